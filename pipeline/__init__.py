@@ -1,0 +1,1 @@
+"""Distributed training of Wasserstein GANs on sharded image data."""

@@ -1,0 +1,199 @@
+"""From options to the parts of a run, wired together."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint import Checkpoint
+from pipeline.config import dump_config
+from pipeline.data.cache import Node, choose_cache, fill_device, fill_host
+from pipeline.data.loader import Images, Loader
+from pipeline.data.manifest import Manifest
+from pipeline.data.order import Order
+from pipeline.data.reader import ShardReader
+from pipeline.errors import ConfigError, DataError
+from pipeline.models import build_critic, build_generator
+from pipeline.monitor.console import Console
+from pipeline.monitor.grids import image_grid
+from pipeline.monitor.recorder import Recorder
+from pipeline.monitor.sinks import JsonLines, PngFiles, Sinks, TensorBoard
+from pipeline.noise import Noise, Slice
+from pipeline.objectives import build_objective
+from pipeline.options import Config
+from pipeline.run_directory import RunDirectory, write_atomically
+from pipeline.runtime import Runtime
+from pipeline.state import TrainingState, build_optimizer, seed_weights
+from pipeline.stopping import StopSignals
+from pipeline.trainer import Trainer
+
+PACKAGES = ("torch", "torchvision", "accelerate", "webdataset", "tensorboard", "numpy", "wgan-pipeline")
+
+
+def build_trainer(
+    config: Config,
+    manifest: Manifest,
+    directory: RunDirectory,
+    runtime: Runtime,
+    stop: StopSignals,
+    identity: dict[str, Any],
+    first_step: int,
+    say: Callable[[str], None],
+) -> Trainer:
+    """A trainer at step 0, with fresh weights that are the same on all ranks."""
+    noise = Noise(config.seed, runtime.device)
+    rows = Slice.of_rank(runtime.rank, runtime.world_size, config.schedule.global_batch)
+    state = build_state(config, manifest, runtime, noise)
+    loader, order = build_loader(config, manifest, runtime, rows, say)
+    recorder = Recorder(config.monitor.smoothing, runtime.device)
+    trainer = Trainer(
+        config=config,
+        runtime=runtime,
+        state=state,
+        objective=build_objective(config.objective),
+        loader=loader,
+        held_out=order.held_out_ids(),
+        noise=noise,
+        rows=rows,
+        recorder=recorder,
+        sinks=Sinks([]),
+        console=Console(first_step - 1, config.schedule.steps, runtime.is_main),
+        checkpoints=directory.checkpoints,
+        identity=identity,
+        stop=stop,
+    )
+    trainer.rehearse()
+    if runtime.is_main:
+        environment = describe_environment(runtime)
+        write_atomically(directory.environment, environment)
+        trainer.sinks = build_sinks(directory, first_step)
+        trainer.sinks.text("run/config", dump_config(config))
+        trainer.sinks.text("run/environment", environment)
+        count = config.monitor.grid**2
+        real = loader.read(order.samples(0, count))
+        trainer.sinks.images(first_step - 1, "samples/real", image_grid(real, config.monitor.grid))
+    return trainer
+
+
+def build_state(config: Config, manifest: Manifest, runtime: Runtime, noise: Noise) -> TrainingState:
+    """Networks whose weights depend on the seed alone, their optimizers, and the generator's average."""
+    resolution, channels = square_resolution(manifest), manifest.channels
+    seed_weights(noise)
+    generator = build_generator(config.model, resolution, channels).to(runtime.device)
+    critic = build_critic(config.model, resolution, channels).to(runtime.device)
+    ema = build_generator(config.model, resolution, channels).to(runtime.device).requires_grad_(False)
+    if config.model.sync_batch_norm:
+        runtime.synchronize_batch_norm(generator)
+        runtime.synchronize_batch_norm(critic)
+    state = TrainingState(
+        generator=runtime.prepare(generator, build_optimizer(generator, config.generator_optimizer)),
+        critic=runtime.prepare(critic, build_optimizer(critic, config.critic_optimizer)),
+        ema=ema.eval(),
+    )
+    # Only now, when DDP has given all ranks the same weights.
+    ema.load_state_dict(generator.state_dict())
+    state.generator.largest_grad_norm = config.generator_grad_clip
+    state.critic.largest_grad_norm = config.critic_grad_clip
+    return state
+
+
+def build_loader(
+    config: Config, manifest: Manifest, runtime: Runtime, rows: Slice, say: Callable[[str], None]
+) -> tuple[Loader, Order]:
+    """The images where they are read fastest, and the order they come in."""
+    shards, batch = Path(config.data.shards), config.schedule.global_batch
+    counts = [shard.count for shard in manifest.shards]
+    order = Order(counts, config.seed, config.data.shuffle_shards, config.data.validation)
+    held_out = len(order.held_out_ids())
+    if order.epoch_size < batch:
+        raise DataError(
+            f"{shards} leaves {order.epoch_size} training images, fewer than one global batch of {batch}. "
+            "Lower schedule.global_batch, or use more images."
+        )
+    if config.data.validation > 0 and held_out < batch:
+        raise ConfigError(
+            f"data.validation: {config.data.validation} of {manifest.count} images holds out {held_out}, fewer than "
+            f"one global batch of {batch}. Raise it, or set it to 0."
+        )
+    reader = ShardReader(shards, manifest)
+    size = manifest.count * reader.image_bytes
+    node_size = runtime.local_world_size
+    cache, reason = choose_cache(config.data.cache, size, node_size, runtime.device)
+    say(f"{manifest.count:,} images; cache: {cache} ({reason})")
+    images: Images = reader
+    if cache == "device":
+        images = fill_device(reader, runtime.device, runtime.is_main)
+    elif cache == "host":
+        node = Node(
+            rank=runtime.local_rank,
+            size=node_size,
+            first_rank=runtime.rank - runtime.local_rank,
+            exchange=runtime.gather_objects,
+            all_agree=runtime.all_agree,
+        )
+        images = fill_host(reader, node, runtime.is_main)
+    workers = config.data.workers if cache == "none" else 0
+    return Loader(images, reader.image_shape, order, rows, runtime.device, workers), order
+
+
+def build_sinks(directory: RunDirectory, first_step: int) -> Sinks:
+    """What the main rank writes to."""
+    return Sinks(
+        [
+            TensorBoard(directory.path, first_step),
+            JsonLines(directory.metrics, first_step),
+            PngFiles(directory.samples, "samples/ema"),
+        ]
+    )
+
+
+def square_resolution(manifest: Manifest) -> int:
+    """The side of the images in pixels. Raises ConfigError where they are not square."""
+    height, width = manifest.resolution
+    if height != width:
+        raise ConfigError(f"The shards hold {width}x{height} images; the networks take square ones.")
+    return height
+
+
+def describe_environment(runtime: Runtime) -> str:
+    """Versions and set-up as JSON. No environment variable is in it."""
+    content = {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "setup": runtime.describe(),
+        "revision": _revision(),
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def describe_setup(trainer: Trainer, directory: RunDirectory, checkpoint: Checkpoint | None) -> str:
+    """What a run is about to do, in a few lines."""
+    setup, config = trainer.runtime.describe(), trainer.config
+    start = f"continuing from {checkpoint.path}" if checkpoint else "a new run"
+    generator, critic = (
+        sum(p.numel() for p in player.module.parameters())
+        for player in (trainer.state.generator, trainer.state.critic)
+    )
+    return (
+        f"{directory.path}: {start}, to step {config.schedule.steps}\n"
+        f"{setup['world_size']} x {setup['device_name']} ({setup['backend']}), {setup['precision']}, "
+        f"{setup['threads']} threads each, batch {config.schedule.global_batch} = {setup['world_size']} x "
+        f"{trainer.rows.count}\n"
+        f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "
+        f"{config.objective.name}, {config.schedule.critic_updates} critic updates a step\n"
+        f"watch: tensorboard --logdir {directory.path}"
+    )
+
+
+def _revision() -> str | None:
+    """The git revision of this code, where it is a checkout."""
+    here = Path(__file__).parent
+    result = subprocess.run(
+        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ) if (here.parent / ".git").exists() else None
+    return result.stdout.strip() if result and result.returncode == 0 else None

@@ -1,0 +1,187 @@
+"""Checkpoints that are complete or absent, and never run code when they are read.
+
+    step_00010000/
+      generator.safetensors  critic.safetensors  ema.safetensors
+      generator_optimizer.safetensors  critic_optimizer.safetensors  ...
+      state.json      counters and other plain values
+      manifest.json   size and SHA-256 of each file above: written last
+
+A checkpoint is written under a temporary name, flushed to the disk and renamed. Which one is newest and
+valid is decided by content: a file that lost a bit, or a save that was cut short, is found and passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from pipeline.errors import CheckpointError, StorageError
+from pipeline.state import Tensors
+
+FORMAT = "wgan-checkpoint/1"
+NAME = re.compile(r"^step_(\d{8,})$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    path: Path
+    step: int
+
+    def facts(self) -> dict[str, Any]:
+        """The plain values that were saved."""
+        content: dict[str, Any] = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+        return content
+
+    def tensors(self, group: str) -> Tensors:
+        """One group of tensors, on the host. Raises CheckpointError."""
+        try:
+            return safetensors.torch.load_file(self.path / f"{group}.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.path / group}.safetensors cannot be read: {error}.") from None
+
+
+def save_checkpoint(directory: Path, step: int, groups: dict[str, Tensors], facts: dict[str, Any]) -> Checkpoint:
+    """Write a checkpoint of this step, or nothing. Raises StorageError."""
+    final, temporary = directory / f"step_{step:08d}", directory / f".tmp_step_{step:08d}"
+    try:
+        _remove_leftovers(directory)
+        temporary.mkdir()
+        sizes = {}
+        for name, tensors in groups.items():
+            host = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            sizes[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", safetensors.torch.save(host))
+        sizes["state.json"] = _write(temporary / "state.json", _json(facts))
+        _write(temporary / "manifest.json", _json({"format": FORMAT, "step": step, "files": sizes}))
+        _flush_directory(temporary)
+        if final.exists():
+            # Only a damaged one of the same step can stand here; its place is needed.
+            final.rename(_free_name(final, "damaged"))
+        temporary.rename(final)
+        _flush_directory(directory)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(
+            f"The checkpoint of step {step} cannot be written to {directory}: {error.strerror}. Earlier "
+            "checkpoints are untouched. Free some space and run the same command again."
+        ) from None
+    return Checkpoint(final, step)
+
+
+def list_checkpoints(directory: Path) -> list[Checkpoint]:
+    """All checkpoints by their names, oldest first, whether or not they are valid."""
+    found = [(NAME.match(path.name), path) for path in directory.iterdir()] if directory.is_dir() else []
+    return sorted((Checkpoint(path, int(match[1])) for match, path in found if match), key=lambda c: c.step)
+
+
+def newest_valid(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose content is whole, and what is wrong with each newer one."""
+    defects = []
+    for checkpoint in reversed(list_checkpoints(directory)):
+        defect = find_defect(checkpoint)
+        if defect is None:
+            return checkpoint, defects
+        defects.append(defect)
+    return None, defects
+
+
+def find_defect(checkpoint: Checkpoint) -> str | None:
+    """What makes a checkpoint unusable, or None."""
+    path = checkpoint.path
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            return f"{path} is of format {manifest['format']!r}; this version reads {FORMAT!r}"
+        if manifest["step"] != checkpoint.step:
+            return f"{path} is of step {manifest['step']}"
+        for name, expected in manifest["files"].items():
+            content = (path / Path(name).name).read_bytes()
+            found = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            if found != expected:
+                return f"{path / name} has changed: {found}, but its manifest says {expected}"
+    except OSError as error:
+        return f"{error.filename} cannot be read: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{path / 'manifest.json'} is damaged ({error!r})"
+    return None
+
+
+def set_aside(checkpoint: Checkpoint) -> Path:
+    """Rename a damaged checkpoint, so that it is kept but never taken for a good one."""
+    target = _free_name(checkpoint.path, "damaged")
+    checkpoint.path.rename(target)
+    return target
+
+
+def prune(directory: Path, keep_last: int, keep_every: int | None) -> None:
+    """Delete all but the newest `keep_last` and those at multiples of `keep_every`. Raises StorageError."""
+    for checkpoint in list_checkpoints(directory)[:-keep_last]:
+        if keep_every is None or checkpoint.step % keep_every:
+            try:
+                shutil.rmtree(checkpoint.path)
+            except OSError as error:
+                raise StorageError(f"{checkpoint.path} cannot be deleted: {error.strerror}.") from None
+
+
+def check_same_tensors(expected: dict[str, Tensors], found: dict[str, Tensors], path: Path) -> None:
+    """Raise CheckpointError, naming what differs, unless names, shapes and types are equal."""
+    wrong = []
+    for group, tensors in expected.items():
+        theirs = found[group]
+        for name in sorted(tensors.keys() | theirs.keys()):
+            here = _kind(tensors[name]) if name in tensors else "absent"
+            there = _kind(theirs[name]) if name in theirs else "absent"
+            if here != there:
+                wrong.append(f"{group}/{name}: {there} in the checkpoint, {here} in this run")
+    if wrong:
+        more = f"\n  and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise CheckpointError(
+            f"{path} belongs to other networks or optimizers:\n  " + "\n  ".join(wrong[:8]) + more + "\n"
+            "Train under another name, or with the options that the checkpoint was made with."
+        )
+
+
+def _kind(tensor: Any) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> dict[str, Any]:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(directory: Path) -> None:
+    for path in directory.glob(".tmp_step_*"):
+        shutil.rmtree(path)
+
+
+def _free_name(path: Path, suffix: str) -> Path:
+    number = 1
+    while (target := path.with_name(f"{path.name}.{suffix}-{number}")).exists():
+        number += 1
+    return target

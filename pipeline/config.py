@@ -1,0 +1,282 @@
+"""From defaults, a YAML file and `key=value` arguments to one checked Config: defaults < YAML < arguments.
+
+Every mistake is reported at once, with the line that holds it and the nearest option that exists.
+Nothing here imports torch: a mistake costs a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from pipeline.errors import ConfigError
+from pipeline.options import Config
+
+MOST_BYTES = 1 << 20
+
+KeyPath = tuple[str, ...]
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read `path`, apply `overrides` (each "section.option=value") and check the result.
+
+    An override of a section's `name` drops what the file says of that section, since its options belong
+    to another kind. Raises ConfigError that lists every mistake.
+    """
+    content, places = _read_yaml(path)
+    for text in overrides:
+        _override(content, places, text)
+    return parse_config(content, str(path), places)
+
+
+def parse_config(
+    content: dict[str, Any], origin: str, places: Mapping[KeyPath, str] | None = None
+) -> Config:
+    """Check a plain mapping; `places` says where each key was written, for the error message."""
+    places = places or {}
+    content = _with_default_names(content)
+    try:
+        config = Config.model_validate(content)
+        mistakes = []
+    except ValidationError as error:
+        mistakes = [_describe(item, content, places) for item in error.errors()]
+        config = _repaired(content, error)
+    mistakes += contradictions(config)
+    if mistakes:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise ConfigError("\n  ".join([f"{origin}: {count}", *mistakes]))
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The resolved options as YAML, which load_config reads back to an equal Config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def contradictions(config: Config) -> list[str]:
+    """Options that are each allowed but cannot work together."""
+    model, schedule, checkpoint = config.model, config.schedule, config.checkpoint
+    processes = config.runtime.processes
+    rules = [
+        (
+            config.objective.name == "gradient_penalty" and model.critic_norm == "batch",
+            "model.critic_norm: batch cannot go with objective.name: gradient_penalty, which penalises the "
+            "gradient of each sample alone; batch norm mixes samples. Use none, layer or instance",
+        ),
+        (
+            model.max_width < model.width,
+            f"model.max_width: {model.max_width} is below model.width {model.width}; raise it",
+        ),
+        (
+            config.data.workers > 0 and config.data.cache in ("device", "host"),
+            f"data.workers: {config.data.workers} workers have nothing to decode with data.cache: "
+            f"{config.data.cache}; set data.workers: 0, or data.cache: none",
+        ),
+        (
+            config.precision == "fp16" and config.runtime.device == "cpu",
+            "precision: fp16 needs a GPU; with runtime.device: cpu use bf16 or float32",
+        ),
+        (
+            processes is not None and schedule.global_batch % processes != 0,
+            f"schedule.global_batch: {schedule.global_batch} is no multiple of runtime.processes {processes}; "
+            "every rank takes an equal part of each batch",
+        ),
+        (
+            checkpoint.keep_every is not None and checkpoint.keep_every % checkpoint.every != 0,
+            f"checkpoint.keep_every: {checkpoint.keep_every} is no multiple of checkpoint.every "
+            f"{checkpoint.every}, so the checkpoints to keep would never be written",
+        ),
+    ]
+    return [message for broken, message in rules if broken]
+
+
+def describe_options() -> str:
+    """One line for each option: its name, default and meaning, for --help."""
+    lines = []
+    for path, field in _fields(Config):
+        default = "required" if field.is_required() else f"default {_as_text(field.default)}"
+        lines.append(f"  {'.'.join(path):36} {default:24} {field.description or ''}".rstrip())
+    return "\n".join(lines)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without aliases, in which 5e-5 is a number (YAML 1.1 takes it for text)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """The file's mapping, and the line of each key."""
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise ConfigError(f"{path} has {size} bytes; a config has a few hundred. Is this the right file?")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config {path}. {_nearest_file(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as text: {error}.") from None
+    loader = _Loader(text)
+    places: dict[KeyPath, str] = {}
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return {}, places
+        _note_places(node, (), places)
+        content = loader.construct_document(node)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds {type(content).__name__}; a config is a mapping of options.")
+    return content, places
+
+
+def _nearest_file(path: Path) -> str:
+    known = sorted(str(file) for file in Path("configs").rglob("*.yaml"))
+    near = difflib.get_close_matches(str(path), known, n=1)
+    return f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known) or 'none'}."
+
+
+def _note_places(node: yaml.Node, path: KeyPath, places: dict[KeyPath, str]) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        here = (*path, str(key.value))
+        if here in places:
+            raise yaml.MarkedYAMLError(
+                problem=f"{'.'.join(here)} stands twice, first on {places[here]}", problem_mark=key.start_mark
+            )
+        places[here] = f"line {key.start_mark.line + 1}"
+        _note_places(value, here, places)
+
+
+def _override(content: dict[str, Any], places: dict[KeyPath, str], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text!r} is no override; write section.option=value, like schedule.steps=500.")
+    try:
+        parsed = yaml.load(value, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+    *sections, option = path = tuple(key.split("."))
+    section = content
+    for name in sections:
+        if not isinstance(section.get(name), dict):
+            section[name] = {}
+        section = section[name]
+    if option == "name" and sections and section.get("name") != parsed:
+        section.clear()
+    section[option] = parsed
+    places[path] = "command line"
+
+
+def _with_default_names(content: dict[str, Any]) -> dict[str, Any]:
+    """Sections that come in kinds may leave out `name`; the default kind is then meant."""
+    named = {
+        key: {"name": field.default.name, **content[key]}
+        for key, field in Config.model_fields.items()
+        if isinstance(content.get(key), dict) and hasattr(field.default, "name")
+    }
+    return {**content, **named}
+
+
+def _describe(item: Any, content: Mapping[str, Any], places: Mapping[KeyPath, str]) -> str:
+    path = _path_in(content, item["loc"])
+    name, found, context = ".".join(path), item["input"], item.get("ctx", {})
+    where = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), "")
+    match item["type"]:
+        case "extra_forbidden":
+            text = f"unknown option{_nearest_option(path)}"
+        case "missing":
+            text, where = "is required", ""
+        case "union_tag_invalid":
+            name, found = f"{name}.name", found["name"]
+            text = f"{found!r} is not known; known are {context['expected_tags']}"
+        case _:
+            requirement = item["msg"].removeprefix("Input should ").removeprefix("be ")
+            text = f"{found!r} will not do: it must be {requirement}"
+    return f"{where}: {name}: {text}" if where else f"{name}: {text}"
+
+
+def _path_in(content: Any, location: Sequence[int | str]) -> KeyPath:
+    """The key path of a pydantic location, without the union tags that pydantic puts between the keys."""
+    path: list[str] = []
+    for index, part in enumerate(location):
+        is_tag = isinstance(content, Mapping) and part not in content and index < len(location) - 1
+        if is_tag:
+            continue
+        path.append(str(part))
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return tuple(path)
+
+
+def _nearest_option(path: KeyPath) -> str:
+    known = {known_path for known_path, _ in _fields(Config)}
+    siblings = {known_path[-1]: known_path for known_path in known if known_path[:-1] == path[:-1]}
+    sections = {known_path[0]: known_path[:1] for known_path in known} if len(path) == 1 else {}
+    near = difflib.get_close_matches(path[-1], [*siblings, *sections], n=1)
+    if near:
+        return f"; did you mean {'.'.join((siblings | sections)[near[0]])}?"
+    elsewhere = sorted(".".join(known_path) for known_path in known if known_path[-1] == path[-1])
+    return f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else f"; known here: {', '.join(siblings)}"
+
+
+def _fields(options: type[BaseModel], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
+    """Every option below `options`, those of all kinds of a section included, once each."""
+    seen = set()
+    for name, field in options.model_fields.items():
+        kinds = [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
+        below = [item for kind in kinds for item in _fields(kind, (*prefix, name))]
+        for path, item in below or [((*prefix, name), field)]:
+            if path not in seen:
+                seen.add(path)
+                yield path, item
+
+
+def _kinds(annotation: Any) -> list[type]:
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return [kind for part in get_args(annotation) for kind in _kinds(part)]
+    return [annotation] if isinstance(annotation, type) and annotation is not NoneType else []
+
+
+def _as_text(default: Any) -> str:
+    return yaml.safe_dump(default, default_flow_style=True).removesuffix("\n...\n").strip()
+
+
+def _repaired(content: Mapping[str, Any], error: ValidationError) -> Config:
+    """The config with every mistaken option left at its default, so that the rest can be checked too."""
+    repaired = {key: dict(value) if isinstance(value, dict) else value for key, value in content.items()}
+    for item in error.errors():
+        *sections, option = _path_in(content, item["loc"])
+        section: Any = repaired
+        for name in sections:
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(option, None)
+    required = {"name": "x", "data": {"shards": "x"}, "schedule": {"steps": 1}}
+    for key, value in required.items():
+        given = repaired.get(key)
+        repaired[key] = {**value, **given} if isinstance(value, dict) and isinstance(given, dict) else given or value
+    try:
+        return Config.model_validate(_with_default_names(repaired))
+    except ValidationError:
+        return Config.model_validate(required)

@@ -1,0 +1,209 @@
+"""The manifest: what a directory of shards holds, and the proof that it is whole.
+
+A shard directory looks like this:
+
+    manifest.json      this file: written last, so its presence means that the set is complete
+    000000.tar         a webdataset shard: KEY.png and, for labelled sets, KEY.cls for each sample
+    000000.npy         its index: int64 (count, 3), the columns offset, bytes, label of each image;
+                       the label is -1 where there is none
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import DataError
+
+FORMAT = "wgan-shards/1"
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file and its index, by file name within the shard directory."""
+
+    name: str
+    count: int
+    bytes: int
+    sha256: str
+    index: str
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a shard directory holds. `resolution` is (height, width) in pixels."""
+
+    source: str
+    resolution: tuple[int, int]
+    channels: int
+    classes: tuple[str, ...]
+    encoding: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        return sum(shard.count for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all tar files together."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The identity of the data: equal for equal samples in equal order."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The manifest as text, equal byte for byte for equal content."""
+        fields = asdict(self)
+        fields.pop("shards")
+        content = {
+            "format": FORMAT,
+            **fields,
+            "count": self.count,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Read and check `directory/manifest.json`.
+
+    Raises DataError where it is missing, unreadable, of another format, or names a path.
+    """
+    path = directory / FILE_NAME
+    make = "Make the shards with `wgan shards make`"
+    if not directory.is_dir():
+        raise DataError(f"There is no shard directory {directory}. {make}, or correct data.shards.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{directory} holds no {FILE_NAME}, so its shards are not a complete set. {make}."
+        ) from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). {make} again.") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise DataError(f"{path} is of format {found!r}; this version reads {FORMAT!r}. {make} again.")
+    try:
+        manifest = _parse(content)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{path} is damaged: {error!r} is missing or of the wrong type. {make} again."
+        ) from None
+    if content.get("count") != manifest.count:
+        raise DataError(
+            f"{path} says count {content.get('count')}, but its shards add up to {manifest.count}. "
+            f"{make} again."
+        )
+    return manifest
+
+
+def _parse(content: dict[str, Any]) -> Manifest:
+    height, width = (int(side) for side in content["resolution"])
+    shards = tuple(
+        Shard(
+            name=_plain_name(shard["name"]),
+            count=int(shard["count"]),
+            bytes=int(shard["bytes"]),
+            sha256=str(shard["sha256"]),
+            index=_plain_name(shard["index"]),
+            index_sha256=str(shard["index_sha256"]),
+        )
+        for shard in content["shards"]
+    )
+    if not shards or any(shard.count < 1 for shard in shards):
+        raise ValueError("a shard without samples")
+    if height < 1 or width < 1 or content["channels"] not in (1, 3) or content["encoding"] != "png":
+        raise ValueError("the kind of images")
+    return Manifest(
+        source=str(content["source"]),
+        resolution=(height, width),
+        channels=int(content["channels"]),
+        classes=tuple(str(name) for name in content["classes"]),
+        encoding=str(content["encoding"]),
+        shards=shards,
+    )
+
+
+def _plain_name(name: object) -> str:
+    """A file's name within the shard directory: never a path that leads out of it."""
+    if not isinstance(name, str) or not name or Path(name).name != name or name.startswith("."):
+        raise ValueError(f"the file name {name!r}")
+    return name
+
+
+def check_sizes(directory: Path, manifest: Manifest) -> None:
+    """Raise DataError unless every shard and index is there and every shard has its size."""
+    for shard in manifest.shards:
+        for name in (shard.name, shard.index):
+            if not (directory / name).is_file():
+                raise DataError(
+                    f"{directory / name} is missing, but {FILE_NAME} lists it. "
+                    "Copy it back, or make the shards again with `wgan shards make`."
+                )
+        found = (directory / shard.name).stat().st_size
+        if found != shard.bytes:
+            raise DataError(
+                f"{directory / shard.name} has {found} bytes, but {FILE_NAME} says {shard.bytes}: it was "
+                "cut short or changed. Copy it again, or make the shards again with `wgan shards make`."
+            )
+
+
+def check_hashes(directory: Path, manifest: Manifest, advance: Callable[[int], object]) -> None:
+    """Raise DataError unless every shard and index has its SHA-256; `advance(bytes)` reports progress."""
+    for shard in manifest.shards:
+        for name, expected in ((shard.name, shard.sha256), (shard.index, shard.index_sha256)):
+            found = file_sha256(directory / name, advance)
+            if found != expected:
+                raise DataError(
+                    f"{directory / name} has SHA-256 {found[:16]}…, but {FILE_NAME} says {expected[:16]}…: "
+                    "its content changed. Copy it again, or make the shards again with `wgan shards make`."
+                )
+
+
+def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
+    """The SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+                advance(len(block))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    return digest.hexdigest()
+
+
+def load_index(directory: Path, shard: Shard) -> npt.NDArray[np.int64]:
+    """The shard's index, memory-mapped: int64 (count, 3) of offset, bytes and label of each image.
+
+    Raises DataError where it is not that, or points outside the tar file.
+    """
+    path = directory / shard.index
+    try:
+        index: npt.NDArray[np.int64] = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is no shard index ({error}). Make the shards again.") from None
+    if index.dtype != np.int64 or index.shape != (shard.count, 3):
+        raise DataError(
+            f"{path} holds {index.dtype} {index.shape}; an index of {shard.name} is int64 "
+            f"({shard.count}, 3). Make the shards again."
+        )
+    offset, size = index[:, 0], index[:, 1]
+    if (offset < 0).any() or (size < 1).any() or (offset > shard.bytes - size).any():
+        raise DataError(f"{path} points outside {shard.name}. Make the shards again.")
+    return index

@@ -1,0 +1,109 @@
+"""A folder of image files: one sub-folder a class, or all in one place and without labels.
+
+    faces/0001.jpg             flat: no labels
+    animals/cat/one/a.png      the label is the folder directly below the top, whatever lies deeper
+
+Files with other extensions, and hidden files and folders, are passed over. Links to folders are
+followed only directly below the top, so that a circle of links cannot trap the walk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.data.convert import decode_image
+from pipeline.data.sources import Sample, Source, refuse_options
+from pipeline.errors import DataError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+
+
+class ImageFile(NamedTuple):
+    path: Path
+    label: int | None
+
+
+class Folder:
+    """Images are opened one by one as they are asked for; `files` is in the order of their paths."""
+
+    native_resolution = None
+    native_channels = 3
+
+    def __init__(self, path: Path, classes: tuple[str, ...], files: list[ImageFile]) -> None:
+        self.path = path
+        # Not the whole path: shards of a folder that has moved are still the same shards.
+        self.name = path.resolve().name or "folder"
+        self.classes = classes
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for path, label in self.files:
+            try:
+                with path.open("rb") as stream:
+                    image = decode_image(stream, str(path))
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+            yield Sample(path.relative_to(self.path).as_posix(), image, label)
+
+
+def open_folder(path: Path, root: Path | None, split: str) -> Source:
+    """List the images below `path`.
+
+    Raises DataError where there are none, where a class folder has none, or where images lie both in
+    class folders and beside them; ConfigError for a root or a split.
+    """
+    refuse_options(f"the folder {path}", root, split, f"Give the folder of the {split} images itself.")
+    try:
+        return _list_images(path)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from None
+
+
+def _list_images(path: Path) -> Folder:
+    visible = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    loose = [entry for entry in visible if _is_image(entry.name) and entry.is_file()]
+    by_class = {entry.name: _images_below(entry) for entry in visible if entry.is_dir()}
+    if loose and any(by_class.values()):
+        filled = next(name for name, images in by_class.items() if images)
+        raise DataError(
+            f"{path} holds images both directly ({loose[0].name}) and in folders ({filled}), so it is "
+            "unclear whether the folders are classes. Move the loose images into a folder, or remove them."
+        )
+    if loose:
+        return Folder(path, (), [ImageFile(image, None) for image in loose])
+    _refuse_empty(path, by_class)
+    files = [ImageFile(image, label) for label, images in enumerate(by_class.values()) for image in images]
+    return Folder(path, tuple(by_class), files)
+
+
+def _refuse_empty(path: Path, by_class: dict[str, list[Path]]) -> None:
+    looked_for = f"files ending in {', '.join(EXTENSIONS)}"
+    if not any(by_class.values()):
+        raise DataError(f"{path} holds no images: no {looked_for}. Give a folder that does.")
+    for name, images in by_class.items():
+        if not images:
+            raise DataError(
+                f"The class folder {path / name} holds no images: no {looked_for}. Fill it, or remove it."
+            )
+
+
+def _images_below(top: Path) -> list[Path]:
+    found: list[Path] = []
+    for directory, children, names in os.walk(top, onerror=_raise):
+        children[:] = [child for child in children if not child.startswith(".")]
+        found += [Path(directory, name) for name in names if _is_image(name)]
+    return sorted(found)
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
+
+
+def _raise(error: OSError) -> None:
+    raise error

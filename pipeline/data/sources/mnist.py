@@ -1,0 +1,78 @@
+"""MNIST: 60,000 (train) or 10,000 (test) grey 28 x 28 handwritten digits, read by torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.sources import Sample, Source
+from pipeline.errors import ConfigError, DataError
+
+SPLITS = ("train", "test")
+FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+
+class Mnist:
+    """`images` is uint8 (count, 28, 28), `labels` holds as many ints of 0 to 9."""
+
+    classes = tuple("0123456789")
+    native_resolution = 28
+    native_channels = 1
+
+    def __init__(self, split: str, images: npt.NDArray[np.uint8], labels: list[int]) -> None:
+        self.name = f"mnist-{split}"
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for position, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
+            yield Sample(str(position), image, label)
+
+
+def open_source(root: Path | None, split: str) -> Source:
+    """Open the files under `root/MNIST/raw`; without a root, download them once into the user's cache.
+
+    Raises DataError where the files are missing or damaged, or the download fails.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"mnist has no {split} split; it has: {', '.join(SPLITS)}.")
+    data = _open(root or Path.home() / ".cache" / "wgan-pipeline", split, download=root is None)
+    images, labels = data.data.numpy(), data.targets.tolist()
+    if len(images) != len(labels):
+        raise DataError(
+            f"{data.raw_folder} holds {len(images)} images but {len(labels)} labels. Copy its files again."
+        )
+    return Mnist(split, images, labels)
+
+
+def _open(root: Path, split: str, download: bool) -> Any:
+    from torchvision.datasets import MNIST
+
+    try:
+        return MNIST(root, train=split == "train", download=download)
+    except (RuntimeError, AssertionError, ValueError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(_explain(root / "MNIST" / "raw", download, reason)) from None
+
+
+def _explain(raw: Path, download: bool, reason: str) -> str:
+    if all((raw / name).is_file() for name in FILES):
+        return (
+            f"The MNIST files in {raw} are damaged ({reason}). Remove them, and copy or download them again."
+        )
+    if download:
+        return (
+            f"MNIST cannot be downloaded into {raw} ({reason}). Where there is no network, copy its four "
+            "files from elsewhere to DIR/MNIST/raw and give --root DIR."
+        )
+    return (
+        f"{raw} does not hold the four MNIST files ({', '.join(FILES)}). Copy them there, correct --root, or "
+        "leave --root out to download them."
+    )

@@ -1,0 +1,52 @@
+"""What is measured about a run beside its updates: no weight, gradient or running statistic changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.steps import frozen
+
+
+def input_gradient_norm(critic: nn.Module, generator: nn.Module, latents: Tensor) -> Tensor:
+    """The mean over generated images of |grad_x c(x)|, in score units per unit of pixel value (0-d).
+
+    This is the signal that the generator learns from. It vanishes where the critic is saturated, and is at
+    most 1 for a critic that estimates the Wasserstein distance itself.
+    """
+    with frozen(generator), frozen(critic):
+        with torch.no_grad():
+            fake = generator(latents)
+        images = fake.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(images, float32=True).sum(), images)
+    return gradient.flatten(1).norm(dim=1).mean()
+
+
+@torch.no_grad()
+def wasserstein_estimate(
+    critic: nn.Module, generator: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """mean c(real) - mean c(fake) over batches of (real images, latents), as training computes it (0-d)."""
+    with frozen(generator), frozen(critic):
+        estimates = [critic(real).mean() - critic(generator(latents)).mean() for real, latents in batches]
+    return torch.stack(estimates).mean()
+
+
+@torch.no_grad()
+def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
+    """Images with the running statistics of batch norm: float32 (count, channels, height, width)."""
+    was_training = generator.training
+    generator.eval()
+    images = torch.cat([generator(part) for part in latents.split(batch)])
+    generator.train(was_training)
+    return images
+
+
+@torch.no_grad()
+def first_non_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or an infinity, or None. Waits for the device once."""
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    finite = torch.stack([tensor.isfinite().all().cpu() for tensor in floating.values()]).tolist()
+    return next((name for name, is_finite in zip(floating, finite, strict=True) if not is_finite), None)

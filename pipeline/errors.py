@@ -1,0 +1,75 @@
+"""Every way a run can stop short, with the exit code that says which.
+
+A message says what was found, why that cannot work, and what to do. It is all that a user sees:
+tracebacks are kept for defects of the program itself.
+"""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """A failure that the user can act on. `exit_code` is the process's exit code."""
+
+    exit_code: int = 1
+    is_repeated: bool = False
+    """Whether another rank says the same, or has said what caused it, so that this one stays silent."""
+
+
+class ConfigError(PipelineError):
+    """The options, the environment they ask for, or a command's arguments are wrong."""
+
+    exit_code = 2
+
+
+class DataError(PipelineError):
+    """Images, shards or their manifest are missing, damaged or unsuitable."""
+
+    exit_code = 3
+
+
+class CheckpointError(PipelineError):
+    """No checkpoint can be used, or it belongs to another run."""
+
+    exit_code = 4
+
+
+class NonFiniteError(PipelineError):
+    """A loss or a weight is NaN or infinite."""
+
+    exit_code = 5
+
+
+class PeerLostError(PipelineError):
+    """Another rank died, or did not answer within the time limit."""
+
+    exit_code = 6
+
+
+class StorageError(PipelineError):
+    """The run directory cannot be written: full, read-only, or not permitted."""
+
+    exit_code = 7
+
+
+class OutOfMemoryError(PipelineError):
+    """The device's memory is too small for this batch and these networks."""
+
+    exit_code = 8
+
+
+class RunLockedError(PipelineError):
+    """Another process is writing the same run directory."""
+
+    exit_code = 9
+
+
+class DivergenceError(PipelineError):
+    """Ranks that must hold the same bits do not."""
+
+    exit_code = 10
+
+
+class StopRequested(PipelineError):  # noqa: N818 - a request, not an error
+    """A signal asked the run to stop; its state is saved."""
+
+    exit_code = 75

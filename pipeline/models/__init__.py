@@ -1,0 +1,24 @@
+"""The networks: one file an architecture, each with a Generator and a Critic."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from torch import nn
+
+from pipeline.models import dcgan
+from pipeline.options import ModelOptions
+
+ARCHITECTURES: dict[str, ModuleType] = {"dcgan": dcgan}
+
+
+def build_generator(options: ModelOptions, resolution: int, channels: int) -> nn.Module:
+    """Maps latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+    generator: nn.Module = ARCHITECTURES[options.name].Generator(options, resolution, channels)
+    return generator
+
+
+def build_critic(options: ModelOptions, resolution: int, channels: int) -> nn.Module:
+    """Maps images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,)."""
+    critic: nn.Module = ARCHITECTURES[options.name].Critic(options, resolution, channels)
+    return critic

@@ -1,0 +1,1 @@
+"""What a run shows of itself: scalars, image grids, histograms and text, to any number of sinks."""

@@ -1,0 +1,34 @@
+"""Images side by side in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+
+def image_grid(images: Tensor, columns: int) -> Tensor:
+    """float32 (count, channels, height, width) in [-1, 1] to one uint8 (channels, height, width) picture.
+
+    The result has 3 channels and lies on the host. Small images are enlarged to at least 32 pixels, each
+    pixel to a square, so that a person sees them.
+    """
+    pixels = to_uint8(images)
+    factor = max(1, -(-32 // min(images.shape[-2:])))
+    pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    grid: Tensor = make_grid(pixels, nrow=columns, padding=2, pad_value=128)
+    return grid.cpu()
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """float32 in [-1, 1] to uint8 in 0..255, rounded; the inverse of data.loader.scale."""
+    return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def save_png(picture: Tensor, path: Path) -> None:
+    """Write a uint8 (channels, height, width) picture; one channel is grey."""
+    pixels = picture.permute(1, 2, 0).numpy()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)

@@ -1,0 +1,79 @@
+"""Turns what the loop reports into scalars: means, smoothing, speed and memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from pipeline.monitor.window import Window
+
+
+class Recorder:
+    """Collects a run's figures between log points."""
+
+    def __init__(self, smoothing: float, device: torch.device) -> None:
+        self.window = Window()
+        self._smoothing, self._device = smoothing, device
+        self._smooth, self._smooth_weight = 0.0, 0.0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Measure speed from now on."""
+        self._since, self._waited, self._steps, self._images = time.perf_counter(), 0.0, 0, 0
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Count the time within as time that the loop waited for its images."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
+
+    def add(self, metrics: Mapping[str, Tensor], images: int) -> None:
+        """One step's metrics, and how many real images all ranks took for it."""
+        self.window.add(metrics)
+        self._steps += 1
+        self._images += images
+
+    def smooth(self, estimate: float) -> float:
+        """The exponential moving average of the logged estimates, without bias towards its start at 0."""
+        self._smooth = self._smoothing * self._smooth + (1 - self._smoothing) * estimate
+        self._smooth_weight = self._smoothing * self._smooth_weight + (1 - self._smoothing)
+        return self._smooth / self._smooth_weight
+
+    def speed(self) -> dict[str, float]:
+        """Figures of the time since the last call, in seconds and real images over all ranks."""
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        values = {
+            "speed/images_per_second": self._images / elapsed,
+            "speed/data_wait_fraction": self._waited / elapsed,
+            "speed/step_seconds": elapsed / max(self._steps, 1),
+        }
+        self.restart_clock()
+        return values
+
+    def memory(self) -> dict[str, float]:
+        """This rank's memory in MiB: of the process, and the largest and reserved of the device."""
+        values = {"memory/host_mib": psutil.Process().memory_info().rss / 2**20}
+        if self._device.type == "cuda":
+            values["memory/device_peak_mib"] = torch.cuda.max_memory_allocated(self._device) / 2**20
+            values["memory/device_reserved_mib"] = torch.cuda.memory_reserved(self._device) / 2**20
+        return values
+
+    def facts(self) -> dict[str, Any]:
+        """The plain values that a resumed run needs."""
+        return {"smooth": self._smooth, "smooth_weight": self._smooth_weight}
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        self._smooth, self._smooth_weight = facts["smooth"], facts["smooth_weight"]
+
+
+def non_finite(values: Mapping[str, float]) -> list[str]:
+    """The names whose values are NaN or infinite."""
+    return [name for name, value in values.items() if not math.isfinite(value)]

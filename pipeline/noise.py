@@ -1,0 +1,65 @@
+"""Random numbers as pure functions of (seed, step, update, position in the global batch).
+
+Each draw covers the whole global batch, and a rank keeps its own rows: so two ranks never see the same
+latents, any number of ranks sees the same ones together, and resuming needs no saved generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Purpose(IntEnum):
+    """What a draw is for; draws for different purposes are independent."""
+
+    CRITIC = 0
+    GENERATOR = 1
+    SAMPLES = 2
+    VALIDATION = 3
+    WEIGHTS = 4
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One rank's rows [first, first + count) of a global batch of `total` samples."""
+
+    first: int
+    count: int
+    total: int
+
+    @classmethod
+    def of_rank(cls, rank: int, world_size: int, total: int) -> Slice:
+        """The equal part that belongs to `rank`; `total` must be a multiple of `world_size`."""
+        count = total // world_size
+        return cls(rank * count, count, total)
+
+
+class Noise:
+    """The random draws of a run with this `seed`, made on `device`.
+
+    CPU and CUDA generators give different numbers for the same key. A CPU generator keeps 32 bits of the
+    key, so of a million draws about a hundred repeat an earlier one, at unrelated steps.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._seed = seed
+        self._generator = torch.Generator(device)
+
+    def seeded(self, purpose: Purpose, step: int = 0, update: int = 0) -> torch.Generator:
+        """A generator whose next numbers depend on the seed and these arguments alone."""
+        key = np.random.SeedSequence((self._seed, int(purpose), step, update)).generate_state(1, np.uint64)[0]
+        return self._generator.manual_seed(int(key) >> 1)
+
+    def draw(
+        self, purpose: Purpose, step: int, update: int, rows: Slice, latent: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This rank's latents, float32 (count, latent) ~ N(0, 1), and float32 (count,) ~ U[0, 1)."""
+        generator = self.seeded(purpose, step, update)
+        end = rows.first + rows.count
+        latents = torch.randn(rows.total, latent, generator=generator, device=generator.device)
+        uniform = torch.rand(rows.total, generator=generator, device=generator.device)
+        return latents[rows.first : end], uniform[rows.first : end]

@@ -1,0 +1,126 @@
+"""A training state to a checkpoint and back, the same on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint import (
+    Checkpoint,
+    check_same_tensors,
+    list_checkpoints,
+    newest_valid,
+    save_checkpoint,
+    set_aside,
+)
+from pipeline.data.manifest import Manifest
+from pipeline.errors import CheckpointError
+from pipeline.monitor.recorder import Recorder
+from pipeline.options import Config
+from pipeline.runtime import Runtime
+from pipeline.state import Counters, TrainingState
+
+FREE = (
+    "name",
+    "run_root",
+    "precision",
+    "data.shards",
+    "data.cache",
+    "data.workers",
+    "data.verify",
+    "schedule.steps",
+    "schedule.micro_batch",
+    "monitor",
+    "checkpoint",
+    "runtime",
+)
+"""Options that a resumed run may change. `precision` is compared as it was resolved."""
+
+
+def identity(config: Config, manifest: Manifest, precision: str) -> dict[str, Any]:
+    """Everything that must be equal for a checkpoint to be continued, as flat plain values."""
+    options = {
+        path: value
+        for path, value in _flatten(config.model_dump(mode="json")).items()
+        if not any(path == free or path.startswith(free + ".") for free in FREE)
+    }
+    height, width = manifest.resolution
+    images = f"{manifest.channels} x {height} x {width}"
+    return {**options, "precision": precision, "images": images, "data.manifest": manifest.sha256}
+
+
+def find_checkpoint(directory: Path, runtime: Runtime) -> Checkpoint | None:
+    """The newest valid checkpoint, agreed by all ranks; damaged newer ones are set aside and named."""
+    found: tuple[int, list[str]] | None = None
+    if runtime.is_main:
+        checkpoint, defects = newest_valid(directory)
+        found = (checkpoint.step if checkpoint else -1, defects)
+        _set_aside_newer(directory, found[0], defects)
+    step, _ = runtime.gather_objects(found)[0]
+    return Checkpoint(directory / f"step_{step:08d}", step) if step >= 0 else None
+
+
+def save_run(
+    directory: Path, state: TrainingState, recorder: Recorder, runtime: Runtime, who: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint on the main rank. All ranks call it together. Raises StorageError on the main rank."""
+    window, window_facts = recorder.window.save(runtime.gather)
+    if runtime.is_main:
+        facts = {
+            "identity": dict(who),
+            "world_size": runtime.world_size,
+            "counters": asdict(state.counters),
+            "scaler": runtime.scaler_state(),
+            "window": window_facts,
+            "recorder": recorder.facts(),
+        }
+        groups = {**state.named_tensors(), "window": window}
+        save_checkpoint(directory, state.counters.step, groups, facts)
+
+
+def restore_run(
+    checkpoint: Checkpoint, state: TrainingState, recorder: Recorder, runtime: Runtime, who: Mapping[str, Any]
+) -> None:
+    """Take everything from a checkpoint. Raises CheckpointError where it belongs to another run."""
+    facts = checkpoint.facts()
+    check_identity(facts["identity"], who, checkpoint.path)
+    expected = state.named_tensors()
+    groups = {name: checkpoint.tensors(name) for name in expected}
+    check_same_tensors(expected, groups, checkpoint.path)
+    state.load_tensors(groups)
+    state.counters = Counters(**facts["counters"])
+    runtime.restore_scaler(facts["scaler"])
+    window = checkpoint.tensors("window")
+    recorder.window.restore(window, facts["window"], runtime.rank, runtime.world_size, runtime.device)
+    recorder.restore(facts["recorder"])
+
+
+def check_identity(saved: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
+    """Raise CheckpointError, listing what differs, unless the checkpoint was made by the same options."""
+    differences = [
+        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {ours.get(name, 'absent')} now"
+        for name in sorted(saved.keys() | ours.keys())
+        if saved.get(name, "absent") != ours.get(name, "absent")
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{path} was made with other options, so continuing it would be neither run:\n  "
+            + "\n  ".join(differences)
+            + "\nSet these options back, or give the new run another name."
+        )
+
+
+def _set_aside_newer(directory: Path, step: int, defects: list[str]) -> None:
+    for checkpoint, defect in zip(reversed(list_checkpoints(directory)), defects, strict=False):
+        if checkpoint.step > step:
+            print(f"warning: {defect}; kept as {set_aside(checkpoint).name}, an earlier one is used", flush=True)
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        path = f"{prefix}{key}"
+        flat |= _flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return flat

@@ -1,0 +1,285 @@
+"""The ranks of a run: the only file that knows Accelerate and torch.distributed.
+
+Everything else takes rank and world size as integers. What Accelerate does well is left to it (starting
+the process group, placing modules, DDP, mixed precision); what it does not (data order, checkpoints,
+gradient accumulation over two networks) is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, GradScalerKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError, PeerLostError
+from pipeline.models.norms import BatchNorm2d
+from pipeline.options import Config
+from pipeline.steps import Player
+
+PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class Runtime:
+    """This process's place among the ranks, and what they do together."""
+
+    def __init__(self, config: Config) -> None:
+        """Join the process group. Raises ConfigError where what was asked for is not what there is."""
+        requested = requested_processes()
+        device = config.runtime.device
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                "runtime.device: cuda was asked for, but torch finds no CUDA device. "
+                "Set runtime.device: cpu, or install a driver and a CUDA build of torch (see `wgan doctor`)."
+            )
+        on_cpu = device == "cpu" or not torch.cuda.is_available()
+        if on_cpu:
+            # Without it Accelerate starts unconnected single processes under a CPU torchrun.
+            os.environ["ACCELERATE_USE_CPU"] = "1"
+        follow_launcher()
+        self._accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=PRECISIONS[config.precision] if config.precision else None,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.runtime.timeout_seconds)),
+                # The scaler counts one growth step for each optimizer's step.
+                GradScalerKwargs(growth_interval=2000 * (config.schedule.critic_updates + 1)),
+            ],
+        )
+        self.rank: int = self._accelerator.process_index
+        self.world_size: int = self._accelerator.num_processes
+        self.local_rank: int = self._accelerator.local_process_index
+        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+        self.device: torch.device = self._accelerator.device
+        self.is_main = self.rank == 0
+        self._check(config, requested)
+        self._control = dist.new_group(backend="gloo") if self.world_size > 1 else None
+
+    def _check(self, config: Config, requested: int) -> None:
+        accelerator, precision = self._accelerator, self._accelerator.mixed_precision
+        wanted = config.runtime.processes or requested
+        if self.world_size != wanted:
+            raise ConfigError(
+                f"{wanted} processes were asked for, but {self.world_size} joined. "
+                "On CPUs, `accelerate launch --cpu --num_processes N` starts a single process: use "
+                f"`wgan train CONFIG --processes {wanted}`, which passes the flags that work."
+            )
+        if self.world_size > 1 and config.schedule.global_batch % self.world_size:
+            raise ConfigError(
+                f"schedule.global_batch: {config.schedule.global_batch} cannot be cut into {self.world_size} equal "
+                "parts, one for each rank. Choose a multiple of the number of processes."
+            )
+        supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        if accelerator.distributed_type not in supported:
+            raise ConfigError(
+                f"The launcher chose {accelerator.distributed_type.value}, which cannot train two networks in turn. "
+                "Launch with plain data parallelism (launch/accelerate/ has configs that work)."
+            )
+        if accelerator.gradient_accumulation_steps != 1:
+            raise ConfigError(
+                "The launcher asks for gradient accumulation, which Accelerate counts over both networks together. "
+                "Unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS and use schedule.micro_batch."
+            )
+        if accelerator.state.dynamo_plugin.backend.value != "NO":
+            raise ConfigError("The launcher asks for torch.compile, which is not supported. Use --dynamo_backend no.")
+        if precision not in PRECISIONS.values():
+            raise ConfigError(f"The launcher asks for precision {precision}; use float32, bf16 or fp16.")
+        if precision == "fp16" and self.device.type == "cpu":
+            raise ConfigError("precision: fp16 needs a GPU, and this run is on the CPU. Use bf16 or float32.")
+        if precision == "bf16" and self.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+            name = torch.cuda.get_device_name(self.device)
+            raise ConfigError(f"precision: bf16 is not supported by {name}. Use fp16 or float32.")
+
+    @property
+    def precision(self) -> str:
+        """What the forward and backward passes compute in: float32, bf16 or fp16."""
+        return {found: name for name, found in PRECISIONS.items()}[self._accelerator.mixed_precision]
+
+    def describe(self) -> dict[str, Any]:
+        """The set-up as it was resolved."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        return {
+            "world_size": self.world_size,
+            "device": str(self.device),
+            "device_name": name,
+            "backend": dist.get_backend() if self.world_size > 1 else "none",
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+        }
+
+    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Player:
+        """A player on this device: behind DDP where there are ranks, with rank 0's weights on all."""
+        wrapped, prepared = self._accelerator.prepare(module, optimizer)
+        if wrapped is not module:
+            # A broadcast between two forward passes would change buffers that the first one's backward
+            # still needs. It is off from here on, not in the constructor, which then skips the first one.
+            wrapped.broadcast_buffers = False
+        return Player(module, wrapped, prepared)
+
+    def synchronize_batch_norm(self, module: nn.Module) -> None:
+        """Let every batch norm layer take its statistics over all ranks."""
+        if self.world_size > 1:
+            for layer in module.modules():
+                if isinstance(layer, BatchNorm2d):
+                    layer.sum_over_ranks = _SumOverRanks.apply
+
+    def backward(self, loss: Tensor) -> None:
+        self._accelerator.backward(loss)
+
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self._accelerator.no_sync(module)
+        return context
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._accelerator.scaler is not None:
+            self._accelerator.unscale_gradients(optimizer)
+
+    def scaler_state(self) -> dict[str, float]:
+        """The float16 scale and its counters; empty in other precisions."""
+        scaler = self._accelerator.scaler
+        return dict(scaler.state_dict()) if scaler is not None else {}
+
+    def restore_scaler(self, state: dict[str, float]) -> None:
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all ranks, on all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Give the floating-point buffers of all ranks their mean: local batch statistics drift apart."""
+        buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        if self.world_size > 1 and buffers:
+            flat = self.mean(torch.cat([buffer.reshape(-1) for buffer in buffers]))
+            parts = flat.split([buffer.numel() for buffer in buffers])
+            torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(parts, buffers, strict=True)])
+
+    def gather(self, values: Tensor) -> Tensor:
+        """All ranks' tensors of one shape, stacked by rank, on the host."""
+        values = values.cpu()
+        if self.world_size == 1:
+            return values[None]
+        rows = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(rows, values, group=self._control)
+        return torch.stack(rows)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """All ranks' small plain objects, by rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def vote(self, flag: bool) -> Callable[[], bool]:
+        """Ask all ranks, without waiting; the result says whether any of them gave True."""
+        if self.world_size == 1:
+            return lambda: flag
+        ballot = torch.tensor([int(flag)])
+        work = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._control, async_op=True)
+
+        def result() -> bool:
+            work.wait()
+            return bool(ballot.item())
+
+        return result
+
+    def all_agree(self, error: Exception | None) -> None:
+        """Raise on every rank if any rank has an error: its own where it has one, else a short note."""
+        errors = self.gather_objects(None if error is None else (type(error), str(error)))
+        if error is not None:
+            raise error
+        for rank, failure in enumerate(errors):
+            if failure is not None:
+                kind, message = failure
+                raise kind(f"rank {rank}: {message}")
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier(group=self._control)
+
+    def close(self) -> None:
+        """Leave the process group, once the caller holds no wrapped module any more."""
+        self._accelerator.free_memory()
+        # DDP's own threads must be gone before the group is: gloo aborts the process otherwise.
+        gc.collect()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """A sum over all ranks whose gradient, and the gradient's gradient, is one too."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _SumOverRanks.apply(gradients[0])
+
+
+def requested_processes() -> int:
+    """How many ranks the launcher was told to start.
+
+    `accelerate launch --cpu --num_processes 2` starts one process and tells it nothing, so the launcher's
+    own command line is read too.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    try:
+        words = psutil.Process().parent().cmdline()
+    except (psutil.Error, AttributeError):
+        return 1
+    if "launch" not in words:
+        return 1
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, _, value = word.replace("-", "_").partition("=")
+        if flag == "__num_processes":
+            return int(value or following)
+    return 1
+
+
+def follow_launcher() -> None:
+    """Be told to stop when the launcher dies: a single-process `accelerate launch` forwards no signal.
+
+    Does nothing without a launcher, so that `nohup python -m pipeline.train ... &` outlives its shell.
+    """
+    has_launcher = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_DYNAMO_BACKEND" in os.environ
+    if has_launcher and sys.platform == "linux":
+        parent_death_signal = 1
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+
+
+def as_peer_loss(error: BaseException) -> PeerLostError | None:
+    """The error as what it means, where it comes from a collective whose other side is gone."""
+    text = str(error)
+    signs = ("peer", "gloo", "Timed out waiting", "NCCL", "Broken pipe", "TCPStore")
+    is_lost = isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+    )
+    if not is_lost:
+        return None
+    return PeerLostError(
+        f"Another rank is gone or did not answer in time ({text.splitlines()[0][:200]}). Its own message, if it "
+        "left one, stands above or in its node's log. The same command continues from the last checkpoint."
+    )

@@ -1,0 +1,30 @@
+"""When things happen: pure functions of the step, so that a resumed run needs no saved schedule."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.options import ScheduleOptions
+
+
+def critic_updates_at(step: int, options: ScheduleOptions) -> int:
+    """How many critic updates come before the generator update of `step` (counted from 0).
+
+    With bursts, the first steps and then every so many get more, as in the WGAN authors' published code:
+    100 during the first 25 steps and at every 500th, so that the critic is near its optimum there.
+    """
+    bursts = options.bursts
+    if bursts is None:
+        return options.critic_updates
+    is_burst = step < bursts.first_steps or (bursts.every > 0 and step % bursts.every == 0)
+    return bursts.critic_updates if is_burst else options.critic_updates
+
+
+def learning_rate(step: int, lr: float, decay: Literal["constant", "linear"], steps: int) -> float:
+    """The learning rate of `step` (counted from 0) of a run of `steps`."""
+    return lr if decay == "constant" else lr * (1.0 - step / steps)
+
+
+def is_due(steps_done: int, every: int, steps: int) -> bool:
+    """Whether something that happens every so many steps, and at the run's end, happens now."""
+    return steps_done % every == 0 or steps_done == steps

@@ -1,0 +1,161 @@
+"""Train a Wasserstein GAN: `accelerate launch -m pipeline.train CONFIG [section.option=value ...]`.
+
+The same command starts a run and continues it. Under `python -m` it is one process; under accelerate or
+torchrun, one of many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from pipeline.config import describe_options, dump_config, load_config
+from pipeline.data.manifest import Manifest, check_hashes, check_sizes, load_manifest
+from pipeline.errors import PipelineError, StopRequested
+from pipeline.options import Config
+from pipeline.run_directory import Ending, RunDirectory, write_atomically
+
+if TYPE_CHECKING:
+    from pipeline.runtime import Runtime
+    from pipeline.stopping import StopSignals
+
+# Nothing above imports torch: what is wrong with a config or a shard is said within a second.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the arguments say. Returns the exit code (pipeline.errors lists them)."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return run(load_config(parsed.config, parsed.overrides))
+    except PipelineError as error:
+        if not error.is_repeated:
+            label = "stopped" if isinstance(error, StopRequested) else f"error (exit {error.exit_code})"
+            print(f"{label}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+def run(config: Config) -> int:
+    """Train the run from where it is to its end, and leave a note of how it stopped."""
+    directory = RunDirectory(Path(config.run_root) / config.name)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    manifest = check_data(config)
+    with directory if is_main else nullcontext():
+        try:
+            step = _train(config, manifest, directory)
+        except StopRequested as request:
+            request.is_repeated = not is_main
+            if is_main:
+                directory.mark("PREEMPTED", str(request), request.exit_code)
+            raise
+        except Exception as error:
+            code = error.exit_code if isinstance(error, PipelineError) else 1
+            is_cause = directory.mark("FAILED", str(error), code)
+            if isinstance(error, PipelineError):
+                error.is_repeated = not is_cause
+            raise
+        if is_main:
+            directory.mark("DONE", f"all {step} steps are done", 0)
+    return 0
+
+
+def check_data(config: Config) -> Manifest:
+    """The manifest of shards that are whole. Raises DataError.
+
+    The first rank of each node reads every byte; the others look at sizes only.
+    """
+    shards = Path(config.data.shards)
+    is_first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    try:
+        manifest = load_manifest(shards)
+        check_sizes(shards, manifest)
+        if config.data.verify == "hashes" and is_first_of_node:
+            with tqdm(total=manifest.bytes, desc="checking shards", unit="B", unit_scale=True, delay=2) as bar:
+                check_hashes(shards, manifest, bar.update)
+    except PipelineError as error:
+        error.is_repeated = not is_first_of_node
+        raise
+    return manifest
+
+
+def _train(config: Config, manifest: Manifest, directory: RunDirectory) -> int:
+    """Everything from here on needs torch. Returns the step at the end."""
+    import torch
+
+    from pipeline.errors import OutOfMemoryError
+    from pipeline.runtime import Runtime, as_peer_loss
+    from pipeline.stopping import StopSignals
+
+    runtime: Runtime | None = None
+    with StopSignals() as stop:
+        try:
+            runtime = Runtime(config)
+            return _train_ranks(config, manifest, directory, runtime, stop)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"The device ran out of memory ({str(error).splitlines()[0]}). Set schedule.micro_batch below "
+                f"{config.schedule.global_batch} divided by the number of ranks, lower model.width, or use "
+                "precision: bf16 and data.cache: host."
+            ) from None
+        except RuntimeError as error:
+            if (lost := as_peer_loss(error)) is not None:
+                raise lost from error
+            raise
+        finally:
+            if runtime is not None:
+                runtime.close()
+
+
+def _train_ranks(
+    config: Config, manifest: Manifest, directory: RunDirectory, runtime: Runtime, stop: StopSignals
+) -> int:
+    from pipeline.build import build_trainer, describe_setup
+    from pipeline.resume import find_checkpoint, identity, restore_run
+
+    who = identity(config, manifest, runtime.precision)
+    checkpoint = find_checkpoint(directory.checkpoints, runtime)
+    say: Callable[[str], None] = _say if runtime.is_main else lambda text: None
+    if checkpoint is not None and checkpoint.step >= config.schedule.steps:
+        say(f"{directory.path} is complete at step {checkpoint.step}. To go on, raise schedule.steps.")
+        return checkpoint.step
+    if runtime.is_main:
+        write_atomically(directory.config, dump_config(config))
+    with ExitStack() as stack:
+        first_step = checkpoint.step + 1 if checkpoint else 1
+        trainer = build_trainer(config, manifest, directory, runtime, stop, who, first_step, say)
+        stack.callback(trainer.console.close)
+        stack.callback(trainer.sinks.close)
+        if checkpoint is not None:
+            restore_run(checkpoint, trainer.state, trainer.recorder, runtime, who)
+        say(describe_setup(trainer, directory, checkpoint))
+        trainer.compare_ranks()
+        trainer.train()
+        return trainer.state.counters.step
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.train",
+        description="Train a Wasserstein GAN. The same command starts a run and continues it.",
+        epilog="options of a config, each also an argument section.option=value:\n" + describe_options(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/digits.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.option=value", help="options that go before the file's"
+    )
+    return parser
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
