@@ -193,7 +193,11 @@ def describe_setup(trainer: Trainer, directory: RunDirectory, checkpoint: Checkp
 def _revision() -> str | None:
     """The git revision of this code, where it is a checkout."""
     here = Path(__file__).parent
-    result = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ) if (here.parent / ".git").exists() else None
+    result = (
+        subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+        if (here.parent / ".git").exists()
+        else None
+    )
     return result.stdout.strip() if result and result.returncode == 0 else None

@@ -51,7 +51,9 @@ class Checkpoint:
             raise CheckpointError(f"{self.path / group}.safetensors cannot be read: {error}.") from None
 
 
-def save_checkpoint(directory: Path, step: int, groups: dict[str, Tensors], facts: dict[str, Any]) -> Checkpoint:
+def save_checkpoint(
+    directory: Path, step: int, groups: dict[str, Tensors], facts: dict[str, Any]
+) -> Checkpoint:
     """Write a checkpoint of this step, or nothing. Raises StorageError."""
     final, temporary = directory / f"step_{step:08d}", directory / f".tmp_step_{step:08d}"
     try:
@@ -60,7 +62,9 @@ def save_checkpoint(directory: Path, step: int, groups: dict[str, Tensors], fact
         sizes = {}
         for name, tensors in groups.items():
             host = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            sizes[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", safetensors.torch.save(host))
+            sizes[f"{name}.safetensors"] = _write(
+                temporary / f"{name}.safetensors", safetensors.torch.save(host)
+            )
         sizes["state.json"] = _write(temporary / "state.json", _json(facts))
         _write(temporary / "manifest.json", _json({"format": FORMAT, "step": step, "files": sizes}))
         _flush_directory(temporary)
@@ -86,7 +90,7 @@ def list_checkpoints(directory: Path) -> list[Checkpoint]:
 
 def newest_valid(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint whose content is whole, and what is wrong with each newer one."""
-    defects = []
+    defects: list[str] = []
     for checkpoint in reversed(list_checkpoints(directory)):
         defect = find_defect(checkpoint)
         if defect is None:

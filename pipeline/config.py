@@ -37,9 +37,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return parse_config(content, str(path), places)
 
 
-def parse_config(
-    content: dict[str, Any], origin: str, places: Mapping[KeyPath, str] | None = None
-) -> Config:
+def parse_config(content: dict[str, Any], origin: str, places: Mapping[KeyPath, str] | None = None) -> Config:
     """Check a plain mapping; `places` says where each key was written, for the error message."""
     places = places or {}
     content = _with_default_names(content)
@@ -112,7 +110,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=mark)
         return super().compose_node(parent, index)
 
@@ -174,7 +172,7 @@ def _override(content: dict[str, Any], places: dict[KeyPath, str], text: str) ->
     if not equals or not key:
         raise ConfigError(f"{text!r} is no override; write section.option=value, like schedule.steps=500.")
     try:
-        parsed = yaml.load(value, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        parsed = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{text!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
     *sections, option = path = tuple(key.split("."))
@@ -237,7 +235,9 @@ def _nearest_option(path: KeyPath) -> str:
     if near:
         return f"; did you mean {'.'.join((siblings | sections)[near[0]])}?"
     elsewhere = sorted(".".join(known_path) for known_path in known if known_path[-1] == path[-1])
-    return f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else f"; known here: {', '.join(siblings)}"
+    return (
+        f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else f"; known here: {', '.join(siblings)}"
+    )
 
 
 def _fields(options: type[BaseModel], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
@@ -275,7 +275,9 @@ def _repaired(content: Mapping[str, Any], error: ValidationError) -> Config:
     required = {"name": "x", "data": {"shards": "x"}, "schedule": {"steps": 1}}
     for key, value in required.items():
         given = repaired.get(key)
-        repaired[key] = {**value, **given} if isinstance(value, dict) and isinstance(given, dict) else given or value
+        repaired[key] = (
+            {**value, **given} if isinstance(value, dict) and isinstance(given, dict) else given or value
+        )
     try:
         return Config.model_validate(_with_default_names(repaired))
     except ValidationError:

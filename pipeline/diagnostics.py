@@ -21,7 +21,8 @@ def input_gradient_norm(critic: nn.Module, generator: nn.Module, latents: Tensor
             fake = generator(latents)
         images = fake.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(critic(images, float32=True).sum(), images)
-    return gradient.flatten(1).norm(dim=1).mean()
+    mean: Tensor = gradient.flatten(1).norm(dim=1).mean()
+    return mean
 
 
 @torch.no_grad()
@@ -39,7 +40,7 @@ def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
     """Images with the running statistics of batch norm: float32 (count, channels, height, width)."""
     was_training = generator.training
     generator.eval()
-    images = torch.cat([generator(part) for part in latents.split(batch)])
+    images = torch.cat([generator(part) for part in torch.split(latents, batch)])
     generator.train(was_training)
     return images
 

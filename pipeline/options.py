@@ -28,9 +28,13 @@ class DataOptions(Options):
         description="where decoded images stay: in the device's memory, in host memory that the ranks of a "
         "node share, or nowhere (decode each batch); auto takes the first that fits",
     )
-    workers: int = Field(default=0, ge=0, le=64, description="decoding processes of each rank, for cache: none")
+    workers: int = Field(
+        default=0, ge=0, le=64, description="decoding processes of each rank, for cache: none"
+    )
     shuffle_shards: int = Field(
-        default=64, ge=1, description="how many shards, drawn at random, are shuffled together at sample level"
+        default=64,
+        ge=1,
+        description="how many shards, drawn at random, are shuffled together at sample level",
     )
     validation: float = Field(
         default=0.0, ge=0.0, le=0.5, description="share of the samples held out for wasserstein/validation"
@@ -45,7 +49,9 @@ class DcganOptions(Options):
 
     name: Literal["dcgan"] = "dcgan"
     latent: int = Field(default=100, ge=1, le=4096, description="dimensions of the latent")
-    width: int = Field(default=64, ge=4, le=1024, description="channels beside the image; doubled at each halving")
+    width: int = Field(
+        default=64, ge=4, le=1024, description="channels beside the image; doubled at each halving"
+    )
     max_width: int = Field(default=512, ge=4, le=4096, description="most channels of any layer")
     generator_norm: Norm = Field(default="batch", description="normalisation between the generator's layers")
     critic_norm: Norm = Field(default="none", description="normalisation between the critic's layers")
@@ -58,7 +64,9 @@ class WassersteinOptions(Options):
     """Wasserstein loss with weight clipping (objectives/wasserstein.py)."""
 
     name: Literal["wasserstein"] = "wasserstein"
-    clip: float = Field(default=0.01, gt=0.0, description="half width of the box that holds every critic weight")
+    clip: float = Field(
+        default=0.01, gt=0.0, description="half width of the box that holds every critic weight"
+    )
 
 
 class GradientPenaltyOptions(Options):
@@ -109,7 +117,9 @@ class ScheduleOptions(Options):
     micro_batch: int | None = Field(
         default=None, ge=1, description="most samples that a rank puts through the networks at once"
     )
-    critic_updates: int = Field(default=5, ge=1, le=1000, description="critic updates of each step (n_critic)")
+    critic_updates: int = Field(
+        default=5, ge=1, le=1000, description="critic updates of each step (n_critic)"
+    )
     bursts: BurstOptions | None = None
 
 
@@ -121,7 +131,10 @@ class MonitorOptions(Options):
     validation_every: int = Field(default=200, ge=1, description="Wasserstein estimate on held-out images")
     grid: int = Field(default=8, ge=1, le=32, description="rows and columns of the image grids")
     smoothing: float = Field(
-        default=0.9, ge=0.0, lt=1.0, description="weight of the past in wasserstein/estimate_smooth, per logged point"
+        default=0.9,
+        ge=0.0,
+        lt=1.0,
+        description="weight of the past in wasserstein/estimate_smooth, per logged point",
     )
 
 
@@ -130,7 +143,9 @@ class CheckpointOptions(Options):
 
     every: int = Field(default=1000, ge=1)
     keep_last: int = Field(default=2, ge=1, description="newest checkpoints that stay")
-    keep_every: int | None = Field(default=None, ge=1, description="checkpoints at multiples of this stay for good")
+    keep_every: int | None = Field(
+        default=None, ge=1, description="checkpoints at multiples of this stay for good"
+    )
 
 
 class RuntimeOptions(Options):
@@ -141,7 +156,9 @@ class RuntimeOptions(Options):
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout_seconds: float = Field(default=600.0, gt=0.0, description="how long a rank waits for the others")
-    digest_every: int = Field(default=100, ge=1, description="steps between comparisons of all state across ranks")
+    digest_every: int = Field(
+        default=100, ge=1, description="steps between comparisons of all state across ranks"
+    )
 
 
 ModelOptions = DcganOptions

@@ -47,7 +47,7 @@ def identity(config: Config, manifest: Manifest, precision: str) -> dict[str, An
         if not any(path == free or path.startswith(free + ".") for free in FREE)
     }
     height, width = manifest.resolution
-    images = f"{manifest.channels} x {height} x {width}"
+    images = [manifest.channels, height, width]
     return {**options, "precision": precision, "images": images, "data.manifest": manifest.sha256}
 
 
@@ -115,7 +115,9 @@ def check_identity(saved: Mapping[str, Any], ours: Mapping[str, Any], path: Path
 def _set_aside_newer(directory: Path, step: int, defects: list[str]) -> None:
     for checkpoint, defect in zip(reversed(list_checkpoints(directory)), defects, strict=False):
         if checkpoint.step > step:
-            print(f"warning: {defect}; kept as {set_aside(checkpoint).name}, an earlier one is used", flush=True)
+            print(
+                f"warning: {defect}; kept as {set_aside(checkpoint).name}, an earlier one is used", flush=True
+            )
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """A run's directory: who may write it, what stands where, and how the run ended.
 
-    config.yaml           every option as resolved
-    environment.json      versions, device, ranks, revision of the code
-    events.out.tfevents*  TensorBoard
-    metrics.jsonl         one line of scalars for each logged step
-    samples/              image grids as PNG
-    checkpoints/          see checkpoint.py
-    lock                  held by the main rank while the run is going
-    DONE | PREEMPTED | FAILED   how it stopped, and why; none of them while it runs or after kill -9
+config.yaml           every option as resolved
+environment.json      versions, device, ranks, revision of the code
+events.out.tfevents*  TensorBoard
+metrics.jsonl         one line of scalars for each logged step
+samples/              image grids as PNG
+checkpoints/          see checkpoint.py
+lock                  held by the main rank while the run is going
+DONE | PREEMPTED | FAILED   how it stopped, and why; none of them while it runs or after kill -9
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -95,6 +97,15 @@ class RunDirectory:
         finally:
             draft.unlink()
         return True
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within it, an OSError becomes a StorageError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise _not_writable(path, error) from None
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -65,7 +65,8 @@ class Runtime:
         self.device: torch.device = self._accelerator.device
         self.is_main = self.rank == 0
         self._check(config, requested)
-        self._control = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        # Small answers between hosts, beside the gradients' own traffic.
+        self._control: Any = dist.new_group(backend="gloo") if self.world_size > 1 else None
 
     def _check(self, config: Config, requested: int) -> None:
         accelerator, precision = self._accelerator, self._accelerator.mixed_precision
@@ -93,7 +94,9 @@ class Runtime:
                 "Unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS and use schedule.micro_batch."
             )
         if accelerator.state.dynamo_plugin.backend.value != "NO":
-            raise ConfigError("The launcher asks for torch.compile, which is not supported. Use --dynamo_backend no.")
+            raise ConfigError(
+                "The launcher asks for torch.compile, which is not supported. Use --dynamo_backend no."
+            )
         if precision not in PRECISIONS.values():
             raise ConfigError(f"The launcher asks for precision {precision}; use float32, bf16 or fp16.")
         if precision == "fp16" and self.device.type == "cpu":
@@ -167,7 +170,7 @@ class Runtime:
         buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
         if self.world_size > 1 and buffers:
             flat = self.mean(torch.cat([buffer.reshape(-1) for buffer in buffers]))
-            parts = flat.split([buffer.numel() for buffer in buffers])
+            parts = torch.split(flat, [buffer.numel() for buffer in buffers])
             torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(parts, buffers, strict=True)])
 
     def gather(self, values: Tensor) -> Tensor:
@@ -192,7 +195,7 @@ class Runtime:
         if self.world_size == 1:
             return lambda: flag
         ballot = torch.tensor([int(flag)])
-        work = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._control, async_op=True)
+        work: Any = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._control, async_op=True)
 
         def result() -> bool:
             work.wait()
@@ -247,8 +250,9 @@ def requested_processes() -> int:
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     try:
-        words = psutil.Process().parent().cmdline()
-    except (psutil.Error, AttributeError):
+        parent = psutil.Process().parent()
+        words = parent.cmdline() if parent else []
+    except psutil.Error:
         return 1
     if "launch" not in words:
         return 1

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -121,7 +122,7 @@ def _parts(batch: int, micro_batch: int | None) -> Iterator[tuple[slice, float, 
     """Nearly equal parts of at most `micro_batch` samples: the slice, its share of the batch, is it last."""
     count = math.ceil(batch / micro_batch) if micro_batch else 1
     bounds = [batch * index // count for index in range(count + 1)]
-    for first, end in zip(bounds, bounds[1:], strict=False):
+    for first, end in pairwise(bounds):
         yield slice(first, end), (end - first) / batch, end == batch
 
 

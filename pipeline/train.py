@@ -14,13 +14,11 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from pipeline.config import describe_options, dump_config, load_config
-from pipeline.data.manifest import Manifest, check_hashes, check_sizes, load_manifest
-from pipeline.errors import PipelineError, StopRequested
+from pipeline.data.manifest import Manifest, verified_manifest
+from pipeline.errors import PipelineError, StopRequested, StorageError
 from pipeline.options import Config
-from pipeline.run_directory import Ending, RunDirectory, write_atomically
+from pipeline.run_directory import RunDirectory, write_atomically
 
 if TYPE_CHECKING:
     from pipeline.runtime import Runtime
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the arguments say. Returns the exit code (pipeline.errors lists them)."""
     parsed = _parser().parse_args(arguments)
     try:
-        return run(load_config(parsed.config, parsed.overrides))
+        return run(*check(parsed.config, parsed.overrides))
     except PipelineError as error:
         if not error.is_repeated:
             label = "stopped" if isinstance(error, StopRequested) else f"error (exit {error.exit_code})"
@@ -41,11 +39,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def run(config: Config) -> int:
+def check(path: Path, overrides: Sequence[str]) -> tuple[Config, Manifest]:
+    """A config without mistakes and shards that are whole. Raises ConfigError or DataError.
+
+    The first rank of a node reads every byte of the shards and speaks for all; the others look at sizes.
+    """
+    is_first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    try:
+        config = load_config(path, overrides)
+        with_hashes = is_first_of_node and config.data.verify == "hashes"
+        return config, verified_manifest(Path(config.data.shards), with_hashes)
+    except PipelineError as error:
+        error.is_repeated = not is_first_of_node
+        raise
+
+
+def run(config: Config, manifest: Manifest) -> int:
     """Train the run from where it is to its end, and leave a note of how it stopped."""
     directory = RunDirectory(Path(config.run_root) / config.name)
     is_main = int(os.environ.get("RANK", "0")) == 0
-    manifest = check_data(config)
     with directory if is_main else nullcontext():
         try:
             step = _train(config, manifest, directory)
@@ -54,34 +66,24 @@ def run(config: Config) -> int:
             if is_main:
                 directory.mark("PREEMPTED", str(request), request.exit_code)
             raise
+        except PipelineError as error:
+            error.is_repeated = not _note_failure(directory, str(error), error.exit_code)
+            raise
         except Exception as error:
-            code = error.exit_code if isinstance(error, PipelineError) else 1
-            is_cause = directory.mark("FAILED", str(error), code)
-            if isinstance(error, PipelineError):
-                error.is_repeated = not is_cause
+            _note_failure(directory, repr(error), 1)
             raise
         if is_main:
             directory.mark("DONE", f"all {step} steps are done", 0)
     return 0
 
 
-def check_data(config: Config) -> Manifest:
-    """The manifest of shards that are whole. Raises DataError.
-
-    The first rank of each node reads every byte; the others look at sizes only.
-    """
-    shards = Path(config.data.shards)
-    is_first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
+def _note_failure(directory: RunDirectory, reason: str, exit_code: int) -> bool:
+    """Leave FAILED in the run's directory. Returns whether this rank was the first to fail."""
     try:
-        manifest = load_manifest(shards)
-        check_sizes(shards, manifest)
-        if config.data.verify == "hashes" and is_first_of_node:
-            with tqdm(total=manifest.bytes, desc="checking shards", unit="B", unit_scale=True, delay=2) as bar:
-                check_hashes(shards, manifest, bar.update)
-    except PipelineError as error:
-        error.is_repeated = not is_first_of_node
-        raise
-    return manifest
+        return directory.mark("FAILED", reason, exit_code)
+    except StorageError:
+        # A full disk may be the very failure; that is said on the console in any case.
+        return True
 
 
 def _train(config: Config, manifest: Manifest, directory: RunDirectory) -> int:
@@ -146,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="options of a config, each also an argument section.option=value:\n" + describe_options(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/digits.yaml")
+    parser.add_argument(
+        "config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/digits.yaml"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="section.option=value", help="options that go before the file's"
     )

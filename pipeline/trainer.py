@@ -89,7 +89,9 @@ class Trainer:
         memory fails here too, before any long work; and the optimizers' state takes its final shape.
         """
         generator, critic = self.state.generator, self.state.critic
-        before = [{k: v.clone() for k, v in player.module.state_dict().items()} for player in (generator, critic)]
+        before = [
+            {k: v.clone() for k, v in player.module.state_dict().items()} for player in (generator, critic)
+        ]
         scaler = self.runtime.scaler_state()
         blank = torch.zeros(self.rows.count, *self.loader.image_shape, device=self.runtime.device)
         latents, uniform = self.noise.draw(Purpose.CRITIC, 0, 0, self.rows, self.config.model.latent)
@@ -209,7 +211,9 @@ class Trainer:
         count = min(VALIDATION_BATCHES, len(self.held_out) // total)
         batches = (
             (
-                self.loader.read(self.held_out[index * total :][self.rows.first : self.rows.first + self.rows.count]),
+                self.loader.read(
+                    self.held_out[index * total :][self.rows.first : self.rows.first + self.rows.count]
+                ),
                 self.noise.draw(Purpose.VALIDATION, 0, index, self.rows, self.config.model.latent)[0],
             )
             for index in range(count)
@@ -276,8 +280,12 @@ class Trainer:
         if must_succeed or self.failed_saves > SAVES_THAT_MAY_FAIL:
             self.runtime.all_agree(error)
         elif error is not None:
-            print(f"warning: {error} Training goes on; the next save tries again.", file=sys.stderr, flush=True)
+            print(
+                f"warning: {error} Training goes on; the next save tries again.", file=sys.stderr, flush=True
+            )
 
     def _flat_tensors(self) -> dict[str, Tensor]:
         groups = self.state.named_tensors()
-        return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+        return {
+            f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()
+        }

@@ -123,7 +123,13 @@ def _shared_rows(count: int, row: int, node: Node) -> Tensor:
 
 
 def _fill(images: Tensor, reader: ShardReader, first: int, end: int, show_progress: bool) -> None:
-    with tqdm(total=end - first, desc="decoding", unit=" images", disable=not show_progress, leave=False) as bar:
+    with tqdm(
+        total=end - first,
+        desc="decoding",
+        unit=" images",
+        disable=None if show_progress else True,
+        leave=False,
+    ) as bar:
         for start in range(first, end, CHUNK):
             ids = np.arange(start, min(start + CHUNK, end), dtype=np.int64)
             images[start : start + len(ids)].copy_(reader.read(ids).flatten(1))

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from pipeline.errors import DataError
 
@@ -76,6 +77,27 @@ class Manifest:
             "shards": [asdict(shard) for shard in self.shards],
         }
         return json.dumps(content, indent=1) + "\n"
+
+
+def verified_manifest(directory: Path, with_hashes: bool) -> Manifest:
+    """The manifest of shards that were found whole: by their sizes, and with hashes by every byte.
+
+    Raises DataError.
+    """
+    manifest = load_manifest(directory)
+    check_sizes(directory, manifest)
+    if with_hashes:
+        with tqdm(
+            total=manifest.bytes,
+            desc="checking shards",
+            unit="B",
+            unit_scale=True,
+            delay=1,
+            leave=False,
+            disable=None,
+        ) as bar:
+            check_hashes(directory, manifest, bar.update)
+    return manifest
 
 
 def load_manifest(directory: Path) -> Manifest:

@@ -50,7 +50,7 @@ class ShardReader:
         data, index = self._open(shard)
         offset, size = int(index[place, 0]), int(index[place, 1])
         try:
-            with Image.open(io.BytesIO(data[offset : offset + size])) as image:
+            with Image.open(io.BytesIO(data[offset : offset + size]), formats=("PNG",)) as image:
                 height, width = self.manifest.resolution
                 mode = "L" if self.manifest.channels == 1 else "RGB"
                 if image.size != (width, height) or image.mode != mode:
@@ -59,7 +59,13 @@ class ShardReader:
                         f"manifest says {width}x{height} {mode}. Make the shards again."
                     )
                 pixels = np.asarray(image)
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            UnidentifiedImageError,
+            Image.DecompressionBombError,
+        ) as error:
             raise DataError(
                 f"{self._name(shard, place)} cannot be decoded ({error}). "
                 "`wgan shards check` lists every damaged sample; make the shards again."

@@ -7,6 +7,7 @@ each of the k levels doubles the side and halves the channels, down to `width` b
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Critic(nn.Module):
             nn.Conv2d(channels, widths[0], 4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),
         ]
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             layers += [
                 nn.Conv2d(narrow, wide, 4, stride=2, padding=1, bias=not has_norm),
                 norm(options.critic_norm, wide),

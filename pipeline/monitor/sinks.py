@@ -70,7 +70,7 @@ class TensorBoard:
 
     def __init__(self, directory: Path, first_step: int) -> None:
         """Records at `first_step` and later that an earlier process left are hidden by TensorBoard."""
-        self._writer: Any = SummaryWriter(str(directory), purge_step=first_step, flush_secs=10)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(directory), purge_step=first_step, flush_secs=10)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

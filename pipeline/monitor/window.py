@@ -38,7 +38,12 @@ class Window:
         return {"sums": gather(self._sums)}, {"names": self._names, "count": self._count}
 
     def restore(
-        self, tensors: Mapping[str, Tensor], facts: Mapping[str, object], rank: int, world_size: int, device: torch.device
+        self,
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, object],
+        rank: int,
+        world_size: int,
+        device: torch.device,
     ) -> None:
         """Take this rank's sums; with another number of ranks, the mean of all that were saved."""
         self._names, self._count = list(facts["names"]), int(facts["count"])  # type: ignore[call-overload]

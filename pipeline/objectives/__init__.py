@@ -22,7 +22,9 @@ Metrics = dict[str, Tensor]
 class Objective(Protocol):
     """The contract. Images are float32 (batch, channels, height, width) in [-1, 1]; losses are 0-d."""
 
-    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, uniform: Tensor) -> tuple[Tensor, Metrics]:
+    def critic_loss(
+        self, critic: Critic, real: Tensor, fake: Tensor, uniform: Tensor
+    ) -> tuple[Tensor, Metrics]:
         """The loss that the critic minimises; `uniform` (batch,) in [0, 1) is this batch's own randomness."""
         ...
 

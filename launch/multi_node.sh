@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# One run over several machines. Start it on every machine, the ranks counted from 0 on the first:
+#
+#   bash launch/multi_node.sh MACHINES MACHINE_RANK FIRST_MACHINE CONFIG [section.option=value ...]
+#
+#   on node-a:  bash launch/multi_node.sh 2 0 node-a configs/mnist.yaml
+#   on node-b:  bash launch/multi_node.sh 2 1 node-a configs/mnist.yaml
+#
+# PROCESSES_PER_MACHINE (default: the number of GPUs, or 1 without any) and PORT (default 29500) may be set.
+# The ports are not encrypted or authenticated: use a network that you trust. To stop and save, send SIGTERM
+# to this script's process group on the first machine (Ctrl-C does); to continue, start all again.
+set -euo pipefail
+if [ $# -lt 4 ]; then
+  sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+fi
+machines=$1 machine_rank=$2 first_machine=$3
+shift 3
+cd "$(dirname "$0")/.."
+
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+per_machine=${PROCESSES_PER_MACHINE:-$((gpus > 0 ? gpus : 1))}
+if [ "$gpus" -eq 0 ]; then
+  export ACCELERATE_USE_CPU=1
+fi
+# Time for a save between the signal and the kill; the variable is read by torch 2.13 and newer.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
+
+exec accelerate launch --config_file launch/accelerate/many_nodes.yaml \
+  --num_machines "$machines" --num_processes "$((machines * per_machine))" \
+  --machine_rank "$machine_rank" --main_process_ip "$first_machine" --main_process_port "${PORT:-29500}" \
+  --mixed_precision "$([ "$gpus" -eq 0 ] && echo no || echo bf16)" \
+  -m pipeline.train "$@"
