@@ -18,7 +18,7 @@ machines=$1 machine_rank=$2 first_machine=$3
 shift 3
 cd "$(dirname "$0")/.."
 
-gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+gpus=$({ nvidia-smi --list-gpus 2>/dev/null || true; } | wc -l)
 per_machine=${PROCESSES_PER_MACHINE:-$((gpus > 0 ? gpus : 1))}
 if [ "$gpus" -eq 0 ]; then
   export ACCELERATE_USE_CPU=1

@@ -131,9 +131,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         raise ConfigError(f"There is no config {path}. {_nearest_file(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as text: {error}.") from None
-    loader = _Loader(text)
     places: dict[KeyPath, str] = {}
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return {}, places
@@ -141,8 +141,6 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         content = loader.construct_document(node)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}; a config is a mapping of options.")
     return content, places
@@ -173,7 +171,7 @@ def _override(content: dict[str, Any], places: dict[KeyPath, str], text: str) ->
         raise ConfigError(f"{text!r} is no override; write section.option=value, like schedule.steps=500.")
     try:
         parsed = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{text!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
     *sections, option = path = tuple(key.split("."))
     section = content
@@ -207,6 +205,7 @@ def _describe(item: Any, content: Mapping[str, Any], places: Mapping[KeyPath, st
         case "missing":
             text, where = "is required", ""
         case "union_tag_invalid":
+            where = places.get((*path, "name"), where)
             name, found = f"{name}.name", found["name"]
             text = f"{found!r} is not known; known are {context['expected_tags']}"
         case _:
@@ -228,7 +227,9 @@ def _path_in(content: Any, location: Sequence[int | str]) -> KeyPath:
 
 
 def _nearest_option(path: KeyPath) -> str:
-    known = {known_path for known_path, _ in _fields(Config)}
+    known = [known_path for known_path, _ in _fields(Config)]
+    if path in known:
+        return f"; another kind of {path[-2]} has it, see {'.'.join(path[:-1])}.name"
     siblings = {known_path[-1]: known_path for known_path in known if known_path[:-1] == path[:-1]}
     sections = {known_path[0]: known_path[:1] for known_path in known} if len(path) == 1 else {}
     near = difflib.get_close_matches(path[-1], [*siblings, *sections], n=1)

@@ -1,0 +1,199 @@
+"""Decoded images that stay in memory: which place is chosen, and that they equal what the shards hold."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pipeline.data.cache import Node, ResidentImages, choose_cache, fill_device, fill_host
+from pipeline.data.manifest import load_manifest
+from pipeline.data.reader import ShardReader
+from pipeline.data.sources import open_source
+from pipeline.data.writer import make_shards
+from pipeline.errors import ConfigError, DataError
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,797 digits of 8 x 8 pixels: more than one chunk of decoding."""
+    out = tmp_path_factory.mktemp("shards")
+    digits = open_source("digits", root=None, split="train")
+    make_shards(digits, out, resolution=8, channels=1, samples_per_shard=500)
+    return out
+
+
+@pytest.fixture
+def reader(shards: Path) -> ShardReader:
+    return ShardReader(shards, load_manifest(shards))
+
+
+def assert_equal(images: ResidentImages, reader: ShardReader) -> None:
+    for ids in (np.arange(reader.manifest.count), np.array([1796, 0, 1024, 1023, 1024]), np.array([7])):
+        found = images.read(ids)
+        assert found.dtype == torch.uint8
+        assert torch.equal(found, reader.read(ids))
+    assert images.image_shape == reader.image_shape
+
+
+def test_resident_images_equal_the_readers(reader: ShardReader) -> None:
+    assert_equal(fill_host(reader, Node(), show_progress=False), reader)
+    assert_equal(fill_device(reader, CPU, show_progress=False), reader)
+
+
+def free_memory(monkeypatch: pytest.MonkeyPatch, host: int, device: int) -> None:
+    """Claim this many free bytes, since no test can rely on what its machine has."""
+    memory = namedtuple("memory", ["available"])  # noqa: PYI024
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(host))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (device, device))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "node_size", "device", "host_mib", "device_mib", "chosen", "reason"),
+    [
+        ("auto", 1, GPU, 1000, 1000, "device", "100 MiB fit into the device's memory"),
+        ("auto", 1, GPU, 1000, 300, "host", "100 MiB fit into host memory"),
+        ("auto", 4, CPU, 1000, 1000, "host", "100 MiB fit into host memory"),
+        ("auto", 4, CPU, 200, 1000, "none", "100 MiB are too much to keep decoded"),
+        ("auto", 4, GPU, 200, 300, "none", "100 MiB are too much to keep decoded"),
+        ("host", 2, GPU, 1000, 1000, "host", "100 MiB, as asked"),
+        ("device", 2, GPU, 0, 1000, "device", "100 MiB, as asked"),
+        ("none", 2, GPU, 1000, 1000, "none", "100 MiB, as asked"),
+    ],
+)
+def test_auto_takes_the_first_place_that_fits_and_a_wish_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: Any,
+    node_size: int,
+    device: torch.device,
+    host_mib: int,
+    device_mib: int,
+    chosen: str,
+    reason: str,
+) -> None:
+    free_memory(monkeypatch, host_mib * MIB, device_mib * MIB)
+    assert choose_cache(wanted, 100 * MIB, node_size, device) == (chosen, reason)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "message"),
+    [
+        ("device", CPU, "data.cache: device needs a GPU, and this run is on the CPU. Use host, or auto."),
+        ("device", GPU, "data.cache: device would take 2,000 MiB of 4,000 MiB free device memory"),
+        ("host", GPU, "data.cache: host would take 2,000 MiB of 3,000 MiB free memory. Use data.cache: none."),
+    ],
+)
+def test_a_cache_that_was_asked_for_and_cannot_be_had_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, wanted: Any, device: torch.device, message: str
+) -> None:
+    free_memory(monkeypatch, 3000 * MIB, 4000 * MIB)
+    with pytest.raises(ConfigError) as caught:
+        choose_cache(wanted, 2000 * MIB, 1, device)
+    assert str(caught.value).startswith(message)
+
+
+def test_ranks_share_host_memory_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, 1000 * MIB, 0)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ConfigError, match="shared by ranks on Linux only"):
+        choose_cache("host", MIB, 2, CPU)
+    assert choose_cache("auto", MIB, 2, CPU)[0] == "none"
+    assert choose_cache("auto", MIB, 1, CPU)[0] == "host"
+
+
+def node_of(rank: int, other: Connection) -> Node:
+    """One of two ranks on this machine, joined by a pipe. Global ranks are 6 and 7."""
+
+    def exchange(value: Any) -> list[Any]:
+        other.send(value)
+        theirs = other.recv()
+        return [None] * 6 + ([value, theirs] if rank == 0 else [theirs, value])
+
+    def all_agree(error: Exception | None) -> None:
+        errors = [str(value) for value in exchange(error)[6:] if value is not None]
+        if errors:
+            raise DataError(errors[0])
+
+    return Node(rank=rank, size=2, first_rank=6, exchange=exchange, all_agree=all_agree)
+
+
+def run_two_ranks(work: Callable[[Node], str]) -> list[str]:
+    """What `work` returns on each of two processes that run it at the same time."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    results, put = context.Pipe(duplex=False)
+    other = context.Process(target=lambda: put.send(work(node_of(1, theirs))))
+    other.start()
+    try:
+        return [work(node_of(0, ours)), results.recv() if results.poll(60) else "nothing"]
+    finally:
+        other.join(10)
+        assert other.exitcode == 0
+
+
+def test_two_processes_share_one_copy_and_leave_nothing_behind(reader: ShardReader) -> None:
+    everything = np.arange(reader.manifest.count)
+
+    def work(node: Node) -> str:
+        images = fill_host(reader, node, show_progress=False)
+        mapped = Path("/proc/self/maps").read_text().count("memfd:wgan-images")
+        return f"{mapped} {hashlib.sha256(images.read(everything).numpy().tobytes()).hexdigest()}"
+
+    reader.read(everything)
+    files = sorted(os.listdir("/dev/shm"))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    expected = hashlib.sha256(reader.read(everything).numpy().tobytes()).hexdigest()
+    assert run_two_ranks(work) == [f"1 {expected}"] * 2
+    assert sorted(os.listdir("/dev/shm")) == files
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert "memfd:wgan-images" not in Path("/proc/self/maps").read_text()
+
+
+def test_each_process_decodes_its_own_half(shards: Path) -> None:
+    def work(node: Node) -> str:
+        read: list[int] = []
+
+        class Counting(ShardReader):
+            def read(self, ids: Any) -> torch.Tensor:
+                read.extend(ids.tolist())
+                return super().read(ids)
+
+        fill_host(Counting(shards, load_manifest(shards)), node, show_progress=False)
+        return f"{min(read)} {max(read)} {len(read)}"
+
+    assert run_two_ranks(work) == ["0 897 898", "898 1796 899"]
+
+
+def test_an_image_that_one_process_cannot_decode_fails_on_both(shards: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in shards.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    content = bytearray((damaged / "000003.tar").read_bytes())
+    content[512:520] = bytes(8)
+    (damaged / "000003.tar").write_bytes(content)
+
+    def work(node: Node) -> str:
+        try:
+            fill_host(ShardReader(damaged, load_manifest(damaged)), node, show_progress=False)
+        except DataError as error:
+            return str(error)
+        return "no error"
+
+    first, second = run_two_ranks(work)
+    assert first == second
+    assert first.startswith(f"Sample 0 of {damaged / '000003.tar'} cannot be decoded")

@@ -1,0 +1,104 @@
+"""A rank's batches: the right rows, the right numbers, wherever it starts and however many workers read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.data.cache import Node, fill_host
+from pipeline.data.loader import Images, Loader, scale
+from pipeline.data.manifest import load_manifest
+from pipeline.data.order import Order
+from pipeline.data.reader import ShardReader
+from pipeline.data.sources import open_source
+from pipeline.data.writer import make_shards
+from pipeline.monitor.grids import to_uint8
+from pipeline.noise import Slice
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
+    out = tmp_path_factory.mktemp("shards")
+    digits = open_source("digits", root=None, split="train")
+    make_shards(digits, out, resolution=8, channels=1, samples_per_shard=300)
+    return ShardReader(out, load_manifest(out))
+
+
+def order_of(reader: ShardReader) -> Order:
+    return Order([shard.count for shard in reader.manifest.shards], seed=5, shuffle_shards=2)
+
+
+def batches(
+    reader: ShardReader,
+    position: int = 0,
+    rows: Slice | None = None,
+    workers: int = 0,
+    images: Images | None = None,
+) -> Iterator[Tensor]:
+    rows = rows or Slice(0, 12, 12)
+    loader = Loader(images or reader, reader.image_shape, order_of(reader), rows, CPU, workers)
+    return loader.batches(position)
+
+
+def test_every_level_of_grey_survives_the_way_to_floats_and_back() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    scaled = scale(levels)
+    assert scaled.dtype == torch.float32
+    assert (scaled[0], scaled[255]) == (-1.0, 1.0)
+    assert (scaled.diff() > 0).all()
+    assert torch.equal(to_uint8(scaled), levels)
+
+
+def test_batches_are_this_ranks_rows_as_floats_from_minus_one_to_one(reader: ShardReader) -> None:
+    order = order_of(reader)
+    found = list(islice(batches(reader, position=24, rows=Slice(4, 3, 12)), 3))
+    for number, batch in enumerate(found):
+        ids = order.samples(24 + 12 * number, 12)[4:7]
+        assert batch.dtype == torch.float32
+        assert batch.shape == (3, 1, 8, 8)
+        assert torch.equal(batch, scale(reader.read(ids)))
+    together = torch.cat(found)
+    assert (together.min(), together.max()) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_the_ranks_batches_make_the_batch_of_one_process(reader: ShardReader, world_size: int) -> None:
+    alone = batches(reader)
+    ranks = [batches(reader, rows=Slice.of_rank(rank, world_size, 12)) for rank in range(world_size)]
+    for _ in range(4):
+        assert torch.equal(torch.cat([next(rank) for rank in ranks]), next(alone))
+
+
+def test_workers_change_nothing(reader: ShardReader) -> None:
+    rows = Slice(6, 6, 12)
+    here = list(islice(batches(reader, 60, rows), 10))
+    stream = batches(reader, 60, rows, workers=2)
+    for expected in here:
+        assert torch.equal(next(stream), expected)
+
+
+def test_a_cache_changes_nothing(reader: ShardReader) -> None:
+    images = fill_host(reader, Node(), show_progress=False)
+    for cached, read in islice(zip(batches(reader, images=images), batches(reader), strict=True), 5):
+        assert torch.equal(cached, read)
+
+
+@pytest.mark.parametrize("skipped", [1, 149, 200])
+def test_starting_later_is_skipping_what_comes_before(reader: ShardReader, skipped: int) -> None:
+    later = batches(reader, position=12 * skipped)
+    for expected in islice(batches(reader), skipped, skipped + 3):
+        assert torch.equal(next(later), expected)
+
+
+def test_single_samples_are_read_like_a_batch(reader: ShardReader) -> None:
+    loader = Loader(reader, reader.image_shape, order_of(reader), Slice(0, 1, 1), CPU)
+    ids = np.array([1796, 3])
+    assert torch.equal(loader.read(ids), scale(reader.read(ids)))

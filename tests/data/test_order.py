@@ -1,0 +1,149 @@
+"""Which sample comes when: every sample once, the same for any number of ranks, found without reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from pipeline.data.order import Order, shuffled
+from pipeline.noise import Slice
+
+UNEQUAL = [3, 1, 7, 2, 5, 4]
+
+# What the code gave when the order was fixed: a change here changes every run.
+FROZEN_START = [16, 12, 11, 13, 14, 17, 15, 5, 8, 10, 6, 3, 4, 7, 9, 18, 2, 19, 21, 20, 1, 0, 13, 17]
+FROZEN_FAR = [7, 3, 12, 11, 16, 2, 17, 13]
+FROZEN_HELD_OUT = [3, 10, 18, 20, 21]
+FROZEN_SHUFFLE = [1, 2, 4, 5, 0, 3]
+
+
+@pytest.mark.parametrize("counts", [[1], [9], [4, 4, 4], UNEQUAL, [1] * 30, [100, 1]])
+def test_every_sample_comes_once_in_each_epoch_for_any_window(counts: list[int]) -> None:
+    total = sum(counts)
+    for window in range(1, len(counts) + 2):
+        order = Order(counts, seed=0, shuffle_shards=window)
+        assert order.epoch_size == total
+        for epoch in range(3):
+            assert sorted(order.samples(epoch * total, total).tolist()) == list(range(total))
+
+
+def test_the_tail_of_an_epoch_flows_into_the_next() -> None:
+    order, total = Order(UNEQUAL, seed=1, shuffle_shards=2), sum(UNEQUAL)
+    batches = order.batches(0, 5)
+    stream = np.concatenate([next(batches) for _ in range(total)])
+    assert len(stream) == 5 * total
+    for epoch in range(5):
+        assert sorted(stream[epoch * total : (epoch + 1) * total].tolist()) == list(range(total))
+
+
+def test_a_batch_may_be_longer_than_an_epoch() -> None:
+    order = Order([2, 3], seed=0, shuffle_shards=1)
+    assert np.bincount(order.samples(0, 20)).tolist() == [4] * 5
+
+
+def test_any_part_of_the_stream_is_what_reading_from_the_start_gives() -> None:
+    whole = Order(UNEQUAL, seed=2, shuffle_shards=3, held_out=0.2).samples(0, 200)
+    order = Order(UNEQUAL, seed=2, shuffle_shards=3, held_out=0.2)
+    for position in np.random.default_rng(0).permutation(150).tolist():
+        count = position % 50 + 1
+        assert order.samples(position, count).tolist() == whole[position : position + count].tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_the_ranks_slices_put_together_are_the_global_batches(world_size: int) -> None:
+    expected = Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, 12)
+    slices = [Slice.of_rank(rank, world_size, 12) for rank in range(world_size)]
+    streams = [Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, 12) for _ in slices]
+    for _ in range(10):
+        parts = [
+            next(stream)[rows.first : rows.first + rows.count]
+            for stream, rows in zip(streams, slices, strict=True)
+        ]
+        assert [len(part) for part in parts] == [12 // world_size] * world_size
+        assert np.concatenate(parts).tolist() == next(expected).tolist()
+
+
+def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+    total = 60
+    orders = {
+        (seed, epoch): tuple(Order([10] * 6, seed, 3).samples(epoch * total, total).tolist())
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(set(orders.values())) == len(orders)
+
+
+def test_a_window_mixes_its_shards_evenly() -> None:
+    order = Order([100] * 8, seed=0, shuffle_shards=4)
+    shards = order.samples(0, 800) // 100
+    for window in (shards[:400], shards[400:]):
+        assert len(set(window.tolist())) == 4
+        for part in np.split(window, 4):
+            assert np.bincount(part, minlength=8).max() < 45
+    assert not set(shards[:400].tolist()) & set(shards[400:].tolist())
+
+
+def test_samples_within_a_shard_are_shuffled_too() -> None:
+    ids = Order([1000], seed=0, shuffle_shards=1).samples(0, 1000)
+    assert np.abs(np.corrcoef(ids, np.arange(1000))[0, 1]) < 0.1
+    assert (np.diff(ids) == 1).sum() < 10
+
+
+def test_the_shards_that_share_a_window_change_from_epoch_to_epoch() -> None:
+    order = Order([10] * 20, seed=0, shuffle_shards=4)
+    first_windows = {frozenset((order.samples(epoch * 200, 40) // 10).tolist()) for epoch in range(10)}
+    assert len(first_windows) == 10
+
+
+def test_the_order_is_the_same_today_as_ever() -> None:
+    order = Order(UNEQUAL, seed=7, shuffle_shards=2)
+    assert order.samples(0, 24).tolist() == FROZEN_START
+    assert order.samples(10**9, 8).tolist() == FROZEN_FAR
+    assert Order(UNEQUAL, seed=7, shuffle_shards=2, held_out=0.25).held_out_ids().tolist() == FROZEN_HELD_OUT
+    assert shuffled(6, (1, 2, 3)).tolist() == FROZEN_SHUFFLE
+
+
+def test_positions_far_ahead_are_reached_without_reading_up_to_them() -> None:
+    order = Order([50] * 40, seed=0, shuffle_shards=8)
+    far = 10**12 * 2000
+    assert sorted(order.samples(far, 2000).tolist()) == list(range(2000))
+    assert order.samples(10**12, 5).tolist() == order.samples(10**12 - 3, 8)[3:].tolist()
+
+
+@pytest.mark.parametrize("counts", [[1000] * 10, [1] * 50, UNEQUAL * 20])
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_held_out_samples_never_come_up_in_training(counts: Sequence[int], share: float) -> None:
+    order = Order(counts, seed=0, shuffle_shards=3, held_out=share)
+    held_out = set(order.held_out_ids().tolist())
+    trained = order.samples(0, order.epoch_size).tolist()
+    assert order.epoch_size == sum(counts) - len(held_out)
+    assert sorted(held_out.union(trained)) == list(range(sum(counts)))
+    assert not held_out & set(order.samples(0, 3 * order.epoch_size).tolist())
+
+
+def test_held_out_samples_are_the_same_for_every_seed_and_window() -> None:
+    expected = Order([100] * 5, 0, 2, held_out=0.1).held_out_ids().tolist()
+    assert 0 < len(expected) < 500
+    for seed in range(1, 5):
+        assert Order([100] * 5, seed, seed, held_out=0.1).held_out_ids().tolist() == expected
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_about_the_asked_share_is_held_out_of_every_shard(share: float) -> None:
+    held_out = Order([10_000] * 10, 0, 4, held_out=share).held_out_ids()
+    counts = np.bincount(held_out // 10_000, minlength=10)
+    deviation = np.sqrt(10_000 * share * (1 - share))
+    assert (np.abs(counts - 10_000 * share) < 4 * deviation).all()
+
+
+def test_a_larger_share_holds_out_more_and_nothing_is_put_back() -> None:
+    smaller, larger = (
+        set(Order([500], 0, 1, held_out=share).held_out_ids().tolist()) for share in (0.1, 0.2)
+    )
+    assert smaller < larger
+
+
+def test_nothing_is_held_out_unless_asked() -> None:
+    assert len(Order(UNEQUAL, 0, 2).held_out_ids()) == 0

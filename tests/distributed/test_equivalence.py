@@ -1,0 +1,146 @@
+"""One process with the whole batch, and two with half of it each, train the same networks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from pipeline.runtime import Runtime
+from pipeline.trainer import Trainer
+from tests.ranks import (
+    Ranks,
+    assert_same_bits,
+    newest,
+    read_metrics,
+    read_state,
+    read_tensors,
+)
+
+BATCH = "schedule.global_batch=64"
+EVERY_STEP = "runtime.digest_every=1"
+
+WHOLE = {
+    "batch norm over all ranks": ["model.generator_norm=batch"],
+    "batch norm over all ranks in both networks": ["model.generator_norm=batch", "model.critic_norm=batch"],
+    "gradient penalty with layer norm in the critic": [
+        "objective.name=gradient_penalty",
+        "model.generator_norm=none",
+        "model.critic_norm=layer",
+    ],
+    "gradient penalty in micro-batches": [
+        "objective.name=gradient_penalty",
+        "model.generator_norm=none",
+        "schedule.micro_batch=10",
+    ],
+    # Without norms, images start out nearly equal: whole batches cross the kinks of the ReLUs together, and
+    # after some steps the last bit of a sum decides on which side.
+    "clipping without norms": ["model.generator_norm=none", "schedule.steps=4"],
+}
+
+HALVES = {
+    "clipping without norms": ["model.generator_norm=none"],
+    "clipping with layer norm": ["model.generator_norm=layer", "model.critic_norm=layer"],
+    "gradient clipping": ["model.generator_norm=none", "critic_grad_clip=0.01", "generator_grad_clip=0.001"],
+    "gradient penalty and Adam": [
+        "objective.name=gradient_penalty",
+        "model.generator_norm=none",
+        "critic_optimizer.name=adam",
+        "generator_optimizer.name=adam",
+    ],
+}
+
+
+def train_and_keep_state(arguments: list[str], folder: str) -> int:
+    """Train, and write this rank's own tensors to `folder` before the ranks part."""
+    from pipeline.train import main
+
+    train = Trainer.train
+
+    def train_then_keep(self: Trainer) -> None:
+        train(self)
+        tensors = {name: value.clone() for name, value in self._flat_tensors().items()}
+        safetensors.torch.save_file(tensors, Path(folder) / f"rank{self.runtime.rank}.safetensors")
+
+    Trainer.train = train_then_keep  # type: ignore[method-assign]
+    return main(arguments)
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    """Between the networks of two checkpoints; optimizer state and the window have other units."""
+    a, b = read_tensors(first), read_tensors(second)
+    assert a.keys() == b.keys()
+    names = [name for name in a if name.split("/")[0] in ("generator", "critic", "ema")]
+    return max(float(np.abs(a[name].astype(np.float64) - b[name]).max()) for name in names)
+
+
+def assert_metrics_agree(first: Path, second: Path, rtol: float) -> None:
+    """Estimates are differences of scores, so they round like the scores do."""
+    ours, theirs = read_metrics(first), read_metrics(second)
+    assert [sorted(line) for line in ours] == [sorted(line) for line in theirs]
+    assert len(ours) >= 2
+    for a, b in zip(ours, theirs, strict=True):
+        scale = max(abs(a["critic/real"]), abs(a["critic/fake"]))
+        wrong = [name for name in a if not math.isclose(a[name], b[name], rel_tol=rtol, abs_tol=rtol * scale)]
+        assert not wrong, [(name, a[name], b[name]) for name in wrong]
+
+
+def states(folder: Path, world_size: int) -> list[dict[str, np.ndarray]]:
+    return [
+        {
+            name: value.numpy()
+            for name, value in safetensors.torch.load_file(folder / f"rank{rank}.safetensors").items()
+        }
+        for rank in range(world_size)
+    ]
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_two_ranks_train_like_one(case: str, ranks: Ranks, config: str, tmp_path: Path) -> None:
+    options = [config, BATCH, EVERY_STEP, *WHOLE[case]]
+    alone = ranks.start(1, [*options, "name=one"])
+    pair = ranks.start(2, [*options, "name=two"], target=train_and_keep_state, extra=[str(tmp_path)])
+    assert (alone.wait(), pair.wait()) == ([0], [0, 0]), alone.output + pair.output
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert read_state(newest(one))["counters"] == read_state(newest(two))["counters"]
+    assert largest_difference(newest(one), newest(two)) < 1e-6
+    assert_metrics_agree(one, two, rtol=1e-4)
+    assert_same_bits(*states(tmp_path, 2))
+
+
+@pytest.mark.parametrize("case", HALVES)
+def test_two_ranks_train_bit_for_bit_like_one_that_takes_its_batch_in_halves(
+    case: str, ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    """The same sums in the same order: what is left to differ is the data, the noise and the averaging."""
+    options = [config, BATCH, EVERY_STEP, *HALVES[case]]
+    alone = ranks.start(1, [*options, "name=one", "schedule.micro_batch=32"])
+    pair = ranks.start(2, [*options, "name=two"])
+    assert (alone.wait(), pair.wait()) == ([0], [0, 0]), alone.output + pair.output
+    one, two = (read_tensors(newest(tmp_path / name)) for name in ("one", "two"))
+    assert_same_bits(one, two)
+    assert_metrics_agree(tmp_path / "one", tmp_path / "two", rtol=1e-5)
+
+
+def test_batch_norm_on_each_ranks_own_samples_keeps_ranks_equal(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    options = ["model.generator_norm=batch", "model.critic_norm=batch", "model.sync_batch_norm=false"]
+    ranks.run(2, [config, BATCH, EVERY_STEP, *options], target=train_and_keep_state, extra=[str(tmp_path)])
+    assert_same_bits(*states(tmp_path, 2))
+
+
+def test_every_critic_weight_stays_in_the_box_on_every_rank(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    options = ["objective.clip=0.02", "critic_optimizer.lr=1e-2", "generator_optimizer.lr=1e-2"]
+    ranks.run(2, [config, *options], target=train_and_keep_state, extra=[str(tmp_path)])
+    for state in states(tmp_path, 2):
+        weights = {name: value for name, value in state.items() if name.startswith("critic/")}
+        assert all(np.abs(value).max() <= np.float32(0.02) for value in weights.values())
+        assert any((np.abs(value) == np.float32(0.02)).any() for value in weights.values())
+        generator = [value for name, value in state.items() if name.startswith("generator/")]
+        assert any(np.abs(value).max() > 0.1 for value in generator)

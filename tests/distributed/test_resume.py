@@ -1,0 +1,177 @@
+"""A run that is killed, stopped or moved goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.ranks import (
+    Ranks,
+    Run,
+    assert_same_bits,
+    checkpoints,
+    free_port,
+    newest,
+    read_metrics,
+    read_note,
+    read_series,
+    read_state,
+    read_tensors,
+    wait_until,
+)
+
+# Saves fall between log points, and a save holds a half-filled window of means.
+OPTIONS = [
+    "model.generator_norm=batch",
+    "critic_optimizer.name=adam",
+    "critic_optimizer.decay=linear",
+    "data.validation=0.1",
+    "monitor.log_every=5",
+    "monitor.validation_every=7",
+    "monitor.sample_every=10",
+    "checkpoint.every=3",
+    "runtime.digest_every=4",
+]
+
+
+def killed_at_random(
+    ranks: Ranks, world_size: int, arguments: list[str], run: Path, kills: int, seed: int
+) -> int:
+    """Start the same command until it is done, and kill it `kills` times. Returns the kills while it ran.
+
+    A third of them fall anywhere in the start, a third a moment after a save, a third within a save.
+    """
+    chance = random.Random(seed)
+    landed = 0
+    for number in range(kills):
+        attempt = ranks.start(world_size, arguments)
+        victims = range(world_size) if chance.random() < 0.5 else [chance.randrange(world_size)]
+        before = checkpoints(run)
+        if number % 3 == 0:
+            time.sleep(chance.uniform(0.0, 0.7))
+        elif number % 3 == 1:
+            wait_until(lambda: has_new_checkpoint(run, before) or not attempt.is_alive)
+            time.sleep(chance.uniform(0.0, 0.1))
+        else:
+            wait_until(lambda: is_saving(run) or not attempt.is_alive)
+        landed += attempt.is_alive
+        for rank in victims:
+            attempt.kill(rank)
+        codes = attempt.wait()
+        assert set(codes) <= {0, -signal.SIGKILL, 6}, attempt.output
+        if codes == [0] * world_size:
+            break
+    ranks.run(world_size, arguments)
+    return landed
+
+
+def has_new_checkpoint(run: Path, before: list[str]) -> bool:
+    return any(name.startswith("step_") and name not in before for name in checkpoints(run))
+
+
+def is_saving(run: Path) -> bool:
+    return any(name.startswith(".tmp_step_") for name in checkpoints(run))
+
+
+def assert_same_end(run: Path, reference: Path) -> None:
+    """The same bits, the same counters, and the same curves without gap, overlap or double."""
+    ours, theirs = newest(run), newest(reference)
+    assert ours.name == theirs.name
+    assert_same_bits(read_tensors(ours), read_tensors(theirs))
+    assert read_state(ours) == read_state(theirs)
+    assert read_metrics(run) == read_metrics(reference)
+    shown, expected = read_series(run), read_series(reference)
+    assert shown.keys() == expected.keys()
+    for tag, points in shown.items():
+        assert [step for step, _ in points] == [step for step, _ in expected[tag]], tag
+        if not tag.startswith(("speed/", "memory/")):
+            assert points == expected[tag], tag
+
+
+@pytest.mark.parametrize(("world_size", "kills", "batch"), [(1, 9, 12), (2, 15, 12), (3, 6, 12)])
+def test_a_run_killed_at_random_ends_like_one_never_killed(
+    world_size: int, kills: int, batch: int, ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    steps = 15 * kills
+    arguments = [config, *OPTIONS, f"schedule.steps={steps}", f"schedule.global_batch={batch}"]
+    ranks.run(world_size, [*arguments, "name=whole"])
+    landed = killed_at_random(
+        ranks, world_size, [*arguments, "name=killed"], tmp_path / "killed", kills, seed=world_size
+    )
+    assert landed >= kills // 2
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
+def stop(
+    ranks: Ranks, world_size: int, arguments: list[str], run: Path, number: int, victim: int
+) -> Run:
+    """Start, and send `number` to one rank after the first save."""
+    started = ranks.start(world_size, arguments)
+    wait_until(lambda: has_new_checkpoint(run, []), started)
+    started.kill(victim, number)
+    return started
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_one_rank_saves_on_all_and_stops_them(
+    number: signal.Signals, ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    arguments = [config, *OPTIONS, "schedule.steps=200", "checkpoint.every=4"]
+    victim = 0 if number == signal.SIGINT else 1
+    run = stop(ranks, 2, [*arguments, "name=stopped"], tmp_path / "stopped", number, victim)
+    assert run.wait() == [75, 75], run.output
+    note = read_note(tmp_path / "stopped", "PREEMPTED")
+    step = int(newest(tmp_path / "stopped").name.removeprefix("step_"))
+    assert note["exit_code"] == 75
+    assert f"at step {step}" in note["reason"]
+    assert "same command" in note["reason"]
+    assert run.log(0).count("Stopped by") == 1
+    assert "Stopped by" not in run.log(1)
+    if victim == 0:
+        assert number.name in note["reason"]
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    arguments = [config, *OPTIONS, "schedule.steps=60", "checkpoint.every=8"]
+    whole = ranks.start(2, [*arguments, "name=whole"])
+    assert whole.wait() == [0, 0], whole.output
+    run = stop(ranks, 2, [*arguments, "name=stopped"], tmp_path / "stopped", signal.SIGTERM, 1)
+    assert run.wait() == [75, 75], run.output
+    ranks.run(2, [*arguments, "name=stopped"])
+    assert read_note(tmp_path / "stopped", "DONE")["exit_code"] == 0
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_second_interrupt_quits_at_once(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    """With critic updates that take minutes the first one would wait for the end of the step."""
+    arguments = [config, "schedule.critic_updates=1000", "schedule.global_batch=240", "schedule.steps=50"]
+    run = ranks.start(1, arguments)
+    wait_until(lambda: "watch: tensorboard" in run.log(0), run)
+    run.kill(0, signal.SIGINT)
+    time.sleep(1.2)
+    run.kill(0, signal.SIGINT)
+    assert run.wait(20) != [0]
+    assert checkpoints(tmp_path / "run") == []
+
+
+def test_a_run_moved_to_another_world_size_goes_on_with_the_same_batches(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    arguments = [config, *OPTIONS, "critic_optimizer.decay=constant", "checkpoint.every=1000"]
+    ranks.run(2, [*arguments, "name=stays", "schedule.steps=12"])
+    for world_size, steps in ((2, 5), (1, 9), (2, 12)):
+        ranks.run(world_size, [*arguments, "name=moves", f"schedule.steps={steps}"])
+    stays, moves = tmp_path / "stays", tmp_path / "moves"
+    assert read_state(newest(moves))["counters"] == read_state(newest(stays))["counters"]
+    ours, theirs = read_tensors(newest(moves)), read_tensors(newest(stays))
+    for name in (name for name in theirs if name.startswith(("generator/", "critic/", "ema/"))):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=2e-5, err_msg=name)
+    for a, b in zip(read_metrics(moves), read_metrics(stays), strict=False):
+        assert a["step"] in (5, 7, 9, 10, 12, 14)
+        assert b["step"] in (5, 7, 10, 12, 14)
+    assert free_port() > 0

@@ -1,0 +1,381 @@
+"""Options from defaults, a YAML file and arguments: what comes out, and what is refused and how."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config import MOST_BYTES, dump_config, load_config, parse_config
+from pipeline.errors import ConfigError
+from pipeline.options import AdamOptions, Config, GradientPenaltyOptions, WassersteinOptions
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+
+SMALL = """\
+name: small
+data:
+  shards: somewhere
+schedule:
+  steps: 10
+"""
+
+FULL = """\
+name: full
+seed: 3
+precision: bf16
+ema_decay: 0.99
+critic_grad_clip: 1.5
+data:
+  shards: somewhere
+  cache: none
+  workers: 2
+model:
+  name: dcgan
+  width: 32
+  critic_norm: layer
+objective:
+  name: gradient_penalty
+  weight: 5.0
+critic_optimizer:
+  name: adam
+  lr: 1e-4
+  beta1: 0.5
+generator_optimizer:
+  name: rmsprop
+  lr: 5e-5
+  decay: linear
+schedule:
+  steps: 100
+  global_batch: 12
+  bursts:
+    first_steps: 5
+checkpoint:
+  every: 10
+  keep_every: 50
+runtime:
+  processes: 3
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(folder: Path, text: str, *overrides: str) -> Config:
+    return load_config(write(folder, text), overrides)
+
+
+def mistakes(folder: Path, text: str, *overrides: str) -> list[str]:
+    """The lines of the message: first the origin and the number, then one for each mistake."""
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text, *overrides)
+    return [line.strip() for line in str(caught.value).splitlines()]
+
+
+def test_arguments_go_before_the_file_and_the_file_before_defaults(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALL + "  global_batch: 8\n", "schedule.steps=20", "seed=4")
+    assert config.schedule.critic_updates == 5
+    assert config.schedule.global_batch == 8
+    assert config.schedule.steps == 20
+    assert (config.seed, config.name) == (4, "small")
+
+
+def test_the_last_of_two_arguments_counts(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL, "seed=1", "seed=2").seed == 2
+
+
+def test_arguments_may_open_a_section_that_the_file_leaves_out(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL, "monitor.grid=3", "schedule.bursts.every=7").monitor.grid == 3
+    assert load(tmp_path, SMALL, "schedule.bursts.every=7").schedule.bursts.every == 7  # type: ignore[union-attr]
+
+
+def test_every_kind_of_mistake_is_listed_at_once_with_its_line_and_what_to_write(tmp_path: Path) -> None:
+    text = """\
+sede: 3
+global_batch: 8
+data:
+  cache: disk
+  worker: 2
+schedule:
+  steps: many
+critic_grad_clip: -1
+model:
+  width: 64
+  max_width: 32
+objective:
+  name: wassertein
+"""
+    first, *rest = mistakes(tmp_path, text, "model.latent=0")
+    assert first == f"{tmp_path / 'config.yaml'}: 11 mistakes"
+    assert sorted(rest) == sorted(
+        [
+            "name: is required",
+            "data.shards: is required",
+            "line 1: sede: unknown option; did you mean seed?",
+            "line 2: global_batch: unknown option; did you mean schedule.global_batch?",
+            "line 4: data.cache: 'disk' will not do: it must be 'auto', 'device', 'host' or 'none'",
+            "line 5: data.worker: unknown option; did you mean data.workers?",
+            "line 7: schedule.steps: 'many' will not do: it must be a valid integer",
+            "line 8: critic_grad_clip: -1 will not do: it must be greater than 0",
+            "line 13: objective.name: 'wassertein' is not known; known are 'wasserstein', 'gradient_penalty'",
+            "command line: model.latent: 0 will not do: it must be greater than or equal to 1",
+            "model.max_width: 32 is below model.width 64; raise it",
+        ]
+    )
+
+
+def test_an_option_of_another_kind_of_the_section_is_said_to_be_one(tmp_path: Path) -> None:
+    _, mistake = mistakes(tmp_path, SMALL + "critic_optimizer: {name: adam, alpha: 0.9}\n")
+    assert mistake == (
+        "line 6: critic_optimizer.alpha: unknown option; another kind of critic_optimizer has it, "
+        "see critic_optimizer.name"
+    )
+
+
+def test_the_options_that_exist_are_listed_in_their_own_order_where_none_is_near(tmp_path: Path) -> None:
+    _, mistake = mistakes(tmp_path, SMALL + "checkpoint: {zzz: 1}\n")
+    assert mistake == "line 6: checkpoint.zzz: unknown option; known here: every, keep_last, keep_every"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nname: b", "name stands twice, first on line 1 .*line 2"),
+        ("data:\n  shards: a\n  shards: b", "data.shards stands twice, first on line 2 .*line 3"),
+        ("data: &here {shards: a}\nmodel: *here", r"aliases \(\*name\) are not supported .*line 2"),
+        ("name: !!python/name:os.system ''", "could not determine a constructor for the tag .*python/name"),
+        ("name: !!python/object/apply:os.system [exit]", "could not determine a constructor for the tag"),
+        ("- name\n- data", "holds list; a config is a mapping of options"),
+        ("just words", "holds str; a config is a mapping"),
+        ("name: [", "is not valid YAML"),
+        ("name: \x00", "is not valid YAML"),
+        ("--- {name: a}\n--- {name: b}", "expected a single document"),
+        ("name: 2020-99-99", "is not valid YAML"),
+        ("name: " + "[" * 5000, "is not valid YAML"),
+        ("seed: " + "9" * 5000, "is not valid YAML"),
+        ("? [a]\n: b", "is not valid YAML"),
+    ],
+)
+def test_files_that_hold_no_plain_mapping_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text)
+
+
+def test_an_empty_file_lacks_what_is_required(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "# nothing\n")[1:] == [
+        "name: is required",
+        "data: is required",
+        "schedule: is required",
+    ]
+
+
+def test_a_file_far_too_large_is_not_read(tmp_path: Path) -> None:
+    text = SMALL + "#" * MOST_BYTES
+    with pytest.raises(ConfigError, match=f"has {len(text)} bytes; a config has a few hundred"):
+        load(tmp_path, text)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read as text"):
+        load_config(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="cannot be read as text"):
+        load_config(tmp_path)
+
+
+def test_a_missing_file_is_named_with_the_nearest_that_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"There is no config digit\.yaml\. Known here: none"):
+        load_config(Path("digit.yaml"))
+    (tmp_path / "configs" / "reference").mkdir(parents=True)
+    (tmp_path / "configs" / "digits.yaml").write_text("")
+    (tmp_path / "configs" / "reference" / "paper.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"Did you mean configs/digits\.yaml\?"):
+        load_config(Path("configs/digit.yaml"))
+    with pytest.raises(ConfigError, match=r"Did you mean configs/reference/paper\.yaml\?"):
+        load_config(Path("configs/paper.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("5e-5", 5e-5), ("1E-3", 1e-3), ("2.5e-4", 2.5e-4), ("1e+0", 1.0), ("0.002", 0.002)]
+)
+def test_powers_of_ten_are_numbers(tmp_path: Path, text: str, number: float) -> None:
+    assert load(tmp_path, SMALL + f"critic_optimizer: {{lr: {text}}}\n").critic_optimizer.lr == number
+    assert load(tmp_path, SMALL, f"critic_optimizer.lr={text}").critic_optimizer.lr == number
+
+
+@pytest.mark.parametrize("value", ["'5'", "true", "5.0", "5.5", "[5]", "null", "'five'"])
+def test_values_are_not_converted_to_whole_numbers(tmp_path: Path, value: str) -> None:
+    assert mistakes(tmp_path, SMALL, f"schedule.steps={value}")[1].startswith("command line: schedule.steps:")
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "1e999", "0", "-0.1"])
+def test_a_learning_rate_is_a_finite_number_above_zero(tmp_path: Path, value: str) -> None:
+    (mistake,) = mistakes(tmp_path, SMALL, f"generator_optimizer.lr={value}")[1:]
+    assert mistake.startswith("command line: generator_optimizer.lr:")
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "", "a b", "-x", "a\n", "a\x00b"])
+def test_a_run_name_is_no_path(name: str) -> None:
+    with pytest.raises(ConfigError, match="name: .* will not do"):
+        parse_config({"name": name, "data": {"shards": "x"}, "schedule": {"steps": 1}}, "here")
+
+
+def test_another_name_drops_the_options_of_the_kind_before(tmp_path: Path) -> None:
+    clipped = SMALL + "objective: {name: wasserstein, clip: 0.02}\n"
+    assert load(tmp_path, clipped).objective == WassersteinOptions(clip=0.02)
+    config = load(tmp_path, clipped, "objective.name=gradient_penalty")
+    assert config.objective == GradientPenaltyOptions(name="gradient_penalty")
+    config = load(tmp_path, clipped, "objective.name=gradient_penalty", "objective.weight=2.5")
+    assert config.objective == GradientPenaltyOptions(name="gradient_penalty", weight=2.5)
+
+
+def test_the_same_name_again_drops_nothing(tmp_path: Path) -> None:
+    clipped = SMALL + "objective: {name: wasserstein, clip: 0.02}\n"
+    assert load(tmp_path, clipped, "objective.name=wasserstein").objective == WassersteinOptions(clip=0.02)
+
+
+def test_a_section_without_a_name_is_of_the_default_kind(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL + "objective: {clip: 0.5}\n").objective == WassersteinOptions(clip=0.5)
+
+
+@pytest.mark.parametrize("text", ["steps", "=3", ""])
+def test_an_argument_that_is_no_override_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no override; write section\.option=value"):
+        load(tmp_path, SMALL, text)
+
+
+@pytest.mark.parametrize("value", ["[", "*a", "2020-99-99", "9" * 5000, "[" * 3000, "!!python/name:os.system", "\0"])
+def test_an_argument_whose_value_is_no_yaml_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match="the value is not valid YAML"):
+        load(tmp_path, SMALL, f"seed={value}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["objective.name=gradient_penalty", "model.critic_norm=batch"],
+            "model.critic_norm: batch cannot go with objective.name: gradient_penalty",
+        ),
+        (["data.cache=host", "data.workers=2"], "data.workers: 2 workers have nothing to decode"),
+        (["precision=fp16", "runtime.device=cpu"], "precision: fp16 needs a GPU"),
+        (["schedule.global_batch=10", "runtime.processes=4"], "10 is no multiple of runtime.processes 4"),
+        (["checkpoint.every=10", "checkpoint.keep_every=15"], "15 is no multiple of checkpoint.every 10"),
+    ],
+)
+def test_options_that_cannot_work_together_are_refused(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    (mistake,) = mistakes(tmp_path, SMALL, *overrides)[1:]
+    assert message in mistake
+    load(tmp_path, SMALL, overrides[0])
+
+
+def test_the_resolved_options_read_back_equal(tmp_path: Path) -> None:
+    config = load(tmp_path, FULL)
+    assert config.critic_optimizer == AdamOptions(name="adam", lr=1e-4, beta1=0.5)
+    assert load(tmp_path, dump_config(config)) == config
+    assert load(tmp_path, dump_config(load(tmp_path, SMALL))) == load(tmp_path, SMALL)
+
+
+def run_train(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pipeline.train in a process that ends with `code`, which may use `sys` and the exit code `result`."""
+    program = f"import sys\nfrom pipeline.train import main\nresult = main(sys.argv[1:])\n{code}\n"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+SAY_WHETHER_TORCH = "print('torch' in sys.modules)\nsys.exit(result)"
+
+
+def test_a_wrong_config_exits_with_2_before_torch_is_imported(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALL.replace("steps", "step"))
+    done = run_train(SAY_WHETHER_TORCH, str(path))
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert f"error (exit 2): {path}: 2 mistakes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_shards_exit_with_3_before_torch_is_imported(tmp_path: Path) -> None:
+    done = run_train(
+        SAY_WHETHER_TORCH, str(write(tmp_path, SMALL)), f"data.shards={tmp_path}/none", f"run_root={tmp_path}"
+    )
+    assert (done.returncode, done.stdout) == (3, "False\n")
+    assert f"error (exit 3): There is no shard directory {tmp_path}/none" in done.stderr
+
+
+def test_mutations_of_the_text_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    alphabet = ":-[]{}&*!#|>'\"%@`?,=~ \n\t0e.+<\x00\x85ü"
+    for _ in range(200):
+        text = list(FULL)
+        for _ in range(dice.randint(1, 4)):
+            place = dice.randrange(len(text))
+            match dice.randrange(4):
+                case 0:
+                    text[place] = dice.choice(alphabet)
+                case 1:
+                    text.insert(place, dice.choice(alphabet))
+                case 2:
+                    del text[place : place + dice.randint(1, 20)]
+                case 3:
+                    other = dice.randrange(len(text))
+                    text[place:place] = text[other : other + dice.randint(1, 30)]
+        _load_or_refuse(tmp_path, "".join(text))
+
+
+def test_mutations_of_the_values_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    dice = random.Random(1)
+    values: list[Any] = [None, True, -1, 0, 10**30, 1.5, float("nan"), "", "x", [], [1, [2]], {}, {"name": {}}]
+    for _ in range(200):
+        content = yaml.safe_load(dump_config(load(tmp_path, FULL)))
+        for _ in range(dice.randint(1, 3)):
+            section = dice.choice([content, *[value for value in content.values() if isinstance(value, dict)]])
+            key = dice.choice([*section, "nmae", 3, "name", "every"])
+            if dice.random() < 0.3:
+                section.pop(key, None)
+            else:
+                section[key] = dice.choice(values)
+        _load_or_refuse(tmp_path, yaml.safe_dump(content))
+
+
+def test_mutations_of_the_arguments_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    dice = random.Random(2)
+    keys = ["name", "seed", "data", "data.shards", "model.name", "objective.name", "a.b.c", ".", "data.", "seed.x"]
+    values = ["", "1", "-1", "{}", "[]", "null", "{name: 1}", "gradient_penalty", "&a", "!!set {}", "!x", "'", "1\n2"]
+    for _ in range(200):
+        count = dice.randint(1, 3)
+        _load_or_refuse(tmp_path, FULL, *(f"{dice.choice(keys)}={dice.choice(values)}" for _ in range(count)))
+
+
+def _load_or_refuse(folder: Path, text: str, *overrides: str) -> None:
+    try:
+        load(folder, text, *overrides)
+    except ConfigError as error:
+        assert str(error)
+    except Exception as error:
+        pytest.fail(f"{error!r} for {overrides} on\n{text}")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_loads_and_opens_with_its_command(path: Path) -> None:
+    load_config(path)
+    comment = [line for line in path.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
+    assert path.read_text().startswith("#")
+    assert any("command" in line for line in comment)
+
+
+def test_there_are_shipped_configs() -> None:
+    assert CONFIGS
