@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import dump_config
-from pipeline.data.cache import Node, choose_cache, fill_device, fill_host
-from pipeline.data.loader import Images, Loader
+from pipeline.data.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
+from pipeline.data.loader import Loader
 from pipeline.data.manifest import Manifest
 from pipeline.data.order import Order
 from pipeline.data.reader import ShardReader
@@ -72,11 +72,11 @@ def build_trainer(
         environment = describe_environment(runtime)
         write_atomically(directory.environment, environment)
         trainer.sinks = build_sinks(directory, first_step)
-        trainer.sinks.text("run/config", dump_config(config))
-        trainer.sinks.text("run/environment", environment)
-        count = config.monitor.grid**2
-        real = loader.read(order.samples(0, count))
-        trainer.sinks.images(first_step - 1, "samples/real", image_grid(real, config.monitor.grid))
+        trainer.sinks.text(first_step - 1, "run/config", dump_config(config))
+        trainer.sinks.text(first_step - 1, "run/environment", environment)
+        if first_step == 1:
+            real = loader.read(order.samples(0, config.monitor.grid**2))
+            trainer.sinks.images(0, "samples/real", image_grid(real, config.monitor.grid))
     return trainer
 
 
@@ -120,25 +120,38 @@ def build_loader(
             f"data.validation: {config.data.validation} of {manifest.count} images holds out {held_out}, fewer than "
             f"one global batch of {batch}. Raise it, or set it to 0."
         )
-    reader = ShardReader(shards, manifest)
-    size = manifest.count * reader.image_bytes
-    node_size = runtime.local_world_size
-    cache, reason = choose_cache(config.data.cache, size, node_size, runtime.device)
-    say(f"{manifest.count:,} images; cache: {cache} ({reason})")
-    images: Images = reader
-    if cache == "device":
-        images = fill_device(reader, runtime.device, runtime.is_main)
-    elif cache == "host":
-        node = Node(
-            rank=runtime.local_rank,
-            size=node_size,
-            first_rank=runtime.rank - runtime.local_rank,
-            exchange=runtime.gather_objects,
-            all_agree=runtime.all_agree,
-        )
-        images = fill_host(reader, node, runtime.is_main)
-    workers = config.data.workers if cache == "none" else 0
-    return Loader(images, reader.image_shape, order, rows, runtime.device, workers), order
+    images = build_images(config, ShardReader(shards, manifest), runtime, say)
+    workers = config.data.workers if isinstance(images, ShardReader) else 0
+    shape = (manifest.channels, *manifest.resolution)
+    return Loader(images, shape, order, rows, runtime.device, workers), order
+
+
+def build_images(
+    config: Config, reader: ShardReader, runtime: Runtime, say: Callable[[str], None]
+) -> ShardReader | ResidentImages:
+    """The reader itself, or all its images in memory. All ranks choose alike."""
+    size, wanted = reader.manifest.count * reader.image_bytes, config.data.cache
+    choice: Choice | None = None
+    error = None
+    try:
+        choice = choose_cache(wanted, size, runtime.local_world_size, runtime.device)
+    except ConfigError as failure:
+        error = failure
+    runtime.all_agree(error)
+    # Free memory differs between ranks and moments; what suits the poorest suits all.
+    cache, reason = max(runtime.gather_objects(choice), key=lambda found: CACHES.index(found[0]))
+    say(f"{reader.manifest.count:,} images; cache: {cache} ({reason})")
+    if cache == "none":
+        return reader
+    node = Node(
+        rank=runtime.local_rank,
+        size=runtime.local_world_size,
+        first_rank=runtime.rank - runtime.local_rank,
+        exchange=runtime.gather_objects,
+        all_agree=runtime.all_agree,
+    )
+    images = decode_all(reader, node, runtime.is_main)
+    return images.to(runtime.device) if cache == "device" else images
 
 
 def build_sinks(directory: RunDirectory, first_step: int) -> Sinks:

@@ -11,6 +11,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+CHUNK = 1 << 18
+"""Elements that are widened to 64 bits at once, so that a large tensor needs little extra memory."""
+
+GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+"""The golden ratio's 64 bits: as in Knuth's multiplicative hashing, they spread a place over all bits."""
+
 WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
@@ -21,19 +27,28 @@ def digest(tensors: Mapping[str, Tensor]) -> Tensor:
     It is the sum, modulo 2^64, of the elements' bits, each times an odd number that depends on its place.
     A change in one element always shows: an odd factor has an inverse modulo 2^64.
     """
-    return torch.stack([_digest(tensor) for tensor in tensors.values()])
+    digests = [_digest(tensor) for tensor in tensors.values()]
+    # Optimizers keep their step counters on the host.
+    return torch.stack([value.to(digests[0].device) for value in digests])
 
 
 def _digest(tensor: Tensor) -> Tensor:
-    bits = tensor.detach().contiguous().view(WORDS[tensor.element_size()]).reshape(-1).to(torch.int64)
-    return (bits * _odd_factors(bits.numel(), bits.device)).sum()
+    bits = tensor.detach().contiguous().view(WORDS[tensor.element_size()]).reshape(-1)
+    factors = _odd_factors(CHUNK, bits.device)
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for number, chunk in enumerate(torch.split(bits, CHUNK)):
+        total += (chunk.to(torch.int64) * factors[: len(chunk)]).sum() * _odd(number + 1)
+    return total
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)
 def _odd_factors(count: int, device: torch.device) -> Tensor:
-    # The golden ratio's 64 bits, as in Knuth's multiplicative hashing, spread the places over all bits.
-    golden = 0x9E3779B97F4A7C15 - (1 << 64)
-    return torch.arange(1, count + 1, dtype=torch.int64, device=device) * golden | 1
+    return torch.arange(1, count + 1, dtype=torch.int64, device=device) * GOLDEN | 1
+
+
+def _odd(number: int) -> int:
+    """The same factors as plain integers, wrapped to 64 bits with a sign."""
+    return ((number * GOLDEN | 1) + 2**63) % 2**64 - 2**63
 
 
 def differing(names: list[str], digests: Tensor) -> list[tuple[str, list[int]]]:

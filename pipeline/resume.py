@@ -80,12 +80,9 @@ def save_run(
         save_checkpoint(directory, state.counters.step, groups, facts)
 
 
-def restore_run(
-    checkpoint: Checkpoint, state: TrainingState, recorder: Recorder, runtime: Runtime, who: Mapping[str, Any]
-) -> None:
-    """Take everything from a checkpoint. Raises CheckpointError where it belongs to another run."""
+def restore_run(checkpoint: Checkpoint, state: TrainingState, recorder: Recorder, runtime: Runtime) -> None:
+    """Take everything from a checkpoint. Raises CheckpointError where its tensors are not this run's."""
     facts = checkpoint.facts()
-    check_identity(facts["identity"], who, checkpoint.path)
     expected = state.named_tensors()
     groups = {name: checkpoint.tensors(name) for name in expected}
     check_same_tensors(expected, groups, checkpoint.path)
@@ -97,8 +94,9 @@ def restore_run(
     recorder.restore(facts["recorder"])
 
 
-def check_identity(saved: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
+def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
     """Raise CheckpointError, listing what differs, unless the checkpoint was made by the same options."""
+    saved = checkpoint.facts()["identity"]
     differences = [
         f"{name}: {saved.get(name, 'absent')} in the checkpoint, {ours.get(name, 'absent')} now"
         for name in sorted(saved.keys() | ours.keys())
@@ -106,7 +104,7 @@ def check_identity(saved: Mapping[str, Any], ours: Mapping[str, Any], path: Path
     ]
     if differences:
         raise CheckpointError(
-            f"{path} was made with other options, so continuing it would be neither run:\n  "
+            f"{checkpoint.path} was made with other options, so continuing it would be neither run:\n  "
             + "\n  ".join(differences)
             + "\nSet these options back, or give the new run another name."
         )

@@ -49,11 +49,12 @@ class Runtime:
             # Without it Accelerate starts unconnected single processes under a CPU torchrun.
             os.environ["ACCELERATE_USE_CPU"] = "1"
         follow_launcher()
+        timeout = timedelta(seconds=config.runtime.timeout_seconds)
         self._accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision=PRECISIONS[config.precision] if config.precision else None,
             kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=timedelta(seconds=config.runtime.timeout_seconds)),
+                InitProcessGroupKwargs(timeout=timeout),
                 # The scaler counts one growth step for each optimizer's step.
                 GradScalerKwargs(growth_interval=2000 * (config.schedule.critic_updates + 1)),
             ],
@@ -66,7 +67,7 @@ class Runtime:
         self.is_main = self.rank == 0
         self._check(config, requested)
         # Small answers between hosts, beside the gradients' own traffic.
-        self._control: Any = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self._control: Any = dist.new_group(backend="gloo", timeout=timeout) if self.world_size > 1 else None
 
     def _check(self, config: Config, requested: int) -> None:
         accelerator, precision = self._accelerator, self._accelerator.mixed_precision

@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             label = "stopped" if isinstance(error, StopRequested) else f"error (exit {error.exit_code})"
             print(f"{label}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: what came after the last checkpoint is not saved", file=sys.stderr, flush=True)
+        return 130
 
 
 def check(path: Path, overrides: Sequence[str]) -> tuple[Config, Manifest]:
@@ -118,10 +121,12 @@ def _train_ranks(
     config: Config, manifest: Manifest, directory: RunDirectory, runtime: Runtime, stop: StopSignals
 ) -> int:
     from pipeline.build import build_trainer, describe_setup
-    from pipeline.resume import find_checkpoint, identity, restore_run
+    from pipeline.resume import check_identity, find_checkpoint, identity, restore_run
 
     who = identity(config, manifest, runtime.precision)
     checkpoint = find_checkpoint(directory.checkpoints, runtime)
+    if checkpoint is not None:
+        check_identity(checkpoint, who)
     say: Callable[[str], None] = _say if runtime.is_main else lambda text: None
     if checkpoint is not None and checkpoint.step >= config.schedule.steps:
         say(f"{directory.path} is complete at step {checkpoint.step}. To go on, raise schedule.steps.")
@@ -134,7 +139,7 @@ def _train_ranks(
         stack.callback(trainer.console.close)
         stack.callback(trainer.sinks.close)
         if checkpoint is not None:
-            restore_run(checkpoint, trainer.state, trainer.recorder, runtime, who)
+            restore_run(checkpoint, trainer.state, trainer.recorder, runtime)
         say(describe_setup(trainer, directory, checkpoint))
         trainer.compare_ranks()
         trainer.train()

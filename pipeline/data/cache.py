@@ -25,6 +25,13 @@ from pipeline.errors import ConfigError
 
 CHUNK = 1024
 
+Cache = Literal["device", "host", "none"]
+CACHES: tuple[Cache, ...] = ("device", "host", "none")
+"""From the fastest, which needs the most memory, to the slowest."""
+
+Choice = tuple[Cache, str]
+"""A cache, and why it is the one."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -44,6 +51,10 @@ class ResidentImages:
         """`images`: uint8 (count, channels * height * width)."""
         self._images, self.image_shape = images, image_shape
 
+    def to(self, device: torch.device) -> ResidentImages:
+        """A copy in the device's memory."""
+        return ResidentImages(self._images.to(device), self.image_shape)
+
     def read(self, ids: Ids) -> Tensor:
         """The images of these samples: uint8 (count, channels, height, width), where the cache is."""
         rows = torch.from_numpy(ids).to(self._images.device, non_blocking=True)
@@ -53,7 +64,7 @@ class ResidentImages:
 
 def choose_cache(
     wanted: Literal["auto", "device", "host", "none"], size: int, node_size: int, device: torch.device
-) -> tuple[Literal["device", "host", "none"], str]:
+) -> Choice:
     """Which cache holds `size` bytes, and why. Raises ConfigError where the wanted one cannot."""
     mib = f"{size / 2**20:,.0f} MiB"
     free_host = psutil.virtual_memory().available
@@ -75,22 +86,14 @@ def choose_cache(
         raise ConfigError("data.cache: host is shared by ranks on Linux only. Use data.cache: none.")
     if wanted != "auto":
         return wanted, f"{mib}, as asked"
-    if fits_device:
+    if fits_device and fits_host:
         return "device", f"{mib} fit into the device's memory"
     if fits_host and can_share:
         return "host", f"{mib} fit into host memory"
     return "none", f"{mib} are too much to keep decoded"
 
 
-def fill_device(reader: ShardReader, device: torch.device, show_progress: bool) -> ResidentImages:
-    """Decode everything into the device's memory: one copy for each rank."""
-    count, row = reader.manifest.count, reader.image_bytes
-    images = torch.empty(count, row, dtype=torch.uint8, device=device)
-    _fill(images, reader, 0, count, show_progress)
-    return ResidentImages(images, reader.image_shape)
-
-
-def fill_host(reader: ShardReader, node: Node, show_progress: bool) -> ResidentImages:
+def decode_all(reader: ShardReader, node: Node, show_progress: bool) -> ResidentImages:
     """Decode everything into host memory: one copy for each node, of which each rank decodes its part."""
     count, row = reader.manifest.count, reader.image_bytes
     images = _shared_rows(count, row, node)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.monitor.grids import save_png
+from pipeline.run_directory import write_atomically
 
 
 class Sink(Protocol):
@@ -25,7 +26,7 @@ class Sink(Protocol):
 
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None: ...
 
-    def text(self, name: str, text: str) -> None: ...
+    def text(self, step: int, name: str, text: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -46,8 +47,8 @@ class Sinks:
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
         self._each(lambda sink: sink.histograms(step, values))
 
-    def text(self, name: str, text: str) -> None:
-        self._each(lambda sink: sink.text(name, text))
+    def text(self, step: int, name: str, text: str) -> None:
+        self._each(lambda sink: sink.text(step, name, text))
 
     def close(self) -> None:
         self._each(lambda sink: sink.close())
@@ -70,7 +71,9 @@ class TensorBoard:
 
     def __init__(self, directory: Path, first_step: int) -> None:
         """Records at `first_step` and later that an earlier process left are hidden by TensorBoard."""
-        self._writer: Any = SummaryWriter(str(directory), purge_step=first_step, flush_secs=10)
+        # A run that starts hides what stands at step 0 too.
+        purge_step = first_step if first_step > 1 else 0
+        self._writer: Any = SummaryWriter(str(directory), purge_step=purge_step, flush_secs=10)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -83,9 +86,9 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_histogram(name, value, step)
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, step: int, name: str, text: str) -> None:
         # Four spaces make it a block of code in TensorBoard's Markdown.
-        self._writer.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), 0)
+        self._writer.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), step)
 
     def close(self) -> None:
         self._writer.close()
@@ -97,7 +100,7 @@ class JsonLines:
     def __init__(self, path: Path, first_step: int) -> None:
         """Lines of `first_step` and later, and a line that a crash cut short, are dropped."""
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < first_step]
-        path.write_text("".join(kept), encoding="utf-8")
+        write_atomically(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -110,7 +113,7 @@ class JsonLines:
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Nor have histograms."""
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, step: int, name: str, text: str) -> None:
         """Nor has text: config.yaml and environment.json hold it."""
 
     def close(self) -> None:
@@ -133,7 +136,7 @@ class PngFiles:
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Nor have histograms."""
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, step: int, name: str, text: str) -> None:
         """Nor has text."""
 
     def close(self) -> None:

@@ -15,7 +15,6 @@ from tests.ranks import (
     Run,
     assert_same_bits,
     checkpoints,
-    free_port,
     newest,
     read_metrics,
     read_note,
@@ -50,9 +49,12 @@ def killed_at_random(
     landed = 0
     for number in range(kills):
         attempt = ranks.start(world_size, arguments)
-        victims = range(world_size) if chance.random() < 0.5 else [chance.randrange(world_size)]
+        # Ranks that have not met yet would wait for each other; there a launcher ends them all.
+        is_start = number % 3 == 0
+        everyone = is_start or chance.random() < 0.5
+        victims = range(world_size) if everyone else [chance.randrange(world_size)]
         before = checkpoints(run)
-        if number % 3 == 0:
+        if is_start:
             time.sleep(chance.uniform(0.0, 0.7))
         elif number % 3 == 1:
             wait_until(lambda: has_new_checkpoint(run, before) or not attempt.is_alive)
@@ -93,12 +95,11 @@ def assert_same_end(run: Path, reference: Path) -> None:
             assert points == expected[tag], tag
 
 
-@pytest.mark.parametrize(("world_size", "kills", "batch"), [(1, 9, 12), (2, 15, 12), (3, 6, 12)])
+@pytest.mark.parametrize(("world_size", "kills"), [(1, 9), (2, 15), (3, 6)])
 def test_a_run_killed_at_random_ends_like_one_never_killed(
-    world_size: int, kills: int, batch: int, ranks: Ranks, config: str, tmp_path: Path
+    world_size: int, kills: int, ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
-    steps = 15 * kills
-    arguments = [config, *OPTIONS, f"schedule.steps={steps}", f"schedule.global_batch={batch}"]
+    arguments = [config, *OPTIONS, f"schedule.steps={12 * kills}"]
     ranks.run(world_size, [*arguments, "name=whole"])
     landed = killed_at_random(
         ranks, world_size, [*arguments, "name=killed"], tmp_path / "killed", kills, seed=world_size
@@ -162,7 +163,8 @@ def test_a_second_interrupt_quits_at_once(ranks: Ranks, config: str, tmp_path: P
 def test_a_run_moved_to_another_world_size_goes_on_with_the_same_batches(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
-    arguments = [config, *OPTIONS, "critic_optimizer.decay=constant", "checkpoint.every=1000"]
+    options = ["critic_optimizer.decay=constant", "monitor.log_every=1", "checkpoint.every=1000"]
+    arguments = [config, *OPTIONS, *options]
     ranks.run(2, [*arguments, "name=stays", "schedule.steps=12"])
     for world_size, steps in ((2, 5), (1, 9), (2, 12)):
         ranks.run(world_size, [*arguments, "name=moves", f"schedule.steps={steps}"])
@@ -171,7 +173,7 @@ def test_a_run_moved_to_another_world_size_goes_on_with_the_same_batches(
     ours, theirs = read_tensors(newest(moves)), read_tensors(newest(stays))
     for name in (name for name in theirs if name.startswith(("generator/", "critic/", "ema/"))):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=2e-5, err_msg=name)
-    for a, b in zip(read_metrics(moves), read_metrics(stays), strict=False):
-        assert a["step"] in (5, 7, 9, 10, 12, 14)
-        assert b["step"] in (5, 7, 10, 12, 14)
-    assert free_port() > 0
+    shown, expected = read_series(moves), read_series(stays)
+    for tag in ("wasserstein/estimate", "wasserstein/estimate_smooth", "critic/real", "critic/fake"):
+        assert [step for step, _ in shown[tag]] == list(range(1, 13))
+        np.testing.assert_allclose(shown[tag], expected[tag], rtol=1e-3, atol=1e-6, err_msg=tag)
