@@ -5,6 +5,7 @@ Importing torch takes seconds, so ranks are forked from a server process that ha
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -233,4 +234,6 @@ def _rank(
     import torch
 
     torch.set_num_threads(1)
+    # A collection would otherwise touch, and so copy, every page that this process shares with the server.
+    gc.freeze()
     sys.exit(target(arguments, *extra))

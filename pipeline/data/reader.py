@@ -80,6 +80,7 @@ class ShardReader:
         try:
             with (self.directory / entry.name).open("rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise DataError(f"{self.directory / entry.name} cannot be opened: {error.strerror}.") from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"{self.directory / entry.name} cannot be opened: {reason}.") from None
         return data, load_index(self.directory, entry)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from pipeline.data.cache import Node, ResidentImages, choose_cache, fill_device, fill_host
+from pipeline.data.cache import Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.manifest import load_manifest
 from pipeline.data.reader import ShardReader
 from pipeline.data.sources import open_source
@@ -51,8 +51,8 @@ def assert_equal(images: ResidentImages, reader: ShardReader) -> None:
 
 
 def test_resident_images_equal_the_readers(reader: ShardReader) -> None:
-    assert_equal(fill_host(reader, Node(), show_progress=False), reader)
-    assert_equal(fill_device(reader, CPU, show_progress=False), reader)
+    assert_equal(decode_all(reader, Node(), show_progress=False), reader)
+    assert_equal(decode_all(reader, Node(), show_progress=False).to(CPU), reader)
 
 
 def free_memory(monkeypatch: pytest.MonkeyPatch, host: int, device: int) -> None:
@@ -66,6 +66,7 @@ def free_memory(monkeypatch: pytest.MonkeyPatch, host: int, device: int) -> None
     ("wanted", "node_size", "device", "host_mib", "device_mib", "chosen", "reason"),
     [
         ("auto", 1, GPU, 1000, 1000, "device", "100 MiB fit into the device's memory"),
+        ("auto", 1, GPU, 200, 1000, "none", "100 MiB are too much to keep decoded"),
         ("auto", 1, GPU, 1000, 300, "host", "100 MiB fit into host memory"),
         ("auto", 4, CPU, 1000, 1000, "host", "100 MiB fit into host memory"),
         ("auto", 4, CPU, 200, 1000, "none", "100 MiB are too much to keep decoded"),
@@ -149,7 +150,7 @@ def test_two_processes_share_one_copy_and_leave_nothing_behind(reader: ShardRead
     everything = np.arange(reader.manifest.count)
 
     def work(node: Node) -> str:
-        images = fill_host(reader, node, show_progress=False)
+        images = decode_all(reader, node, show_progress=False)
         mapped = Path("/proc/self/maps").read_text().count("memfd:wgan-images")
         return f"{mapped} {hashlib.sha256(images.read(everything).numpy().tobytes()).hexdigest()}"
 
@@ -172,7 +173,7 @@ def test_each_process_decodes_its_own_half(shards: Path) -> None:
                 read.extend(ids.tolist())
                 return super().read(ids)
 
-        fill_host(Counting(shards, load_manifest(shards)), node, show_progress=False)
+        decode_all(Counting(shards, load_manifest(shards)), node, show_progress=False)
         return f"{min(read)} {max(read)} {len(read)}"
 
     assert run_two_ranks(work) == ["0 897 898", "898 1796 899"]
@@ -189,7 +190,7 @@ def test_an_image_that_one_process_cannot_decode_fails_on_both(shards: Path, tmp
 
     def work(node: Node) -> str:
         try:
-            fill_host(ShardReader(damaged, load_manifest(damaged)), node, show_progress=False)
+            decode_all(ShardReader(damaged, load_manifest(damaged)), node, show_progress=False)
         except DataError as error:
             return str(error)
         return "no error"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.cache import Node, fill_host
+from pipeline.data.cache import Node, decode_all
 from pipeline.data.loader import Images, Loader, scale
 from pipeline.data.manifest import load_manifest
 from pipeline.data.order import Order
@@ -86,7 +86,7 @@ def test_workers_change_nothing(reader: ShardReader) -> None:
 
 
 def test_a_cache_changes_nothing(reader: ShardReader) -> None:
-    images = fill_host(reader, Node(), show_progress=False)
+    images = decode_all(reader, Node(), show_progress=False)
     for cached, read in islice(zip(batches(reader, images=images), batches(reader), strict=True), 5):
         assert torch.equal(cached, read)
 
