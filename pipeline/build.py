@@ -17,6 +17,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.manifest import Manifest
 from pipeline.data.order import Order
 from pipeline.data.reader import ShardReader
+from pipeline.durable import write_text
 from pipeline.errors import ConfigError, DataError
 from pipeline.models import build_critic, build_generator
 from pipeline.monitor.console import Console
@@ -26,7 +27,7 @@ from pipeline.monitor.sinks import JsonLines, PngFiles, Sinks, TensorBoard
 from pipeline.noise import Noise, Slice
 from pipeline.objectives import build_objective
 from pipeline.options import Config
-from pipeline.run_directory import RunDirectory, write_atomically
+from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime
 from pipeline.state import TrainingState, build_optimizer, seed_weights
 from pipeline.stopping import StopSignals
@@ -70,7 +71,7 @@ def build_trainer(
     trainer.rehearse()
     if runtime.is_main:
         environment = describe_environment(runtime)
-        write_atomically(directory.environment, environment)
+        write_text(directory.environment, environment)
         trainer.sinks = build_sinks(directory, first_step)
         trainer.sinks.text(first_step - 1, "run/config", dump_config(config))
         trainer.sinks.text(first_step - 1, "run/environment", environment)

@@ -24,6 +24,7 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
+from pipeline.durable import sync_directory
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.state import Tensors
 
@@ -67,12 +68,12 @@ def save_checkpoint(
             )
         sizes["state.json"] = _write(temporary / "state.json", _json(facts))
         _write(temporary / "manifest.json", _json({"format": FORMAT, "step": step, "files": sizes}))
-        _flush_directory(temporary)
+        sync_directory(temporary)
         if final.exists():
             # Only a damaged one of the same step can stand here; its place is needed.
             final.rename(_free_name(final, "damaged"))
         temporary.rename(final)
-        _flush_directory(directory)
+        sync_directory(directory)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
@@ -169,14 +170,6 @@ def _write(path: Path, content: bytes) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_leftovers(directory: Path) -> None:

@@ -13,12 +13,13 @@ from tqdm import tqdm
 from pipeline.checkpoint import Checkpoint, find_defect, list_checkpoints, newest_valid
 from pipeline.config import load_config
 from pipeline.diagnostics import generate
+from pipeline.durable import storage_errors
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models import build_generator
 from pipeline.monitor.grids import image_grid, save_png, to_uint8
 from pipeline.noise import Noise, Purpose
 from pipeline.options import Config
-from pipeline.run_directory import RunDirectory, writing
+from pipeline.run_directory import RunDirectory
 
 BATCH = 256
 
@@ -35,12 +36,12 @@ def sample(arguments: argparse.Namespace) -> int:
     latents = draw_latents(arguments.count, config.model.latent, arguments.seed)
     if arguments.files:
         target = arguments.out or run / "samples" / name
-        with writing(target):
+        with storage_errors(target):
             target.mkdir(parents=True, exist_ok=True)
             write_files(generator, latents, target)
     else:
         target = arguments.out or run / "samples" / f"{name}.png"
-        with writing(target):
+        with storage_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             images = generate(generator, latents.to(device_of(generator)), BATCH)
             save_png(image_grid(images, math.ceil(arguments.count**0.5)), target)

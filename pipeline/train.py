@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import describe_options, dump_config, load_config
 from pipeline.data.manifest import Manifest, verified_manifest
+from pipeline.durable import write_text
 from pipeline.errors import PipelineError, StopRequested, StorageError
 from pipeline.options import Config
-from pipeline.run_directory import RunDirectory, write_atomically
+from pipeline.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from pipeline.runtime import Runtime
@@ -132,7 +133,7 @@ def _train_ranks(
         say(f"{directory.path} is complete at step {checkpoint.step}. To go on, raise schedule.steps.")
         return checkpoint.step
     if runtime.is_main:
-        write_atomically(directory.config, dump_config(config))
+        write_text(directory.config, dump_config(config))
     with ExitStack() as stack:
         first_step = checkpoint.step + 1 if checkpoint else 1
         trainer = build_trainer(config, manifest, directory, runtime, stop, who, first_step, say)

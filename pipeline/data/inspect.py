@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from pipeline.data.manifest import Manifest, Shard, check_sizes, file_sha256, load_index, load_manifest
-from pipeline.data.writer import index_shard
+from pipeline.data.tar_index import index_shard
 from pipeline.errors import ConfigError, DataError
 
 PADDING = 2

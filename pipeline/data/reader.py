@@ -27,6 +27,10 @@ class ShardReader:
         self._ends = np.cumsum([shard.count for shard in manifest.shards])
         self._open = cache(self._open_shard)
 
+    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path, Manifest]]:
+        # A worker that is not forked gets a reader of its own, which opens its own shards.
+        return ShardReader, (self.directory, self.manifest)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import re
 import shutil
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,21 +20,19 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from pipeline.data.convert import encode_png, to_array
 from pipeline.data.manifest import FILE_NAME, Manifest, Shard, check_sizes, file_sha256, load_manifest
 from pipeline.data.sources import Source
+from pipeline.data.tar_index import TAR_BLOCK, index_shard
+from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, RunLockedError, StorageError
 
 LOCK_NAME = ".making"
 OUR_FILES = re.compile(r"\.?(\d{6}\.(tar|npy)|manifest\.json)(\.tmp)?|\.making")
 MAX_RESOLUTION = 4096
 MAX_SHARDS = 1_000_000
-TAR_BLOCK = 512
-MEMBERS = ("png", "cls")
-MAX_LABEL_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -138,25 +134,9 @@ def make_shards(
         _remove_ours(out)
         shards = tuple(_write_all(source, out, plan))
         manifest = Manifest(plan.source, (resolution, resolution), channels, plan.classes, "png", shards)
-        with _replacing(out / FILE_NAME) as file:
+        with replacing(out / FILE_NAME) as file:
             file.write(manifest.to_json().encode())
     return manifest
-
-
-def index_shard(path: Path) -> npt.NDArray[np.int64]:
-    """Read the index of an uncompressed tar file of KEY.png and KEY.cls members off the file itself.
-
-    Returns int64 (samples, 3): offset and bytes of each image, and its label or -1. Raises DataError for
-    members of any other kind, for keys that come twice, and where the file is cut short.
-    """
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            samples = _group_members(archive, path)
-            _check_end(file, archive.offset, path)
-            rows = [_index_row(file, path, key, members) for key, members in samples.items()]
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{path} is not a whole, uncompressed tar file: {error}.") from None
-    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 def _write_all(source: Source, out: Path, plan: Plan) -> Iterator[Shard]:
@@ -196,7 +176,7 @@ def _write_tar(
 ) -> None:
     from webdataset import TarWriter
 
-    with _replacing(path) as file, TarWriter(file, mtime=0, encoder=False) as tar:
+    with replacing(path) as file, TarWriter(file, mtime=0, encoder=False) as tar:
         for number, files in enumerate(members, start=first):
             tar.write({"__key__": f"{number:08d}", **files})
             advance(1)
@@ -207,7 +187,7 @@ def _index_and_describe(path: Path, count: int) -> Shard:
     if len(index) != count:
         raise DataError(f"{path} has {len(index)} samples, not {count}: the source ended before its time.")
     index_path = path.with_suffix(".npy")
-    with _replacing(index_path) as file:
+    with replacing(index_path) as file:
         np.save(file, index, allow_pickle=False)
     return Shard(
         name=path.name,
@@ -220,38 +200,6 @@ def _index_and_describe(path: Path, count: int) -> Shard:
 
 
 @contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror or error}. "
-            "Free some space, or give another directory."
-        ) from None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that gets its name only once all of it is on disk; `_locked` removes what failed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _storage_errors(path):
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Mark `out` as being made. The mark outlives a killed process, the lock on it does not.
 
@@ -259,7 +207,7 @@ def _locked(out: Path) -> Iterator[None]:
     manifest count as someone else's.
     """
     path = out / LOCK_NAME
-    with _storage_errors(out):
+    with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         file = path.open("wb")
     with file:
@@ -286,9 +234,9 @@ def _lock(file: IO[bytes], out: Path) -> None:
 
 
 def _unlink_mark(path: Path) -> None:
-    with _storage_errors(path):
+    with storage_errors(path):
         path.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def _refuse_other_files(out: Path) -> None:
@@ -310,13 +258,13 @@ def _refuse_other_files(out: Path) -> None:
 
 
 def _list_names(out: Path) -> list[str]:
-    with _storage_errors(out):
+    with storage_errors(out):
         return [entry.name for entry in out.iterdir()]
 
 
 def _remove_ours(out: Path) -> None:
     """Remove the set, its manifest first, so that it never looks whole while it is not."""
-    with _storage_errors(out):
+    with storage_errors(out):
         (out / FILE_NAME).unlink(missing_ok=True)
         for name in _list_names(out):
             if name != LOCK_NAME and OUR_FILES.fullmatch(name):
@@ -324,7 +272,7 @@ def _remove_ours(out: Path) -> None:
 
 
 def _check_space(out: Path, plan: Plan) -> None:
-    with _storage_errors(out):
+    with storage_errors(out):
         place = next(place for place in (out, *out.absolute().parents) if place.exists())
         old = sum((out / name).stat().st_size for name in _list_names(out)) if place == out else 0
         free = shutil.disk_usage(place).free + old
@@ -340,62 +288,3 @@ def _describe(plan: Plan) -> str:
         f"{plan.source} ({plan.count} images, {len(plan.classes)} classes) at {plan.resolution} x "
         f"{plan.resolution} x {plan.channels}, {plan.counts[0]} a shard"
     )
-
-
-def _group_members(archive: tarfile.TarFile, path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
-    """The members of each sample by key and extension; a sample's members lie side by side."""
-    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
-    last = None
-    for member in archive:
-        _check_member(path, member)
-        key, extension = _split_name(member.name)
-        if extension not in MEMBERS:
-            raise DataError(f"{path} holds {member.name!r}; a shard holds KEY.png and KEY.cls only.")
-        if (key != last and key in samples) or extension in samples.get(key, {}):
-            raise DataError(
-                f"{path} holds {member.name!r} of the key {key!r} twice, or apart from its sample."
-            )
-        samples.setdefault(key, {})[extension] = member
-        last = key
-    return samples
-
-
-def _check_member(path: Path, member: tarfile.TarInfo) -> None:
-    plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
-    if not plain or member.size < 0:
-        raise DataError(
-            f"{path} holds {member.name!r}, which is a link, a folder, a device or a sparse file. "
-            "A shard holds plain files only."
-        )
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    """The webdataset rule: the extension starts at the first dot after the last slash."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension
-
-
-def _check_end(file: IO[bytes], end: int, path: Path) -> None:
-    """A tar file ends in two empty blocks; readers take one that is cut between members for whole."""
-    file.seek(end)
-    if file.read(2 * TAR_BLOCK) != bytes(2 * TAR_BLOCK):
-        raise DataError(f"{path} has no end mark after its last whole member: it was cut short or changed.")
-
-
-def _index_row(
-    file: IO[bytes], path: Path, key: str, members: dict[str, tarfile.TarInfo]
-) -> tuple[int, int, int]:
-    if "png" not in members:
-        raise DataError(f"{path} holds a label but no image for the key {key!r}.")
-    image = members["png"]
-    label = _read_label(file, path, members["cls"]) if "cls" in members else -1
-    return image.offset_data, image.size, label
-
-
-def _read_label(file: IO[bytes], path: Path, member: tarfile.TarInfo) -> int:
-    file.seek(member.offset_data)
-    text = file.read(min(member.size, MAX_LABEL_DIGITS + 1))
-    if not text.isdigit() or len(text) > MAX_LABEL_DIGITS:
-        raise DataError(f"{path} holds {text!r} in {member.name!r}; a label is a whole number from 0 on.")
-    return int(text)

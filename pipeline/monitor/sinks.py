@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.durable import write_text
 from pipeline.monitor.grids import save_png
-from pipeline.run_directory import write_atomically
 
 
 class Sink(Protocol):
@@ -100,7 +100,7 @@ class JsonLines:
     def __init__(self, path: Path, first_step: int) -> None:
         """Lines of `first_step` and later, and a line that a crash cut short, are dropped."""
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < first_step]
-        write_atomically(path, "".join(kept))
+        write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

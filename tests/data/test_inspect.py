@@ -15,7 +15,8 @@ from PIL import Image
 from pipeline.data.inspect import check_shards, contact_sheet
 from pipeline.data.manifest import Shard, file_sha256, load_manifest
 from pipeline.data.sources import open_source
-from pipeline.data.writer import index_shard, make_shards
+from pipeline.data.tar_index import index_shard
+from pipeline.data.writer import make_shards
 from pipeline.errors import ConfigError, DataError
 
 

@@ -23,7 +23,8 @@ from PIL import Image
 
 from pipeline.data.manifest import check_hashes, check_sizes, load_index, load_manifest
 from pipeline.data.sources import Sample, Source, open_source
-from pipeline.data.writer import find_finished, index_shard, make_shards, plan_shards
+from pipeline.data.tar_index import index_shard
+from pipeline.data.writer import find_finished, make_shards, plan_shards
 from pipeline.errors import ConfigError, DataError, PipelineError, RunLockedError, StorageError
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 
-from pipeline.runtime import Runtime
 from pipeline.trainer import Trainer
 from tests.ranks import (
     Ranks,

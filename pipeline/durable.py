@@ -1,0 +1,55 @@
+"""Files that are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import StorageError
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Within it, an OSError becomes a StorageError that names `path` and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}. Free some space or choose another place, and "
+            "run the same command again."
+        ) from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that gets its name, and replaces what had it, once all of it is on disk. Raises StorageError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with storage_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's whole content, or leave it as it was. Raises StorageError."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def sync_directory(path: Path) -> None:
+    """Bring a directory's entries to the disk: a rename is not safe before that."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
