@@ -1,7 +1,7 @@
 """Draw a run's Wasserstein estimate against the step.
 
-    pip install matplotlib
-    python benchmarks/estimate_curve.py runs/mnist docs/images/mnist-estimate.png
+pip install matplotlib
+python benchmarks/estimate_curve.py runs/mnist docs/images/mnist-estimate.png
 """
 
 from __future__ import annotations

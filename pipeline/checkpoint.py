@@ -24,7 +24,7 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from pipeline.durable import sync_directory
+from pipeline.durable import storage_errors, sync_directory
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.state import Tensors
 
@@ -124,7 +124,8 @@ def find_defect(checkpoint: Checkpoint) -> str | None:
 def set_aside(checkpoint: Checkpoint) -> Path:
     """Rename a damaged checkpoint, so that it is kept but never taken for a good one."""
     target = _free_name(checkpoint.path, "damaged")
-    checkpoint.path.rename(target)
+    with storage_errors(checkpoint.path):
+        checkpoint.path.rename(target)
     return target
 
 

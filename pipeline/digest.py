@@ -43,11 +43,16 @@ def _digest(tensor: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _odd_factors(count: int, device: torch.device) -> Tensor:
-    return torch.arange(1, count + 1, dtype=torch.int64, device=device) * GOLDEN | 1
+    factors = torch.arange(1, count + 1, dtype=torch.int64, device=device)
+    # After one round they are evenly spaced still, and elements that changed places could cancel out.
+    for _ in range(3):
+        factors = factors * GOLDEN
+        factors = factors ^ (factors >> 32)
+    return factors | 1
 
 
 def _odd(number: int) -> int:
-    """The same factors as plain integers, wrapped to 64 bits with a sign."""
+    """An odd factor for each chunk, as a plain integer wrapped to 64 bits with a sign."""
     return ((number * GOLDEN | 1) + 2**63) % 2**64 - 2**63
 
 

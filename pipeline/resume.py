@@ -17,6 +17,7 @@ from pipeline.checkpoint import (
 )
 from pipeline.data.manifest import Manifest
 from pipeline.errors import CheckpointError
+from pipeline.monitor.console import say_warning
 from pipeline.monitor.recorder import Recorder
 from pipeline.options import Config
 from pipeline.runtime import Runtime
@@ -113,9 +114,7 @@ def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
 def _set_aside_newer(directory: Path, step: int, defects: list[str]) -> None:
     for checkpoint, defect in zip(reversed(list_checkpoints(directory)), defects, strict=False):
         if checkpoint.step > step:
-            print(
-                f"warning: {defect}; kept as {set_aside(checkpoint).name}, an earlier one is used", flush=True
-            )
+            say_warning(f"{defect}; kept as {set_aside(checkpoint).name}, an earlier one is used")
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

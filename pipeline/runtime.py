@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradScalerKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, PeerLostError
+from pipeline.errors import ConfigError, PeerLostError, PipelineError
 from pipeline.models.norms import BatchNorm2d
 from pipeline.options import Config
 from pipeline.steps import Player
@@ -212,7 +212,7 @@ class Runtime:
         for rank, failure in enumerate(errors):
             if failure is not None:
                 kind, message = failure
-                raise kind(f"rank {rank}: {message}")
+                raise (kind if issubclass(kind, PipelineError) else RuntimeError)(f"rank {rank}: {message}")
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -284,7 +284,8 @@ def as_peer_loss(error: BaseException) -> PeerLostError | None:
     )
     if not is_lost:
         return None
+    detail = text.splitlines()[0][:200].rstrip(".")
     return PeerLostError(
-        f"Another rank is gone or did not answer in time ({text.splitlines()[0][:200]}). Its own message, if it "
-        "left one, stands above or in its node's log. The same command continues from the last checkpoint."
+        f"Another rank is gone or did not answer in time ({detail}). Its own message, if it left one, stands "
+        "above or in its node's log. The same command continues from the last checkpoint."
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,26 +62,36 @@ def run(config: Config, manifest: Manifest) -> int:
     """Train the run from where it is to its end, and leave a note of how it stopped."""
     directory = RunDirectory(Path(config.run_root) / config.name)
     is_main = int(os.environ.get("RANK", "0")) == 0
-    with directory if is_main else nullcontext():
-        try:
-            step = _train(config, manifest, directory)
-        except StopRequested as request:
-            request.is_repeated = not is_main
-            if is_main:
-                directory.mark("PREEMPTED", str(request), request.exit_code)
-            raise
-        except PipelineError as error:
-            error.is_repeated = not _note_failure(directory, str(error), error.exit_code)
-            raise
-        except Exception as error:
-            _note_failure(directory, repr(error), 1)
-            raise
+    with ExitStack() as stack:
+        if is_main:
+            stack.enter_context(directory)
+        # The note comes before the process group is left: peers fail when it is, and must find the cause told.
+        with _noting_failure(directory, is_main):
+            step = _train(config, manifest, directory, stack)
         if is_main:
             directory.mark("DONE", f"all {step} steps are done", 0)
     return 0
 
 
-def _note_failure(directory: RunDirectory, reason: str, exit_code: int) -> bool:
+@contextmanager
+def _noting_failure(directory: RunDirectory, is_main: bool) -> Iterator[None]:
+    """Leave PREEMPTED or FAILED where the run does not reach its end; only the first rank to fail speaks."""
+    try:
+        yield
+    except StopRequested as request:
+        request.is_repeated = not is_main
+        if is_main:
+            directory.mark("PREEMPTED", str(request), request.exit_code)
+        raise
+    except PipelineError as error:
+        error.is_repeated = not _mark_failed(directory, str(error), error.exit_code)
+        raise
+    except Exception as error:
+        _mark_failed(directory, repr(error), 1)
+        raise
+
+
+def _mark_failed(directory: RunDirectory, reason: str, exit_code: int) -> bool:
     """Leave FAILED in the run's directory. Returns whether this rank was the first to fail."""
     try:
         return directory.mark("FAILED", reason, exit_code)
@@ -90,32 +100,29 @@ def _note_failure(directory: RunDirectory, reason: str, exit_code: int) -> bool:
         return True
 
 
-def _train(config: Config, manifest: Manifest, directory: RunDirectory) -> int:
-    """Everything from here on needs torch. Returns the step at the end."""
+def _train(config: Config, manifest: Manifest, directory: RunDirectory, stack: ExitStack) -> int:
+    """Everything from here on needs torch. Returns the step at the end; `stack` leaves the process group."""
     import torch
 
     from pipeline.errors import OutOfMemoryError
     from pipeline.runtime import Runtime, as_peer_loss
     from pipeline.stopping import StopSignals
 
-    runtime: Runtime | None = None
-    with StopSignals() as stop:
-        try:
-            runtime = Runtime(config)
-            return _train_ranks(config, manifest, directory, runtime, stop)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"The device ran out of memory ({str(error).splitlines()[0]}). Set schedule.micro_batch below "
-                f"{config.schedule.global_batch} divided by the number of ranks, lower model.width, or use "
-                "precision: bf16 and data.cache: host."
-            ) from None
-        except RuntimeError as error:
-            if (lost := as_peer_loss(error)) is not None:
-                raise lost from error
-            raise
-        finally:
-            if runtime is not None:
-                runtime.close()
+    stop = stack.enter_context(StopSignals())
+    try:
+        runtime = Runtime(config)
+        stack.callback(runtime.close)
+        return _train_ranks(config, manifest, directory, runtime, stop)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"The device ran out of memory ({str(error).splitlines()[0]}). Set schedule.micro_batch below "
+            f"{config.schedule.global_batch} divided by the number of ranks, lower model.width, or use "
+            "precision: bf16 and data.cache: host."
+        ) from None
+    except RuntimeError as error:
+        if (lost := as_peer_loss(error)) is not None:
+            raise lost from error
+        raise
 
 
 def _train_ranks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from pipeline.diagnostics import first_non_finite, generate, input_gradient_norm
 from pipeline.digest import differing, digest
 from pipeline.ema import update_ema
 from pipeline.errors import DivergenceError, NonFiniteError, StopRequested, StorageError
-from pipeline.monitor.console import Console
+from pipeline.monitor.console import Console, say_warning
 from pipeline.monitor.grids import image_grid
 from pipeline.monitor.recorder import Recorder, non_finite
 from pipeline.monitor.sinks import Sinks
@@ -268,6 +267,8 @@ class Trainer:
 
     def _write_checkpoint(self, must_succeed: bool) -> None:
         """Save and prune. A save may fail now and then (a disk that is full for a while), not for long."""
+        # What was logged up to here must survive a kill that comes right after the save.
+        self.sinks.flush()
         error = None
         try:
             save_run(self.checkpoints, self.state, self.recorder, self.runtime, self.identity)
@@ -280,9 +281,7 @@ class Trainer:
         if must_succeed or self.failed_saves > SAVES_THAT_MAY_FAIL:
             self.runtime.all_agree(error)
         elif error is not None:
-            print(
-                f"warning: {error} Training goes on; the next save tries again.", file=sys.stderr, flush=True
-            )
+            say_warning(f"{error} Training goes on; the next save tries again.")
 
     def _flat_tensors(self) -> dict[str, Tensor]:
         groups = self.state.named_tensors()

@@ -29,7 +29,14 @@ PATIENCE = 120.0
 
 _SPAWN = multiprocessing.get_context("forkserver")
 _SPAWN.set_forkserver_preload(
-    ["pytest", "torch.utils.tensorboard", "pipeline.build", "pipeline.resume", "pipeline.train", "tests.ranks"]
+    [
+        "pytest",
+        "torch.utils.tensorboard",
+        "pipeline.build",
+        "pipeline.resume",
+        "pipeline.train",
+        "tests.ranks",
+    ]
 )
 # Below the ports that the kernel hands out by itself, and other ones in each test process.
 _PORTS = (15000 + (os.getpid() * 61 + number) % 15000 for number in count())

@@ -79,7 +79,7 @@ def test_latents_are_standard_normal_and_shares_uniform() -> None:
     assert abs(latents.std().item() - 1) < 0.01
     assert abs((latents**4).mean().item() - 3) < 0.1
     assert torch.corrcoef(latents.T).fill_diagonal_(0).abs().max() < 0.05
-    assert 0 <= uniform.min()
+    assert uniform.min() >= 0
     assert uniform.max() < 1
     assert abs(uniform.mean().item() - 0.5) < 0.01
     assert abs(uniform.var().item() - 1 / 12) < 0.005

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 
 from tqdm import tqdm
@@ -34,8 +35,19 @@ class Console:
             self._last_line = time.monotonic()
             per_step = (time.monotonic() - self._started) / (step - self._first_step)
             left = timedelta(seconds=round(per_step * (self._steps - step)))
-            print(f"step {step}/{self._steps}, {text}, {left} left", file=sys.stderr, flush=True)
+            _say(f"step {step}/{self._steps}, {text}, {left} left")
 
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.close()
+
+
+def say_warning(text: str) -> None:
+    """Tell a person of something that does not stop the run."""
+    _say(f"warning: {text}")
+
+
+def _say(text: str) -> None:
+    # The console may be a log file on the very disk that is full: that must not stop the run.
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

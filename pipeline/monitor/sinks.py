@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.durable import write_text
+from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import save_png
+
+SECONDS_BETWEEN_WRITERS = 10.0
 
 
 class Sink(Protocol):
@@ -27,6 +31,10 @@ class Sink(Protocol):
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None: ...
 
     def text(self, step: int, name: str, text: str) -> None: ...
+
+    def flush(self) -> None:
+        """Bring everything so far to the file system."""
+        ...
 
     def close(self) -> None: ...
 
@@ -50,10 +58,13 @@ class Sinks:
     def text(self, step: int, name: str, text: str) -> None:
         self._each(lambda sink: sink.text(step, name, text))
 
+    def flush(self) -> None:
+        self._each(lambda sink: sink.flush())
+
     def close(self) -> None:
         self._each(lambda sink: sink.close())
         if self.failures:
-            print(f"warning: {self.failures} records could not be written; plots have gaps", file=sys.stderr)
+            say_warning(f"writing records failed {self.failures} times; plots may have gaps")
 
     def _each(self, call: Callable[[Sink], None]) -> None:
         for sink in self._sinks:
@@ -63,7 +74,7 @@ class Sinks:
                 self.failures += 1
                 if self.failures == 1:
                     name = type(sink).__name__
-                    print(f"warning: {name} cannot write ({error}); training goes on", file=sys.stderr)
+                    say_warning(f"{name} cannot write ({error}); training goes on")
 
 
 class TensorBoard:
@@ -71,27 +82,53 @@ class TensorBoard:
 
     def __init__(self, directory: Path, first_step: int) -> None:
         """Records at `first_step` and later that an earlier process left are hidden by TensorBoard."""
+        self._directory = directory
         # A run that starts hides what stands at step 0 too.
-        purge_step = first_step if first_step > 1 else 0
-        self._writer: Any = SummaryWriter(str(directory), purge_step=purge_step, flush_secs=10)
+        self._writer: Any = self._open(purge_step=first_step if first_step > 1 else 0)
+        self._reopen_at = 0.0
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        with self._writing() as writer:
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
 
     def images(self, step: int, name: str, grid: Tensor) -> None:
-        self._writer.add_image(name, grid, step)
+        with self._writing() as writer:
+            writer.add_image(name, grid, step)
 
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            self._writer.add_histogram(name, value, step)
+        with self._writing() as writer:
+            for name, value in values.items():
+                writer.add_histogram(name, value, step)
 
     def text(self, step: int, name: str, text: str) -> None:
-        # Four spaces make it a block of code in TensorBoard's Markdown.
-        self._writer.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), step)
+        with self._writing() as writer:
+            # Four spaces make it a block of code in TensorBoard's Markdown.
+            writer.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), step)
+
+    def flush(self) -> None:
+        with self._writing() as writer:
+            writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        with self._writing() as writer:
+            writer.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """The event writer, or a new one some time after the last one failed: its thread is gone for good."""
+        if self._writer is None:
+            if time.monotonic() < self._reopen_at:
+                raise OSError("the event file could not be written a moment ago")
+            self._writer = self._open()
+        try:
+            yield self._writer
+        except OSError:
+            self._writer, self._reopen_at = None, time.monotonic() + SECONDS_BETWEEN_WRITERS
+            raise
+
+    def _open(self, purge_step: int | None = None) -> Any:
+        return SummaryWriter(str(self._directory), purge_step=purge_step, flush_secs=10)
 
 
 class JsonLines:
@@ -116,6 +153,9 @@ class JsonLines:
     def text(self, step: int, name: str, text: str) -> None:
         """Nor has text: config.yaml and environment.json hold it."""
 
+    def flush(self) -> None:
+        """Every line is flushed as it is written."""
+
     def close(self) -> None:
         self._file.close()
 
@@ -139,8 +179,11 @@ class PngFiles:
     def text(self, step: int, name: str, text: str) -> None:
         """Nor has text."""
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Every file is closed as it is written."""
+
+    def close(self) -> None:
+        """Likewise."""
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import sys
 from collections import namedtuple
 from collections.abc import Callable
@@ -95,7 +94,11 @@ def test_auto_takes_the_first_place_that_fits_and_a_wish_is_kept(
     [
         ("device", CPU, "data.cache: device needs a GPU, and this run is on the CPU. Use host, or auto."),
         ("device", GPU, "data.cache: device would take 2,000 MiB of 4,000 MiB free device memory"),
-        ("host", GPU, "data.cache: host would take 2,000 MiB of 3,000 MiB free memory. Use data.cache: none."),
+        (
+            "host",
+            GPU,
+            "data.cache: host would take 2,000 MiB of 3,000 MiB free memory. Use data.cache: none.",
+        ),
     ],
 )
 def test_a_cache_that_was_asked_for_and_cannot_be_had_is_an_error(
@@ -161,12 +164,12 @@ def test_two_processes_share_one_copy_and_leave_nothing_behind(reader: ShardRead
         return f"{mapped} {hashlib.sha256(images.read(everything).numpy().tobytes()).hexdigest()}"
 
     reader.read(everything)
-    files = sorted(os.listdir("/dev/shm"))
-    descriptors = len(os.listdir("/proc/self/fd"))
+    files = sorted(Path("/dev/shm").iterdir())
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     expected = hashlib.sha256(reader.read(everything).numpy().tobytes()).hexdigest()
     assert run_two_ranks(work) == [f"1 {expected}"] * 2
-    assert sorted(os.listdir("/dev/shm")) == files
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert sorted(Path("/dev/shm").iterdir()) == files
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
     assert "memfd:wgan-images" not in Path("/proc/self/maps").read_text()
 
 

@@ -78,6 +78,8 @@ def test_a_run_goes_on_from_the_last_save_before_its_ranks_parted(
 
 
 def test_the_rank_that_is_alone_is_named(ranks: Ranks, config: str, tmp_path: Path) -> None:
-    run = ranks.start(3, [config, "runtime.digest_every=1"], target=flip_a_bit, extra=["ema", "project.weight"])
+    run = ranks.start(
+        3, [config, "runtime.digest_every=1"], target=flip_a_bit, extra=["ema", "project.weight"]
+    )
     assert run.wait() == [10, 10, 10], run.output
     assert "ema/project.weight on rank 1\n" in read_note(tmp_path / "run", "FAILED")["reason"]

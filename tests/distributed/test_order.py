@@ -89,7 +89,9 @@ def test_any_position_is_found_without_reading_up_to_it(
     assert np.array_equal(late[: -25 * BATCH], alone[25 * BATCH :])
 
 
-def test_held_out_samples_are_never_trained_on(ranks: Ranks, config: str, digits: Path, tmp_path: Path) -> None:
+def test_held_out_samples_are_never_trained_on(
+    ranks: Ranks, config: str, digits: Path, tmp_path: Path
+) -> None:
     arguments = [config, "name=held", "data.validation=0.2"]
     ranks.run(2, arguments, target=keep_batches, extra=[str(tmp_path)])
     seen = set(fingerprints(images(tmp_path, "held", 2)))

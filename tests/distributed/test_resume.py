@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import signal
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +55,13 @@ def killed_at_random(
         is_start = number % 3 == 0
         everyone = is_start or chance.random() < 0.5
         victims = range(world_size) if everyone else [chance.randrange(world_size)]
-        before = checkpoints(run)
         if is_start:
             time.sleep(chance.uniform(0.0, 0.7))
         elif number % 3 == 1:
-            wait_until(lambda: has_new_checkpoint(run, before) or not attempt.is_alive)
+            wait_for_a_save(attempt, run)
             time.sleep(chance.uniform(0.0, 0.1))
         else:
-            wait_until(lambda: is_saving(run) or not attempt.is_alive)
+            wait_until(partial(is_saving_or_over, attempt, run))
         landed += attempt.is_alive
         for rank in victims:
             attempt.kill(rank)
@@ -72,12 +73,18 @@ def killed_at_random(
     return landed
 
 
-def has_new_checkpoint(run: Path, before: list[str]) -> bool:
+def wait_for_a_save(attempt: Run, run: Path) -> None:
+    """Until there is a checkpoint that was not there before, or the attempt is over."""
+    before = checkpoints(run)
+    wait_until(lambda: not attempt.is_alive or has_saved(run, before))
+
+
+def has_saved(run: Path, before: Sequence[str] = ()) -> bool:
     return any(name.startswith("step_") and name not in before for name in checkpoints(run))
 
 
-def is_saving(run: Path) -> bool:
-    return any(name.startswith(".tmp_step_") for name in checkpoints(run))
+def is_saving_or_over(attempt: Run, run: Path) -> bool:
+    return not attempt.is_alive or any(name.startswith(".tmp_step_") for name in checkpoints(run))
 
 
 def assert_same_end(run: Path, reference: Path) -> None:
@@ -108,12 +115,10 @@ def test_a_run_killed_at_random_ends_like_one_never_killed(
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
-def stop(
-    ranks: Ranks, world_size: int, arguments: list[str], run: Path, number: int, victim: int
-) -> Run:
+def stop(ranks: Ranks, world_size: int, arguments: list[str], run: Path, number: int, victim: int) -> Run:
     """Start, and send `number` to one rank after the first save."""
     started = ranks.start(world_size, arguments)
-    wait_until(lambda: has_new_checkpoint(run, []), started)
+    wait_until(lambda: has_saved(run), started)
     started.kill(victim, number)
     return started
 

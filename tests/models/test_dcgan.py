@@ -1,0 +1,189 @@
+"""The DCGAN pair: shapes, sizes and starting weights for every resolution that it has."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import ConfigError
+from pipeline.models import build_critic, build_generator
+from pipeline.models.dcgan import plan
+from pipeline.models.norms import BatchNorm2d
+from pipeline.options import DcganOptions
+
+LEGAL = [8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256]
+SMALL = DcganOptions(latent=5, width=4, max_width=16)
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("resolution", [*(size for size in LEGAL if size <= 64), 128, 256])
+def test_latents_become_images_in_range_and_images_scores(resolution: int, channels: int) -> None:
+    generator = build_generator(SMALL, resolution, channels)
+    critic = build_critic(SMALL, resolution, channels)
+    with torch.no_grad():
+        for weight in generator.parameters():
+            weight.mul_(20)
+        images = generator(torch.randn(2, 5))
+        scores = critic(images)
+    assert images.shape == (2, channels, resolution, resolution)
+    assert images.dtype == torch.float32
+    assert images.abs().max() <= 1
+    assert images.std() > 0.01
+    assert scores.shape == (2,)
+
+
+def test_scores_are_not_squashed_into_a_range() -> None:
+    critic = build_critic(SMALL, 8, 1)
+    images = torch.rand(64, 1, 8, 8) * 2 - 1
+    with torch.no_grad():
+        critic.score.weight.mul_(1e6)
+        scores = critic(images)
+    assert scores.abs().max() > 10
+    assert scores.min() < 0 < scores.max()
+
+
+def test_parameters_of_a_28_pixel_pair_counted_by_hand() -> None:
+    # 28 = 7 x 4: two levels, of 8 channels beside the image and 16 inside.
+    options = DcganOptions(latent=10, width=8)
+    project, to_8, to_image = 10 * 16 * 49, 16 * 8 * 16, 8 * 1 * 16 + 1
+    norms = 2 * 16 + 2 * 8
+    assert count(build_generator(options, 28, 1)) == project + to_8 + to_image + norms
+    first, second, score = 1 * 8 * 16 + 8, 8 * 16 * 16 + 16, 16 * 49 + 1
+    assert count(build_critic(options, 28, 1)) == first + second + score
+
+
+def test_parameters_of_a_64_pixel_pair_counted_by_hand() -> None:
+    # 64 = 4 x 16: four levels, of 4, 8, 16 and, held back by max_width, 20 channels.
+    options = DcganOptions(latent=6, width=4, max_width=20, generator_norm="none", critic_norm="layer")
+    project = 6 * 20 * 16 + 20 * 16
+    upwards = (20 * 16 * 16 + 16) + (16 * 8 * 16 + 8) + (8 * 4 * 16 + 4) + (4 * 3 * 16 + 3)
+    assert count(build_generator(options, 64, 3)) == project + upwards
+    convolutions = (3 * 4 * 16 + 4) + 4 * 8 * 16 + 8 * 16 * 16 + 16 * 20 * 16
+    norms, score = 2 * (8 + 16 + 20), 20 * 16 + 1
+    assert count(build_critic(options, 64, 3)) == convolutions + norms + score
+
+
+@pytest.mark.parametrize(
+    ("resolution", "base", "widths"),
+    [
+        (8, 4, [4]),
+        (14, 7, [4]),
+        (28, 7, [4, 8]),
+        (20, 5, [4, 8]),
+        (48, 6, [4, 8, 16]),
+        (64, 4, [4, 8, 16, 16]),
+        (256, 4, [4, 8, 16, 16, 16, 16]),
+    ],
+)
+def test_channels_double_inwards_up_to_the_widest(resolution: int, base: int, widths: list[int]) -> None:
+    assert plan(SMALL, resolution) == (base, widths)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "nearest"),
+    [
+        (1, 8),
+        (4, 8),
+        (7, 8),
+        (9, 8),
+        (18, 16),
+        (27, 28),
+        (30, 28),
+        (33, 32),
+        (100, 96),
+        (257, 256),
+        (512, 256),
+    ],
+)
+def test_a_resolution_without_a_network_is_told_the_nearest_that_has_one(
+    resolution: int, nearest: int
+) -> None:
+    for build in (build_generator, build_critic):
+        with pytest.raises(ConfigError, match=f"no network for {resolution}x{resolution} images") as caught:
+            build(SMALL, resolution, 3)
+        assert str(caught.value).endswith(f"Make shards with --resolution {nearest}.")
+
+
+def test_exactly_the_listed_resolutions_have_a_network() -> None:
+    found = []
+    for resolution in range(1, 300):
+        try:
+            base, widths = plan(SMALL, resolution)
+        except ConfigError as error:
+            suggested = re.search(r"--resolution (\d+)", str(error))
+            assert suggested is not None
+            assert int(suggested[1]) == min(LEGAL, key=lambda size: abs(size - resolution))
+        else:
+            assert base * 2 ** len(widths) == resolution
+            found.append(resolution)
+    assert found == LEGAL
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("batch", BatchNorm2d), ("layer", nn.GroupNorm), ("instance", nn.InstanceNorm2d)]
+)
+def test_norms_stand_where_the_options_ask_for_them(name: str, kind: type[nn.Module]) -> None:
+    options = SMALL.model_copy(update={"generator_norm": name, "critic_norm": name})
+    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+    generator, critic = build_generator(options, 32, 1), build_critic(options, 32, 1)
+    for network, channels in ((generator, [16, 8, 4]), (critic, [8, 16])):
+        norms = [layer for layer in network.modules() if isinstance(layer, kinds)]
+        assert [len(layer.weight) for layer in norms] == channels
+        assert all(type(layer) is kind for layer in norms)
+
+
+def test_no_norm_is_no_norm_and_puts_the_biases_back() -> None:
+    options = SMALL.model_copy(update={"generator_norm": "none"})
+    for network in (build_generator(options, 32, 1), build_critic(options, 32, 1)):
+        assert not list(network.buffers())
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+        assert len(layers) == 3
+        assert all(layer.bias is not None for layer in layers)
+
+
+def test_layer_norm_looks_at_each_sample_alone() -> None:
+    critic = build_critic(SMALL.model_copy(update={"critic_norm": "layer"}), 16, 1)
+    images = torch.randn(4, 1, 16, 16)
+    with torch.no_grad():
+        together, alone = critic(images), torch.cat([critic(image[None]) for image in images])
+    torch.testing.assert_close(together, alone)
+
+
+def test_weights_start_as_the_paper_has_them() -> None:
+    torch.manual_seed(0)
+    options = DcganOptions(width=32, critic_norm="batch")
+    for network in (build_generator(options, 64, 3), build_critic(options, 64, 3)):
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+                assert abs(layer.weight.mean().item()) < 0.002
+                assert layer.bias is None or not layer.bias.any()
+            elif isinstance(layer, BatchNorm2d):
+                assert layer.weight.mean().item() == pytest.approx(1.0, abs=0.02)
+                assert layer.weight.std().item() == pytest.approx(0.02, rel=0.6)
+                assert not layer.bias.any()
+
+
+def test_weights_depend_on_torchs_seed_alone() -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(build_generator(SMALL, 16, 1).state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_float32_scores_escape_mixed_precision() -> None:
+    critic = build_critic(SMALL, 16, 1)
+    images = torch.randn(2, 1, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert critic(images).dtype == torch.bfloat16
+        exact = critic(images, float32=True)
+    assert exact.dtype == torch.float32
+    assert torch.equal(exact, critic(images))

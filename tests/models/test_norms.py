@@ -1,0 +1,147 @@
+"""Batch norm, alone and over ranks, against PyTorch's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.norms import BatchNorm2d, norm
+
+SHAPE = (5, 3, 4, 4)
+
+
+def pair(summing: bool) -> tuple[BatchNorm2d, nn.BatchNorm2d]:
+    """Ours and PyTorch's, with the same gains, biases and running statistics."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = BatchNorm2d(3), nn.BatchNorm2d(3)
+    with torch.no_grad():
+        theirs.weight.copy_(torch.randn(3, generator=generator) + 1)
+        theirs.bias.copy_(torch.randn(3, generator=generator))
+    ours.load_state_dict(theirs.state_dict())
+    if summing:
+        ours.sum_over_ranks = lambda values: values
+    return ours, theirs
+
+
+def batch(number: int = 0, offset: float = 2.0) -> Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(number)) * 3 + offset
+
+
+def assert_same_state(ours: nn.Module, theirs: nn.Module, **tolerance: float) -> None:
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, **tolerance)
+
+
+def derivatives(layer: nn.BatchNorm2d, x: Tensor) -> list[Tensor]:
+    """The output, its gradients, and the gradients of a penalty on those of the input."""
+    x = x.clone().requires_grad_()
+    weights = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)
+    y = layer(x)
+    first = torch.autograd.grad((y.sin() * weights).sum(), [x, layer.weight, layer.bias], create_graph=True)
+    penalty = (first[0].flatten(1).norm(dim=1) - 1).square().sum()
+    second = torch.autograd.grad(penalty, [x, layer.weight, layer.bias])
+    return [y.detach(), *(gradient.detach() for gradient in (*first, *second))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_alone_it_is_pytorchs_to_the_bit(dtype: torch.dtype) -> None:
+    ours, theirs = (layer.to(dtype) for layer in pair(summing=False))
+    for number in range(3):
+        found, expected = (derivatives(layer, batch(number).to(dtype)) for layer in (ours, theirs))
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+    assert_same_state(ours, theirs, rtol=0, atol=0)
+    ours.eval()
+    theirs.eval()
+    assert torch.equal(ours(batch(9).to(dtype)), theirs(batch(9).to(dtype)))
+
+
+def test_with_one_rank_to_sum_over_it_is_pytorchs_up_to_rounding() -> None:
+    ours, theirs = pair(summing=True)
+    theirs.double()
+    for number in range(3):
+        found, expected = derivatives(ours, batch(number)), derivatives(theirs, batch(number).double())
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other.float(), rtol=2e-4, atol=2e-4)
+    assert_same_state(ours, theirs.float(), rtol=1e-5, atol=1e-5)
+    ours.eval()
+    theirs.eval()
+    torch.testing.assert_close(ours(batch(9)), theirs(batch(9)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_small_spread_around_a_large_mean_keeps_its_digits() -> None:
+    ours, theirs = pair(summing=True)
+    x = batch(offset=3000.0)
+    torch.testing.assert_close(ours(x), theirs.double()(x.double()).float(), rtol=1e-3, atol=1e-3)
+
+
+def test_half_of_a_batch_with_the_sums_of_both_halves_is_normalised_like_the_whole() -> None:
+    """Two ranks, one after the other: the sums of the other half come from a run of it that came before."""
+    x = batch()
+    halves = [x[:2], x[2:]]
+    whole, theirs = pair(summing=False)
+    expected = theirs(x)
+
+    # The mean needs the other rank's first sum, the variance its second, which depends on the mean.
+    sums: list[list[Tensor]] = []
+    for half in halves:
+        sums.append([torch.cat([half.sum((0, 2, 3)), torch.tensor([half.numel() / 3])])])
+    mean = (sums[0][0] + sums[1][0])[:3] / (x.numel() / 3)
+    for half, mine in zip(halves, sums, strict=True):
+        mine.append((half - mean[None, :, None, None]).square().sum((0, 2, 3)))
+
+    for rank, half in enumerate(halves):
+        ours = copy.deepcopy(whole)
+        ours.sum_over_ranks = adding(sums[1 - rank])
+        torch.testing.assert_close(ours(half), expected[2 * rank :][: len(half)], rtol=1e-4, atol=1e-5)
+        assert_same_state(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def adding(others: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    remaining = iter(others)
+    return lambda values: values + next(remaining)
+
+
+@pytest.mark.parametrize("summing", [False, True])
+def test_running_statistics_stay_where_they_are_asked_to(summing: bool) -> None:
+    layer, _ = pair(summing)
+    layer(batch(0))
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    assert before["num_batches_tracked"] == 1
+    expected = copy.deepcopy(layer)(batch(1))
+    layer.updates_statistics = False
+    found = layer(batch(1))
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert torch.equal(found, expected)
+    layer.updates_statistics = True
+    layer(batch(1))
+    assert layer.num_batches_tracked == 2
+    assert not torch.equal(layer.running_mean, before["running_mean"])
+
+
+@pytest.mark.parametrize("summing", [False, True])
+def test_half_precision_images_come_out_in_half_precision(summing: bool) -> None:
+    layer, theirs = pair(summing)
+    found = layer(batch().bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), theirs(batch()), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["none", "batch", "layer", "instance"])
+def test_every_norm_keeps_the_shape(name: str) -> None:
+    assert norm(name, 3)(batch()).shape == SHAPE  # type: ignore[arg-type]
+
+
+def test_what_each_norm_makes_even() -> None:
+    x = batch()
+    torch.testing.assert_close(norm("none", 3)(x), x)
+    for name, over in (("batch", (0, 2, 3)), ("layer", (1, 2, 3)), ("instance", (2, 3))):
+        y = norm(name, 3)(x).detach()  # type: ignore[arg-type]
+        means, deviations = y.mean(over), y.var(over, correction=0).sqrt()
+        torch.testing.assert_close(means, torch.zeros_like(means), rtol=0, atol=1e-5)
+        torch.testing.assert_close(deviations, torch.ones_like(deviations), rtol=1e-4, atol=1e-4)

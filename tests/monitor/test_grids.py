@@ -1,0 +1,81 @@
+"""Images side by side in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.monitor.grids import image_grid, save_png, to_uint8
+
+
+def levels(count: int, channels: int, side: int) -> Tensor:
+    """Images of one level each: image n is at level n / (count - 1)."""
+    values = torch.linspace(-1, 1, count).view(-1, 1, 1, 1)
+    return values.expand(count, channels, side, side).contiguous()
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "side", "shape"),
+    [
+        (6, 3, 32, (2, 3, 32)),
+        (7, 3, 32, (3, 3, 32)),
+        (2, 3, 32, (1, 2, 32)),
+        (4, 2, 64, (2, 2, 64)),
+        (4, 2, 16, (2, 2, 32)),
+        (4, 2, 28, (2, 2, 56)),
+        (4, 2, 10, (2, 2, 40)),
+        (4, 2, 8, (2, 2, 32)),
+        (4, 2, 33, (2, 2, 33)),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_stand_in_rows_with_a_grey_frame(
+    count: int, columns: int, side: int, shape: tuple[int, int, int], channels: int
+) -> None:
+    rows, width, size = shape
+    grid = image_grid(levels(count, channels, side), columns)
+    assert grid.dtype == torch.uint8
+    assert grid.shape == (3, rows * (size + 2) + 2, width * (size + 2) + 2)
+    expected = to_uint8(torch.linspace(-1, 1, count)).tolist()
+    for number in range(count):
+        top, left = (2 + place * (size + 2) for place in divmod(number, columns))
+        assert (grid[:, top : top + size, left : left + size] == expected[number]).all()
+    for place in range(rows + 1):
+        assert (grid[:, place * (size + 2) : place * (size + 2) + 2] == 128).all()
+
+
+def test_small_images_are_enlarged_each_pixel_to_a_square() -> None:
+    images = torch.rand(2, 1, 8, 8) * 2 - 1
+    picture = image_grid(images, 2)[0, 2:34, 2:34]
+    assert torch.equal(picture, to_uint8(images)[0, 0].kron(torch.ones(4, 4, dtype=torch.uint8)))
+
+
+def test_colours_keep_their_channels() -> None:
+    image = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    assert image_grid(image, 1)[:, 10, 10].tolist() == [255, 0, 128]
+
+
+def test_levels_are_rounded_and_held_in_range() -> None:
+    values = torch.tensor([-1.5, -1.0, -0.998, 0.0, 0.999, 1.0, 7.0])
+    assert to_uint8(values).tolist() == [0, 0, 0, 128, 255, 255, 255]
+
+
+def test_making_a_picture_leaves_the_images_alone() -> None:
+    images = levels(4, 1, 16)
+    before = images.clone()
+    image_grid(images, 2)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_a_picture_is_saved_as_it_is(tmp_path: Path, channels: int, mode: str) -> None:
+    picture = torch.randint(0, 256, (channels, 5, 7), dtype=torch.uint8)
+    save_png(picture, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as image:
+        assert (image.mode, image.size) == (mode, (7, 5))
+        assert np.array_equal(np.asarray(image), picture.permute(1, 2, 0).squeeze(2).numpy())

@@ -1,0 +1,79 @@
+"""What the loop reports, as scalars."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import torch
+
+from pipeline.monitor.recorder import Recorder, non_finite
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.99])
+def test_a_constant_is_smoothed_to_itself_from_the_start(smoothing: float) -> None:
+    recorder = Recorder(smoothing, CPU)
+    for _ in range(50):
+        assert recorder.smooth(3.5) == pytest.approx(3.5, rel=1e-12)
+
+
+def test_the_smooth_value_is_the_weighted_mean_of_all_that_came() -> None:
+    recorder, values = Recorder(0.8, CPU), [1.0, -4.0, 2.5, 0.0, 9.0]
+    for count in range(1, len(values) + 1):
+        weights = [0.8 ** (count - 1 - place) for place in range(count)]
+        expected = sum(w * v for w, v in zip(weights, values, strict=False)) / sum(weights)
+        assert recorder.smooth(values[count - 1]) == pytest.approx(expected)
+
+
+def test_without_smoothing_the_value_is_the_last() -> None:
+    recorder = Recorder(0.0, CPU)
+    assert [recorder.smooth(value) for value in (1.0, 5.0, -2.0)] == [1.0, 5.0, -2.0]
+
+
+def test_a_restored_recorder_smooths_on_with_the_same_bits() -> None:
+    values = [math.sin(number) for number in range(20)]
+    whole = Recorder(0.9, CPU)
+    expected = [whole.smooth(value) for value in values]
+    first, second = Recorder(0.9, CPU), Recorder(0.9, CPU)
+    found = [first.smooth(value) for value in values[:7]]
+    second.restore(first.facts())
+    assert found + [second.smooth(value) for value in values[7:]] == expected
+
+
+def test_speed_counts_images_steps_and_the_wait_for_data_since_the_last_time() -> None:
+    recorder = Recorder(0.9, CPU)
+    time.sleep(0.05)
+    recorder.restart_clock()
+    started = time.perf_counter()
+    for _ in range(4):
+        with recorder.waiting_for_data():
+            time.sleep(0.02)
+        time.sleep(0.02)
+        recorder.add({"loss": torch.tensor(1.0)}, images=30)
+    values = recorder.speed()
+    elapsed = time.perf_counter() - started
+    assert values["speed/step_seconds"] == pytest.approx(elapsed / 4, rel=0.05)
+    assert values["speed/images_per_second"] == pytest.approx(120 / elapsed, rel=0.05)
+    assert 0.08 / elapsed * 0.95 < values["speed/data_wait_fraction"] < 1 - 0.08 / elapsed * 0.95
+    assert recorder.window.means(lambda values: values) == {"loss": 1.0}
+    time.sleep(0.01)
+    assert recorder.speed()["speed/images_per_second"] == 0
+    assert recorder.speed()["speed/data_wait_fraction"] == 0
+
+
+def test_memory_on_the_cpu_is_that_of_the_process() -> None:
+    recorder = Recorder(0.9, CPU)
+    before = recorder.memory()
+    assert before.keys() == {"memory/host_mib"}
+    block = torch.ones(64 * 2**20, dtype=torch.uint8)
+    assert recorder.memory()["memory/host_mib"] > before["memory/host_mib"] + 32
+    del block
+
+
+def test_values_that_are_not_finite_are_named() -> None:
+    values = {"a": 1.0, "b": math.nan, "c": -math.inf, "d": 0.0, "e": math.inf}
+    assert non_finite(values) == ["b", "c", "e"]
+    assert non_finite({}) == []

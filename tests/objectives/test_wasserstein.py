@@ -1,0 +1,100 @@
+"""The Wasserstein loss with clipping, against what a linear critic gives by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.objectives import Wasserstein, build_objective
+from pipeline.options import GradientPenaltyOptions, WassersteinOptions
+
+
+class Linear(nn.Module):
+    """c(x) = w . x + b."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-0.5, 1.0, 12))
+        self.bias = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, images: Tensor, float32: bool = False) -> Tensor:
+        return images.flatten(1) @ self.weight + self.bias
+
+
+def images(number: int, count: int = 6) -> Tensor:
+    return torch.randn(count, 3, 2, 2, generator=torch.Generator().manual_seed(number))
+
+
+OBJECTIVE = build_objective(WassersteinOptions(clip=0.25))
+UNIFORM = torch.linspace(0, 0.9, 6)
+
+
+def test_the_loss_is_minus_the_estimate_and_its_parts_are_reported() -> None:
+    critic, real, fake = Linear(), images(0) + 0.5, images(1)
+    loss, metrics = OBJECTIVE.critic_loss(critic, real, fake, UNIFORM)
+    difference = real.flatten(1).mean(0) - fake.flatten(1).mean(0)
+    torch.testing.assert_close(loss, -(difference @ critic.weight))
+    assert metrics.keys() == {"critic/real", "critic/fake"}
+    torch.testing.assert_close(metrics["critic/real"], critic(real).mean())
+    torch.testing.assert_close(metrics["critic/fake"], critic(fake).mean())
+
+
+def test_the_critics_gradient_is_the_difference_of_the_means() -> None:
+    critic, real, fake = Linear(), images(0) + 0.5, images(1)
+    loss, _ = OBJECTIVE.critic_loss(critic, real, fake, UNIFORM)
+    loss.backward()
+    expected = fake.flatten(1).mean(0) - real.flatten(1).mean(0)
+    torch.testing.assert_close(critic.weight.grad, expected)
+    assert abs(critic.bias.grad.item()) < 1e-6  # type: ignore[union-attr]
+
+
+def test_a_critic_that_learns_scores_real_images_higher() -> None:
+    critic, real, fake = Linear(), images(0) - 2, images(1) + 2
+    optimizer = torch.optim.SGD(critic.parameters(), lr=0.1)
+    for _ in range(50):
+        optimizer.zero_grad()
+        OBJECTIVE.critic_loss(critic, real, fake, UNIFORM)[0].backward()
+        optimizer.step()
+        OBJECTIVE.constrain(critic)
+    assert critic(real).mean() > critic(fake).mean()
+    # The best linear critic in the box has every weight on its wall.
+    torch.testing.assert_close(critic.weight.detach(), torch.full((12,), -0.25))
+
+
+def test_the_generators_loss_pushes_the_scores_up() -> None:
+    critic, fake = Linear(), images(1).requires_grad_()
+    loss = OBJECTIVE.generator_loss(critic, fake)
+    torch.testing.assert_close(loss, -critic(fake).mean())
+    loss.backward()
+    torch.testing.assert_close(fake.grad, (-critic.weight / 6).expand(6, 12).reshape(6, 3, 2, 2).detach())
+
+
+def test_a_large_batch_of_random_randomness_changes_nothing() -> None:
+    critic, real, fake = Linear(), images(0), images(1)
+    losses = [OBJECTIVE.critic_loss(critic, real, fake, uniform)[0] for uniform in (UNIFORM, 1 - UNIFORM)]
+    assert torch.equal(*losses)
+
+
+def test_every_weight_comes_into_the_box_also_biases_and_norms() -> None:
+    critic = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 1))
+    with torch.no_grad():
+        for weight in critic.parameters():
+            weight.mul_(10).add_(0.5)
+    statistics = [buffer.clone() for buffer in critic.buffers()]
+    OBJECTIVE.constrain(critic)
+    assert all(weight.abs().max() <= 0.25 for weight in critic.parameters())
+    assert all(torch.equal(*both) for both in zip(statistics, critic.buffers(), strict=True))
+
+
+def test_the_share_of_weights_on_the_walls_is_reported() -> None:
+    critic = Linear()
+    report = OBJECTIVE.report(critic)
+    assert report.keys() == {"critic/clipped_fraction"}
+    outside = (critic.weight.abs() >= 0.25).sum().item() + 1
+    assert report["critic/clipped_fraction"].item() == pytest.approx(outside / 13)
+
+
+def test_the_options_choose_the_objective() -> None:
+    assert isinstance(OBJECTIVE, Wasserstein)
+    assert not isinstance(build_objective(GradientPenaltyOptions(name="gradient_penalty")), Wasserstein)

@@ -1,0 +1,134 @@
+"""What is measured about a run, without moving it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.diagnostics import first_non_finite, generate, input_gradient_norm, wasserstein_estimate
+from pipeline.models import build_critic, build_generator
+from pipeline.options import DcganOptions
+
+OPTIONS = DcganOptions(latent=6, width=4, generator_norm="batch", critic_norm="batch")
+LATENTS = torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
+REAL = torch.rand(10, 1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture
+def generator() -> nn.Module:
+    torch.manual_seed(0)
+    module = build_generator(OPTIONS, 16, 1)
+    module(torch.randn(20, 6) * 2)
+    return module
+
+
+@pytest.fixture
+def critic() -> nn.Module:
+    torch.manual_seed(1)
+    module = build_critic(OPTIONS, 16, 1)
+    module(torch.randn(20, 1, 16, 16))
+    return module
+
+
+class Linear(nn.Module):
+    """c(x) = w . x, for any images."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 256) * scale)
+
+    def forward(self, images: Tensor, float32: bool = False) -> Tensor:
+        return images.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_a_linear_critics_input_gradient_is_its_weight(generator: nn.Module, scale: float) -> None:
+    critic = Linear(scale)
+    found = input_gradient_norm(critic, generator, LATENTS)
+    assert found.shape == ()
+    torch.testing.assert_close(found, critic.weight.detach().norm())
+
+
+def test_the_input_gradient_is_the_mean_of_each_images_norm(generator: nn.Module) -> None:
+    class Square(Linear):
+        def forward(self, images: Tensor, float32: bool = False) -> Tensor:
+            return images.flatten(1).square().sum(1) / 2
+
+    expected = generator(LATENTS).detach().flatten(1).norm(dim=1).mean()
+    torch.testing.assert_close(input_gradient_norm(Square(1.0), generator, LATENTS), expected)
+
+
+def test_the_estimate_is_the_mean_over_batches(generator: nn.Module) -> None:
+    critic = Linear(0.1)
+    batches = [(REAL[:5], LATENTS[:5]), (REAL[5:], LATENTS[5:])]
+    expected = torch.stack(
+        [critic(real).mean() - critic(generator(latents)).mean() for real, latents in batches]
+    ).mean()
+    torch.testing.assert_close(wasserstein_estimate(critic, generator, batches), expected.detach())
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_generating_keeps_the_mode_and_uses_running_statistics(
+    generator: nn.Module, is_training: bool
+) -> None:
+    generator.train(is_training)
+    images = generate(generator, LATENTS)
+    assert all(module.training == is_training for module in generator.modules())
+    assert not images.requires_grad
+    torch.testing.assert_close(images, generator.eval()(LATENTS).detach())
+    # One batch's statistics would let the neighbours count.
+    torch.testing.assert_close(generate(generator, LATENTS[:3]), images[:3])
+
+
+@pytest.mark.parametrize("batch", [1, 3, 10, 11])
+def test_images_are_the_same_in_parts(generator: nn.Module, batch: int) -> None:
+    torch.testing.assert_close(generate(generator, LATENTS, batch), generate(generator, LATENTS))
+
+
+MEASURES: dict[str, Callable[[nn.Module, nn.Module], object]] = {
+    "input gradient": lambda critic, generator: input_gradient_norm(critic, generator, LATENTS),
+    "estimate": lambda critic, generator: wasserstein_estimate(critic, generator, [(REAL, LATENTS)]),
+    "images": lambda critic, generator: generate(generator, LATENTS),
+    "finite": lambda critic, generator: first_non_finite(critic.state_dict()),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_measuring_changes_no_bit(name: str, critic: nn.Module, generator: nn.Module) -> None:
+    (critic(generator(LATENTS)).sum() * 0.1).backward()
+    before = [
+        {key: value.clone() for key, value in network.state_dict().items()} for network in (critic, generator)
+    ]
+    gradients = [p.grad.clone() for network in (critic, generator) for p in network.parameters()]  # type: ignore[union-attr]
+    random_state = torch.get_rng_state()
+    MEASURES[name](critic, generator)
+    for network, expected in zip((critic, generator), before, strict=True):
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, expected[key]), key
+        assert all(parameter.requires_grad for parameter in network.parameters())
+        assert network.training
+    after = [p.grad for network in (critic, generator) for p in network.parameters()]
+    for found, expected in zip(after, gradients, strict=True):
+        assert torch.equal(found, expected)  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_tensor_that_is_not_finite_is_named(bad: float) -> None:
+    tensors = {
+        "counter": torch.tensor(2**40),
+        "fine": torch.ones(3),
+        "half": torch.full((2,), 6e4, dtype=torch.float16),
+        "empty": torch.zeros(0),
+        "broken": torch.tensor([[0.0, bad], [1.0, 2.0]]),
+        "also": torch.tensor(bad),
+    }
+    assert first_non_finite(tensors) == "broken"
+    tensors["broken"][0, 1] = 3.4e38
+    assert first_non_finite(tensors) == "also"
+    tensors["also"].zero_()
+    assert first_non_finite(tensors) is None

@@ -1,0 +1,75 @@
+"""What only a GPU can show: half precisions, the device's cache, and resume with both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_series, read_state, read_tensors
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+]
+
+CUDA = ["runtime.device=cuda", "schedule.global_batch=64"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+@pytest.mark.parametrize("objective", ["wasserstein", "gradient_penalty"])
+def test_every_precision_trains(
+    precision: str, objective: str, ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    options = [f"precision={precision}", f"objective.name={objective}", "schedule.steps=40"]
+    run = ranks.run(1, [config, *CUDA, *options, "critic_optimizer.lr=5e-4"])
+    assert f"{precision}," in run.log(0)
+    series = read_series(tmp_path / "run")
+    assert np.isfinite(series["wasserstein/estimate"]).all()
+    assert series["wasserstein/estimate"][-1][1] > 0
+    assert series["memory/device_peak_mib"][-1][1] > 0
+    weights = read_tensors(newest(tmp_path / "run"))
+    networks = [array for name, array in weights.items() if name.startswith(("critic/", "generator/"))]
+    assert {str(array.dtype) for array in networks} <= {"float32", "int64"}
+    if objective == "wasserstein":
+        critic = [array for name, array in weights.items() if name.startswith("critic/")]
+        assert max(np.abs(array).max() for array in critic) <= np.float32(0.01)
+
+
+def test_every_cache_gives_the_same_bits(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    for cache in ("device", "host", "none"):
+        run = ranks.run(1, [config, *CUDA, f"data.cache={cache}", f"name={cache}", "schedule.steps=1"])
+        assert f"cache: {cache}" in run.log(0)
+    device, host, none = (
+        read_metrics(tmp_path / name)[0]["critic/real"] for name in ("device", "host", "none")
+    )
+    assert device == pytest.approx(host, rel=1e-5)
+    assert device == pytest.approx(none, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_a_resumed_run_goes_on_with_its_scale_and_counters(
+    precision: str, ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    options = [config, *CUDA, f"precision={precision}"]
+    ranks.run(1, [*options, "name=moves", "schedule.steps=11"])
+    before = read_state(newest(tmp_path / "moves"))
+    run = ranks.run(1, [*options, "name=moves", "schedule.steps=20"])
+    assert "continuing from" in run.log(0)
+    ranks.run(1, [*options, "name=whole", "schedule.steps=20"])
+    moves, whole = (read_state(newest(tmp_path / name)) for name in ("moves", "whole"))
+    assert moves["counters"] == whole["counters"]
+    assert moves["scaler"] == whole["scaler"]
+    assert bool(before["scaler"]) == (precision == "fp16")
+
+
+def test_a_run_stopped_between_saves_is_restored_bit_for_bit(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    """Training on from a state may round otherwise on a GPU; the state itself must not change."""
+    ranks.run(1, [config, *CUDA, "schedule.steps=4"])
+    before = read_tensors(newest(tmp_path / "run"))
+    ranks.run(1, [config, *CUDA, "schedule.steps=4"])
+    assert_same_bits(read_tensors(newest(tmp_path / "run")), before)

@@ -1,0 +1,247 @@
+"""Whole runs of one process: what they leave behind, and the options that change them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.ranks import (
+    PATIENCE,
+    Ranks,
+    assert_same_bits,
+    checkpoints,
+    free_port,
+    newest,
+    read_metrics,
+    read_note,
+    read_series,
+    read_state,
+    read_tensors,
+)
+
+PICTURES = ["monitor.sample_every=10", "data.validation=0.1", "monitor.validation_every=5"]
+
+SCALARS = {
+    "wasserstein/estimate",
+    "wasserstein/estimate_smooth",
+    "wasserstein/validation",
+    "critic/real",
+    "critic/fake",
+    "critic/loss",
+    "critic/grad_norm",
+    "critic/input_grad_norm",
+    "critic/clipped_fraction",
+    "generator/loss",
+    "generator/grad_norm",
+    "optimizer/critic_lr",
+    "optimizer/generator_lr",
+    "speed/images_per_second",
+    "speed/data_wait_fraction",
+    "speed/step_seconds",
+    "memory/host_mib",
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_what_its_directory_promises(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    ranks.run(1, [config, *PICTURES, "checkpoint.every=8", "checkpoint.keep_every=16"])
+    run = tmp_path / "run"
+    names = {path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents")}
+    assert names == {
+        "config.yaml", "environment.json", "metrics.jsonl", "samples", "checkpoints", "lock", "DONE",
+    }  # fmt: skip
+    assert len(list(run.glob("events.out.tfevents*"))) == 1
+    assert sorted(path.name for path in (run / "samples").iterdir()) == [
+        "step_00000010.png",
+        "step_00000020.png",
+    ]
+    assert checkpoints(run) == ["step_00000016", "step_00000020"]
+    assert sorted(path.name for path in newest(run).iterdir()) == sorted(
+        [
+            "generator.safetensors",
+            "critic.safetensors",
+            "ema.safetensors",
+            "generator_optimizer.safetensors",
+            "critic_optimizer.safetensors",
+            "window.safetensors",
+            "state.json",
+            "manifest.json",
+        ]
+    )
+    assert read_state(newest(run))["counters"] == {"step": 20, "position": 480, "critic_updates": 40}
+    assert read_note(run, "DONE") | {"time": ""} == {
+        "reason": "all 20 steps are done",
+        "exit_code": 0,
+        "time": "",
+    }
+    assert yaml.safe_load((run / "config.yaml").read_text())["schedule"]["steps"] == 20
+    setup = json.loads((run / "environment.json").read_text())["setup"]
+    assert (setup["world_size"], setup["device"], setup["precision"]) == (1, "cpu", "float32")
+    assert [line["step"] for line in read_metrics(run)] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
+    with Image.open(run / "samples" / "step_00000020.png") as picture:
+        assert np.asarray(picture).std() > 0
+
+
+def test_the_resolved_config_repeats_the_run(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    ranks.run(1, [config, "seed=3", "name=first"])
+    ranks.run(1, [str(tmp_path / "first" / "config.yaml"), "name=second"])
+    assert_same_bits(read_tensors(newest(tmp_path / "first")), read_tensors(newest(tmp_path / "second")))
+    ranks.run(1, [config, "seed=4", "name=third"])
+    first, third = (read_tensors(newest(tmp_path / name)) for name in ("first", "third"))
+    assert any((first[name] != third[name]).any() for name in first)
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    ranks.run(1, [config])
+    before = contents(tmp_path / "run")
+    again = ranks.run(1, [config])
+    assert "is complete at step 20. To go on, raise schedule.steps." in again.log(0)
+    after = contents(tmp_path / "run")
+    for changing in ("lock", "DONE"):
+        before.pop(changing)
+        after.pop(changing)
+    assert after == before
+    assert read_note(tmp_path / "run", "DONE")["reason"] == "all 20 steps are done"
+
+
+def test_raising_the_number_of_steps_goes_on(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    ranks.run(1, [config, "schedule.steps=12", "name=grown"])
+    ranks.run(1, [config, "schedule.steps=20", "name=grown"])
+    ranks.run(1, [config, "schedule.steps=20", "name=whole"])
+    assert_same_bits(read_tensors(newest(tmp_path / "grown")), read_tensors(newest(tmp_path / "whole")))
+    assert read_metrics(tmp_path / "grown") == read_metrics(tmp_path / "whole")
+
+
+def test_bf16_trains_like_float32_but_for_rounding(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    options = ["schedule.steps=60", "critic_optimizer.lr=1e-3", "objective.clip=0.05"]
+    for precision in ("bf16", "float32"):
+        ranks.run(1, [config, *options, f"precision={precision}", f"name={precision}"])
+    rough, fine = (read_series(tmp_path / name)["wasserstein/estimate"] for name in ("bf16", "float32"))
+    assert np.isfinite(rough).all()
+    assert rough != fine
+    assert rough[-1][1] > 0
+    assert fine[-1][1] > 0
+    assert rough[-1][1] == pytest.approx(fine[-1][1], rel=0.3)
+    weights = read_tensors(newest(tmp_path / "bf16"))
+    assert {str(array.dtype) for name, array in weights.items() if name.startswith("critic/")} == {"float32"}
+
+
+def test_gradient_clipping_bounds_the_step(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    """RMSprop forgets a gradient's size, Adam does so too; the squared average keeps it."""
+    ranks.run(1, [config, "critic_grad_clip=1e-4", "name=clipped", "schedule.steps=3"])
+    ranks.run(1, [config, "name=free", "schedule.steps=3"])
+
+    def squares(name: str) -> float:
+        tensors = read_tensors(newest(tmp_path / name))
+        return sum(
+            float(array.sum())
+            for key, array in tensors.items()
+            if key.startswith("critic_optimizer/") and key.endswith("square_avg")
+        )
+
+    # Six updates, of which each adds at most 1% of the squared norm.
+    assert 0 < squares("clipped") <= 6 * 0.01 * 1e-4**2 * 1.001
+    assert squares("free") > 100 * squares("clipped")
+
+
+def test_the_average_lags_behind_the_generator(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    ranks.run(1, [config, "ema_decay=0.9", "generator_optimizer.lr=1e-3", "name=slow"])
+    ranks.run(1, [config, "ema_decay=0.0", "generator_optimizer.lr=1e-3", "name=none"])
+    slow, none = (read_tensors(newest(tmp_path / name)) for name in ("slow", "none"))
+    names = [name.removeprefix("ema/") for name in slow if name.startswith("ema/")]
+    assert all(np.array_equal(none[f"ema/{name}"], none[f"generator/{name}"]) for name in names)
+    assert not np.array_equal(slow["ema/project.weight"], slow["generator/project.weight"])
+    assert all(np.array_equal(slow[f"generator/{name}"], none[f"generator/{name}"]) for name in names)
+
+
+def test_bursts_give_the_critic_more_updates(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    bursts = "schedule.bursts={first_steps: 2, every: 10, critic_updates: 7}"
+    ranks.run(1, [config, bursts])
+    # Steps 0, 1 and 10 have 7 updates, the other 17 have 2.
+    assert read_state(newest(tmp_path / "run"))["counters"]["critic_updates"] == 3 * 7 + 17 * 2
+
+
+def test_every_promised_figure_is_in_tensorboard(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    ranks.run(1, [config, *PICTURES])
+    series = read_series(tmp_path / "run")
+    assert not SCALARS - series.keys()
+    steps = [step for step, _ in series["wasserstein/estimate"]]
+    assert steps == list(range(2, 21, 2))
+    for line in read_metrics(tmp_path / "run"):
+        for name in line.keys() - {"step"}:
+            assert dict(series[name])[int(line["step"])] == pytest.approx(line[name], rel=1e-6, abs=1e-12)
+    estimate, parts = (
+        dict(series["wasserstein/estimate"]),
+        (dict(series["critic/real"]), dict(series["critic/fake"])),
+    )
+    for step in steps:
+        assert estimate[step] == pytest.approx(parts[0][step] - parts[1][step], abs=1e-7)
+
+
+class Page:
+    """TensorBoard's own server."""
+
+    def __init__(self, logs: Path, output: Path) -> None:
+        self._port = free_port()
+        words = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", str(self._port)]
+        with output.open("w") as file:
+            self._process = subprocess.Popen(
+                [*words, "--host", "127.0.0.1", "--load_fast", "false"], stdout=file, stderr=file
+            )
+
+    def get(self, path: str, **query: str) -> Any:
+        address = f"http://127.0.0.1:{self._port}/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=30) as answer:
+            return json.load(answer)
+
+    def wait_for(self, run: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                if self.get("data/plugin/scalars/tags").get(run):
+                    return
+            except (urllib.error.URLError, ConnectionError):
+                assert self._process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    page = Page(tmp_path, tmp_path / "tensorboard.log")
+    yield page
+    page.end()
+
+
+def test_tensorboard_serves_the_run(ranks: Ranks, config: str, tmp_path: Path, page: Page) -> None:
+    ranks.run(1, [config, *PICTURES])
+    page.wait_for("run")
+    assert not SCALARS - page.get("data/plugin/scalars/tags")["run"].keys()
+    images = page.get("data/plugin/images/tags")["run"].keys()
+    assert images == {"samples/generated", "samples/real", "samples/ema"}
+    texts = {tag.removesuffix("/text_summary") for tag in page.get("data/plugin/text/tags")["run"]}
+    assert {"run/config", "run/environment"} <= texts
+    points = page.get("data/plugin/scalars/scalars", run="run", tag="wasserstein/estimate")
+    assert [(step, value) for _, step, value in points] == [
+        (step, pytest.approx(value)) for step, value in read_series(tmp_path / "run")["wasserstein/estimate"]
+    ]
