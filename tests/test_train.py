@@ -210,12 +210,15 @@ class Page:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=30) as answer:
             return json.load(answer)
 
-    def wait_for(self, run: str) -> None:
+    def wait_for(self, run: str, tag: str, points: int) -> list[list[float]]:
+        """The (time, step, value) of a series, once the server has read all its points."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                if self.get("data/plugin/scalars/tags").get(run):
-                    return
+                found = self.get("data/plugin/scalars/tags").get(run, {})
+                series = self.get("data/plugin/scalars/scalars", run=run, tag=tag) if tag in found else []
+                if len(series) == points:
+                    return series
             except (urllib.error.URLError, ConnectionError):
                 assert self._process.poll() is None
             assert time.monotonic() < deadline
@@ -235,13 +238,13 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
 def test_tensorboard_serves_the_run(ranks: Ranks, config: str, tmp_path: Path, page: Page) -> None:
     ranks.run(1, [config, *PICTURES])
-    page.wait_for("run")
+    expected = read_series(tmp_path / "run")["wasserstein/estimate"]
+    points = page.wait_for("run", "wasserstein/estimate", len(expected))
+    assert [(step, value) for _, step, value in points] == [
+        (step, pytest.approx(value)) for step, value in expected
+    ]
     assert not SCALARS - page.get("data/plugin/scalars/tags")["run"].keys()
     images = page.get("data/plugin/images/tags")["run"].keys()
     assert images == {"samples/generated", "samples/real", "samples/ema"}
     texts = {tag.removesuffix("/text_summary") for tag in page.get("data/plugin/text/tags")["run"]}
     assert {"run/config", "run/environment"} <= texts
-    points = page.get("data/plugin/scalars/scalars", run="run", tag="wasserstein/estimate")
-    assert [(step, value) for _, step, value in points] == [
-        (step, pytest.approx(value)) for step, value in read_series(tmp_path / "run")["wasserstein/estimate"]
-    ]
