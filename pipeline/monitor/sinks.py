@@ -16,8 +16,6 @@ from pipeline.durable import write_text
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import save_png
 
-SECONDS_BETWEEN_WRITERS = 10.0
-
 
 class Sink(Protocol):
     """Takes what is logged at a step. Its OSErrors are counted by `Sinks` and never stop training."""
@@ -80,9 +78,12 @@ class Sinks:
 class TensorBoard:
     """Event files in the run's directory."""
 
-    def __init__(self, directory: Path, first_step: int) -> None:
-        """Records at `first_step` and later that an earlier process left are hidden by TensorBoard."""
-        self._directory = directory
+    def __init__(self, directory: Path, first_step: int, pause: float = 10.0) -> None:
+        """Records at `first_step` and later that an earlier process left are hidden by TensorBoard.
+
+        After a failure nothing is written for `pause` seconds.
+        """
+        self._directory, self._pause = directory, pause
         # A run that starts hides what stands at step 0 too.
         self._writer: Any = self._open(purge_step=first_step if first_step > 1 else 0)
         self._reopen_at = 0.0
@@ -124,7 +125,7 @@ class TensorBoard:
         try:
             yield self._writer
         except OSError:
-            self._writer, self._reopen_at = None, time.monotonic() + SECONDS_BETWEEN_WRITERS
+            self._writer, self._reopen_at = None, time.monotonic() + self._pause
             raise
 
     def _open(self, purge_step: int | None = None) -> Any:

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,6 +191,33 @@ def test_tensorboard_on_a_full_disk_stops_nothing(full_disk: Path, tmp_path: Pat
     sinks.close()
     assert sinks.failures > 0
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == list(range(1, 30))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_tensorboard_goes_on_once_there_is_space_again(full_disk: Path) -> None:
+    sinks = Sinks([TensorBoard(full_disk, 1, pause=1.1)])
+    noise = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    for step in range(1, 20):
+        sinks.images(step, "x", noise)
+        sinks.flush()
+    failures = sinks.failures
+    assert failures > 0
+    # Event files are read in the order of the second they were made in.
+    time.sleep(1.2)
+    (full_disk / "filler").unlink()
+    for step in range(20, 24):
+        sinks.scalars(step, {"loss": 0.5})
+    sinks.close()
+    assert sinks.failures == failures
+    assert [step for step, _ in scalars(full_disk, "loss")] == [20, 21, 22, 23]
+
+
+def test_what_was_flushed_can_be_read_while_the_writer_is_open(tmp_path: Path) -> None:
+    sinks = Sinks([TensorBoard(tmp_path, 1)])
+    sinks.scalars(1, {"loss": 0.5})
+    sinks.flush()
+    assert scalars(tmp_path, "loss") == [(1, 0.5)]
+    sinks.close()
 
 
 def test_defects_of_the_program_are_not_swallowed(tmp_path: Path) -> None:
