@@ -6,15 +6,18 @@ import json
 import platform
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import dump_config
 from pipeline.data.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.loader import Loader
-from pipeline.data.manifest import Manifest
+from pipeline.data.manifest import Manifest, check_hashes
 from pipeline.data.order import Order
 from pipeline.data.reader import ShardReader
 from pipeline.durable import write_text
@@ -27,6 +30,7 @@ from pipeline.monitor.sinks import JsonLines, PngFiles, Sinks, TensorBoard
 from pipeline.noise import Noise, Slice
 from pipeline.objectives import build_objective
 from pipeline.options import Config
+from pipeline.resume import flatten
 from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime
 from pipeline.state import TrainingState, build_optimizer, seed_weights
@@ -34,6 +38,50 @@ from pipeline.stopping import StopSignals
 from pipeline.trainer import Trainer
 
 PACKAGES = ("torch", "torchvision", "accelerate", "webdataset", "tensorboard", "numpy", "wgan-pipeline")
+
+
+def check_same_on_all_ranks(config: Config, identity: dict[str, Any], runtime: Runtime) -> None:
+    """Raise ConfigError unless all ranks were started for the same run on the same data.
+
+    Each machine reads its own config, and DDP would make equal weights of unequal runs.
+    """
+    ours = {**flatten(config.model_dump(mode="json")), **identity}
+    for name in ("data.shards", "run_root"):
+        del ours[name]
+    for rank, theirs in enumerate(runtime.gather_objects(ours)):
+        differences = [
+            f"{name} is {theirs.get(name)} there and {value} here"
+            for name, value in ours.items()
+            if theirs.get(name) != value
+        ]
+        if differences:
+            raise ConfigError(
+                f"Rank {rank} was started otherwise than rank {runtime.rank}: {'; '.join(differences)}. "
+                "Start all ranks with the same config, arguments and shards."
+            )
+
+
+def check_data(config: Config, manifest: Manifest, runtime: Runtime) -> None:
+    """Raise DataError unless every shard has its hash. The ranks of a machine share the work."""
+    if config.data.verify != "hashes":
+        return
+    share = replace(manifest, shards=manifest.shards[runtime.local_rank :: runtime.local_world_size])
+    error = None
+    bar = tqdm(
+        total=share.bytes,
+        desc="checking shards",
+        unit="B",
+        unit_scale=True,
+        delay=1,
+        leave=False,
+        disable=None if runtime.is_main else True,
+    )
+    with bar:
+        try:
+            check_hashes(Path(config.data.shards), share, bar.update)
+        except DataError as failure:
+            error = failure
+    runtime.all_agree(error)
 
 
 def build_trainer(
@@ -62,23 +110,28 @@ def build_trainer(
         noise=noise,
         rows=rows,
         recorder=recorder,
-        sinks=Sinks([]),
-        console=Console(first_step - 1, config.schedule.steps, runtime.is_main),
         checkpoints=directory.checkpoints,
         identity=identity,
         stop=stop,
     )
     trainer.rehearse()
     if runtime.is_main:
-        environment = describe_environment(runtime)
-        write_text(directory.environment, environment)
-        trainer.sinks = build_sinks(directory, first_step)
-        trainer.sinks.text(first_step - 1, "run/config", dump_config(config))
-        trainer.sinks.text(first_step - 1, "run/environment", environment)
-        if first_step == 1:
-            real = loader.read(order.samples(0, config.monitor.grid**2))
-            trainer.sinks.images(0, "samples/real", image_grid(real, config.monitor.grid))
+        start_records(trainer, directory, order, first_step)
     return trainer
+
+
+def start_records(trainer: Trainer, directory: RunDirectory, order: Order, first_step: int) -> None:
+    """Open what the main rank writes to, and record what the run is made of."""
+    config, grid = trainer.config, trainer.config.monitor.grid
+    environment = describe_environment(trainer.runtime)
+    write_text(directory.environment, environment)
+    trainer.console = Console(first_step - 1, config.schedule.steps, is_shown=True)
+    trainer.sinks = build_sinks(directory, first_step)
+    trainer.sinks.text(first_step - 1, "run/config", dump_config(config))
+    trainer.sinks.text(first_step - 1, "run/environment", environment)
+    if first_step == 1:
+        real = trainer.loader.read(order.samples(0, grid**2))
+        trainer.sinks.images(0, "samples/real", image_grid(real, grid))
 
 
 def build_state(config: Config, manifest: Manifest, runtime: Runtime, noise: Noise) -> TrainingState:

@@ -41,7 +41,13 @@ class Checkpoint:
 
     def facts(self) -> dict[str, Any]:
         """The plain values that were saved."""
-        content: dict[str, Any] = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+        try:
+            content: dict[str, Any] = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.path / 'state.json'} cannot be read: {error}. run_root must be on storage that all "
+                "machines of a run share."
+            ) from None
         return content
 
     def tensors(self, group: str) -> Tensors:
@@ -101,7 +107,10 @@ def newest_valid(directory: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def find_defect(checkpoint: Checkpoint) -> str | None:
-    """What makes a checkpoint unusable, or None."""
+    """What makes a checkpoint unusable for good, or None.
+
+    Raises CheckpointError where it cannot be read at the moment: that says nothing about its content.
+    """
     path = checkpoint.path
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -109,14 +118,18 @@ def find_defect(checkpoint: Checkpoint) -> str | None:
             return f"{path} is of format {manifest['format']!r}; this version reads {FORMAT!r}"
         if manifest["step"] != checkpoint.step:
             return f"{path} is of step {manifest['step']}"
+        if missing := {"state.json", "generator.safetensors"} - manifest["files"].keys():
+            return f"{path / 'manifest.json'} does not list {', '.join(sorted(missing))}"
         for name, expected in manifest["files"].items():
             content = (path / Path(name).name).read_bytes()
             found = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             if found != expected:
                 return f"{path / name} has changed: {found}, but its manifest says {expected}"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        return f"{error.filename} is missing"
     except OSError as error:
-        return f"{error.filename} cannot be read: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{path / 'manifest.json'} is damaged ({error!r})"
     return None
 

@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline import shards_command
 from pipeline.errors import ConfigError, PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.options import RuntimeOptions
 
 OVERRIDES = "section.option=value"
 TRAIN_EXAMPLES = """\
@@ -50,9 +53,9 @@ def _train(parsed: argparse.Namespace) -> int:
         raise ConfigError(f"--processes {parsed.processes}: at least one process is needed.")
     from pipeline.config import load_config
 
-    load_config(parsed.config, parsed.overrides)
+    config = load_config(parsed.config, parsed.overrides)
+    processes = parsed.processes or _default_processes(config.runtime)
     words = [str(parsed.config), *parsed.overrides]
-    processes = parsed.processes or _device_count()
     if processes > 1:
         _become_launcher(processes, words)
     from pipeline import train
@@ -60,7 +63,12 @@ def _train(parsed: argparse.Namespace) -> int:
     return train.main(words)
 
 
-def _device_count() -> int:
+def _default_processes(options: RuntimeOptions) -> int:
+    """As many as the config asks for; else one for each GPU that is to be used, or one."""
+    if options.processes is not None:
+        return options.processes
+    if options.device == "cpu":
+        return 1
     import torch
 
     return max(torch.cuda.device_count(), 1)
@@ -103,7 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", type=Path, metavar="CONFIG")
     train.add_argument("overrides", nargs="*", metavar=OVERRIDES)
     train.add_argument(
-        "--processes", type=int, metavar="N", help="ranks to start (default: one for each GPU)"
+        "--processes",
+        type=int,
+        metavar="N",
+        help="ranks to start (default: runtime.processes, else one for each GPU)",
     )
     train.set_defaults(func=_train)
 

@@ -28,19 +28,22 @@ KeyPath = tuple[str, ...]
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read `path`, apply `overrides` (each "section.option=value") and check the result.
 
-    An override of a section's `name` drops what the file says of that section, since its options belong
-    to another kind. Raises ConfigError that lists every mistake.
+    An override that makes a section's `name` another one drops what the file says of that section, since its
+    options belong to another kind. Of two overrides of one option the last counts. Raises ConfigError that
+    lists every mistake.
     """
     content, places = _read_yaml(path)
-    for text in overrides:
-        _override(content, places, text)
+    values = dict(_parse_override(text) for text in overrides)
+    # Whole sections first, then the kinds of sections, then single options, whatever order they came in.
+    for key in sorted(values, key=lambda key: (len(key), key[-1] != "name")):
+        _override(content, places, key, values[key])
     return parse_config(content, str(path), places)
 
 
 def parse_config(content: dict[str, Any], origin: str, places: Mapping[KeyPath, str] | None = None) -> Config:
     """Check a plain mapping; `places` says where each key was written, for the error message."""
     places = places or {}
-    content = _with_default_names(content)
+    content = _completed(content)
     try:
         config = Config.model_validate(content)
         mistakes = []
@@ -165,34 +168,45 @@ def _note_places(node: yaml.Node, path: KeyPath, places: dict[KeyPath, str]) -> 
         _note_places(value, here, places)
 
 
-def _override(content: dict[str, Any], places: dict[KeyPath, str], text: str) -> None:
+def _parse_override(text: str) -> tuple[KeyPath, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"{text!r} is no override; write section.option=value, like schedule.steps=500.")
     try:
-        parsed = yaml.load(value, Loader=_Loader)
+        return tuple(key.split(".")), yaml.load(value, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{text!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
-    *sections, option = path = tuple(key.split("."))
+
+
+def _override(content: dict[str, Any], places: dict[KeyPath, str], path: KeyPath, value: Any) -> None:
+    *sections, option = path
     section = content
-    for name in sections:
+    for depth, name in enumerate(sections, 1):
         if not isinstance(section.get(name), dict):
             section[name] = {}
+            places[path[:depth]] = "command line"
         section = section[name]
-    if option == "name" and sections and section.get("name") != parsed:
+    kind = _default_kind(path[0])
+    if path[1:] == ("name",) and kind is not None and section.get("name", kind) != value:
         section.clear()
-    section[option] = parsed
+    section[option] = value
     places[path] = "command line"
 
 
-def _with_default_names(content: dict[str, Any]) -> dict[str, Any]:
-    """Sections that come in kinds may leave out `name`; the default kind is then meant."""
-    named = {
-        key: {"name": field.default.name, **content[key]}
-        for key, field in Config.model_fields.items()
-        if isinstance(content.get(key), dict) and hasattr(field.default, "name")
-    }
-    return {**content, **named}
+def _completed(content: dict[str, Any]) -> dict[str, Any]:
+    """Sections with nothing below them are empty, and those without a `name` are of their default kind."""
+    completed = dict(content)
+    for key in content.keys() & {path[0] for path, _ in _fields(Config) if len(path) > 1}:
+        section, kind = {} if content[key] is None else content[key], _default_kind(key)
+        is_unnamed = isinstance(section, dict) and kind is not None
+        completed[key] = {"name": kind, **section} if is_unnamed else section
+    return completed
+
+
+def _default_kind(section: str) -> str | None:
+    """The `name` that a section has where it says none; None for sections of one kind and other options."""
+    field = Config.model_fields.get(section)
+    return getattr(field.default, "name", None) if field else None
 
 
 def _describe(item: Any, content: Mapping[str, Any], places: Mapping[KeyPath, str]) -> str:
@@ -208,6 +222,13 @@ def _describe(item: Any, content: Mapping[str, Any], places: Mapping[KeyPath, st
             where = places.get((*path, "name"), where)
             name, found = f"{name}.name", found["name"]
             text = f"{found!r} is not known; known are {context['expected_tags']}"
+        case "invalid_key":
+            text = f"{found!r} cannot be the name of an option; names are words, like seed"
+        case "model_type" | "model_attributes_type":
+            example = ".".join(next(known for known, _ in _fields(Config) if known[: len(path)] == path))
+            text = f"{found!r} will not do: {name} is a section of options; set them, as in {example}=..."
+            if isinstance(found, str) and _default_kind(name) is not None:
+                text = f"{found!r} will not do: {name} is a section; its kind is {name}.name={found}"
         case _:
             requirement = item["msg"].removeprefix("Input should ").removeprefix("be ")
             text = f"{found!r} will not do: it must be {requirement}"
@@ -280,6 +301,6 @@ def _repaired(content: Mapping[str, Any], error: ValidationError) -> Config:
             {**value, **given} if isinstance(value, dict) and isinstance(given, dict) else given or value
         )
     try:
-        return Config.model_validate(_with_default_names(repaired))
+        return Config.model_validate(_completed(repaired))
     except ValidationError:
         return Config.model_validate(required)

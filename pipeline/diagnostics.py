@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -47,7 +48,15 @@ def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
 
 @torch.no_grad()
 def first_non_finite(tensors: dict[str, Tensor]) -> str | None:
-    """The name of a tensor that holds NaN or an infinity, or None. Waits for the device once."""
-    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    finite = torch.stack([tensor.isfinite().all().cpu() for tensor in floating.values()]).tolist()
-    return next((name for name, is_finite in zip(floating, finite, strict=True) if not is_finite), None)
+    """The name of the first tensor that holds NaN or an infinity, or None. Waits for each device once."""
+    by_device: dict[torch.device, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            by_device[tensor.device][name] = tensor.isfinite().all()
+    broken = {
+        name
+        for finite in by_device.values()
+        for name, is_finite in zip(finite, torch.stack(list(finite.values())).tolist(), strict=True)
+        if not is_finite
+    }
+    return next((name for name in tensors if name in broken), None)

@@ -17,13 +17,18 @@ from pipeline.build import PACKAGES, square_resolution
 from pipeline.config import load_config
 from pipeline.data.cache import choose_cache
 from pipeline.data.manifest import verified_manifest
+from pipeline.data.order import build_order
 from pipeline.models import build_critic, build_generator
 from pipeline.options import Config
 from pipeline.runtime import requested_processes
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Print what is found. Raises the error that a run of the config would end with."""
+    """Print what is found.
+
+    Raises the error that a run of the config would end with, as far as its options and images alone tell:
+    whether the device suits them is left to read off what is printed.
+    """
     sections = {"versions": _versions(), "machine": _machine(), "ranks": _ranks()}
     if arguments.config is not None:
         sections[f"{arguments.config} would use"] = _plan(load_config(arguments.config, arguments.overrides))
@@ -71,6 +76,7 @@ def _ranks() -> dict[str, str]:
 
 def _plan(config: Config) -> dict[str, str]:
     manifest = verified_manifest(Path(config.data.shards), config.data.verify == "hashes")
+    order = build_order(config, manifest)
     is_on_gpu = torch.cuda.is_available() and config.runtime.device != "cpu"
     device = torch.device("cuda" if is_on_gpu else "cpu")
     resolution, channels = square_resolution(manifest), manifest.channels
@@ -84,6 +90,7 @@ def _plan(config: Config) -> dict[str, str]:
     return {
         "run": f"{Path(config.run_root) / config.name}",
         "images": f"{manifest.count:,} of {resolution}x{resolution}x{channels} in {len(manifest.shards)} shards, whole",
+        "epoch": f"{order.epoch_size:,} training images, {len(order.held_out_ids()):,} held out",
         "device": str(device),
         "precision": config.precision or "the launcher's choice, else float32",
         "cache": f"{cache}: {reason}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,25 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written: {error.strerror or error}. Free some space or choose another place, and "
-            "run the same command again."
+            f"{path} cannot be written: {error.strerror or error}. {_advice(error)}, and run the same command "
+            "again."
         ) from None
+
+
+def _advice(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "Free some space or choose another place"
+        case errno.EROFS:
+            return "Mount the file system for writing or choose another place"
+        case errno.EACCES | errno.EPERM:
+            return "Get the permission to write there or choose another place"
+        case errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ENOTEMPTY:
+            return "Move away what stands there or choose another place"
+        case errno.ENAMETOOLONG:
+            return "Choose a shorter name"
+        case _:
+            return "Choose another place"
 
 
 @contextmanager

@@ -11,8 +11,8 @@ class PipelineError(Exception):
     """A failure that the user can act on. `exit_code` is the process's exit code."""
 
     exit_code: int = 1
-    is_repeated: bool = False
-    """Whether another rank says the same, or has said what caused it, so that this one stays silent."""
+    is_told: bool = False
+    """Whether it, or what caused it on another rank, has been said already."""
 
 
 class ConfigError(PipelineError):

@@ -16,7 +16,7 @@ from pipeline.checkpoint import (
     set_aside,
 )
 from pipeline.data.manifest import Manifest
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, PipelineError
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.recorder import Recorder
 from pipeline.options import Config
@@ -32,20 +32,24 @@ FREE = (
     "data.workers",
     "data.verify",
     "schedule.steps",
-    "schedule.micro_batch",
     "monitor",
     "checkpoint",
     "runtime",
 )
-"""Options that a resumed run may change. `precision` is compared as it was resolved."""
+"""Options that a resumed run may change. `precision` is compared as it was resolved.
+
+`schedule.micro_batch` is free too, unless batch norm makes each part's statistics its own.
+"""
 
 
 def identity(config: Config, manifest: Manifest, precision: str) -> dict[str, Any]:
     """Everything that must be equal for a checkpoint to be continued, as flat plain values."""
+    has_batch_norm = "batch" in (config.model.generator_norm, config.model.critic_norm)
+    free = FREE if has_batch_norm else (*FREE, "schedule.micro_batch")
     options = {
         path: value
-        for path, value in _flatten(config.model_dump(mode="json")).items()
-        if not any(path == free or path.startswith(free + ".") for free in FREE)
+        for path, value in flatten(config.model_dump(mode="json")).items()
+        if not any(path == name or path.startswith(name + ".") for name in free)
     }
     height, width = manifest.resolution
     images = [manifest.channels, height, width]
@@ -53,14 +57,32 @@ def identity(config: Config, manifest: Manifest, precision: str) -> dict[str, An
 
 
 def find_checkpoint(directory: Path, runtime: Runtime) -> Checkpoint | None:
-    """The newest valid checkpoint, agreed by all ranks; damaged newer ones are set aside and named."""
-    found: tuple[int, list[str]] | None = None
-    if runtime.is_main:
-        checkpoint, defects = newest_valid(directory)
-        found = (checkpoint.step if checkpoint else -1, defects)
-        _set_aside_newer(directory, found[0], defects)
-    step, _ = runtime.gather_objects(found)[0]
-    return Checkpoint(directory / f"step_{step:08d}", step) if step >= 0 else None
+    """The newest valid checkpoint, agreed by all ranks; damaged newer ones are set aside and named.
+
+    None where there is no checkpoint yet. Raises CheckpointError where there are some, but none is usable.
+    """
+    checkpoint, error = None, None
+    try:
+        if runtime.is_main:
+            checkpoint = _find_checkpoint(directory)
+    except PipelineError as failure:
+        error = failure
+    runtime.all_agree(error)
+    step = runtime.gather_objects(checkpoint.step if checkpoint else None)[0]
+    return None if step is None else Checkpoint(directory / f"step_{step:08d}", step)
+
+
+def _find_checkpoint(directory: Path) -> Checkpoint | None:
+    checkpoint, defects = newest_valid(directory)
+    if checkpoint is None and defects:
+        raise CheckpointError(
+            f"No checkpoint in {directory} is usable:\n  "
+            + "\n  ".join(defects)
+            + "\nNothing was changed. Bring one back from a copy, or give a new run another name."
+        )
+    for damaged, defect in zip(reversed(list_checkpoints(directory)), defects, strict=False):
+        say_warning(f"{defect}; kept as {set_aside(damaged).name}, an earlier one is used")
+    return checkpoint
 
 
 def save_run(
@@ -71,7 +93,6 @@ def save_run(
     if runtime.is_main:
         facts = {
             "identity": dict(who),
-            "world_size": runtime.world_size,
             "counters": asdict(state.counters),
             "scaler": runtime.scaler_state(),
             "window": window_facts,
@@ -111,15 +132,10 @@ def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
         )
 
 
-def _set_aside_newer(directory: Path, step: int, defects: list[str]) -> None:
-    for checkpoint, defect in zip(reversed(list_checkpoints(directory)), defects, strict=False):
-        if checkpoint.step > step:
-            say_warning(f"{defect}; kept as {set_aside(checkpoint).name}, an earlier one is used")
-
-
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         path = f"{prefix}{key}"
-        flat |= _flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+        flat |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
     return flat

@@ -25,7 +25,6 @@ from pipeline.durable import storage_errors, write_text
 from pipeline.errors import RunLockedError
 
 Ending = Literal["DONE", "PREEMPTED", "FAILED"]
-ENDINGS: tuple[Ending, ...] = ("DONE", "PREEMPTED", "FAILED")
 
 
 class RunDirectory:
@@ -70,7 +69,7 @@ class RunDirectory:
             self._lock.truncate(0)
             self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             self._lock.flush()
-            for ending in ENDINGS:
+            for ending in ("PREEMPTED", "FAILED"):
                 (self.path / ending).unlink(missing_ok=True)
 
     def __exit__(
@@ -78,11 +77,20 @@ class RunDirectory:
     ) -> None:
         self._lock.close()
 
-    def mark(self, ending: Ending, reason: str, exit_code: int) -> bool:
-        """Leave a note of how the run stopped. Returns False where a FAILED note stood already.
+    def start(self, config: str) -> None:
+        """Training begins now: DONE is no longer true, and config.yaml says by which options."""
+        with storage_errors(self.path):
+            (self.path / "DONE").unlink(missing_ok=True)
+        write_text(self.config, config)
 
-        The first failure is the cause; those of other ranks are its consequences, and leave no note.
+    def mark(self, ending: Ending, reason: str, exit_code: int) -> bool:
+        """Leave a note of how the run stopped. Returns False where it is not the first one of a failure.
+
+        The first failure is the cause; those of other ranks are its consequences, and leave no note. Nor does
+        a command that was refused on a run that is done.
         """
+        if ending == "FAILED" and (self.path / "DONE").exists():
+            return False
         note = {"reason": reason, "exit_code": exit_code, "time": time.strftime("%FT%T%z")}
         text = json.dumps(note, indent=1) + "\n"
         if ending != "FAILED":

@@ -15,12 +15,16 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 import torch.distributed as dist
+import yaml
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import default_yaml_config_file
 from accelerate.utils import DistributedType, GradScalerKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
@@ -49,6 +53,9 @@ class Runtime:
             # Without it Accelerate starts unconnected single processes under a CPU torchrun.
             os.environ["ACCELERATE_USE_CPU"] = "1"
         follow_launcher()
+        # Float32 means float32, and the same run the same bits: no TF32, no kernels that add in any order.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
         timeout = timedelta(seconds=config.runtime.timeout_seconds)
         self._accelerator = Accelerator(
             cpu=on_cpu,
@@ -71,6 +78,11 @@ class Runtime:
 
     def _check(self, config: Config, requested: int) -> None:
         accelerator, precision = self._accelerator, self._accelerator.mixed_precision
+        if self.device.type == "cuda" and self.local_world_size > torch.cuda.device_count():
+            raise ConfigError(
+                f"{self.local_world_size} ranks on this machine need as many GPUs, and it has "
+                f"{torch.cuda.device_count()}. Start fewer processes, or set runtime.device: cpu."
+            )
         wanted = config.runtime.processes or requested
         if self.world_size != wanted:
             raise ConfigError(
@@ -214,11 +226,6 @@ class Runtime:
                 kind, message = failure
                 raise (kind if issubclass(kind, PipelineError) else RuntimeError)(f"rank {rank}: {message}")
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.world_size > 1:
-            dist.barrier(group=self._control)
-
     def close(self) -> None:
         """Leave the process group, once the caller holds no wrapped module any more."""
         self._accelerator.free_memory()
@@ -245,8 +252,8 @@ class _SumOverRanks(torch.autograd.Function):
 def requested_processes() -> int:
     """How many ranks the launcher was told to start.
 
-    `accelerate launch --cpu --num_processes 2` starts one process and tells it nothing, so the launcher's
-    own command line is read too.
+    `accelerate launch --cpu --num_processes 2` starts one process and tells it nothing, and so does a config
+    with distributed_type: MULTI_CPU; so the launcher's own command line and config are read too.
     """
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
@@ -255,13 +262,24 @@ def requested_processes() -> int:
         words = parent.cmdline() if parent else []
     except psutil.Error:
         return 1
-    if "launch" not in words:
+    if not any(Path(word).name == "accelerate" or word.startswith("accelerate.") for word in words):
         return 1
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        flag, _, value = word.replace("-", "_").partition("=")
-        if flag == "__num_processes":
-            return int(value or following)
-    return 1
+    flags = dict(pairwise([*words, ""])) | dict(word.split("=", 1) for word in words if "=" in word)
+    given = flags.get("--num_processes") or flags.get("--num-processes")
+    if given is not None:
+        return int(given)
+    return _configured_processes(flags.get("--config_file") or flags.get("--config-file"))
+
+
+def _configured_processes(config_file: str | None) -> int:
+    """The number in the launcher's config: the one that it was given, or the user's own."""
+    path = Path(config_file or default_yaml_config_file)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return int(content["num_processes"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        # The launcher reads the same file, and has the last word on what is wrong with it.
+        return 1
 
 
 def follow_launcher() -> None:
@@ -273,6 +291,21 @@ def follow_launcher() -> None:
     if has_launcher and sys.platform == "linux":
         parent_death_signal = 1
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+
+
+def as_meeting_failure(error: RuntimeError) -> PipelineError:
+    """What it means that the process group could not be formed."""
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    detail = str(error).splitlines()[0][:200].rstrip(".")
+    if "EADDRINUSE" in str(error):
+        return ConfigError(
+            f"The ranks cannot meet at {place}: another program uses that port ({detail}). Choose another one, with "
+            "--main_process_port or PORT."
+        )
+    return PeerLostError(
+        f"The ranks did not all meet at {place} within runtime.timeout_seconds ({detail}). See the messages of the "
+        "other ranks, and whether every machine reaches that address."
+    )
 
 
 def as_peer_loss(error: BaseException) -> PeerLostError | None:

@@ -126,8 +126,9 @@ def check(arguments: argparse.Namespace) -> int:
     for finding in report.findings:
         print(finding)
     if report.findings:
+        count = "1 defect" if len(report.findings) == 1 else f"{len(report.findings):,} defects"
         print(
-            f"{arguments.directory}: {len(report.findings)} found. Copy the files again, or make "
+            f"{arguments.directory}: {count} found. Copy the files again, or make "
             "them again with `wgan shards make ... --overwrite`.",
             file=sys.stderr,
         )

@@ -17,11 +17,10 @@ Tensors = dict[str, Tensor]
 
 @dataclass
 class Counters:
-    """How far the run is: `step` generator updates, `position` real samples read, `critic_updates`."""
+    """How far the run is: `step` generator updates, and `position` real samples read."""
 
     step: int = 0
     position: int = 0
-    critic_updates: int = 0
 
 
 @dataclass

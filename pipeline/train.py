@@ -10,81 +10,77 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import describe_options, dump_config, load_config
-from pipeline.data.manifest import Manifest, verified_manifest
-from pipeline.durable import write_text
+from pipeline.data.manifest import Manifest, check_sizes, load_manifest
 from pipeline.errors import PipelineError, StopRequested, StorageError
 from pipeline.options import Config
 from pipeline.run_directory import RunDirectory
+from pipeline.stopping import StopSignals
 
 if TYPE_CHECKING:
     from pipeline.runtime import Runtime
-    from pipeline.stopping import StopSignals
-
 # Nothing above imports torch: what is wrong with a config or a shard is said within a second.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the arguments say. Returns the exit code (pipeline.errors lists them)."""
     parsed = _parser().parse_args(arguments)
+    is_first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
     try:
-        return run(*check(parsed.config, parsed.overrides))
+        return run(load_config(parsed.config, parsed.overrides))
     except PipelineError as error:
-        if not error.is_repeated:
-            label = "stopped" if isinstance(error, StopRequested) else f"error (exit {error.exit_code})"
-            print(f"{label}: {error}", file=sys.stderr, flush=True)
+        # What all ranks see alike is said once for each machine.
+        if not error.is_told and is_first_of_node:
+            _tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: what came after the last checkpoint is not saved", file=sys.stderr, flush=True)
         return 130
 
 
-def check(path: Path, overrides: Sequence[str]) -> tuple[Config, Manifest]:
-    """A config without mistakes and shards that are whole. Raises ConfigError or DataError.
-
-    The first rank of a node reads every byte of the shards and speaks for all; the others look at sizes.
-    """
-    is_first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
-    try:
-        config = load_config(path, overrides)
-        with_hashes = is_first_of_node and config.data.verify == "hashes"
-        return config, verified_manifest(Path(config.data.shards), with_hashes)
-    except PipelineError as error:
-        error.is_repeated = not is_first_of_node
-        raise
-
-
-def run(config: Config, manifest: Manifest) -> int:
+def run(config: Config) -> int:
     """Train the run from where it is to its end, and leave a note of how it stopped."""
     directory = RunDirectory(Path(config.run_root) / config.name)
     is_main = int(os.environ.get("RANK", "0")) == 0
     with ExitStack() as stack:
         if is_main:
             stack.enter_context(directory)
-        # The note comes before the process group is left: peers fail when it is, and must find the cause told.
-        with _noting_failure(directory, is_main):
-            step = _train(config, manifest, directory, stack)
+        stop = stack.enter_context(StopSignals())
+        # Until the ranks have met, only the main rank knows that this run's directory is theirs.
+        with _noting_failure(directory) if is_main else nullcontext():
+            manifest = load_manifest(Path(config.data.shards))
+            check_sizes(Path(config.data.shards), manifest)
+            runtime = _join(config)
+        with _noting_failure(directory):
+            step = _train(config, manifest, directory, runtime, stop)
         if is_main:
             directory.mark("DONE", f"all {step} steps are done", 0)
+        runtime.close()
     return 0
 
 
 @contextmanager
-def _noting_failure(directory: RunDirectory, is_main: bool) -> Iterator[None]:
-    """Leave PREEMPTED or FAILED where the run does not reach its end; only the first rank to fail speaks."""
+def _noting_failure(directory: RunDirectory) -> Iterator[None]:
+    """Leave PREEMPTED or FAILED where the run does not reach its end; only the first rank to fail speaks.
+
+    It speaks at once: leaving a process group whose peers are gone can take long.
+    """
     try:
         yield
     except StopRequested as request:
-        request.is_repeated = not is_main
-        if is_main:
+        if int(os.environ.get("RANK", "0")) == 0:
             directory.mark("PREEMPTED", str(request), request.exit_code)
+            _tell(request)
+        request.is_told = True
         raise
     except PipelineError as error:
-        error.is_repeated = not _mark_failed(directory, str(error), error.exit_code)
+        if not error.is_told and _mark_failed(directory, str(error), error.exit_code):
+            _tell(error)
+        error.is_told = (directory.path / "FAILED").exists()
         raise
     except Exception as error:
         _mark_failed(directory, repr(error), 1)
@@ -97,21 +93,34 @@ def _mark_failed(directory: RunDirectory, reason: str, exit_code: int) -> bool:
         return directory.mark("FAILED", reason, exit_code)
     except StorageError:
         # A full disk may be the very failure; that is said on the console in any case.
-        return True
+        return False
 
 
-def _train(config: Config, manifest: Manifest, directory: RunDirectory, stack: ExitStack) -> int:
-    """Everything from here on needs torch. Returns the step at the end; `stack` leaves the process group."""
+def _tell(error: PipelineError) -> None:
+    label = "stopped" if isinstance(error, StopRequested) else f"error (exit {error.exit_code})"
+    print(f"{label}: {error}", file=sys.stderr, flush=True)
+
+
+def _join(config: Config) -> Runtime:
+    """Meet the other ranks. From here on torch is needed."""
+    from pipeline.runtime import Runtime, as_meeting_failure
+
+    try:
+        return Runtime(config)
+    except RuntimeError as error:
+        raise as_meeting_failure(error) from error
+
+
+def _train(
+    config: Config, manifest: Manifest, directory: RunDirectory, runtime: Runtime, stop: StopSignals
+) -> int:
+    """Train on this rank, and say failures of torch in terms of the run. Returns the step at the end."""
     import torch
 
     from pipeline.errors import OutOfMemoryError
-    from pipeline.runtime import Runtime, as_peer_loss
-    from pipeline.stopping import StopSignals
+    from pipeline.runtime import as_peer_loss
 
-    stop = stack.enter_context(StopSignals())
     try:
-        runtime = Runtime(config)
-        stack.callback(runtime.close)
         return _train_ranks(config, manifest, directory, runtime, stop)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
@@ -128,10 +137,12 @@ def _train(config: Config, manifest: Manifest, directory: RunDirectory, stack: E
 def _train_ranks(
     config: Config, manifest: Manifest, directory: RunDirectory, runtime: Runtime, stop: StopSignals
 ) -> int:
-    from pipeline.build import build_trainer, describe_setup
+    from pipeline.build import build_trainer, check_data, check_same_on_all_ranks, describe_setup
     from pipeline.resume import check_identity, find_checkpoint, identity, restore_run
 
     who = identity(config, manifest, runtime.precision)
+    check_same_on_all_ranks(config, who, runtime)
+    check_data(config, manifest, runtime)
     checkpoint = find_checkpoint(directory.checkpoints, runtime)
     if checkpoint is not None:
         check_identity(checkpoint, who)
@@ -140,7 +151,7 @@ def _train_ranks(
         say(f"{directory.path} is complete at step {checkpoint.step}. To go on, raise schedule.steps.")
         return checkpoint.step
     if runtime.is_main:
-        write_text(directory.config, dump_config(config))
+        directory.start(dump_config(config))
     with ExitStack() as stack:
         first_step = checkpoint.step + 1 if checkpoint else 1
         trainer = build_trainer(config, manifest, directory, runtime, stop, who, first_step, say)
@@ -175,4 +186,8 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of a process group that lost a peer can hold up or abort the interpreter's own exit.
+    os._exit(code)

@@ -48,11 +48,11 @@ class Trainer:
     noise: Noise
     rows: Slice
     recorder: Recorder
-    sinks: Sinks
-    console: Console
     checkpoints: Path
     identity: dict[str, Any]
     stop: StopSignals
+    sinks: Sinks = field(default_factory=lambda: Sinks([]))
+    console: Console = field(default_factory=lambda: Console(0, 0, is_shown=False))
     failed_saves: int = field(default=0, init=False)
     fixed_latents: Tensor = field(init=False)
 
@@ -92,6 +92,8 @@ class Trainer:
             {k: v.clone() for k, v in player.module.state_dict().items()} for player in (generator, critic)
         ]
         scaler = self.runtime.scaler_state()
+        # At its first scale float16 overflows on purpose, and a skipped step would leave no optimizer state.
+        self.runtime.restore_scaler({**scaler, "scale": 1.0})
         blank = torch.zeros(self.rows.count, *self.loader.image_shape, device=self.runtime.device)
         latents, uniform = self.noise.draw(Purpose.CRITIC, 0, 0, self.rows, self.config.model.latent)
         micro_batch = self.config.schedule.micro_batch
@@ -127,7 +129,6 @@ class Trainer:
                 config.schedule.micro_batch,
             )
             counters.position += config.schedule.global_batch
-            counters.critic_updates += 1
         return metrics
 
     def _train_generator(self) -> Metrics:
@@ -168,8 +169,10 @@ class Trainer:
         if values:
             self.sinks.scalars(step, values)
             self.console.show(step, values)
-        if self.runtime.is_main and is_due(step, monitor.sample_every, steps):
-            self._show_pictures(step)
+        if is_due(step, monitor.sample_every, steps):
+            self._refuse_non_finite_state()
+            if self.runtime.is_main:
+                self._show_pictures(step)
 
     def _scalars(self) -> dict[str, float]:
         counters, config = self.state.counters, self.config
@@ -194,7 +197,7 @@ class Trainer:
 
     def _refuse_non_finite(self, values: dict[str, float]) -> None:
         for name in non_finite(values):
-            if self.runtime.precision == "fp16" and name.endswith("grad_norm"):
+            if self.runtime.precision == "fp16" and name in ("critic/grad_norm", "generator/grad_norm"):
                 # The float16 scale is too high now and then; the scaler skips the step and lowers it.
                 del values[name]
                 continue
@@ -202,6 +205,13 @@ class Trainer:
                 f"{name} is {values[name]} at step {self.state.counters.step}: training has become unstable. The "
                 f"last good checkpoint is in {self.checkpoints}. Lower the learning rates, set "
                 "critic_grad_clip and generator_grad_clip, or use precision: float32."
+            )
+
+    def _refuse_non_finite_state(self) -> None:
+        if (name := first_non_finite(self._flat_tensors())) is not None:
+            raise NonFiniteError(
+                f"{name} is not finite at step {self.state.counters.step}, so this state is not saved. The last good "
+                f"checkpoint is in {self.checkpoints}. Lower the learning rates, or use precision: float32."
             )
 
     def _validation_estimate(self) -> float:
@@ -255,11 +265,7 @@ class Trainer:
         if not (is_stopping or is_due(step, options.every, self.config.schedule.steps)):
             return
         self.compare_ranks()
-        if (name := first_non_finite(self._flat_tensors())) is not None:
-            raise NonFiniteError(
-                f"{name} is not finite at step {step}, so this state is not saved. The last good checkpoint is in "
-                f"{self.checkpoints}. Lower the learning rates, or use precision: float32."
-            )
+        self._refuse_non_finite_state()
         self._write_checkpoint(must_succeed=is_stopping or is_last)
         if is_stopping and not is_last:
             reason = self.stop.received or "another rank's signal"

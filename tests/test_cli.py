@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
-from pipeline.cli import main
+from pipeline.cli import _default_processes, main
+from pipeline.options import RuntimeOptions
+from pipeline.sampling import draw_images
 from tests.ranks import Ranks
 
 
@@ -74,6 +78,9 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
         (["sample", "{run}", "--checkpoint", "3"], 4, "has no checkpoint of step 3; it has 2, 4"),
         (["sample", "{run}/samples"], 2, "is no run: it holds no config.yaml"),
         (["sample", "{run}", "--count", "0"], 2, "at least one image must be drawn"),
+        (["sample", "{run}", "--seed", "-1"], 2, "a seed is a whole number from 0 on"),
+        (["sample", "{run}", "--count", "10001"], 2, "too large a picture. Add --files"),
+        (["sample", "{run}", "--out", "{run}"], 2, "is a directory, and a grid is one file"),
         (["train", "{run}/config.yaml", "schedule.step=5"], 2, "did you mean schedule.steps?"),
         (["train", "{run}/config.yaml", "--processes", "0"], 2, "at least one process is needed"),
         (["doctor", "{run}/absent.yaml"], 2, "There is no config"),
@@ -84,6 +91,37 @@ def test_mistakes_are_said_with_their_exit_code(
 ) -> None:
     assert main([word.format(run=trained) for word in words]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["grid", "grid.xyz", "grid.jpg"])
+def test_a_grid_is_a_png_whatever_its_name(trained: Path, tmp_path: Path, name: str) -> None:
+    assert main(["sample", str(trained), "--count", "4", "--out", str(tmp_path / name)]) == 0
+    with Image.open(tmp_path / name) as grid:
+        assert grid.format == "PNG"
+
+
+def test_an_image_of_a_seed_does_not_depend_on_how_many_are_drawn() -> None:
+    class Latents(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, latents: Tensor) -> Tensor:
+            return latents
+
+    few, many = (torch.cat(list(draw_images(Latents(), 3, count, seed=2))) for count in (301, 600))
+    assert (few.shape, many.shape) == ((301, 3), (600, 3))
+    assert torch.equal(few, many[:301])
+    assert len(many.unique()) == 1800, "no batch repeats another"
+
+
+def test_sample_refuses_a_config_that_was_changed_after_training(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = trained / "config.yaml"
+    path.write_text(path.read_text().replace("  width: 8\n", "  width: 16\n"))
+    assert main(["sample", str(trained)]) == 4
+    assert "step_00000004 belongs to other networks" in capsys.readouterr().err
 
 
 def test_sample_says_which_file_of_a_checkpoint_is_damaged(
@@ -104,8 +142,41 @@ def test_doctor_shows_versions_devices_ranks_and_what_a_config_would_use(
         assert text in shown
 
 
-def test_train_with_two_processes_becomes_the_launcher(config: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.cli", "train", config, "schedule.steps=2", "--processes", "2"]
+@pytest.mark.parametrize(
+    ("override", "code", "message"),
+    [
+        ("schedule.global_batch=601", 3, "leaves 600 training images, fewer than one global batch of 601"),
+        ("data.validation=0.001", 2, "fewer than one global batch of 12. Raise it, or set it to 0"),
+        ("data.cache=device", 2, "data.cache: device needs a GPU"),
+    ],
+)
+def test_doctor_ends_with_the_error_that_a_run_would(
+    config: str, capsys: pytest.CaptureFixture[str], override: str, code: int, message: str
+) -> None:
+    assert main(["doctor", config, override]) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (RuntimeOptions(processes=3), 3),
+        (RuntimeOptions(processes=3, device="cpu"), 3),
+        (RuntimeOptions(device="cpu"), 1),
+        (RuntimeOptions(device="cuda"), 4),
+        (RuntimeOptions(), 4),
+    ],
+)
+def test_without_a_number_the_config_says_how_many_ranks_start_on_a_machine_of_four_gpus(
+    options: RuntimeOptions, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert _default_processes(options) == expected
+
+
+@pytest.mark.parametrize("words", [["--processes", "2"], ["runtime.processes=2"]])
+def test_train_with_two_processes_becomes_the_launcher(config: str, tmp_path: Path, words: list[str]) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "train", config, "schedule.steps=2", *words]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "2 x CPU (gloo)" in result.stdout

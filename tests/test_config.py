@@ -240,6 +240,80 @@ def test_another_name_drops_the_options_of_the_kind_before(tmp_path: Path) -> No
     assert config.objective == GradientPenaltyOptions(name="gradient_penalty", weight=2.5)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["critic_optimizer.lr=0.1", "critic_optimizer.name=adam"],
+        ["critic_optimizer.name=adam", "critic_optimizer.lr=0.1"],
+        ["critic_optimizer.lr=0.1", "critic_optimizer={name: adam}"],
+    ],
+)
+def test_the_order_of_arguments_does_not_matter_to_a_kind_and_its_options(
+    tmp_path: Path, overrides: list[str]
+) -> None:
+    assert load(tmp_path, SMALL, *overrides).critic_optimizer == AdamOptions(name="adam", lr=0.1)
+
+
+def test_of_two_kinds_in_the_arguments_only_the_last_counts(tmp_path: Path) -> None:
+    overrides = ["objective.name=gradient_penalty", "objective.name=wasserstein"]
+    config = load(tmp_path, SMALL + "objective: {clip: 0.5}\n", *overrides)
+    assert config.objective == WassersteinOptions(clip=0.5)
+
+
+def test_the_name_of_the_default_kind_drops_nothing_where_the_file_names_none(tmp_path: Path) -> None:
+    text = SMALL + "critic_optimizer: {lr: 0.5}\nmodel: {width: 4}\n"
+    config = load(tmp_path, text, "critic_optimizer.name=rmsprop", "model.name=dcgan")
+    assert config.critic_optimizer.lr == 0.5
+    assert config.model.width == 4
+
+
+def test_a_section_with_nothing_below_it_is_one_without_options(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL + "monitor:\nobjective:\n") == load(tmp_path, SMALL)
+    assert "data.shards: is required" in mistakes(tmp_path, SMALL.replace("  shards: somewhere\n", ""))
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "mistake"),
+    [
+        (
+            "",
+            "objective=wasserstein",
+            "command line: objective: 'wasserstein' will not do: objective is a section; its kind is "
+            "objective.name=wasserstein",
+        ),
+        (
+            "monitor: 5\n",
+            "seed=1",
+            "line 6: monitor: 5 will not do: monitor is a section of options; set them, as in "
+            "monitor.log_every=...",
+        ),
+        (
+            "",
+            "schedule.bursts=5",
+            "command line: schedule.bursts: 5 will not do: schedule.bursts is a section of options; set them, "
+            "as in schedule.bursts.first_steps=...",
+        ),
+        ("1: 1\n", "seed=1", "line 6: 1: 1 cannot be the name of an option; names are words, like seed"),
+        (
+            "monitor: {1: 2}\n",
+            "seed=1",
+            "line 6: monitor.1: 1 cannot be the name of an option; names are words, like seed",
+        ),
+    ],
+)
+def test_what_stands_in_place_of_a_section_or_an_option_is_told_apart(
+    tmp_path: Path, text: str, override: str, mistake: str
+) -> None:
+    assert mistakes(tmp_path, SMALL + text, override)[1:] == [mistake]
+
+
+def test_an_argument_below_a_section_that_does_not_exist_is_said_to_come_from_the_command_line(
+    tmp_path: Path,
+) -> None:
+    (mistake,) = mistakes(tmp_path, SMALL, "a.b.c=3")[1:]
+    assert mistake.startswith("command line: a: unknown option")
+
+
 def test_the_same_name_again_drops_nothing(tmp_path: Path) -> None:
     clipped = SMALL + "objective: {name: wasserstein, clip: 0.02}\n"
     assert load(tmp_path, clipped, "objective.name=wasserstein").objective == WassersteinOptions(clip=0.02)

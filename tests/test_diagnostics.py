@@ -132,3 +132,7 @@ def test_a_tensor_that_is_not_finite_is_named(bad: float) -> None:
     assert first_non_finite(tensors) == "also"
     tensors["also"].zero_()
     assert first_non_finite(tensors) is None
+
+
+def test_where_no_tensor_can_be_infinite_none_is() -> None:
+    assert first_non_finite({"counter": torch.tensor(2**40)}) is None

@@ -98,13 +98,15 @@ def test_slurm_script_trains_and_requeues_a_run_that_was_stopped(config: str, tm
     assert json.loads((tmp_path / "run" / "DONE").read_text())["exit_code"] == 0
     assert not (tmp_path / "requeued").exists()
 
-    (tmp_path / "run" / "DONE").rename(tmp_path / "run" / "PREEMPTED")
-    _write_tool(tools, "srun", "exit 1")
+    # A job that was stopped: srun fails, and the run says why.
+    (tmp_path / "run" / "DONE").unlink()
+    _write_tool(tools, "srun", f"touch {tmp_path}/run/PREEMPTED\nexit 1")
     result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "requeued").read_text() == f"requeue {environment['SLURM_JOB_ID']}\n"
 
-    (tmp_path / "run" / "PREEMPTED").unlink()
+    # A job that failed does not take the note of an earlier stop for its own.
+    _write_tool(tools, "srun", "exit 1")
     result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
 

@@ -92,7 +92,20 @@ def test_what_a_run_needs_is_made(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("ending", ["DONE", "PREEMPTED", "FAILED"])
+def test_a_run_that_is_done_stays_so_until_training_begins(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as directory:
+        directory.mark("DONE", "all 5 steps are done", 0)
+    with RunDirectory(tmp_path) as directory:
+        assert not directory.mark("FAILED", "a command that was refused", 4)
+        assert (tmp_path / "DONE").exists()
+        assert not (tmp_path / "FAILED").exists()
+        directory.start("name: x\n")
+        assert not (tmp_path / "DONE").exists()
+        assert directory.config.read_text() == "name: x\n"
+        assert directory.mark("FAILED", "in training", 5)
+
+
+@pytest.mark.parametrize("ending", ["PREEMPTED", "FAILED"])
 def test_the_ending_before_goes_when_the_run_starts_again(tmp_path: Path, ending: Any) -> None:
     with RunDirectory(tmp_path) as directory:
         assert directory.mark(ending, "for a reason", 75)

@@ -93,7 +93,7 @@ def test_check_prints_each_finding_and_returns_3(
     assert run("check", out) == 3
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [f"{out / '000000.tar'}: missing", f"{out / '000001.npy'}: missing"]
-    assert "2 found. Copy the files again" in captured.err
+    assert "2 defects found. Copy the files again" in captured.err
 
 
 def test_a_sheet_that_cannot_be_written_is_a_storage_error(folder: Path, tmp_path: Path) -> None:

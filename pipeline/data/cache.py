@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.data.reader import ShardReader
 from pipeline.errors import ConfigError
 
 CHUNK = 1024
+CGROUP = Path("/sys/fs/cgroup")
 
 Cache = Literal["device", "host", "none"]
 CACHES: tuple[Cache, ...] = ("device", "host", "none")
@@ -67,7 +69,7 @@ def choose_cache(
 ) -> Choice:
     """Which cache holds `size` bytes, and why. Raises ConfigError where the wanted one cannot."""
     mib = f"{size / 2**20:,.0f} MiB"
-    free_host = psutil.virtual_memory().available
+    free_host = free_host_memory()
     free_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     fits_host, fits_device = size < 0.5 * free_host, size < 0.3 * free_device
     can_share = node_size == 1 or sys.platform == "linux"
@@ -77,6 +79,11 @@ def choose_cache(
         raise ConfigError(
             f"data.cache: device would take {mib} of {free_device / 2**20:,.0f} MiB free device memory, which "
             "leaves too little for training. Use data.cache: host, none or auto."
+        )
+    if wanted == "device" and not fits_host:
+        raise ConfigError(
+            f"data.cache: device is filled from a copy of {mib} in host memory, which has {free_host / 2**20:,.0f} "
+            "MiB free. Use data.cache: none."
         )
     if wanted == "host" and not fits_host:
         raise ConfigError(
@@ -91,6 +98,22 @@ def choose_cache(
     if fits_host and can_share:
         return "host", f"{mib} fit into host memory"
     return "none", f"{mib} are too much to keep decoded"
+
+
+def free_host_memory() -> int:
+    """Bytes that this process may still use: what is free on the machine, or in its cgroup where that is less."""
+    free = psutil.virtual_memory().available
+    try:
+        limit, used, statistics = (
+            (CGROUP / name).read_text() for name in ("memory.max", "memory.current", "memory.stat")
+        )
+    except OSError:
+        return free
+    if limit.strip() == "max":
+        return free
+    # Files that were read count as used, but give way.
+    reclaimable = int(dict(line.split() for line in statistics.splitlines())["inactive_file"])
+    return max(0, min(free, int(limit) - int(used) + reclaimable))
 
 
 def decode_all(reader: ShardReader, node: Node, show_progress: bool) -> ResidentImages:

@@ -111,6 +111,29 @@ def _resize(square: Image.Image, resolution: int) -> Image.Image:
     return square.resize((resolution, resolution), method)
 
 
+def decode_png(encoded: bytes, resolution: tuple[int, int], channels: int) -> Image.Image:
+    """Decode an image of a shard to Pillow mode L or RGB.
+
+    Raises DataError, which says what is wrong but not where, for anything but a whole PNG of this
+    (height, width) and number of channels. Size and mode are looked at before the pixels are.
+    """
+    height, width = resolution
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=("PNG",))
+        if image.size != (width, height) or image.mode != mode:
+            found = f"{image.width} x {image.height} in mode {image.mode}"
+            raise DataError(f"{found} instead of {width} x {height} in mode {mode}")
+        image.load()
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError("not a PNG") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on broken files
+        raise DataError(f"a broken PNG: {error}") from None
+    return image
+
+
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     """Encode uint8 (height, width, 1 or 3) as PNG: equal bytes for equal pixels and Pillow builds."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

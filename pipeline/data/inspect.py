@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from pipeline.data.convert import decode_png
 from pipeline.data.manifest import Manifest, Shard, check_sizes, file_sha256, load_index, load_manifest
 from pipeline.data.tar_index import index_shard
 from pipeline.errors import ConfigError, DataError
@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, DataError
 PADDING = 2
 SMALLEST_CELL = 56
 CAPTION_HEIGHT = 14
+MOST_PIXELS = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _check_index(directory: Path, shard: Shard, real: npt.NDArray[np.int64]) -> 
 
 def _check_sample(encoded: bytes, label: int, manifest: Manifest) -> Iterator[str]:
     try:
-        _decode(encoded, manifest)
+        decode_png(encoded, manifest.resolution, manifest.channels)
     except DataError as error:
         yield str(error)
     first, last = (0, len(manifest.classes) - 1) if manifest.classes else (-1, -1)
@@ -97,39 +98,30 @@ def _check_sample(encoded: bytes, label: int, manifest: Manifest) -> Iterator[st
         yield f"label {label} is outside {first} to {last}"
 
 
-def _decode(encoded: bytes, manifest: Manifest) -> Image.Image:
-    """Decode a shard's image; its size and mode are held against the manifest before its pixels."""
-    height, width = manifest.resolution
-    mode = "L" if manifest.channels == 1 else "RGB"
-    try:
-        image = Image.open(io.BytesIO(encoded), formats=("PNG",))
-        if image.size != (width, height) or image.mode != mode:
-            found = f"{image.width} x {image.height} in mode {image.mode}"
-            raise DataError(f"{found} instead of {width} x {height} in mode {mode}")
-        image.load()
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        raise DataError(f"no readable PNG: {error}") from None
-    return image
-
-
 def contact_sheet(directory: Path, rows: int, columns: int) -> Image.Image:
-    """Draw rows x columns samples, evenly spaced over the set, with class names where there are any.
+    """Draw up to rows x columns samples, evenly spaced over the set, with class names where there are any.
 
     Small images are enlarged by whole factors, so that their pixels stay visible. Raises ConfigError for
-    a sheet without cells, DataError where the shards cannot be read.
+    a sheet without cells or of too many pixels, DataError where the shards cannot be read.
     """
     if rows < 1 or columns < 1:
         raise ConfigError(f"A sheet of {rows} x {columns} has no cells. Give at least 1 row and 1 column.")
     manifest = load_manifest(directory)
     check_sizes(directory, manifest)
+    columns = min(columns, manifest.count)
+    rows = min(rows, -(-manifest.count // columns))
     height, width = manifest.resolution
     factor = max(1, -(-SMALLEST_CELL // min(height, width)))
     caption = CAPTION_HEIGHT if manifest.classes else 0
     cell_width, cell_height = width * factor + PADDING, height * factor + caption + PADDING
+    size = (columns * cell_width + PADDING, rows * cell_height + PADDING)
+    if size[0] * size[1] > MOST_PIXELS:
+        raise ConfigError(
+            f"A sheet of {rows} x {columns} would have {size[0]:,} x {size[1]:,} pixels, over {MOST_PIXELS:,} in "
+            "all. Give fewer --rows or --columns."
+        )
     mode = "L" if manifest.channels == 1 else "RGB"
-    sheet = Image.new(mode, (columns * cell_width + PADDING, rows * cell_height + PADDING), "white")
+    sheet = Image.new(mode, size, "white")
     for cell, position in enumerate(_evenly_spaced(manifest.count, rows * columns)):
         image, label = _read_sample(directory, manifest, position)
         corner = (PADDING + cell % columns * cell_width, PADDING + cell // columns * cell_height)
@@ -155,7 +147,7 @@ def _read_sample(directory: Path, manifest: Manifest, position: int) -> tuple[Im
         file.seek(offset)
         encoded = file.read(size)
     try:
-        image = _decode(encoded, manifest)
+        image = decode_png(encoded, manifest.resolution, manifest.channels)
         if manifest.classes and not 0 <= label < len(manifest.classes):
             raise DataError(f"label {label} is no class")
     except DataError as error:

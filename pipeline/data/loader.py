@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.data.order import Ids, Order
+from pipeline.errors import DataError
 from pipeline.noise import Slice
 
 
@@ -38,7 +39,10 @@ class Loader:
         self._device, self._workers = device, workers
 
     def batches(self, position: int) -> Iterator[Tensor]:
-        """float32 (rows.count, channels, height, width) in [-1, 1], from `position` of the stream on."""
+        """float32 (rows.count, channels, height, width) in [-1, 1], from `position` of the stream on.
+
+        Raises DataError where a sample is damaged.
+        """
         ids = _RankBatches(self._order, position, self._rows)
         if self._workers == 0:
             for batch in ids:
@@ -54,6 +58,8 @@ class Loader:
             prefetch_factor=4,
         )
         for images in loader:
+            if isinstance(images, DataError):
+                raise images
             yield self._to_device(images)
 
     def read(self, ids: Ids) -> Tensor:
@@ -80,12 +86,16 @@ class _RankBatches(Sampler[Ids]):
             yield batch[first:end]
 
 
-class _ById(Dataset[Tensor]):
+class _ById(Dataset[Tensor | DataError]):
     def __init__(self, images: Images) -> None:
         self._images = images
 
-    def __getitem__(self, ids: Ids) -> Tensor:
-        return self._images.read(ids)
+    def __getitem__(self, ids: Ids) -> Tensor | DataError:
+        # Raised in a worker, it would reach the user inside the worker's traceback.
+        try:
+            return self._images.read(ids)
+        except DataError as error:
+            return error
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:

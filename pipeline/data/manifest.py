@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -103,7 +104,7 @@ def verified_manifest(directory: Path, with_hashes: bool) -> Manifest:
 def load_manifest(directory: Path) -> Manifest:
     """Read and check `directory/manifest.json`.
 
-    Raises DataError where it is missing, unreadable, of another format, or names a path.
+    Raises DataError where it is missing, unreadable, of another format, names a path, or lists a file twice.
     """
     path = directory / FILE_NAME
     make = "Make the shards with `wgan shards make`"
@@ -115,7 +116,7 @@ def load_manifest(directory: Path) -> Manifest:
         raise DataError(
             f"{directory} holds no {FILE_NAME}, so its shards are not a complete set. {make}."
         ) from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}). {make} again.") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
@@ -126,6 +127,10 @@ def load_manifest(directory: Path) -> Manifest:
         raise DataError(
             f"{path} is damaged: {error!r} is missing or of the wrong type. {make} again."
         ) from None
+    names = Counter(name for shard in manifest.shards for name in (shard.name, shard.index))
+    name, times = names.most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{path} lists {name} {times} times; its samples would count as often. {make} again.")
     if content.get("count") != manifest.count:
         raise DataError(
             f"{path} says count {content.get('count')}, but its shards add up to {manifest.count}. "

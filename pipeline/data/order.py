@@ -14,6 +14,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.manifest import Manifest
+from pipeline.errors import ConfigError, DataError
+from pipeline.options import Config
+
 Ids = npt.NDArray[np.int64]
 """Sample ids: int64 (count,), each the sample's place in the concatenation of all shards."""
 
@@ -81,6 +85,25 @@ class Order:
         ids = np.concatenate([self._kept(shard) for shard in shards])
         # Counted from 1: a seed sequence does not tell a trailing 0 from nothing.
         return ids[shuffled(len(ids), (self._seed, epoch, window + 1))]
+
+
+def build_order(config: Config, manifest: Manifest) -> Order:
+    """The order of a run. Raises DataError or ConfigError where the images do not make one global batch."""
+    batch, data = config.schedule.global_batch, config.data
+    counts = [shard.count for shard in manifest.shards]
+    order = Order(counts, config.seed, data.shuffle_shards, data.validation)
+    held_out = len(order.held_out_ids())
+    if order.epoch_size < batch:
+        raise DataError(
+            f"{data.shards} leaves {order.epoch_size} training images, fewer than one global batch of {batch}. "
+            "Lower schedule.global_batch, or use more images."
+        )
+    if data.validation > 0 and held_out < batch:
+        raise ConfigError(
+            f"data.validation: {data.validation} of {manifest.count} images holds out {held_out}, fewer than one "
+            f"global batch of {batch}. Raise it, or set it to 0."
+        )
+    return order
 
 
 def shuffled(count: int, key: tuple[int, ...]) -> npt.NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import mmap
 from functools import cache
@@ -11,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from pipeline.data.convert import decode_png
 from pipeline.data.manifest import Manifest, load_index
 from pipeline.data.order import Ids
 from pipeline.errors import DataError
@@ -54,30 +53,15 @@ class ShardReader:
         data, index = self._open(shard)
         offset, size = int(index[place, 0]), int(index[place, 1])
         try:
-            with Image.open(io.BytesIO(data[offset : offset + size]), formats=("PNG",)) as image:
-                height, width = self.manifest.resolution
-                mode = "L" if self.manifest.channels == 1 else "RGB"
-                if image.size != (width, height) or image.mode != mode:
-                    raise DataError(
-                        f"{self._name(shard, place)} is {image.size[0]}x{image.size[1]} {image.mode}, but the "
-                        f"manifest says {width}x{height} {mode}. Make the shards again."
-                    )
-                pixels = np.asarray(image)
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            UnidentifiedImageError,
-            Image.DecompressionBombError,
-        ) as error:
+            image = decode_png(data[offset : offset + size], self.manifest.resolution, self.manifest.channels)
+        except DataError as error:
+            name = self.directory / self.manifest.shards[shard].name
             raise DataError(
-                f"{self._name(shard, place)} cannot be decoded ({error}). "
-                "`wgan shards check` lists every damaged sample; make the shards again."
+                f"Sample {place} of {name} is damaged: {error}. `wgan shards check` lists every damaged "
+                "sample; make the shards again."
             ) from None
+        pixels = np.asarray(image)
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-    def _name(self, shard: int, place: int) -> str:
-        return f"Sample {place} of {self.directory / self.manifest.shards[shard].name}"
 
     def _open_shard(self, shard: int) -> tuple[mmap.mmap, npt.NDArray[np.int64]]:
         entry = self.manifest.shards[shard]

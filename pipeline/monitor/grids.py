@@ -29,6 +29,6 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def save_png(picture: Tensor, path: Path) -> None:
-    """Write a uint8 (channels, height, width) picture; one channel is grey."""
+    """Write a uint8 (channels, height, width) picture as PNG, whatever `path` ends in; one channel is grey."""
     pixels = picture.permute(1, 2, 0).numpy()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path, format="PNG")

@@ -7,34 +7,39 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.durable import write_text
+from pipeline.durable import storage_errors, write_text
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import save_png
 
 
-class Sink(Protocol):
-    """Takes what is logged at a step. Its OSErrors are counted by `Sinks` and never stop training."""
+class Sink:
+    """Takes what is logged at a step; each kind keeps what it has a place for and ignores the rest.
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+    Its OSErrors are counted by `Sinks` and never stop training.
+    """
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures by name."""
 
     def images(self, step: int, name: str, grid: Tensor) -> None:
         """`grid`: uint8 (channels, height, width) on the host."""
-        ...
 
-    def histograms(self, step: int, values: Mapping[str, Tensor]) -> None: ...
+    def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Tensors of any shape by name."""
 
-    def text(self, step: int, name: str, text: str) -> None: ...
+    def text(self, step: int, name: str, text: str) -> None:
+        """Lines of text."""
 
     def flush(self) -> None:
         """Bring everything so far to the file system."""
-        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Flush, and take no more."""
 
 
 class Sinks:
@@ -75,7 +80,7 @@ class Sinks:
                     say_warning(f"{name} cannot write ({error}); training goes on")
 
 
-class TensorBoard:
+class TensorBoard(Sink):
     """Event files in the run's directory."""
 
     def __init__(self, directory: Path, first_step: int, pause: float = 10.0) -> None:
@@ -132,63 +137,55 @@ class TensorBoard:
         return SummaryWriter(str(self._directory), purge_step=purge_step, flush_secs=10)
 
 
-class JsonLines:
+class JsonLines(Sink):
     """metrics.jsonl: one object for each logged step, {"step": ..., NAME: value, ...}."""
 
     def __init__(self, path: Path, first_step: int) -> None:
-        """Lines of `first_step` and later, and a line that a crash cut short, are dropped."""
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < first_step]
-        write_text(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        """Lines of `first_step` and later, and lines that are no such object, are dropped.
+
+        Raises StorageError.
+        """
+        with storage_errors(path):
+            write_text(path, "".join(_lines_before(path, first_step)))
+            self._file = path.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
 
-    def images(self, step: int, name: str, grid: Tensor) -> None:
-        """Images have no place in it."""
-
-    def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Nor have histograms."""
-
-    def text(self, step: int, name: str, text: str) -> None:
-        """Nor has text: config.yaml and environment.json hold it."""
-
-    def flush(self) -> None:
-        """Every line is flushed as it is written."""
-
     def close(self) -> None:
         self._file.close()
 
 
-class PngFiles:
+class PngFiles(Sink):
     """The grids of one name as PNG files step_00000200.png."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory, self._name = directory, name
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Scalars have no place in it."""
-
     def images(self, step: int, name: str, grid: Tensor) -> None:
         if name == self._name:
             save_png(grid, self._directory / f"step_{step:08d}.png")
 
-    def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Nor have histograms."""
 
-    def text(self, step: int, name: str, text: str) -> None:
-        """Nor has text."""
+def _lines_before(path: Path, first_step: int) -> list[str]:
+    # What follows the last line's end is a line that a crash cut short.
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    steps = [_step(line) for line in lines]
+    if foreign := steps.count(None):
+        say_warning(f"{path}: {foreign} of {len(lines)} lines are no records of a run and are dropped")
+    return [
+        f"{line.decode()}\n"
+        for line, step in zip(lines, steps, strict=True)
+        if step is not None and step < first_step
+    ]
 
-    def flush(self) -> None:
-        """Every file is closed as it is written."""
 
-    def close(self) -> None:
-        """Likewise."""
-
-
-def _whole_lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("}\n")]
+def _step(line: bytes) -> int | None:
+    """The step of a record, or None where the line is none."""
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) else None

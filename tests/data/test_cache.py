@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 
+from pipeline.data import cache
 from pipeline.data.cache import Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.manifest import load_index, load_manifest
 from pipeline.data.reader import ShardReader
@@ -59,6 +60,7 @@ def free_memory(monkeypatch: pytest.MonkeyPatch, host: int, device: int) -> None
     memory = namedtuple("memory", ["available"])
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(host))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (device, device))
+    monkeypatch.setattr(cache, "CGROUP", Path("/nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def free_memory(monkeypatch: pytest.MonkeyPatch, host: int, device: int) -> None
         ("auto", 4, CPU, 200, 1000, "none", "100 MiB are too much to keep decoded"),
         ("auto", 4, GPU, 200, 300, "none", "100 MiB are too much to keep decoded"),
         ("host", 2, GPU, 1000, 1000, "host", "100 MiB, as asked"),
-        ("device", 2, GPU, 0, 1000, "device", "100 MiB, as asked"),
+        ("device", 2, GPU, 1000, 1000, "device", "100 MiB, as asked"),
         ("none", 2, GPU, 1000, 1000, "none", "100 MiB, as asked"),
     ],
 )
@@ -108,6 +110,30 @@ def test_a_cache_that_was_asked_for_and_cannot_be_had_is_an_error(
     with pytest.raises(ConfigError) as caught:
         choose_cache(wanted, 2000 * MIB, 1, device)
     assert str(caught.value).startswith(message)
+
+
+def test_a_device_cache_needs_the_host_memory_that_it_is_filled_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_memory(monkeypatch, 3000 * MIB, 40_000 * MIB)
+    with pytest.raises(
+        ConfigError, match="filled from a copy of 2,000 MiB in host memory, which has 3,000 MiB"
+    ):
+        choose_cache("device", 2000 * MIB, 1, GPU)
+
+
+@pytest.mark.parametrize(
+    ("limit", "free_mib"),
+    [(f"{600 * MIB}\n", 450), (f"{5000 * MIB}\n", 3000), ("max\n", 3000), (f"{100 * MIB}\n", 0)],
+)
+def test_free_memory_is_that_of_the_machine_or_of_the_cgroup_where_less(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, free_mib: int
+) -> None:
+    free_memory(monkeypatch, 3000 * MIB, 0)
+    assert cache.free_host_memory() == 3000 * MIB, "without a cgroup"
+    monkeypatch.setattr(cache, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text(f"{250 * MIB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {150 * MIB}\ninactive_file {100 * MIB}\n")
+    assert cache.free_host_memory() == free_mib * MIB
 
 
 def test_ranks_share_host_memory_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,4 +233,4 @@ def test_an_image_that_one_process_cannot_decode_fails_on_both(shards: Path, tmp
 
     first, second = run_two_ranks(work)
     assert first == second
-    assert first.startswith(f"Sample 0 of {damaged / '000003.tar'} cannot be decoded")
+    assert first.startswith(f"Sample 0 of {damaged / '000003.tar'} is damaged: not a PNG.")

@@ -129,7 +129,7 @@ def test_images_that_do_not_fit_the_manifest_are_found_one_by_one(shards: Path) 
     replace_tar(shards, members)
     findings = check_shards(shards).findings
     expected = [
-        "image 0: no readable PNG",
+        "image 0: not a PNG",
         "image 1: label 7 is outside 0 to 1",
         "image 2: 9 x 8 in mode L instead of 8 x 8 in mode L",
         "image 3: 8 x 8 in mode RGB instead of 8 x 8 in mode L",
@@ -154,9 +154,26 @@ def test_the_sheet_has_class_names_below_the_images(shards: Path) -> None:
     assert (caption < 128).sum() > 10
 
 
-def test_a_sheet_larger_than_the_set_leaves_cells_empty(shards: Path) -> None:
-    sheet = np.asarray(contact_sheet(shards, 4, 4))
-    assert (sheet[-60:] == 255).all()
+@pytest.mark.parametrize(
+    ("asked", "rows", "columns"),
+    [((4, 4), 3, 4), ((1_000_000, 5), 3, 5), ((10**9, 10**9), 1, 12), ((1, 13), 1, 12), ((10**9, 1), 12, 1)],
+)
+def test_a_sheet_larger_than_the_set_is_cut_to_it(
+    shards: Path, asked: tuple[int, int], rows: int, columns: int
+) -> None:
+    assert contact_sheet(shards, *asked).size == contact_sheet(shards, rows, columns).size
+
+
+def test_a_sheet_leaves_cells_empty_after_the_last_sample(shards: Path) -> None:
+    sheet = np.asarray(contact_sheet(shards, 3, 5))
+    assert (sheet[-60:, -3 * 58 :] == 255).all()
+
+
+def test_a_sheet_of_too_many_pixels_is_refused(shards: Path) -> None:
+    manifest = load_manifest(shards)
+    (shards / "manifest.json").write_text(replace(manifest, resolution=(8192, 8192)).to_json())
+    with pytest.raises(ConfigError, match=r"A sheet of 3 x 4 would have .* pixels.*fewer --rows"):
+        contact_sheet(shards, 8, 4)
 
 
 def test_a_sheet_without_cells_is_refused(shards: Path) -> None:
@@ -166,5 +183,5 @@ def test_a_sheet_without_cells_is_refused(shards: Path) -> None:
 
 def test_a_sheet_of_a_damaged_image_names_it(shards: Path) -> None:
     replace_tar(shards, [("0.cls", b"0"), ("0.png", b"no image")])
-    with pytest.raises(DataError, match=r"000000\.tar, image 0: no readable PNG.*wgan shards check"):
+    with pytest.raises(DataError, match=r"000000\.tar, image 0: not a PNG.*wgan shards check"):
         contact_sheet(shards, 1, 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from pipeline.data.order import Order
 from pipeline.data.reader import ShardReader
 from pipeline.data.sources import open_source
 from pipeline.data.writer import make_shards
+from pipeline.errors import DataError
 from pipeline.monitor.grids import to_uint8
 from pipeline.noise import Slice
 
@@ -82,6 +85,19 @@ def test_workers_change_nothing(reader: ShardReader) -> None:
     stream = batches(reader, 60, rows, workers=2)
     for expected in here:
         assert torch.equal(next(stream), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_sample_is_said_in_one_line_whoever_reads_it(
+    reader: ShardReader, tmp_path: Path, workers: int
+) -> None:
+    damaged = shutil.copytree(reader.directory, tmp_path / "damaged")
+    path = damaged / reader.manifest.shards[0].name
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(DataError) as caught:
+        list(islice(batches(ShardReader(damaged, reader.manifest), workers=workers), 150))
+    assert str(caught.value).startswith("Sample ")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_cache_changes_nothing(reader: ShardReader) -> None:

@@ -87,7 +87,7 @@ def test_a_missing_directory_and_a_missing_manifest_say_how_to_make_one(tmp_path
         load_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "\udcff"])
+@pytest.mark.parametrize("text", ["", "{", "\udcff", pytest.param("[" * 100_000, id="deep")])
 def test_an_unreadable_manifest_is_refused(shards: Path, text: str) -> None:
     (shards / "manifest.json").write_text(text, errors="surrogateescape")
     with pytest.raises(DataError, match="cannot be read"):
@@ -127,6 +127,21 @@ def test_a_path_in_place_of_a_file_name_is_refused(shards: Path, field: str, nam
 def test_missing_and_mistyped_fields_are_refused(shards: Path, change: Callable[[Any], object]) -> None:
     edit(shards, change)
     with pytest.raises(DataError, match="is damaged"):
+        load_manifest(shards)
+
+
+def list_the_first_shard_again(content: Any) -> None:
+    content["shards"].append(content["shards"][0])
+    content["count"] += content["shards"][0]["count"]
+
+
+def test_a_shard_or_an_index_that_is_listed_twice_is_refused(shards: Path) -> None:
+    edit(shards, lambda content: content["shards"][0].update(index=content["shards"][1]["index"]))
+    with pytest.raises(DataError, match=r"lists 000001\.npy 2 times"):
+        load_manifest(shards)
+    edit(shards, lambda content: content["shards"][0].update(index="000000.npy"))
+    edit(shards, list_the_first_shard_again)
+    with pytest.raises(DataError, match=r"lists 000000\.tar 2 times"):
         load_manifest(shards)
 
 

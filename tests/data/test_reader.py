@@ -111,16 +111,16 @@ def place_in_shard(out: Path, manifest: Manifest, content: bytes) -> Manifest:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (png((8, 9), "L"), "is 8x9 L, but the manifest says 8x8 L"),
-        (png((9, 8), "L"), "is 9x8 L, but the manifest says 8x8 L"),
-        (png((8, 8), "RGB"), "is 8x8 RGB, but"),
-        (png((8, 8), "LA"), "is 8x8 LA, but"),
-        (png((8, 8), "P"), "is 8x8 P, but"),
-        (png((8, 8), "1"), "is 8x8 1, but"),
-        (png((8, 8), "I;16"), "is 8x8 I;16, but"),
-        (png((8, 8), "L")[:-30], "cannot be decoded"),
-        (b"GIF89a" + bytes(100), "cannot be decoded"),
-        (b"x", "cannot be decoded"),
+        (png((8, 9), "L"), "is damaged: 8 x 9 in mode L instead of 8 x 8 in mode L"),
+        (png((9, 8), "L"), "is damaged: 9 x 8 in mode L instead of 8 x 8 in mode L"),
+        (png((8, 8), "RGB"), "8 x 8 in mode RGB instead of"),
+        (png((8, 8), "LA"), "8 x 8 in mode LA instead of"),
+        (png((8, 8), "P"), "8 x 8 in mode P instead of"),
+        (png((8, 8), "1"), "8 x 8 in mode 1 instead of"),
+        (png((8, 8), "I;16"), "8 x 8 in mode I;16 instead of"),
+        (png((8, 8), "L")[:-30], "is damaged: a broken PNG: "),
+        (b"GIF89a" + bytes(100), "is damaged: not a PNG. "),
+        (b"x", "is damaged: not a PNG. "),
     ],
 )
 def test_an_image_unlike_the_manifest_is_refused(tmp_path: Path, content: bytes, found: str) -> None:

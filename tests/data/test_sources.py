@@ -114,11 +114,24 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     assert [(sample.key, sample.label) for sample in source] == [("10.png", None), ("2.png", None)]
 
 
-def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
     for name in ("a.png", ".b.png", ".thumbnails/c.png"):
         put_image(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("hello")
     assert [sample.key for sample in open_train(tmp_path)] == ["a.png"]
+
+
+def test_files_of_other_kinds_are_passed_over_with_one_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_image(tmp_path / "cat" / "a.png")
+    assert len(open_train(tmp_path)) == 1
+    assert capsys.readouterr().err == ""
+    for name in ("cat/b.tif", "cat/deep/c.tif", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("hello")
+    assert len(list(open_train(tmp_path))) == 1
+    warning = f"warning: {tmp_path}: 3 files are passed over, notes.txt for one; only .png, .jpg,"
+    assert capsys.readouterr().err.startswith(warning)
 
 
 def test_a_class_folder_may_be_a_link_and_a_circle_of_links_ends(tmp_path: Path) -> None:

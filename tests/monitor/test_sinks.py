@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pipeline.errors import StorageError
 from pipeline.monitor.sinks import JsonLines, PngFiles, Sinks, TensorBoard
 
 GRID = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
@@ -69,6 +70,36 @@ def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path: Path, cut: str) -> N
         file.write(cut)
     log(path, 3, 5)
     assert [line["step"] for line in lines(path)] == [1, 2, 3, 4]
+
+
+FOREIGN = [
+    b"hello",
+    b"{}",
+    b"3",
+    b'{"step": "2"}',
+    b'{"step": null}',
+    b'{"step": 1, "x": "\xff"}',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_lines_that_are_no_records_are_dropped_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], foreign: bytes
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log(path, 1, 3)
+    path.write_bytes(foreign + b"\n" + path.read_bytes())
+    log(path, 3, 5)
+    assert [line["step"] for line in lines(path)] == [1, 2, 3, 4]
+    warning = f"warning: {path}: 1 of 3 lines are no records of a run and are dropped\n"
+    assert capsys.readouterr().err == warning
+
+
+def test_a_directory_in_the_place_of_the_lines_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(StorageError, match=r"metrics\.jsonl cannot be written: Is a directory\. Move away"):
+        JsonLines(tmp_path / "metrics.jsonl", 1)
 
 
 def scalars(directory: Path, name: str) -> list[tuple[int, float]]:

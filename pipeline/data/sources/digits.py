@@ -5,35 +5,14 @@ The set is small enough to train on a CPU in seconds, which is what it is for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.data.sources import Sample, Source, refuse_options
+from pipeline.data.sources import Source, refuse_options
+from pipeline.data.sources.digit_set import DigitSet
 
 BRIGHTEST = 16  # the scans count dark pixels in 4 x 4 blocks
-
-
-class Digits:
-    """`images` is uint8 (count, 8, 8), `labels` is int (count,)."""
-
-    name = "digits"
-    classes = tuple("0123456789")
-    native_resolution = 16
-    native_channels = 1
-
-    def __init__(self, images: npt.NDArray[np.uint8], labels: list[int]) -> None:
-        self.images = images
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __iter__(self) -> Iterator[Sample]:
-        for position, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
-            yield Sample(str(position), image, label)
 
 
 def open_source(root: Path | None, split: str) -> Source:
@@ -43,4 +22,4 @@ def open_source(root: Path | None, split: str) -> Source:
 
     scans = load_digits()
     images = np.rint(scans.images * (255 / BRIGHTEST)).astype(np.uint8)
-    return Digits(images, scans.target.tolist())
+    return DigitSet("digits", 16, images, scans.target.tolist())

@@ -3,20 +3,22 @@
     faces/0001.jpg             flat: no labels
     animals/cat/one/a.png      the label is the folder directly below the top, whatever lies deeper
 
-Files with other extensions, and hidden files and folders, are passed over. Links to folders are
-followed only directly below the top, so that a circle of links cannot trap the walk.
+Hidden files and folders are passed over; so are files with other extensions, which a warning counts.
+Links to folders are followed only directly below the top, so that a circle of links cannot trap the walk.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.data.convert import decode_image
 from pipeline.data.sources import Sample, Source, refuse_options
 from pipeline.errors import DataError
+from pipeline.monitor.console import say_warning
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
@@ -67,14 +69,17 @@ def open_folder(path: Path, root: Path | None, split: str) -> Source:
 
 def _list_images(path: Path) -> Folder:
     visible = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    loose = [entry for entry in visible if _is_image(entry.name) and entry.is_file()]
-    by_class = {entry.name: _images_below(entry) for entry in visible if entry.is_dir()}
+    found = {entry.name: _files_below(entry) for entry in visible if entry.is_dir()}
+    by_class = {name: [file for file in files if _is_image(file)] for name, files in found.items()}
+    direct = [entry for entry in visible if entry.is_file()]
+    loose = [entry for entry in direct if _is_image(entry)]
     if loose and any(by_class.values()):
         filled = next(name for name, images in by_class.items() if images)
         raise DataError(
             f"{path} holds images both directly ({loose[0].name}) and in folders ({filled}), so it is "
             "unclear whether the folders are classes. Move the loose images into a folder, or remove them."
         )
+    _warn_of_others(path, [file for file in chain(direct, *found.values()) if not _is_image(file)])
     if loose:
         return Folder(path, (), [ImageFile(image, None) for image in loose])
     _refuse_empty(path, by_class)
@@ -93,16 +98,24 @@ def _refuse_empty(path: Path, by_class: dict[str, list[Path]]) -> None:
             )
 
 
-def _images_below(top: Path) -> list[Path]:
+def _warn_of_others(path: Path, others: list[Path]) -> None:
+    if others:
+        say_warning(
+            f"{path}: {len(others):,} files are passed over, {others[0].name} for one; only "
+            f"{', '.join(EXTENSIONS)} are read"
+        )
+
+
+def _files_below(top: Path) -> list[Path]:
     found: list[Path] = []
     for directory, children, names in os.walk(top, onerror=_raise):
         children[:] = [child for child in children if not child.startswith(".")]
-        found += [Path(directory, name) for name in names if _is_image(name)]
+        found += [Path(directory, name) for name in names if not name.startswith(".")]
     return sorted(found)
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
+def _is_image(file: Path) -> bool:
+    return file.name.lower().endswith(EXTENSIONS)
 
 
 def _raise(error: OSError) -> None:

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline.data.sources import Sample, Source
+from pipeline.data.sources import Source
+from pipeline.data.sources.digit_set import DigitSet
 from pipeline.errors import ConfigError, DataError
 
 SPLITS = ("train", "test")
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-
-
-class Mnist:
-    """`images` is uint8 (count, 28, 28), `labels` holds as many ints of 0 to 9."""
-
-    classes = tuple("0123456789")
-    native_resolution = 28
-    native_channels = 1
-
-    def __init__(self, split: str, images: npt.NDArray[np.uint8], labels: list[int]) -> None:
-        self.name = f"mnist-{split}"
-        self.images = images
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __iter__(self) -> Iterator[Sample]:
-        for position, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
-            yield Sample(str(position), image, label)
 
 
 def open_source(root: Path | None, split: str) -> Source:
@@ -49,7 +26,7 @@ def open_source(root: Path | None, split: str) -> Source:
         raise DataError(
             f"{data.raw_folder} holds {len(images)} images but {len(labels)} labels. Copy its files again."
         )
-    return Mnist(split, images, labels)
+    return DigitSet(f"mnist-{split}", 28, images, labels)
 
 
 def _open(root: Path, split: str, download: bool) -> Any:
