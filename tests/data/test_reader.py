@@ -118,7 +118,7 @@ def place_in_shard(out: Path, manifest: Manifest, content: bytes) -> Manifest:
         (png((8, 8), "P"), "8 x 8 in mode P instead of"),
         (png((8, 8), "1"), "8 x 8 in mode 1 instead of"),
         (png((8, 8), "I;16"), "8 x 8 in mode I;16 instead of"),
-        (png((8, 8), "L")[:-30], "is damaged: a broken PNG: "),
+        (png((8, 8), "L")[:-24], "is damaged: a broken PNG: "),
         (b"GIF89a" + bytes(100), "is damaged: not a PNG. "),
         (b"x", "is damaged: not a PNG. "),
     ],

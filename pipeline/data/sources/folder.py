@@ -10,6 +10,7 @@ Links to folders are followed only directly below the top, so that a circle of l
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import NamedTuple
 from pipeline.data.convert import decode_image
 from pipeline.data.sources import Sample, Source, refuse_options
 from pipeline.errors import DataError
-from pipeline.monitor.console import say_warning
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
@@ -100,9 +100,11 @@ def _refuse_empty(path: Path, by_class: dict[str, list[Path]]) -> None:
 
 def _warn_of_others(path: Path, others: list[Path]) -> None:
     if others:
-        say_warning(
-            f"{path}: {len(others):,} files are passed over, {others[0].name} for one; only "
-            f"{', '.join(EXTENSIONS)} are read"
+        count = "1 file is" if len(others) == 1 else f"{len(others):,} files are"
+        print(
+            f"warning: {path}: {count} passed over, {others[0].name} for one; only {', '.join(EXTENSIONS)} "
+            "are read",
+            file=sys.stderr,
         )
 
 
