@@ -6,19 +6,16 @@ import json
 import platform
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import dump_config
 from pipeline.data.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.loader import Loader
 from pipeline.data.manifest import Manifest, check_hashes
-from pipeline.data.order import Order
+from pipeline.data.order import Order, build_order
 from pipeline.data.reader import ShardReader
 from pipeline.durable import write_text
 from pipeline.errors import ConfigError, DataError
@@ -65,22 +62,12 @@ def check_data(config: Config, manifest: Manifest, runtime: Runtime) -> None:
     """Raise DataError unless every shard has its hash. The ranks of a machine share the work."""
     if config.data.verify != "hashes":
         return
-    share = replace(manifest, shards=manifest.shards[runtime.local_rank :: runtime.local_world_size])
+    share = manifest.shards[runtime.local_rank :: runtime.local_world_size]
     error = None
-    bar = tqdm(
-        total=share.bytes,
-        desc="checking shards",
-        unit="B",
-        unit_scale=True,
-        delay=1,
-        leave=False,
-        disable=None if runtime.is_main else True,
-    )
-    with bar:
-        try:
-            check_hashes(Path(config.data.shards), share, bar.update)
-        except DataError as failure:
-            error = failure
+    try:
+        check_hashes(Path(config.data.shards), share, show_progress=runtime.is_main)
+    except DataError as failure:
+        error = failure
     runtime.all_agree(error)
 
 
@@ -160,21 +147,8 @@ def build_loader(
     config: Config, manifest: Manifest, runtime: Runtime, rows: Slice, say: Callable[[str], None]
 ) -> tuple[Loader, Order]:
     """The images where they are read fastest, and the order they come in."""
-    shards, batch = Path(config.data.shards), config.schedule.global_batch
-    counts = [shard.count for shard in manifest.shards]
-    order = Order(counts, config.seed, config.data.shuffle_shards, config.data.validation)
-    held_out = len(order.held_out_ids())
-    if order.epoch_size < batch:
-        raise DataError(
-            f"{shards} leaves {order.epoch_size} training images, fewer than one global batch of {batch}. "
-            "Lower schedule.global_batch, or use more images."
-        )
-    if config.data.validation > 0 and held_out < batch:
-        raise ConfigError(
-            f"data.validation: {config.data.validation} of {manifest.count} images holds out {held_out}, fewer than "
-            f"one global batch of {batch}. Raise it, or set it to 0."
-        )
-    images = build_images(config, ShardReader(shards, manifest), runtime, say)
+    order = build_order(config, manifest)
+    images = build_images(config, ShardReader(Path(config.data.shards), manifest), runtime, say)
     workers = config.data.workers if isinstance(images, ShardReader) else 0
     shape = (manifest.channels, *manifest.resolution)
     return Loader(images, shape, order, rows, runtime.device, workers), order

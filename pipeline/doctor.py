@@ -16,18 +16,17 @@ import torch.distributed as dist
 from pipeline.build import PACKAGES, square_resolution
 from pipeline.config import load_config
 from pipeline.data.cache import choose_cache
-from pipeline.data.manifest import verified_manifest
+from pipeline.data.manifest import check_hashes, check_sizes, load_manifest
 from pipeline.data.order import build_order
 from pipeline.models import build_critic, build_generator
 from pipeline.options import Config
-from pipeline.runtime import requested_processes
+from pipeline.runtime import chosen_device, requested_processes
 
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Print what is found.
 
-    Raises the error that a run of the config would end with, as far as its options and images alone tell:
-    whether the device suits them is left to read off what is printed.
+    Raises the error that a run of the config would start with, on this machine and in one process.
     """
     sections = {"versions": _versions(), "machine": _machine(), "ranks": _ranks()}
     if arguments.config is not None:
@@ -75,10 +74,12 @@ def _ranks() -> dict[str, str]:
 
 
 def _plan(config: Config) -> dict[str, str]:
-    manifest = verified_manifest(Path(config.data.shards), config.data.verify == "hashes")
+    shards, device = Path(config.data.shards), chosen_device(config)
+    manifest = load_manifest(shards)
+    check_sizes(shards, manifest)
+    if config.data.verify == "hashes":
+        check_hashes(shards, manifest.shards, show_progress=True)
     order = build_order(config, manifest)
-    is_on_gpu = torch.cuda.is_available() and config.runtime.device != "cpu"
-    device = torch.device("cuda" if is_on_gpu else "cpu")
     resolution, channels = square_resolution(manifest), manifest.channels
     size = manifest.count * channels * resolution**2
     cache, reason = choose_cache(config.data.cache, size, 1, device)

@@ -42,13 +42,7 @@ class Runtime:
     def __init__(self, config: Config) -> None:
         """Join the process group. Raises ConfigError where what was asked for is not what there is."""
         requested = requested_processes()
-        device = config.runtime.device
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                "runtime.device: cuda was asked for, but torch finds no CUDA device. "
-                "Set runtime.device: cpu, or install a driver and a CUDA build of torch (see `wgan doctor`)."
-            )
-        on_cpu = device == "cpu" or not torch.cuda.is_available()
+        on_cpu = chosen_device(config).type == "cpu"
         if on_cpu:
             # Without it Accelerate starts unconnected single processes under a CPU torchrun.
             os.environ["ACCELERATE_USE_CPU"] = "1"
@@ -112,11 +106,7 @@ class Runtime:
             )
         if precision not in PRECISIONS.values():
             raise ConfigError(f"The launcher asks for precision {precision}; use float32, bf16 or fp16.")
-        if precision == "fp16" and self.device.type == "cpu":
-            raise ConfigError("precision: fp16 needs a GPU, and this run is on the CPU. Use bf16 or float32.")
-        if precision == "bf16" and self.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-            name = torch.cuda.get_device_name(self.device)
-            raise ConfigError(f"precision: bf16 is not supported by {name}. Use fp16 or float32.")
+        check_precision(self.precision, self.device)
 
     @property
     def precision(self) -> str:
@@ -247,6 +237,29 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         return _SumOverRanks.apply(gradients[0])
+
+
+def chosen_device(config: Config) -> torch.device:
+    """The kind of device that a run takes. Raises ConfigError where it is not there or lacks the precision."""
+    wanted = config.runtime.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "runtime.device: cuda was asked for, but torch finds no CUDA device. "
+            "Set runtime.device: cpu, or install a driver and a CUDA build of torch (see `wgan doctor`)."
+        )
+    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if config.precision is not None:
+        check_precision(config.precision, device)
+    return device
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise ConfigError where the device cannot compute in it."""
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("precision: fp16 needs a GPU, and this run is on the CPU. Use bf16 or float32.")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"precision: bf16 is not supported by {name}. Use fp16 or float32.")
 
 
 def requested_processes() -> int:

@@ -84,6 +84,12 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
         (["train", "{run}/config.yaml", "schedule.step=5"], 2, "did you mean schedule.steps?"),
         (["train", "{run}/config.yaml", "--processes", "0"], 2, "at least one process is needed"),
         (["doctor", "{run}/absent.yaml"], 2, "There is no config"),
+        (
+            ["doctor", "{run}/config.yaml", "schedule.global_batch=5000"],
+            3,
+            "fewer than one global batch of 5000",
+        ),
+        (["doctor", "{run}/config.yaml", "precision=fp16"], 2, "precision: fp16 needs a GPU"),
     ],
 )
 def test_mistakes_are_said_with_their_exit_code(

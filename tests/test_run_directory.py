@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +154,9 @@ def test_of_many_processes_that_fail_at_once_one_leaves_its_note(tmp_path: Path)
 
 
 @pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
+def read_only(mount_disk: Callable[[str], Path]) -> Path:
     """A file system that takes no writes."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a read-only file system is not permitted here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    return mount_disk("ro,size=1m")
 
 
 def test_a_place_that_takes_no_writes_is_named(read_only: Path) -> None:

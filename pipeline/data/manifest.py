@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,27 +78,6 @@ class Manifest:
             "shards": [asdict(shard) for shard in self.shards],
         }
         return json.dumps(content, indent=1) + "\n"
-
-
-def verified_manifest(directory: Path, with_hashes: bool) -> Manifest:
-    """The manifest of shards that were found whole: by their sizes, and with hashes by every byte.
-
-    Raises DataError.
-    """
-    manifest = load_manifest(directory)
-    check_sizes(directory, manifest)
-    if with_hashes:
-        with tqdm(
-            total=manifest.bytes,
-            desc="checking shards",
-            unit="B",
-            unit_scale=True,
-            delay=1,
-            leave=False,
-            disable=None,
-        ) as bar:
-            check_hashes(directory, manifest, bar.update)
-    return manifest
 
 
 def load_manifest(directory: Path) -> Manifest:
@@ -190,16 +169,21 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
             )
 
 
-def check_hashes(directory: Path, manifest: Manifest, advance: Callable[[int], object]) -> None:
-    """Raise DataError unless every shard and index has its SHA-256; `advance(bytes)` reports progress."""
-    for shard in manifest.shards:
-        for name, expected in ((shard.name, shard.sha256), (shard.index, shard.index_sha256)):
-            found = file_sha256(directory / name, advance)
-            if found != expected:
-                raise DataError(
-                    f"{directory / name} has SHA-256 {found[:16]}…, but {FILE_NAME} says {expected[:16]}…: "
-                    "its content changed. Copy it again, or make the shards again with `wgan shards make`."
-                )
+def check_hashes(directory: Path, shards: Sequence[Shard], show_progress: bool = False) -> None:
+    """Raise DataError unless every one of these shards, and its index, has its SHA-256."""
+    total = sum(shard.bytes for shard in shards)
+    hidden = None if show_progress else True
+    with tqdm(
+        total=total, desc="checking shards", unit="B", unit_scale=True, delay=1, leave=False, disable=hidden
+    ) as bar:
+        for shard in shards:
+            for name, expected in ((shard.name, shard.sha256), (shard.index, shard.index_sha256)):
+                found = file_sha256(directory / name, bar.update)
+                if found != expected:
+                    raise DataError(
+                        f"{directory / name} has SHA-256 {found[:16]}…, but {FILE_NAME} says {expected[:16]}…: "
+                        "its content changed. Copy it again, or make the shards again with `wgan shards make`."
+                    )
 
 
 def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -200,16 +198,11 @@ def test_lines_that_cannot_be_written_are_counted_and_the_rest_goes_on(tmp_path:
 
 
 @pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
+def full_disk(mount_disk: Callable[[str], Path]) -> Path:
     """A file system of which 8 KiB are free."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small file system is not permitted here")
+    disk = mount_disk("size=64k")
     (disk / "filler").write_bytes(bytes(56 * 1024))
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    return disk
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
