@@ -158,7 +158,7 @@ def build_images(
     config: Config, reader: ShardReader, runtime: Runtime, say: Callable[[str], None]
 ) -> ShardReader | ResidentImages:
     """The reader itself, or all its images in memory. All ranks choose alike."""
-    size, wanted = reader.manifest.count * reader.image_bytes, config.data.cache
+    size, wanted = reader.manifest.decoded_bytes, config.data.cache
     choice: Choice | None = None
     error = None
     try:

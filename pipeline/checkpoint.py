@@ -24,7 +24,7 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from pipeline.durable import storage_errors, sync_directory
+from pipeline.durable import advice, storage_errors, sync_directory
 from pipeline.errors import CheckpointError, StorageError
 from pipeline.state import Tensors
 
@@ -84,7 +84,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
             f"The checkpoint of step {step} cannot be written to {directory}: {error.strerror}. Earlier "
-            "checkpoints are untouched. Free some space and run the same command again."
+            f"checkpoints are untouched. {advice(error)}, and run the same command again."
         ) from None
     return Checkpoint(final, step)
 

@@ -81,8 +81,7 @@ def _plan(config: Config) -> dict[str, str]:
         check_hashes(shards, manifest.shards, show_progress=True)
     order = build_order(config, manifest)
     resolution, channels = square_resolution(manifest), manifest.channels
-    size = manifest.count * channels * resolution**2
-    cache, reason = choose_cache(config.data.cache, size, 1, device)
+    cache, reason = choose_cache(config.data.cache, manifest.decoded_bytes, 1, device)
     networks = {"generator": build_generator, "critic": build_critic}
     parameters = {
         name: sum(p.numel() for p in build(config.model, resolution, channels).parameters())

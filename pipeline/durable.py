@@ -19,12 +19,13 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written: {error.strerror or error}. {_advice(error)}, and run the same command "
+            f"{path} cannot be written: {error.strerror or error}. {advice(error)}, and run the same command "
             "again."
         ) from None
 
 
-def _advice(error: OSError) -> str:
+def advice(error: OSError) -> str:
+    """What a user can do about it."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return "Free some space or choose another place"

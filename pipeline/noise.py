@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
+
+Rows = TypeVar("Rows", torch.Tensor, npt.NDArray[np.int64])
 
 
 class Purpose(IntEnum):
@@ -37,6 +41,11 @@ class Slice:
         count = total // world_size
         return cls(rank * count, count, total)
 
+    def of(self, batch: Rows) -> Rows:
+        """These rows of a global batch."""
+        rows: Rows = batch[self.first : self.first + self.count]
+        return rows
+
 
 class Noise:
     """The random draws of a run with this `seed`, made on `device`.
@@ -59,7 +68,6 @@ class Noise:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's latents, float32 (count, latent) ~ N(0, 1), and float32 (count,) ~ U[0, 1)."""
         generator = self.seeded(purpose, step, update)
-        end = rows.first + rows.count
         latents = torch.randn(rows.total, latent, generator=generator, device=generator.device)
         uniform = torch.rand(rows.total, generator=generator, device=generator.device)
-        return latents[rows.first : end], uniform[rows.first : end]
+        return rows.of(latents), rows.of(uniform)

@@ -309,7 +309,7 @@ def follow_launcher() -> None:
 def as_meeting_failure(error: RuntimeError) -> PipelineError:
     """What it means that the process group could not be formed."""
     place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-    detail = str(error).splitlines()[0][:200].rstrip(".")
+    detail = _first_line(error)
     if "EADDRINUSE" in str(error):
         return ConfigError(
             f"The ranks cannot meet at {place}: another program uses that port ({detail}). Choose another one, with "
@@ -330,8 +330,13 @@ def as_peer_loss(error: BaseException) -> PeerLostError | None:
     )
     if not is_lost:
         return None
-    detail = text.splitlines()[0][:200].rstrip(".")
+    detail = _first_line(error)
     return PeerLostError(
         f"Another rank is gone or did not answer in time ({detail}). Its own message, if it left one, stands "
         "above or in its node's log. The same command continues from the last checkpoint."
     )
+
+
+def _first_line(error: BaseException) -> str:
+    """What torch says of a failure, without the stack of its C++ that follows."""
+    return str(error).splitlines()[0][:200].rstrip(".")

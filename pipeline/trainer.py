@@ -220,9 +220,7 @@ class Trainer:
         count = min(VALIDATION_BATCHES, len(self.held_out) // total)
         batches = (
             (
-                self.loader.read(
-                    self.held_out[index * total :][self.rows.first : self.rows.first + self.rows.count]
-                ),
+                self.loader.read(self.rows.of(self.held_out[index * total :])),
                 self.noise.draw(Purpose.VALIDATION, 0, index, self.rows, self.config.model.latent)[0],
             )
             for index in range(count)

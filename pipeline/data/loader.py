@@ -81,9 +81,8 @@ class _RankBatches(Sampler[Ids]):
         self._order, self._position, self._rows = order, position, rows
 
     def __iter__(self) -> Iterator[Ids]:
-        first, end = self._rows.first, self._rows.first + self._rows.count
         for batch in self._order.batches(self._position, self._rows.total):
-            yield batch[first:end]
+            yield self._rows.of(batch)
 
 
 class _ById(Dataset[Tensor | DataError]):

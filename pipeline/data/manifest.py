@@ -62,6 +62,11 @@ class Manifest:
         """The size of all tar files together."""
         return sum(shard.bytes for shard in self.shards)
 
+    @property
+    def decoded_bytes(self) -> int:
+        """The size of all images as pixels."""
+        return self.count * self.channels * self.resolution[0] * self.resolution[1]
+
     @cached_property
     def sha256(self) -> str:
         """The identity of the data: equal for equal samples in equal order."""
