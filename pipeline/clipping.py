@@ -1,4 +1,4 @@
-"""Weight clipping: every critic weight is held in the box [-clip, clip].
+"""Weight clipping: the critic's weights are held in the box [-clip, clip].
 
 The WGAN paper (Arjovsky, Chintala, Bottou 2017, algorithm 1) clips after each critic update, so that the
 critic's Lipschitz constant stays bounded. All ranks hold equal float32 weights after the optimizer's
@@ -7,10 +7,43 @@ step, and clamping is a function of the weight alone, so the ranks stay equal to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from pipeline.options import ClipScope
+
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def weights_in_scope(critic: nn.Module, scope: ClipScope) -> list[nn.Parameter]:
+    """The parameters that clipping holds in the box.
+
+    all: every one, as in the paper; weights: those of convolutions and linear layers, without biases and
+    norms; convolutions: their kernels only; all_but_gains: every one but the gains of norms, which at 0.01
+    scale a layer's signal down a hundredfold.
+    """
+    if scope == "all":
+        return list(critic.parameters())
+    return [parameter for layer in critic.modules() for parameter in _in_scope(layer, scope)]
+
+
+def _in_scope(layer: nn.Module, scope: ClipScope) -> Iterator[nn.Parameter]:
+    """A layer's own parameters in scope."""
+    is_norm, is_kernel = isinstance(layer, NORMS), isinstance(layer, _ConvNd)
+    for name, parameter in layer.named_parameters(recurse=False):
+        match scope:
+            case "convolutions":
+                belongs = is_kernel and name == "weight"
+            case "weights":
+                belongs = parameter.ndim > 1
+            case _:
+                belongs = not (is_norm and name == "weight")
+        if belongs:
+            yield parameter
 
 
 @torch.no_grad()

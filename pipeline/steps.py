@@ -7,17 +7,19 @@ moment when gradients are averaged) comes in as a `Parallel`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.norms import BatchNorm2d
+from pipeline.models.norms import RunningStatistics
 from pipeline.objectives import Metrics, Objective
+
+Rounds = Literal["joint", "alternating"]
 
 
 class Parallel(Protocol):
@@ -59,23 +61,44 @@ def critic_update(
     uniform: Tensor,
     parallel: Parallel,
     micro_batch: int | None = None,
+    rounds: Rounds = "joint",
 ) -> Metrics:
     """Move the critic towards its optimum on one batch, and constrain it. Returns 0-d tensors.
 
     real: float32 (batch, channels, height, width) in [-1, 1]; latents: (batch, latent); uniform: (batch,).
+    Joint, it is one optimizer step on real and generated images; alternating, one step on the real and then
+    one on the generated, each constrained. Every metric is of the critic as its round finds it.
     """
-    critic.optimizer.zero_grad(set_to_none=True)
+
+    def on_real(part: slice) -> tuple[Tensor, Metrics]:
+        scores = critic.wrapped(real[part])
+        return objective.real_loss(scores), {"critic/real": scores.mean()}
+
+    def on_fake(part: slice) -> tuple[Tensor, Metrics]:
+        scores = critic.wrapped(_images(generator, latents[part]))
+        return objective.fake_loss(scores), {"critic/fake": scores.mean()}
+
+    def on_both(part: slice) -> tuple[Tensor, Metrics]:
+        fake = _images(generator, latents[part])
+        # Two passes and not one over both: batch norm takes statistics of each kind apart.
+        real_scores, fake_scores = critic.wrapped(real[part]), critic.wrapped(fake)
+        loss = objective.real_loss(real_scores) + objective.fake_loss(fake_scores)
+        metrics = {"critic/real": real_scores.mean(), "critic/fake": fake_scores.mean()}
+        penalty = objective.penalty(critic.wrapped, real[part], fake, uniform[part])
+        if penalty is not None:
+            loss, metrics["critic/penalty"] = loss + penalty, penalty
+        return loss, metrics
+
     totals: Metrics = {}
-    for part, share, is_last in _parts(len(real), micro_batch):
-        with nullcontext() if is_last else parallel.no_sync(critic.wrapped):
-            with torch.no_grad():
-                fake = generator(latents[part])
-            loss, metrics = objective.critic_loss(critic.wrapped, real[part], fake, uniform[part])
-            parallel.backward(loss * share)
-        _add(totals, {**metrics, "critic/loss": loss}, share)
-    totals["critic/grad_norm"] = _step(critic, parallel)
-    objective.constrain(critic.module)
-    totals["wasserstein/estimate"] = totals["critic/real"] - totals["critic/fake"]
+    losses = [on_both] if rounds == "joint" else [on_real, on_fake]
+    for loss in losses:
+        found = _descend(critic, "critic", loss, len(real), parallel, micro_batch)
+        objective.constrain(critic.module)
+        for name, value in found.items():
+            totals[name] = totals[name] + value if name in totals else value
+    totals["critic/grad_norm"] /= len(losses)
+    if objective.measures_wasserstein:
+        totals["wasserstein/estimate"] = totals["critic/real"] - totals["critic/fake"]
     return totals
 
 
@@ -91,30 +114,57 @@ def generator_update(
 
     latents: (batch, latent).
     """
-    generator.optimizer.zero_grad(set_to_none=True)
-    totals: Metrics = {}
+
+    def loss(part: slice) -> tuple[Tensor, Metrics]:
+        return objective.generator_loss(critic(generator.wrapped(latents[part]))), {}
+
     with frozen(critic):
-        for part, share, is_last in _parts(len(latents), micro_batch):
-            with nullcontext() if is_last else parallel.no_sync(generator.wrapped):
-                loss = objective.generator_loss(critic, generator.wrapped(latents[part]))
-                parallel.backward(loss * share)
-            _add(totals, {"generator/loss": loss}, share)
-    totals["generator/grad_norm"] = _step(generator, parallel)
+        return _descend(generator, "generator", loss, len(latents), parallel, micro_batch)
+
+
+def _descend(
+    player: Player,
+    name: str,
+    loss_of: Callable[[slice], tuple[Tensor, Metrics]],
+    batch: int,
+    parallel: Parallel,
+    micro_batch: int | None,
+) -> Metrics:
+    """One optimizer step on the mean of a loss over the batch, taken in parts. Returns its metrics."""
+    player.optimizer.zero_grad(set_to_none=True)
+    totals: Metrics = {}
+    for part, share, is_last in _parts(batch, micro_batch):
+        with nullcontext() if is_last else parallel.no_sync(player.wrapped):
+            loss, metrics = loss_of(part)
+            parallel.backward(loss * share)
+        for key, value in {**metrics, f"{name}/loss": loss}.items():
+            weighted = value.detach().float() * share
+            totals[key] = totals[key] + weighted if key in totals else weighted
+    totals[f"{name}/grad_norm"] = _step(player, parallel)
     return totals
+
+
+@torch.no_grad()
+def _images(generator: nn.Module, latents: Tensor) -> Tensor:
+    images: Tensor = generator(latents)
+    return images
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Within it no parameter takes a gradient, and no running statistic moves."""
-    norms = [layer for layer in module.modules() if isinstance(layer, BatchNorm2d)]
-    module.requires_grad_(False)
-    for layer in norms:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    layers = [layer for layer in module.modules() if isinstance(layer, RunningStatistics)]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    for layer in layers:
         layer.updates_statistics = False
     try:
         yield
     finally:
-        module.requires_grad_(True)
-        for layer in norms:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for layer in layers:
             layer.updates_statistics = True
 
 
@@ -124,12 +174,6 @@ def _parts(batch: int, micro_batch: int | None) -> Iterator[tuple[slice, float, 
     bounds = [batch * index // count for index in range(count + 1)]
     for first, end in pairwise(bounds):
         yield slice(first, end), (end - first) / batch, end == batch
-
-
-def _add(totals: Metrics, metrics: Metrics, share: float) -> None:
-    for name, value in metrics.items():
-        part = value.detach().float() * share
-        totals[name] = totals[name] + part if name in totals else part
 
 
 def _step(player: Player, parallel: Parallel) -> Tensor:

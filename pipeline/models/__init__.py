@@ -6,19 +6,33 @@ from types import ModuleType
 
 from torch import nn
 
-from pipeline.models import dcgan
+from pipeline.models import dcgan, gan_bce, mlp, resnet, wgan_dcgan, wgan_mnist
 from pipeline.options import ModelOptions
 
-ARCHITECTURES: dict[str, ModuleType] = {"dcgan": dcgan}
+ARCHITECTURES: dict[str, ModuleType] = {
+    "dcgan": dcgan,
+    "mlp": mlp,
+    "resnet": resnet,
+    "wgan_mnist": wgan_mnist,
+    "wgan_dcgan": wgan_dcgan,
+    "gan_bce": gan_bce,
+}
 
 
 def build_generator(options: ModelOptions, resolution: int, channels: int) -> nn.Module:
-    """Maps latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+    """Maps latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1].
+
+    Raises ConfigError where the architecture has no network for the resolution.
+    """
     generator: nn.Module = ARCHITECTURES[options.name].Generator(options, resolution, channels)
     return generator
 
 
 def build_critic(options: ModelOptions, resolution: int, channels: int) -> nn.Module:
-    """Maps images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,)."""
+    """Maps images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,).
+
+    Called with `float32=True`, it leaves mixed precision. Raises ConfigError where the architecture has no
+    network for the resolution.
+    """
     critic: nn.Module = ARCHITECTURES[options.name].Critic(options, resolution, channels)
     return critic

@@ -15,15 +15,22 @@ Sum = Callable[[Tensor], Tensor]
 """Sums a tensor over all ranks, differentiably."""
 
 
-class BatchNorm2d(nn.BatchNorm2d):
+class RunningStatistics:
+    """A layer that notes something at each training pass, beside its weights.
+
+    `updates_statistics = False` keeps what it noted as it is while training goes on.
+    """
+
+    updates_statistics = True
+
+
+class BatchNorm2d(RunningStatistics, nn.BatchNorm2d):
     """Batch norm with statistics over all ranks where `sum_over_ranks` is set, else over this rank's batch.
 
-    `updates_statistics = False` keeps the running statistics as they are while training goes on. PyTorch's
-    own SyncBatchNorm takes GPU tensors only; this one works wherever the ranks can sum.
+    PyTorch's own SyncBatchNorm takes GPU tensors only; this one works wherever the ranks can sum.
     """
 
     sum_over_ranks: Sum | None = None
-    updates_statistics = True
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) to the same shape."""

@@ -125,6 +125,16 @@ def test_running_statistics_stay_where_they_are_asked_to(summing: bool) -> None:
 
 
 @pytest.mark.parametrize("summing", [False, True])
+def test_momentum_is_the_share_of_the_newest_batch_and_a_tenth_unless_set(summing: bool) -> None:
+    for layer, share in ((BatchNorm2d(3, momentum=0.2), 0.2), (BatchNorm2d(3), 0.1), (norm("batch", 3), 0.1)):
+        if summing:
+            layer.sum_over_ranks = lambda values: values
+        layer(batch())
+        torch.testing.assert_close(layer.running_mean, share * batch().mean((0, 2, 3)))
+        torch.testing.assert_close(layer.running_var, 1 - share + share * batch().var((0, 2, 3)))
+
+
+@pytest.mark.parametrize("summing", [False, True])
 def test_half_precision_images_come_out_in_half_precision(summing: bool) -> None:
     layer, theirs = pair(summing)
     found = layer(batch().bfloat16())

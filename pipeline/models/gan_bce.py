@@ -1,0 +1,69 @@
+"""The pair of the reference system gan-bce, for images whose side is a multiple of 4.
+
+Its author's images are in [0, 1]; ours, in [-1, 1], are mapped where they enter and leave the networks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.critic import BaseCritic
+from pipeline.models.norms import BatchNorm2d
+from pipeline.models.quartering import quarter
+from pipeline.models.upsampling import AlignedUpsample
+from pipeline.options import GanBceOptions
+
+
+class Generator(nn.Module):
+    """Latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+
+    def __init__(self, options: GanBceOptions, resolution: int, channels: int) -> None:
+        super().__init__()
+        side = quarter(resolution, options.name)
+        self.layers = nn.Sequential(
+            nn.Linear(options.latent, 256 * side * side),
+            nn.Unflatten(1, (256, side, side)),
+            AlignedUpsample(),
+            *_convolution(256, 128),
+            AlignedUpsample(),
+            *_convolution(128, 64),
+            nn.Conv2d(64, channels, 1),
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(self.layers(latents)) - 1
+
+
+class Critic(BaseCritic):
+    """Images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,).
+
+    A score is the logit, log p / (1 - p): the author's last sigmoid is part of the cross entropy loss here.
+    """
+
+    def __init__(self, options: GanBceOptions, resolution: int, channels: int) -> None:
+        side = quarter(resolution, options.name)
+        layers = nn.Sequential(
+            ToUnitRange(),
+            *_convolution(channels, 16),
+            nn.MaxPool2d(2),
+            *_convolution(16, 32),
+            nn.MaxPool2d(2),
+            *_convolution(32, 64),
+        )
+        super().__init__(layers, nn.Linear(64 * side * side, 1))
+
+
+class ToUnitRange(nn.Module):
+    """Images in [-1, 1] to the same in [0, 1]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images + 1) / 2
+
+
+def _convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    ]

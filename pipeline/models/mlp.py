@@ -1,0 +1,54 @@
+"""Fully connected networks, for square images of any size (Arjovsky, Chintala, Bottou 2017, section 4.3).
+
+The paper's generator has 4 hidden layers of 512 units, each with a ReLU; the critic here is its mirror image.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from pipeline.models import initialisation
+from pipeline.models.critic import BaseCritic
+from pipeline.models.spectral_norm import normalise_spectra
+from pipeline.options import MlpOptions
+
+
+class Generator(nn.Module):
+    """Latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+
+    def __init__(self, options: MlpOptions, resolution: int, channels: int) -> None:
+        super().__init__()
+        self.hidden = _hidden(options.latent, options)
+        self.to_image = nn.Sequential(
+            nn.Linear(options.width, channels * resolution**2),
+            nn.Tanh(),
+            nn.Unflatten(1, (channels, resolution, resolution)),
+        )
+        self.hidden.apply(initialisation.he_normal)
+        self.to_image.apply(initialisation.glorot_uniform)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.to_image(self.hidden(latents))
+        return images
+
+
+class Critic(BaseCritic):
+    """Images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,); higher is more real."""
+
+    def __init__(self, options: MlpOptions, resolution: int, channels: int) -> None:
+        hidden = _hidden(channels * resolution**2, options)
+        super().__init__(nn.Sequential(nn.Flatten(), *hidden), nn.Linear(options.width, 1))
+        self.layers.apply(initialisation.he_normal)
+        self.score.apply(initialisation.glorot_uniform)
+        if options.spectral_norm:
+            normalise_spectra(self)
+
+
+def _hidden(inputs: int, options: MlpOptions) -> nn.Sequential:
+    widths = [inputs, *[options.width] * options.layers]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

@@ -1,0 +1,159 @@
+"""The residual networks of the WGAN-GP paper (Gulrajani et al. 2017).
+
+The generator starts from 4 x 4 maps and doubles them block by block. At 32 pixels all blocks have `width`
+channels and the critic keeps 8 x 8 maps, as in the authors' code for CIFAR-10. At 64 the channels double
+from `width` beside the image to 8 x `width`, and the critic goes back to 4 x 4; 128 pixels, which the authors
+do not have, take one more block of the widest kind.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+from pipeline.models import initialisation
+from pipeline.models.critic import BaseCritic
+from pipeline.models.norms import norm
+from pipeline.models.spectral_norm import normalise_spectra
+from pipeline.options import Norm, ResnetOptions
+
+SMALLEST = 4
+MULTIPLES = {32: (1, 1, 1, 1), 64: (1, 2, 4, 8, 8), 128: (1, 2, 4, 8, 8, 8)}
+"""For each resolution the channels of all maps, from the image inwards, as multiples of `width`."""
+
+
+class Generator(nn.Module):
+    """Latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+
+    def __init__(self, options: ResnetOptions, resolution: int, channels: int) -> None:
+        super().__init__()
+        widths = plan(options, resolution)
+        self.deepest = widths[-1]
+        self.project = nn.Linear(options.latent, self.deepest * SMALLEST**2)
+        self.blocks = nn.Sequential(*[up_block(wide, narrow) for wide, narrow in pairwise(reversed(widths))])
+        self.to_image = nn.Sequential(*_activation("batch", widths[0]), _convolution(widths[0], channels))
+        self.project.apply(initialisation.glorot_uniform)
+        self.to_image.apply(initialisation.glorot_uniform)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        maps = self.project(latents).view(-1, self.deepest, SMALLEST, SMALLEST)
+        return torch.tanh(self.to_image(self.blocks(maps)))
+
+
+class Critic(BaseCritic):
+    """Images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,); higher is more real."""
+
+    def __init__(self, options: ResnetOptions, resolution: int, channels: int) -> None:
+        widths = plan(options, resolution)
+        if resolution == 32:
+            super().__init__(_to_means(options, channels), nn.Linear(options.width, 1))
+        else:
+            layers = _to_smallest(options, widths, channels)
+            super().__init__(layers, nn.Linear(widths[-1] * SMALLEST**2, 1))
+        self.score.apply(initialisation.glorot_uniform)
+        if options.spectral_norm:
+            normalise_spectra(self)
+
+
+def plan(options: ResnetOptions, resolution: int) -> list[int]:
+    """The channels of all maps, from the image inwards. Raises ConfigError unless there is a network."""
+    if resolution not in MULTIPLES:
+        nearest = min(MULTIPLES, key=lambda size: abs(size - resolution))
+        raise ConfigError(
+            f"model.name: resnet has no network for {resolution}x{resolution} images; it has one for 32, 64 and "
+            f"128 pixels. Make shards with --resolution {nearest}, or choose another model.name (dcgan takes any "
+            "size from 8 pixels on)."
+        )
+    return [multiple * options.width for multiple in MULTIPLES[resolution]]
+
+
+def _to_means(options: ResnetOptions, channels: int) -> nn.Sequential:
+    """Images of 32 pixels to the means of `width` channels over all pixels."""
+    width, kind = options.width, options.critic_norm
+    return nn.Sequential(
+        first_block(channels, width),
+        down_block(width, width, kind),
+        plain_block(width, kind),
+        plain_block(width, kind),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+    )
+
+
+def _to_smallest(options: ResnetOptions, widths: list[int], channels: int) -> nn.Sequential:
+    """Images to maps of 4 x 4."""
+    first = _convolution(channels, widths[0]).apply(initialisation.glorot_uniform)
+    blocks = [down_block(narrow, wide, options.critic_norm) for narrow, wide in pairwise(widths)]
+    return nn.Sequential(first, *blocks)
+
+
+class Residual(nn.Module):
+    """Maps by two ways, added up. The shortcut's convolution comes last, after the path's."""
+
+    def __init__(self, path: nn.Sequential, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.path = path.apply(initialisation.he_uniform)
+        self.shortcut = shortcut.apply(initialisation.glorot_uniform)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        total: Tensor = self.path(maps) + self.shortcut(maps)
+        return total
+
+
+def up_block(wide: int, narrow: int) -> Residual:
+    """The generator's block: twice the side, each pixel repeated."""
+    path = nn.Sequential(
+        *_activation("batch", wide),
+        nn.Upsample(scale_factor=2),
+        _convolution(wide, narrow),
+        *_activation("batch", narrow),
+        _convolution(narrow, narrow),
+    )
+    return Residual(path, nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(wide, narrow, 1)))
+
+
+def down_block(narrow: int, wide: int, kind: Norm) -> Residual:
+    """The critic's block: half the side, by the mean of 2 x 2 pixels."""
+    path = nn.Sequential(
+        *_activation(kind, narrow),
+        _convolution(narrow, narrow),
+        *_activation(kind, narrow),
+        _convolution(narrow, wide),
+        nn.AvgPool2d(2),
+    )
+    # The mean commutes with a 1 x 1 convolution, and before it there is a quarter of the work.
+    return Residual(path, nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(narrow, wide, 1)))
+
+
+def first_block(channels: int, width: int) -> Residual:
+    """The block beside the image: a ReLU would lose its dark half, so it starts with a convolution."""
+    path = nn.Sequential(
+        _convolution(channels, width),
+        nn.ReLU(),
+        _convolution(width, width),
+        nn.AvgPool2d(2),
+    )
+    return Residual(path, nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, width, 1)))
+
+
+def plain_block(width: int, kind: Norm) -> Residual:
+    """The critic's block that keeps side and channels."""
+    path = nn.Sequential(
+        *_activation(kind, width),
+        _convolution(width, width),
+        *_activation(kind, width),
+        _convolution(width, width),
+    )
+    return Residual(path, nn.Identity())
+
+
+def _activation(kind: Norm, channels: int) -> list[nn.Module]:
+    # Not in place: the shortcut needs the block's input as it was.
+    return [norm(kind, channels), nn.ReLU()]
+
+
+def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)

@@ -1,0 +1,36 @@
+"""Convolutions of stride 1 that keep the side of their maps, with kernels of any size ("same" padding).
+
+An even kernel has an odd number of rows to pad, the last of which goes after: a 4 x 4 one is padded by 1
+before and 2 after. PyTorch's own padding="same" warns of it, and transposed convolutions have none.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution of stride 1 that keeps the size of its maps."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size)
+        before, after = (kernel_size - 1) // 2, kernel_size // 2
+        self.margins = (before, after, before, after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, height, width) to (batch, out, height, width)."""
+        return super().forward(F.pad(x, self.margins))
+
+
+class SameConvTranspose2d(nn.ConvTranspose2d):
+    """The adjoint of `SameConv2d` from out to in channels: a transposed convolution that keeps the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        # This much goes before the maps and after them; what an even kernel has beyond it is cut off below.
+        super().__init__(in_channels, out_channels, kernel_size, padding=(kernel_size - 1) // 2)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # no output_size: it has but one
+        """(batch, in, height, width) to (batch, out, height, width)."""
+        height, width = x.shape[2:]
+        return super().forward(x)[:, :, :height, :width]

@@ -1,0 +1,62 @@
+"""The pair of the reference systems wgan-mnist and wgan-digit7, for images whose side is a multiple of 4.
+
+The convolutions have biases, although batch norm takes them out again: so it was published.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pipeline.models import initialisation
+from pipeline.models.critic import BaseCritic
+from pipeline.models.norms import BatchNorm2d
+from pipeline.models.quartering import quarter
+from pipeline.options import WganMnistOptions
+
+
+class Generator(nn.Module):
+    """Latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+
+    def __init__(self, options: WganMnistOptions, resolution: int, channels: int) -> None:
+        super().__init__()
+        side = quarter(resolution, options.name)
+        self.layers = nn.Sequential(
+            nn.Linear(options.latent, 128 * side * side),
+            nn.Unflatten(1, (128, side, side)),
+            nn.LeakyReLU(0.2, inplace=True),
+            *_doubling(),
+            *_doubling(),
+            nn.Conv2d(128, channels, 7, padding=3),
+            nn.Tanh(),
+        )
+        self.apply(initialisation.normal)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.layers(latents)
+        return images
+
+
+class Critic(BaseCritic):
+    """Images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,); higher is more real."""
+
+    def __init__(self, options: WganMnistOptions, resolution: int, channels: int) -> None:
+        side = quarter(resolution, options.name)
+        layers = nn.Sequential(*_halving(channels), *_halving(64))
+        super().__init__(layers, nn.Linear(64 * side * side, 1))
+        self.apply(initialisation.normal)
+
+
+def _doubling() -> list[nn.Module]:
+    return [
+        nn.ConvTranspose2d(128, 128, 4, stride=2, padding=1),
+        BatchNorm2d(128),
+        nn.LeakyReLU(0.2, inplace=True),
+    ]
+
+
+def _halving(channels: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(channels, 64, 4, stride=2, padding=1),
+        BatchNorm2d(64),
+        nn.LeakyReLU(0.2, inplace=True),
+    ]

@@ -1,0 +1,40 @@
+"""From features to scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.critic import BaseCritic
+
+
+class Squares(nn.Module):
+    """Notes in which precision it is."""
+
+    precision: torch.dtype | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.precision = (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+        return x.square()
+
+
+def test_a_score_is_linear_in_all_of_an_images_features() -> None:
+    critic = BaseCritic(Squares(), nn.Linear(18, 1))
+    images = torch.randn(5, 2, 3, 3)
+    expected = [
+        (image.square().flatten() @ critic.score.weight[0] + critic.score.bias[0]) for image in images
+    ]
+    torch.testing.assert_close(critic(images), torch.stack(expected))
+
+
+def test_one_image_has_one_score_in_a_batch_of_one() -> None:
+    assert BaseCritic(nn.Flatten(), nn.Linear(4, 1))(torch.randn(1, 1, 2, 2)).shape == (1,)
+
+
+def test_float32_reaches_layers_and_score_alike() -> None:
+    critic = BaseCritic(Squares(), nn.Linear(4, 1))
+    images = torch.randn(3, 1, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert critic(images).dtype == critic.layers.precision == torch.bfloat16
+        assert critic(images, float32=True).dtype == critic.layers.precision == torch.float32
+        assert critic(images).dtype == torch.bfloat16

@@ -1,0 +1,40 @@
+"""Which resolutions can be halved twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.models import build_critic, build_generator
+from pipeline.models.quartering import quarter
+from pipeline.options import GanBceOptions, ModelOptions, WganDcganOptions, WganMnistOptions
+
+
+def test_multiples_of_4_from_8_on_have_a_quarter() -> None:
+    sides = {}
+    for resolution in range(1, 130):
+        try:
+            sides[resolution] = quarter(resolution, "x")
+        except ConfigError:
+            assert resolution < 8 or resolution % 4
+    assert sides == {resolution: resolution // 4 for resolution in range(8, 130, 4)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        WganMnistOptions(name="wgan_mnist"),
+        WganDcganOptions(name="wgan_dcgan"),
+        GanBceOptions(name="gan_bce"),
+    ],
+    ids=lambda options: options.name,
+)
+@pytest.mark.parametrize(("resolution", "nearest"), [(4, 8), (9, 8), (27, 28), (29, 28), (30, 32)])
+def test_other_resolutions_are_told_the_nearest_that_can(
+    options: ModelOptions, resolution: int, nearest: int
+) -> None:
+    found = f"^model.name: {options.name} has no network for {resolution}x{resolution} images"
+    for build in (build_generator, build_critic):
+        with pytest.raises(ConfigError, match=found) as caught:
+            build(options, resolution, 1)
+        assert str(caught.value).endswith(f"Make shards with --resolution {nearest}.")
