@@ -32,6 +32,13 @@ examples:
   wgan sample runs/digits --count 1000 --files         one PNG each
   wgan sample runs/digits --no-ema --checkpoint 800 --seed 7 --out grid.png
 """
+PLOT_EXAMPLES = """\
+examples:
+  wgan plot runs/digits                                curves.png and training.gif in the run's directory
+  wgan plot runs/digits --out pictures                 the same in another one
+
+A run can be drawn while it trains, and after it was stopped.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,6 +98,12 @@ def _sample(parsed: argparse.Namespace) -> int:
     return sample(parsed)
 
 
+def _plot(parsed: argparse.Namespace) -> int:
+    from pipeline.plots import plot
+
+    return plot(parsed)
+
+
 def _doctor(parsed: argparse.Namespace) -> int:
     from pipeline.doctor import doctor
 
@@ -134,6 +147,16 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--files", action="store_true", help="one PNG for each image instead of a grid")
     sample.add_argument("--out", type=Path, help="where to write (default: RUN/samples/...)")
     sample.set_defaults(func=_sample)
+
+    plot = commands.add_parser(
+        "plot",
+        help="draw a run's curves, and its samples as an animation",
+        epilog=PLOT_EXAMPLES,
+        formatter_class=raw,
+    )
+    plot.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
+    plot.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN)")
+    plot.set_defaults(func=_plot)
 
     doctor = commands.add_parser("doctor", help="show versions, devices and what a config would use")
     doctor.add_argument("config", type=Path, metavar="CONFIG", nargs="?")

@@ -32,7 +32,7 @@ def test_help_does_not_import_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "0 False"
-    for command in ("shards", "train", "sample", "doctor"):
+    for command in ("shards", "train", "sample", "plot", "doctor"):
         assert command in result.stdout
 
 
@@ -81,13 +81,15 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
         (["sample", "{run}", "--seed", "-1"], 2, "a seed is a whole number from 0 on"),
         (["sample", "{run}", "--count", "10001"], 2, "too large a picture. Add --files"),
         (["sample", "{run}", "--out", "{run}"], 2, "is a directory, and a grid is one file"),
+        (["plot", "{run}/samples"], 2, "metrics.jsonl cannot be read"),
+        (["plot", "{run}", "--out", "{run}/config.yaml"], 7, "Move away what stands there"),
         (["train", "{run}/config.yaml", "schedule.step=5"], 2, "did you mean schedule.steps?"),
         (["train", "{run}/config.yaml", "--processes", "0"], 2, "at least one process is needed"),
         (["doctor", "{run}/absent.yaml"], 2, "There is no config"),
         (
             ["doctor", "{run}/config.yaml", "schedule.global_batch=5000"],
             3,
-            "fewer than one global batch of 5000",
+            "fewer than one batch of 5000",
         ),
         (["doctor", "{run}/config.yaml", "precision=fp16"], 2, "precision: fp16 needs a GPU"),
     ],
@@ -139,6 +141,13 @@ def test_sample_says_which_file_of_a_checkpoint_is_damaged(
     assert "ema.safetensors has changed" in capsys.readouterr().err
 
 
+def test_plot_draws_what_training_left(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plot", str(trained)]) == 0
+    assert capsys.readouterr().out.split() == [str(trained / "curves.png"), str(trained / "training.gif")]
+    with Image.open(trained / "training.gif") as animation:
+        assert animation.n_frames == 1
+
+
 def test_doctor_shows_versions_devices_ranks_and_what_a_config_would_use(
     config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,7 +160,7 @@ def test_doctor_shows_versions_devices_ranks_and_what_a_config_would_use(
 @pytest.mark.parametrize(
     ("override", "code", "message"),
     [
-        ("schedule.global_batch=601", 3, "leaves 600 training images, fewer than one global batch of 601"),
+        ("schedule.global_batch=601", 3, "leaves 600 training images, fewer than one batch of 601"),
         ("data.validation=0.001", 2, "fewer than one global batch of 12. Raise it, or set it to 0"),
         ("data.cache=device", 2, "data.cache: device needs a GPU"),
     ],
