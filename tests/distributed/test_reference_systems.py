@@ -1,0 +1,98 @@
+"""Every preset runs on two ranks, and those of the reference systems train there like on one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.data.writer import make_shards
+from tests.conftest import FewDigits
+from tests.distributed.test_equivalence import largest_difference, states, train_in_float64
+from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_state, read_tensors
+
+PRESETS = sorted((Path(__file__).parents[2] / "configs" / "reference").glob("*.yaml"))
+SIDES = {"wgan-gp-cifar10": 32, "wgan-cifar10": 32, "wgan-dcgan64": 64}
+COLOUR = SIDES.keys()
+CPU = ["runtime.device=cpu", "runtime.timeout_seconds=60", "runtime.digest_every=1", "monitor.plots=false"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Digits of the size that a preset is for."""
+    folder = tmp_path_factory.mktemp("data")
+
+    def make(preset: str) -> Path:
+        side, channels = SIDES.get(preset, 28), 3 if preset in COLOUR else 1
+        out = folder / f"{side}-{channels}"
+        if not out.exists():
+            make_shards(FewDigits(200), out, resolution=side, channels=channels, samples_per_shard=100)
+        return out
+
+    return make
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_trains_on_two_ranks(
+    path: Path, shards: Callable[[str], Path], ranks: Ranks, tmp_path: Path
+) -> None:
+    """Two steps, of small batches: the schedule, the networks and the losses are the preset's own."""
+    schedule = yaml.safe_load(path.read_text())["schedule"]
+    batches = [
+        "schedule.global_batch=8",
+        *(["schedule.critic_batch=4"] if "critic_batch" in schedule else []),
+    ]
+    steps = ["schedule.steps=2", "monitor.log_every=1", f"data.shards={shards(path.stem)}"]
+    width = ["model.width=16"] if path.stem in COLOUR else []
+    ranks.run(2, [str(path), f"run_root={tmp_path}", *steps, *batches, *width, *CPU])
+    run = tmp_path / path.stem
+    images = 4 if "critic_batch" in schedule else 8
+    assert read_state(newest(run))["counters"] == {
+        "step": 2,
+        "position": 2 * schedule["critic_updates"] * images,
+    }
+    assert [line["step"] for line in read_metrics(run)] == [1, 2]
+    grids = [path.name for path in (run / "samples").iterdir()]
+    assert grids == ["step_00000002.png"]
+
+
+@pytest.mark.parametrize("name", ["wgan-digit7", "wgan-dcgan", "lsgan", "gan-bce"])
+def test_a_reference_system_trains_on_two_ranks_like_on_one(
+    name: str, shards: Callable[[str], Path], ranks: Ranks, tmp_path: Path
+) -> None:
+    """In float64, where rounding stays out of sight; batch norm takes its statistics over both ranks."""
+    preset = next(path for path in PRESETS if path.stem == name)
+    halves = ["schedule.critic_batch=4"] if name == "wgan-digit7" else []
+    options = [
+        str(preset), f"run_root={tmp_path}", f"data.shards={shards(name)}", "data.classes=null",
+        "schedule.steps=2", "schedule.global_batch=8", "monitor.log_every=1", *halves, *CPU,
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = ranks.start(1, [*options, "name=one"], target=train_in_float64, extra=[str(one)])
+    pair = ranks.start(2, [*options, "name=two"], target=train_in_float64, extra=[str(two)])
+    assert (alone.wait(), pair.wait()) == ([0], [0, 0]), alone.output + pair.output
+    before, expected, found = states(one, 1, "before")[0], states(one, 1)[0], states(two, 2)
+    for network in ("critic", "generator"):
+        assert largest_difference(before, expected, network) > 1e-5
+        assert largest_difference(expected, found[0], network) < 1e-9
+    assert_same_bits(*found)
+
+
+def test_alternating_rounds_and_reused_fakes_resume_bit_for_bit(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    options = [
+        config,
+        "schedule.critic_rounds=alternating",
+        "schedule.critic_batch=6",
+        "data.classes=[1, 7, 8]",
+    ]
+    for name, more in (("half", []), ("reuse", ["schedule.reuse_fakes=true", "schedule.global_batch=6"])):
+        ranks.run(1, [*options, *more, f"name={name}", "schedule.steps=6"])
+        ranks.run(1, [*options, *more, f"name={name}", "schedule.steps=12"])
+        ranks.run(1, [*options, *more, f"name={name}-whole", "schedule.steps=12"])
+        moved, whole = (read_tensors(newest(tmp_path / run)) for run in (name, f"{name}-whole"))
+        assert_same_bits(moved, whole)
+        assert read_metrics(tmp_path / name) == read_metrics(tmp_path / f"{name}-whole")
