@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import dump_config
 from pipeline.data.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
@@ -18,7 +20,8 @@ from pipeline.data.manifest import Manifest, check_hashes
 from pipeline.data.order import Order, build_order
 from pipeline.data.reader import ShardReader
 from pipeline.durable import write_text
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, PipelineError
+from pipeline.finetune import freeze_first_layers, load_initial_weights
 from pipeline.models import build_critic, build_generator
 from pipeline.monitor.console import Console
 from pipeline.monitor.grids import image_grid
@@ -26,7 +29,7 @@ from pipeline.monitor.recorder import Recorder
 from pipeline.monitor.sinks import JsonLines, PngFiles, Sinks, TensorBoard
 from pipeline.noise import Noise, Slice
 from pipeline.objectives import build_objective
-from pipeline.options import Config
+from pipeline.options import Config, InitOptions
 from pipeline.resume import flatten
 from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime
@@ -83,9 +86,12 @@ def build_trainer(
 ) -> Trainer:
     """A trainer at step 0, with fresh weights that are the same on all ranks."""
     noise = Noise(config.seed, runtime.device)
-    rows = Slice.of_rank(runtime.rank, runtime.world_size, config.schedule.global_batch)
-    state = build_state(config, manifest, runtime, noise)
-    loader, order = build_loader(config, manifest, runtime, rows, say)
+    rows, critic_rows = (
+        Slice.of_rank(runtime.rank, runtime.world_size, batch)
+        for batch in (config.schedule.global_batch, config.schedule.real_images)
+    )
+    state = build_state(config, manifest, runtime, noise, is_new=first_step == 1, say=say)
+    loader, order = build_loader(config, manifest, runtime, critic_rows, say)
     recorder = Recorder(config.monitor.smoothing, runtime.device)
     trainer = Trainer(
         config=config,
@@ -96,6 +102,7 @@ def build_trainer(
         held_out=order.held_out_ids(),
         noise=noise,
         rows=rows,
+        critic_rows=critic_rows,
         recorder=recorder,
         checkpoints=directory.checkpoints,
         identity=identity,
@@ -121,13 +128,27 @@ def start_records(trainer: Trainer, directory: RunDirectory, order: Order, first
         trainer.sinks.images(0, "samples/real", image_grid(real, grid))
 
 
-def build_state(config: Config, manifest: Manifest, runtime: Runtime, noise: Noise) -> TrainingState:
-    """Networks whose weights depend on the seed alone, their optimizers, and the generator's average."""
+def build_state(
+    config: Config,
+    manifest: Manifest,
+    runtime: Runtime,
+    noise: Noise,
+    is_new: bool,
+    say: Callable[[str], None],
+) -> TrainingState:
+    """Networks, their optimizers, and the generator's average.
+
+    The weights depend on the seed alone, or are those that init_from names where the run is new.
+    """
     resolution, channels = square_resolution(manifest), manifest.channels
     seed_weights(noise)
     generator = build_generator(config.model, resolution, channels).to(runtime.device)
     critic = build_critic(config.model, resolution, channels).to(runtime.device)
     ema = build_generator(config.model, resolution, channels).to(runtime.device).requires_grad_(False)
+    if is_new:
+        start_from_saved(config.init_from, generator, critic, runtime, say)
+    freeze_first_layers(generator, config.init_from.freeze_generator, "init_from.freeze_generator")
+    freeze_first_layers(critic, config.init_from.freeze_critic, "init_from.freeze_critic")
     if config.model.sync_batch_norm:
         runtime.synchronize_batch_norm(generator)
         runtime.synchronize_batch_norm(critic)
@@ -141,6 +162,23 @@ def build_state(config: Config, manifest: Manifest, runtime: Runtime, noise: Noi
     state.generator.largest_grad_norm = config.generator_grad_clip
     state.critic.largest_grad_norm = config.critic_grad_clip
     return state
+
+
+def start_from_saved(
+    options: InitOptions,
+    generator: nn.Module,
+    critic: nn.Module,
+    runtime: Runtime,
+    say: Callable[[str], None],
+) -> None:
+    """Load the weights that the options name, on all ranks or on none, and say what was loaded."""
+    error = None
+    try:
+        for line in load_initial_weights(options, generator, critic):
+            say(line)
+    except PipelineError as failure:
+        error = failure
+    runtime.all_agree(error)
 
 
 def build_loader(
@@ -188,7 +226,7 @@ def build_sinks(directory: RunDirectory, first_step: int) -> Sinks:
         [
             TensorBoard(directory.path, first_step),
             JsonLines(directory.metrics, first_step),
-            PngFiles(directory.samples, "samples/ema"),
+            PngFiles(directory.samples, "samples/ema", first_step),
         ]
     )
 

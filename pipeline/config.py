@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from pipeline.errors import ConfigError
-from pipeline.options import Config
+from pipeline.options import Config, has_spectral_norm
 
 MOST_BYTES = 1 << 20
 
@@ -64,17 +64,48 @@ def dump_config(config: Config) -> str:
 
 def contradictions(config: Config) -> list[str]:
     """Options that are each allowed but cannot work together."""
-    model, schedule, checkpoint = config.model, config.schedule, config.checkpoint
-    processes = config.runtime.processes
+    model, objective, schedule = config.model, config.objective, config.schedule
+    checkpoint, processes = config.checkpoint, config.runtime.processes
     rules = [
         (
-            config.objective.name == "gradient_penalty" and model.critic_norm == "batch",
+            objective.name == "gradient_penalty" and model.critic_norm == "batch",
             "model.critic_norm: batch cannot go with objective.name: gradient_penalty, which penalises the "
             "gradient of each sample alone; batch norm mixes samples. Use none, layer or instance",
         ),
         (
-            model.max_width < model.width,
-            f"model.max_width: {model.max_width} is below model.width {model.width}; raise it",
+            model.name == "dcgan" and model.max_width < model.width,
+            f"model.max_width: {getattr(model, 'max_width', 0)} is below model.width "
+            f"{getattr(model, 'width', 0)}; raise it",
+        ),
+        (
+            objective.name == "wasserstein" and has_spectral_norm(model),
+            "model.spectral_norm: cannot go with objective.name: wasserstein, whose clipped weights spectral norm "
+            "scales up again. Use hinge, gradient_penalty or another objective, or set it to false",
+        ),
+        (
+            objective.name == "wasserstein" and objective.scope == "convolutions" and model.name == "mlp",
+            "objective.scope: convolutions clips nothing with model.name: mlp, which has none. Use all or weights",
+        ),
+        (
+            objective.name == "least_squares" and not objective.a < objective.c <= objective.b,
+            "objective.a, b, c: scores of real images must be pulled above those of generated ones, and the "
+            "generator must aim from the latter to the former: a < c <= b. Published are pearson (-1, 1, 0) and "
+            "binary (0, 1, 1)",
+        ),
+        (
+            objective.name == "gradient_penalty" and schedule.critic_rounds == "alternating",
+            "schedule.critic_rounds: alternating cannot go with objective.name: gradient_penalty, which needs "
+            "real and generated images at once. Use joint",
+        ),
+        (
+            objective.name not in ("wasserstein", "gradient_penalty") and config.data.validation > 0,
+            f"data.validation: holds out images for wasserstein/validation, and objective.name: {objective.name} "
+            "has no Wasserstein estimate. Set it to 0",
+        ),
+        (
+            schedule.reuse_fakes and schedule.real_images != schedule.global_batch,
+            f"schedule.reuse_fakes: a critic update has {schedule.real_images} generated images "
+            f"(schedule.critic_batch), the generator's {schedule.global_batch}. Make both equal",
         ),
         (
             config.data.workers > 0 and config.data.cache in ("device", "host"),
@@ -91,6 +122,13 @@ def contradictions(config: Config) -> list[str]:
             "every rank takes an equal part of each batch",
         ),
         (
+            processes is not None
+            and schedule.real_images % processes != 0
+            and schedule.critic_batch is not None,
+            f"schedule.critic_batch: {schedule.critic_batch} is no multiple of runtime.processes {processes}; "
+            "every rank takes an equal part of each batch",
+        ),
+        (
             checkpoint.keep_every is not None and checkpoint.keep_every % checkpoint.every != 0,
             f"checkpoint.keep_every: {checkpoint.keep_every} is no multiple of checkpoint.every "
             f"{checkpoint.every}, so the checkpoints to keep would never be written",
@@ -100,12 +138,39 @@ def contradictions(config: Config) -> list[str]:
 
 
 def describe_options() -> str:
-    """One line for each option: its name, default and meaning, for --help."""
-    lines = []
-    for path, field in _fields(Config):
+    """One line for each option: its name, default and meaning, for --help.
+
+    Where kinds of a section share an option but not its default or meaning, it has a line for each of them.
+    """
+    known: dict[KeyPath, list[str]] = {}
+    holders: dict[tuple[str, str, str], list[str]] = {}
+    for path, kind, field in _fields_of_kinds(Config):
+        kinds = known.setdefault(path[:-1], [])
+        if kind and path[-1] == "name":
+            kinds.append(kind)
+            continue
         default = "required" if field.is_required() else f"default {_as_text(field.default)}"
-        lines.append(f"  {'.'.join(path):36} {default:24} {field.description or ''}".rstrip())
-    return "\n".join(lines)
+        holders.setdefault((".".join(path), default, field.description or ""), []).append(kind)
+    lines = {
+        (
+            ".".join((*section, "name")),
+            f"default {_default_kind(section[0])}",
+            f"one of {', '.join(kinds)}",
+        ): ""
+        for section, kinds in known.items()
+        if kinds
+    }
+    for line, kinds in holders.items():
+        is_of_all = kinds in ([""], known[tuple(line[0].split(".")[:-1])])
+        lines[line] = "" if is_of_all else f"({', '.join(kinds)}) "
+    # Sections stand in the order of Config, each with its name first: sorting keeps the order of the rest.
+    order = list(Config.model_fields)
+    return "\n".join(
+        f"  {name:36} {default:24} {of_kinds}{description}".rstrip()
+        for (name, default, description), of_kinds in sorted(
+            lines.items(), key=lambda item: order.index(item[0][0].partition(".")[0])
+        )
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -265,13 +330,30 @@ def _nearest_option(path: KeyPath) -> str:
 def _fields(options: type[BaseModel], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
     """Every option below `options`, those of all kinds of a section included, once each."""
     seen = set()
+    for path, _, field in _fields_of_kinds(options, prefix):
+        if path not in seen:
+            seen.add(path)
+            yield path, field
+
+
+def _fields_of_kinds(
+    options: type[BaseModel], prefix: KeyPath = (), kind: str = ""
+) -> Iterator[tuple[KeyPath, str, FieldInfo]]:
+    """Every option below `options` for each kind of its section, whose `name` comes with it ("" for none)."""
     for name, field in options.model_fields.items():
-        kinds = [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
-        below = [item for kind in kinds for item in _fields(kind, (*prefix, name))]
-        for path, item in below or [((*prefix, name), field)]:
-            if path not in seen:
-                seen.add(path)
-                yield path, item
+        kinds = [part for part in _kinds(field.annotation) if issubclass(part, BaseModel)]
+        for part in kinds:
+            yield from _fields_of_kinds(part, (*prefix, name), _name_of(part))
+        if not kinds:
+            yield (*prefix, name), kind, field
+
+
+def _name_of(kind: type[BaseModel]) -> str:
+    """What a section's `name` must be to get this kind; "" for sections of one kind."""
+    field = kind.model_fields.get("name")
+    return (
+        get_args(field.annotation)[0] if field is not None and get_origin(field.annotation) is Literal else ""
+    )
 
 
 def _kinds(annotation: Any) -> list[type]:

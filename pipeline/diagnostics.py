@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pipeline.objectives.gradient_penalty import segment_gradient_norms
 from pipeline.steps import frozen
 
 
@@ -24,6 +25,21 @@ def input_gradient_norm(critic: nn.Module, generator: nn.Module, latents: Tensor
         (gradient,) = torch.autograd.grad(critic(images, float32=True).sum(), images)
     mean: Tensor = gradient.flatten(1).norm(dim=1).mean()
     return mean
+
+
+def mean_slope(
+    critic: nn.Module, generator: nn.Module, real: Tensor, latents: Tensor, uniform: Tensor
+) -> Tensor:
+    """The mean of |grad_x c(x)| over points of the segments from generated to real images (0-d).
+
+    real: float32 (batch, channels, height, width); latents: (batch, latent); uniform: (batch,) in [0, 1).
+    An estimate divided by it is in units of pixel values, whatever the critic's own scale
+    (docs/objectives.md says when that is the Wasserstein distance).
+    """
+    with frozen(generator), frozen(critic):
+        with torch.no_grad():
+            fake = generator(latents)
+        return segment_gradient_norms(critic, real, fake, uniform).mean()
 
 
 @torch.no_grad()

@@ -6,11 +6,15 @@ How options are read and combined stands in config.py.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Norm = Literal["none", "batch", "layer", "instance"]
+ClipScope = Literal["all", "weights", "convolutions", "all_but_gains"]
+
+ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+"""The name of a class, which may be written as a number: the digit 7."""
 
 
 class Options(BaseModel):
@@ -36,6 +40,9 @@ class DataOptions(Options):
         ge=1,
         description="how many shards, drawn at random, are shuffled together at sample level",
     )
+    classes: list[ClassName] | None = Field(
+        default=None, min_length=1, description="names of the classes to train on; null takes all images"
+    )
     validation: float = Field(
         default=0.0, ge=0.0, le=0.5, description="share of the samples held out for wasserstein/validation"
     )
@@ -44,20 +51,88 @@ class DataOptions(Options):
     )
 
 
-class DcganOptions(Options):
-    """The DCGAN pair (models/dcgan.py), for square images of 4, 5, 6 or 7 times a power of two pixels."""
+class NetworkOptions(Options):
+    """What every architecture has. Options that one lacks stand as class variables with its fixed value."""
+
+    latent: int = Field(default=100, ge=1, le=4096, description="dimensions of the latent")
+    sync_batch_norm: bool = Field(
+        default=True, description="batch statistics over all ranks; off: over each rank's own samples"
+    )
+
+
+class DcganOptions(NetworkOptions):
+    """The DCGAN pair (models/dcgan.py), for square images of 8 pixels and more."""
 
     name: Literal["dcgan"] = "dcgan"
-    latent: int = Field(default=100, ge=1, le=4096, description="dimensions of the latent")
     width: int = Field(
         default=64, ge=4, le=1024, description="channels beside the image; doubled at each halving"
     )
     max_width: int = Field(default=512, ge=4, le=4096, description="most channels of any layer")
     generator_norm: Norm = Field(default="batch", description="normalisation between the generator's layers")
     critic_norm: Norm = Field(default="none", description="normalisation between the critic's layers")
-    sync_batch_norm: bool = Field(
-        default=True, description="batch statistics over all ranks; off: over each rank's own samples"
+    spectral_norm: bool = Field(
+        default=False, description="divide each of the critic's weights by its largest singular value"
     )
+
+
+class MlpOptions(NetworkOptions):
+    """Fully connected networks (models/mlp.py), for square images of any size."""
+
+    name: Literal["mlp"]
+    generator_norm: ClassVar[Norm] = "none"
+    critic_norm: ClassVar[Norm] = "none"
+    width: int = Field(default=512, ge=1, le=16384, description="units of each hidden layer")
+    layers: int = Field(default=4, ge=1, le=64, description="hidden layers of each network")
+    spectral_norm: bool = Field(
+        default=False, description="divide each of the critic's weights by its largest singular value"
+    )
+
+
+class ResnetOptions(NetworkOptions):
+    """The residual networks of the WGAN-GP paper (models/resnet.py), for 32, 64 and 128 pixels."""
+
+    name: Literal["resnet"]
+    generator_norm: ClassVar[Norm] = "batch"
+    latent: int = Field(default=128, ge=1, le=4096, description="dimensions of the latent")
+    width: int = Field(
+        default=128,
+        ge=4,
+        le=1024,
+        description="channels of each block at 32 pixels (the paper: 128); at 64 and 128 those beside the image "
+        "(64), doubled inwards up to 8-fold",
+    )
+    critic_norm: Literal["none", "layer"] = Field(
+        default="none",
+        description="normalisation before the ReLUs of the critic's blocks, but for the first block at 32 pixels",
+    )
+    spectral_norm: bool = Field(
+        default=False, description="divide each of the critic's weights by its largest singular value"
+    )
+
+
+class WganMnistOptions(NetworkOptions):
+    """The pair of the reference systems wgan-mnist and wgan-digit7 (models/wgan_mnist.py)."""
+
+    name: Literal["wgan_mnist"]
+    generator_norm: ClassVar[Norm] = "batch"
+    critic_norm: ClassVar[Norm] = "batch"
+    latent: int = Field(default=50, ge=1, le=4096, description="dimensions of the latent")
+
+
+class WganDcganOptions(NetworkOptions):
+    """The pair of the reference system wgan-dcgan (models/wgan_dcgan.py)."""
+
+    name: Literal["wgan_dcgan"]
+    generator_norm: ClassVar[Norm] = "batch"
+    critic_norm: ClassVar[Norm] = "none"
+
+
+class GanBceOptions(NetworkOptions):
+    """The pair of the reference system gan-bce (models/gan_bce.py)."""
+
+    name: Literal["gan_bce"]
+    generator_norm: ClassVar[Norm] = "batch"
+    critic_norm: ClassVar[Norm] = "batch"
 
 
 class WassersteinOptions(Options):
@@ -65,7 +140,12 @@ class WassersteinOptions(Options):
 
     name: Literal["wasserstein"] = "wasserstein"
     clip: float = Field(
-        default=0.01, gt=0.0, description="half width of the box that holds every critic weight"
+        default=0.01, gt=0.0, description="half width of the box that holds the critic's weights"
+    )
+    scope: ClipScope = Field(
+        default="all",
+        description="which weights: all parameters; weights, without biases and norms; convolutions, "
+        "their kernels only; or all_but_gains, everything but the gains of norms",
     )
 
 
@@ -74,6 +154,39 @@ class GradientPenaltyOptions(Options):
 
     name: Literal["gradient_penalty"]
     weight: float = Field(default=10.0, gt=0.0, description="factor of the penalty, lambda in the paper")
+    sides: Literal["two", "one"] = Field(
+        default="two", description="two: gradient norms other than 1 cost; one: only those above 1"
+    )
+
+
+class LeastSquaresOptions(Options):
+    """Least squares loss (objectives/least_squares.py). Two codings (a, b, c) are published:
+    pearson (-1, 1, 0), the default here, and binary (0, 1, 1)."""
+
+    name: Literal["least_squares"]
+    a: float = Field(default=-1.0, description="what the critic's score of generated images should be")
+    b: float = Field(default=1.0, description="what its score of real images should be")
+    c: float = Field(default=0.0, description="what the generator wants its images' score to be")
+
+
+class CrossEntropyOptions(Options):
+    """Binary cross entropy, the loss of the first GAN (objectives/cross_entropy.py)."""
+
+    name: Literal["cross_entropy"]
+    generator: Literal["non_saturating", "saturating"] = Field(
+        default="non_saturating",
+        description="minimise -log D(fake), or log(1 - D(fake)), whose gradient vanishes where D is sure",
+    )
+    labels: Literal["real_is_one", "real_is_zero"] = Field(
+        default="real_is_one",
+        description="the critic's target for real images; generated ones have the other",
+    )
+
+
+class HingeOptions(Options):
+    """Hinge loss (objectives/hinge.py)."""
+
+    name: Literal["hinge"]
 
 
 class RmspropOptions(Options):
@@ -96,6 +209,7 @@ class AdamOptions(Options):
     beta1: float = Field(default=0.0, ge=0.0, lt=1.0)
     beta2: float = Field(default=0.9, ge=0.0, lt=1.0)
     eps: float = Field(default=1e-8, gt=0.0)
+    amsgrad: bool = Field(default=False, description="divide by the largest squared average so far")
     decay: Literal["constant", "linear"] = Field(
         default="constant", description="linear: from lr at step 0 to 0 at schedule.steps"
     )
@@ -120,7 +234,26 @@ class ScheduleOptions(Options):
     critic_updates: int = Field(
         default=5, ge=1, le=1000, description="critic updates of each step (n_critic)"
     )
+    critic_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="real images of a critic update, and as many generated ones; null: global_batch",
+    )
+    critic_rounds: Literal["joint", "alternating"] = Field(
+        default="joint",
+        description="joint: a critic update is one optimizer step on real and generated images together; "
+        "alternating: a step on the real ones, then one on the generated",
+    )
+    reuse_fakes: bool = Field(
+        default=False,
+        description="the generator trains on the images of the step's last critic update, not on new ones",
+    )
     bursts: BurstOptions | None = None
+
+    @property
+    def real_images(self) -> int:
+        """Real images of one critic update, over all ranks."""
+        return self.critic_batch or self.global_batch
 
 
 class MonitorOptions(Options):
@@ -136,6 +269,9 @@ class MonitorOptions(Options):
         lt=1.0,
         description="weight of the past in wasserstein/estimate_smooth, per logged point",
     )
+    plots: bool = Field(
+        default=True, description="curves.png and training.gif in the run's directory, at the end"
+    )
 
 
 class CheckpointOptions(Options):
@@ -145,6 +281,22 @@ class CheckpointOptions(Options):
     keep_last: int = Field(default=2, ge=1, description="newest checkpoints that stay")
     keep_every: int | None = Field(
         default=None, ge=1, description="checkpoints at multiples of this stay for good"
+    )
+
+
+class InitOptions(Options):
+    """Weights to start from, instead of random ones: fine-tuning.
+
+    A path is a run's directory (its newest checkpoint counts), a checkpoint's, or a .safetensors file.
+    """
+
+    generator: str | None = Field(default=None, min_length=1, description="where its weights come from")
+    critic: str | None = Field(default=None, min_length=1, description="where its weights come from")
+    freeze_generator: int = Field(
+        default=0, ge=0, description="its first layers, from the latent on, that keep the weights they have"
+    )
+    freeze_critic: int = Field(
+        default=0, ge=0, description="its first layers, from the image on, that keep the weights they have"
     )
 
 
@@ -161,9 +313,20 @@ class RuntimeOptions(Options):
     )
 
 
-ModelOptions = DcganOptions
-ObjectiveOptions = Annotated[WassersteinOptions | GradientPenaltyOptions, Field(discriminator="name")]
+ModelOptions = Annotated[
+    DcganOptions | MlpOptions | ResnetOptions | WganMnistOptions | WganDcganOptions | GanBceOptions,
+    Field(discriminator="name"),
+]
+ObjectiveOptions = Annotated[
+    WassersteinOptions | GradientPenaltyOptions | LeastSquaresOptions | CrossEntropyOptions | HingeOptions,
+    Field(discriminator="name"),
+]
 OptimizerOptions = Annotated[RmspropOptions | AdamOptions, Field(discriminator="name")]
+
+
+def has_spectral_norm(model: ModelOptions) -> bool:
+    """Whether the critic's weights are divided by their largest singular values."""
+    return getattr(model, "spectral_norm", False)
 
 
 class Config(Options):
@@ -191,3 +354,4 @@ class Config(Options):
     monitor: MonitorOptions = MonitorOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()
     runtime: RuntimeOptions = RuntimeOptions()
+    init_from: InitOptions = InitOptions()

@@ -19,7 +19,7 @@ from pipeline.data.manifest import Manifest
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.recorder import Recorder
-from pipeline.options import Config
+from pipeline.options import Config, has_spectral_norm
 from pipeline.runtime import Runtime
 from pipeline.state import Counters, TrainingState
 
@@ -38,14 +38,17 @@ FREE = (
 )
 """Options that a resumed run may change. `precision` is compared as it was resolved.
 
-`schedule.micro_batch` is free too, unless batch norm makes each part's statistics its own.
+`schedule.micro_batch` is free too, unless batch norm makes each part's statistics its own, or spectral norm
+counts the passes.
 """
 
 
 def identity(config: Config, manifest: Manifest, precision: str) -> dict[str, Any]:
     """Everything that must be equal for a checkpoint to be continued, as flat plain values."""
-    has_batch_norm = "batch" in (config.model.generator_norm, config.model.critic_norm)
-    free = FREE if has_batch_norm else (*FREE, "schedule.micro_batch")
+    model = config.model
+    # The power iteration of spectral norm takes a step with each pass.
+    counts_passes = "batch" in (model.generator_norm, model.critic_norm) or has_spectral_norm(model)
+    free = FREE if counts_passes else (*FREE, "schedule.micro_batch")
     options = {
         path: value
         for path, value in flatten(config.model_dump(mode="json")).items()

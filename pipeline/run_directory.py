@@ -5,6 +5,7 @@ environment.json      versions, device, ranks, revision of the code
 events.out.tfevents*  TensorBoard
 metrics.jsonl         one line of scalars for each logged step
 samples/              image grids as PNG
+curves.png, training.gif    drawn at the end, see plots.py
 checkpoints/          see checkpoint.py
 lock                  held by the main rank while the run is going
 DONE | PREEMPTED | FAILED   how it stopped, and why; none of them while it runs or after kill -9

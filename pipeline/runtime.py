@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError, PeerLostError, PipelineError
 from pipeline.models.norms import BatchNorm2d
 from pipeline.options import Config
+from pipeline.schedule import optimizer_steps
 from pipeline.steps import Player
 
 PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -57,7 +58,7 @@ class Runtime:
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=timeout),
                 # The scaler counts one growth step for each optimizer's step.
-                GradScalerKwargs(growth_interval=2000 * (config.schedule.critic_updates + 1)),
+                GradScalerKwargs(growth_interval=2000 * optimizer_steps(config.schedule)),
             ],
         )
         self.rank: int = self._accelerator.process_index
@@ -84,11 +85,13 @@ class Runtime:
                 "On CPUs, `accelerate launch --cpu --num_processes N` starts a single process: use "
                 f"`wgan train CONFIG --processes {wanted}`, which passes the flags that work."
             )
-        if self.world_size > 1 and config.schedule.global_batch % self.world_size:
-            raise ConfigError(
-                f"schedule.global_batch: {config.schedule.global_batch} cannot be cut into {self.world_size} equal "
-                "parts, one for each rank. Choose a multiple of the number of processes."
-            )
+        schedule = config.schedule
+        for name, batch in (("global_batch", schedule.global_batch), ("critic_batch", schedule.real_images)):
+            if batch % self.world_size:
+                raise ConfigError(
+                    f"schedule.{name}: {batch} cannot be cut into {self.world_size} equal parts, one for each "
+                    "rank. Choose a multiple of the number of processes."
+                )
         supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if accelerator.distributed_type not in supported:
             raise ConfigError(

@@ -59,7 +59,12 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim
             parameters, lr=options.lr, alpha=options.alpha, eps=options.eps, foreach=True
         )
     return torch.optim.Adam(
-        parameters, lr=options.lr, betas=(options.beta1, options.beta2), eps=options.eps, foreach=True
+        parameters,
+        lr=options.lr,
+        betas=(options.beta1, options.beta2),
+        eps=options.eps,
+        amsgrad=options.amsgrad,
+        foreach=True,
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import describe_options, dump_config, load_config
 from pipeline.data.manifest import Manifest, check_sizes, load_manifest
-from pipeline.errors import PipelineError, StopRequested, StorageError
+from pipeline.errors import ConfigError, PipelineError, StopRequested, StorageError
 from pipeline.options import Config
 from pipeline.run_directory import RunDirectory
 from pipeline.stopping import StopSignals
@@ -162,7 +162,21 @@ def _train_ranks(
         say(describe_setup(trainer, directory, checkpoint))
         trainer.compare_ranks()
         trainer.train()
-        return trainer.state.counters.step
+    if runtime.is_main and config.monitor.plots:
+        _draw_pictures(directory)
+    return trainer.state.counters.step
+
+
+def _draw_pictures(directory: RunDirectory) -> None:
+    """Curves and animation of the whole run. What keeps one from being drawn does not spoil the run."""
+    from pipeline.monitor.console import say_warning
+    from pipeline.plots import ANIMATION, CURVES, draw_animation, draw_curves
+
+    for draw, name in ((draw_curves, CURVES), (draw_animation, ANIMATION)):
+        try:
+            draw(directory.path, directory.path / name)
+        except (ConfigError, StorageError) as error:
+            say_warning(f"no {name}: {error}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,13 @@ from torch import Tensor
 from pipeline.checkpoint import prune
 from pipeline.data.loader import Loader
 from pipeline.data.order import Ids
-from pipeline.diagnostics import first_non_finite, generate, input_gradient_norm, wasserstein_estimate
+from pipeline.diagnostics import (
+    first_non_finite,
+    generate,
+    input_gradient_norm,
+    mean_slope,
+    wasserstein_estimate,
+)
 from pipeline.digest import differing, digest
 from pipeline.ema import update_ema
 from pipeline.errors import DivergenceError, NonFiniteError, StopRequested, StorageError
@@ -47,6 +53,7 @@ class Trainer:
     held_out: Ids
     noise: Noise
     rows: Slice
+    critic_rows: Slice
     recorder: Recorder
     checkpoints: Path
     identity: dict[str, Any]
@@ -72,11 +79,11 @@ class Trainer:
             stop_vote = self.runtime.vote(self.stop.received is not None)
             updates = critic_updates_at(counters.step, schedule)
             self._set_learning_rates()
-            metrics = self._train_critic(batches, updates)
-            metrics |= self._train_generator()
+            metrics, real = self._train_critic(batches, updates)
+            metrics |= self._train_generator(updates)
             self._finish_step()
-            self.recorder.add(metrics, images=updates * schedule.global_batch)
-            self._watch()
+            self.recorder.add(metrics, images=updates * schedule.real_images)
+            self._watch(real)
             self._keep_ranks_equal()
             self._save(is_stopping=stop_vote())
 
@@ -94,13 +101,9 @@ class Trainer:
         scaler = self.runtime.scaler_state()
         # At its first scale float16 overflows on purpose, and a skipped step would leave no optimizer state.
         self.runtime.restore_scaler({**scaler, "scale": 1.0})
-        blank = torch.zeros(self.rows.count, *self.loader.image_shape, device=self.runtime.device)
-        latents, uniform = self.noise.draw(Purpose.CRITIC, 0, 0, self.rows, self.config.model.latent)
-        micro_batch = self.config.schedule.micro_batch
-        critic_update(
-            critic, generator.module, self.objective, blank, latents, uniform, self.runtime, micro_batch
-        )
-        generator_update(generator, critic.module, self.objective, latents, self.runtime, micro_batch)
+        blank = torch.zeros(self.critic_rows.count, *self.loader.image_shape, device=self.runtime.device)
+        self._update_critic(blank, update=0)
+        self._train_generator(updates=1)
         for player, weights in zip((generator, critic), before, strict=True):
             player.module.load_state_dict(weights)
             player.optimizer.zero_grad(set_to_none=True)
@@ -108,33 +111,40 @@ class Trainer:
             torch._foreach_zero_(list(optimizer_tensors(player).values()))
         self.runtime.restore_scaler(scaler)
 
-    def _train_critic(self, batches: Iterator[Tensor], updates: int) -> Metrics:
-        """The step's critic updates. Returns the metrics of the last, when the critic is at its best."""
-        counters, config = self.state.counters, self.config
-        metrics: Metrics = {}
+    def _train_critic(self, batches: Iterator[Tensor], updates: int) -> tuple[Metrics, Tensor]:
+        """The step's critic updates. Returns metrics and images of the last, when the critic is at its best."""
         for update in range(updates):
             with self.recorder.waiting_for_data():
                 real = next(batches)
-            latents, uniform = self.noise.draw(
-                Purpose.CRITIC, counters.step, update, self.rows, config.model.latent
-            )
-            metrics = critic_update(
-                self.state.critic,
-                self.state.generator.module,
-                self.objective,
-                real,
-                latents,
-                uniform,
-                self.runtime,
-                config.schedule.micro_batch,
-            )
-            counters.position += config.schedule.global_batch
-        return metrics
+            metrics = self._update_critic(real, update)
+            self.state.counters.position += self.config.schedule.real_images
+        return metrics, real
 
-    def _train_generator(self) -> Metrics:
-        latents, _ = self.noise.draw(
-            Purpose.GENERATOR, self.state.counters.step, 0, self.rows, self.config.model.latent
+    def _update_critic(self, real: Tensor, update: int) -> Metrics:
+        latents, uniform = self._draw(Purpose.CRITIC, self.critic_rows, update)
+        return critic_update(
+            self.state.critic,
+            self.state.generator.module,
+            self.objective,
+            real,
+            latents,
+            uniform,
+            self.runtime,
+            self.config.schedule.micro_batch,
+            self.config.schedule.critic_rounds,
         )
+
+    def _draw(self, purpose: Purpose, rows: Slice, update: int = 0) -> tuple[Tensor, Tensor]:
+        """This step's latents and uniform numbers."""
+        return self.noise.draw(purpose, self.state.counters.step, update, rows, self.config.model.latent)
+
+    def _train_generator(self, updates: int) -> Metrics:
+        """The step's generator update, after so many critic updates."""
+        if self.config.schedule.reuse_fakes:
+            # Equal latents through an unchanged generator are the last critic update's images again.
+            latents, _ = self._draw(Purpose.CRITIC, self.critic_rows, updates - 1)
+        else:
+            latents, _ = self._draw(Purpose.GENERATOR, self.rows)
         return generator_update(
             self.state.generator,
             self.state.critic.module,
@@ -158,12 +168,12 @@ class Trainer:
         set_learning_rate(self.state.critic, self.config.critic_optimizer, step, steps)
         set_learning_rate(self.state.generator, self.config.generator_optimizer, step, steps)
 
-    def _watch(self) -> None:
+    def _watch(self, real: Tensor) -> None:
         """Log what is due. Every rank takes part in the means; only the main rank's sinks write."""
         step, steps, monitor = self.state.counters.step, self.config.schedule.steps, self.config.monitor
         values: dict[str, float] = {}
         if is_due(step, monitor.log_every, steps):
-            values |= self._scalars()
+            values |= self._scalars(real)
         if len(self.held_out) and is_due(step, monitor.validation_every, steps):
             values["wasserstein/validation"] = self._validation_estimate()
         if values:
@@ -174,21 +184,26 @@ class Trainer:
             if self.runtime.is_main:
                 self._show_pictures(step)
 
-    def _scalars(self) -> dict[str, float]:
-        counters, config = self.state.counters, self.config
-        latents, _ = self.noise.draw(Purpose.GENERATOR, counters.step, 0, self.rows, config.model.latent)
+    def _scalars(self, real: Tensor) -> dict[str, float]:
+        latents, uniform = self._draw(Purpose.GENERATOR, self.critic_rows)
         critic, generator = self.state.critic.module, self.state.generator.module
         measured = {
             "critic/input_grad_norm": input_gradient_norm(critic, generator, latents),
             **self.objective.report(critic),
         }
+        if self.objective.measures_wasserstein:
+            measured["critic/slope"] = mean_slope(critic, generator, real, latents, uniform)
         means = self.recorder.window.means(self.runtime.mean)
         stacked = self.runtime.mean(torch.stack([value.float() for value in measured.values()]))
         values = means | dict(zip(measured, stacked.tolist(), strict=True))
         self._refuse_non_finite(values)
+        if self.objective.measures_wasserstein:
+            estimate = values["wasserstein/estimate"]
+            values["wasserstein/estimate_smooth"] = self.recorder.smooth(estimate)
+            if values["critic/slope"] > 0:
+                values["wasserstein/normalized"] = estimate / values["critic/slope"]
         return {
             **values,
-            "wasserstein/estimate_smooth": self.recorder.smooth(values["wasserstein/estimate"]),
             "optimizer/critic_lr": self.state.critic.optimizer.param_groups[0]["lr"],
             "optimizer/generator_lr": self.state.generator.optimizer.param_groups[0]["lr"],
             **self.recorder.speed(),

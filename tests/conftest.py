@@ -20,7 +20,7 @@ run_root: {root}
 data: {{shards: {shards}}}
 model: {{latent: 16, width: 8}}
 schedule: {{steps: 20, global_batch: 12, critic_updates: 2}}
-monitor: {{log_every: 2, sample_every: 1000, grid: 2}}
+monitor: {{log_every: 2, sample_every: 1000, grid: 2, plots: false}}
 checkpoint: {{every: 1000}}
 runtime: {{device: cpu, timeout_seconds: 60}}
 """

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.clipping import clip_weights, clipped_fraction
+from pipeline.clipping import clip_weights, clipped_fraction, weights_in_scope
+from pipeline.models import build_critic
+from pipeline.models.norms import norm
+from pipeline.options import ClipScope, DcganOptions, GanBceOptions, MlpOptions, WganMnistOptions
 
 CLIPS = [0.01, 0.1, 1 / 3, 1.0, 1e-6]
 
@@ -78,3 +81,90 @@ def test_the_fraction_is_that_of_all_weights_together(clip: float) -> None:
     after = clipped_fraction(weights, clip)
     assert before.item() == after.item() == pytest.approx(0.15)
     assert after.shape == ()
+
+
+def every_kind_of_layer() -> nn.Sequential:
+    """A network that is never run: all its parameters lie outside the box of 0.1, but for one each."""
+    layers = nn.Sequential()
+    layers.add_module("conv", nn.Conv2d(3, 4, 3))
+    layers.add_module("batch", norm("batch", 4))
+    layers.add_module("transposed", nn.ConvTranspose2d(4, 5, 4, bias=False))
+    layers.add_module("group", norm("layer", 5))
+    layers.add_module("instance", norm("instance", 5))
+    layers.add_module("plain_batch", nn.BatchNorm1d(5))
+    layers.add_module("inner", nn.Sequential(nn.Conv1d(5, 6, 1), nn.LayerNorm(6)))
+    layers.add_module("linear", nn.Linear(7, 2))
+    with torch.no_grad():
+        for index, parameter in enumerate(layers.parameters()):
+            parameter.fill_(0.5 + index).flatten()[0] = 0.01
+    return layers
+
+
+KERNELS = ["conv.weight", "transposed.weight", "inner.0.weight"]
+BIASES = ["conv.bias", "inner.0.bias", "linear.bias"]
+NORMS = ["batch", "group", "instance", "plain_batch", "inner.1"]
+GAINS, SHIFTS = [f"{name}.weight" for name in NORMS], [f"{name}.bias" for name in NORMS]
+SCOPES: dict[ClipScope, list[str]] = {
+    "all": [*KERNELS, "linear.weight", *BIASES, *GAINS, *SHIFTS],
+    "weights": [*KERNELS, "linear.weight"],
+    "convolutions": KERNELS,
+    "all_but_gains": [*KERNELS, "linear.weight", *BIASES, *SHIFTS],
+}
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_only_what_is_in_scope_is_clipped_and_the_rest_keeps_its_bits(scope: ClipScope) -> None:
+    network, expected = every_kind_of_layer(), every_kind_of_layer().state_dict()
+    names = dict(network.named_parameters()).keys()
+    assert names == set(SCOPES["all"])
+    clip_weights(weights_in_scope(network, scope), 0.1)
+    for name, parameter in network.named_parameters():
+        values = expected[name].clamp(-0.1, 0.1) if name in SCOPES[scope] else expected[name]
+        assert torch.equal(parameter, values), name
+    for name, buffer in network.named_buffers():
+        assert torch.equal(buffer, expected[name]), name
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_fraction_counts_only_what_is_in_scope(scope: ClipScope) -> None:
+    network = every_kind_of_layer()
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    total = sum(sizes[name] for name in SCOPES[scope])
+    # One weight of each parameter lies inside.
+    found = clipped_fraction(weights_in_scope(network, scope), 0.1)
+    assert found.item() == pytest.approx(1 - len(SCOPES[scope]) / total)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_no_parameter_is_taken_twice(scope: ClipScope) -> None:
+    places = [parameter.data_ptr() for parameter in weights_in_scope(every_kind_of_layer(), scope)]
+    assert len(places) == len(set(places)) == len(SCOPES[scope])
+
+
+def test_the_reference_critic_has_its_two_kernels_clipped_and_nothing_else() -> None:
+    critic = build_critic(WganMnistOptions(name="wgan_mnist"), 28, 1)
+    shapes = [tuple(weight.shape) for weight in weights_in_scope(critic, "convolutions")]
+    assert shapes == [(64, 1, 4, 4), (64, 64, 4, 4)]
+
+
+@pytest.mark.parametrize(
+    "options", [DcganOptions(width=8, critic_norm="batch"), GanBceOptions(name="gan_bce")]
+)
+@pytest.mark.parametrize(("scope", "missing"), [("all_but_gains", "gains"), ("all", "nothing")])
+def test_of_a_critic_with_norms_only_the_gains_are_left_out(
+    options: DcganOptions | GanBceOptions, scope: ClipScope, missing: str
+) -> None:
+    critic = build_critic(options, 16, 1)
+    gains = [layer.weight for layer in critic.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert gains
+    left_out = {id(weight) for weight in critic.parameters()} - {
+        id(weight) for weight in weights_in_scope(critic, scope)
+    }
+    assert left_out == ({id(gain) for gain in gains} if missing == "gains" else set())
+
+
+def test_fully_connected_critics_have_no_kernels_and_weights_without_biases() -> None:
+    critic = build_critic(MlpOptions(name="mlp", width=8, layers=2), 4, 1)
+    assert weights_in_scope(critic, "convolutions") == []
+    shapes = [tuple(weight.shape) for weight in weights_in_scope(critic, "weights")]
+    assert shapes == [(8, 16), (8, 8), (1, 8)]

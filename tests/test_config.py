@@ -11,9 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import MOST_BYTES, dump_config, load_config, parse_config
+from pipeline.config import MOST_BYTES, describe_options, dump_config, load_config, parse_config
 from pipeline.errors import ConfigError
-from pipeline.options import AdamOptions, Config, GradientPenaltyOptions, WassersteinOptions
+from pipeline.options import (
+    AdamOptions,
+    Config,
+    GradientPenaltyOptions,
+    LeastSquaresOptions,
+    WassersteinOptions,
+)
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 
@@ -125,7 +131,8 @@ objective:
             "line 5: data.worker: unknown option; did you mean data.workers?",
             "line 7: schedule.steps: 'many' will not do: it must be a valid integer",
             "line 8: critic_grad_clip: -1 will not do: it must be greater than 0",
-            "line 13: objective.name: 'wassertein' is not known; known are 'wasserstein', 'gradient_penalty'",
+            "line 13: objective.name: 'wassertein' is not known; known are 'wasserstein', 'gradient_penalty', "
+            "'least_squares', 'cross_entropy', 'hinge'",
             "command line: model.latent: 0 will not do: it must be greater than or equal to 1",
             "model.max_width: 32 is below model.width 64; raise it",
         ]
@@ -348,6 +355,28 @@ def test_an_argument_whose_value_is_no_yaml_is_refused(tmp_path: Path, value: st
         (["precision=fp16", "runtime.device=cpu"], "precision: fp16 needs a GPU"),
         (["schedule.global_batch=10", "runtime.processes=4"], "10 is no multiple of runtime.processes 4"),
         (["checkpoint.every=10", "checkpoint.keep_every=15"], "15 is no multiple of checkpoint.every 10"),
+        (["objective.name=wasserstein", "model.spectral_norm=true"], "model.spectral_norm: cannot go with"),
+        (
+            ["objective.scope=convolutions", "model.name=mlp"],
+            "convolutions clips nothing with model.name: mlp",
+        ),
+        (
+            ["objective.name=least_squares", "objective.c=-1"],
+            "a < c <= b. Published are pearson (-1, 1, 0) and binary (0, 1, 1)",
+        ),
+        (
+            ["schedule.critic_rounds=alternating", "objective.name=gradient_penalty"],
+            "alternating cannot go with objective.name: gradient_penalty",
+        ),
+        (
+            ["objective.name=hinge", "data.validation=0.1"],
+            "objective.name: hinge has no Wasserstein estimate. Set it to 0",
+        ),
+        (
+            ["schedule.reuse_fakes=true", "schedule.critic_batch=32"],
+            "a critic update has 32 generated images",
+        ),
+        (["schedule.critic_batch=6", "runtime.processes=4"], "schedule.critic_batch: 6 is no multiple of"),
     ],
 )
 def test_options_that_cannot_work_together_are_refused(
@@ -358,11 +387,52 @@ def test_options_that_cannot_work_together_are_refused(
     load(tmp_path, SMALL, overrides[0])
 
 
+@pytest.mark.parametrize("codes", [(-1, 1, 0), (0, 1, 1)])
+def test_both_published_codings_of_least_squares_are_allowed(tmp_path: Path, codes: tuple[int, ...]) -> None:
+    overrides = [f"objective.{name}={code}" for name, code in zip("abc", codes, strict=True)]
+    options = load(tmp_path, SMALL, "objective.name=least_squares", *overrides).objective
+    assert isinstance(options, LeastSquaresOptions)
+    assert (options.a, options.b, options.c) == codes
+
+
+def test_classes_may_be_numbers_or_names(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL, "data.classes=[7, cat]").data.classes == ["7", "cat"]
+    assert mistakes(tmp_path, SMALL, "data.classes=[]")[1].startswith(
+        "command line: data.classes: [] will not do"
+    )
+    assert (
+        "command line: data.classes.0: True will not do"
+        in mistakes(tmp_path, SMALL, "data.classes=[true]")[1]
+    )
+
+
 def test_the_resolved_options_read_back_equal(tmp_path: Path) -> None:
     config = load(tmp_path, FULL)
     assert config.critic_optimizer == AdamOptions(name="adam", lr=1e-4, beta1=0.5)
     assert load(tmp_path, dump_config(config)) == config
     assert load(tmp_path, dump_config(load(tmp_path, SMALL))) == load(tmp_path, SMALL)
+
+
+def described(name: str) -> list[str]:
+    """What --help says of an option: a line for each different meaning, without its name."""
+    lines = [line.split(None, 1) for line in describe_options().splitlines()]
+    return [rest for first, rest in lines if first == name]
+
+
+def test_help_names_the_kinds_of_a_section_and_whose_an_option_is() -> None:
+    (line,) = described("model.name")
+    assert line.split(None, 2) == [
+        "default",
+        "dcgan",
+        "one of dcgan, mlp, resnet, wgan_mnist, wgan_dcgan, gan_bce",
+    ]
+    lines = described("critic_optimizer.lr")
+    assert [line.split()[:3] for line in lines] == [
+        ["default", "5.0e-05", "(rmsprop)"],
+        ["default", "0.0001", "(adam)"],
+    ]
+    assert described("critic_optimizer.decay")[0].split()[:3] == ["default", "constant", "linear:"]
+    assert described("schedule.steps")[0].startswith("required")
 
 
 def run_train(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

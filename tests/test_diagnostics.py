@@ -9,13 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.diagnostics import first_non_finite, generate, input_gradient_norm, wasserstein_estimate
+from pipeline.diagnostics import (
+    first_non_finite,
+    generate,
+    input_gradient_norm,
+    mean_slope,
+    wasserstein_estimate,
+)
 from pipeline.models import build_critic, build_generator
 from pipeline.options import DcganOptions
 
 OPTIONS = DcganOptions(latent=6, width=4, generator_norm="batch", critic_norm="batch")
 LATENTS = torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
 REAL = torch.rand(10, 1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+UNIFORM = torch.linspace(0, 0.9, 10)
 
 
 @pytest.fixture
@@ -53,13 +60,49 @@ def test_a_linear_critics_input_gradient_is_its_weight(generator: nn.Module, sca
     torch.testing.assert_close(found, critic.weight.detach().norm())
 
 
-def test_the_input_gradient_is_the_mean_of_each_images_norm(generator: nn.Module) -> None:
-    class Square(Linear):
-        def forward(self, images: Tensor, float32: bool = False) -> Tensor:
-            return images.flatten(1).square().sum(1) / 2
+class Square(Linear):
+    """c(x) = |x|^2 / 2, whose gradient at x is x itself."""
 
+    def forward(self, images: Tensor, float32: bool = False) -> Tensor:
+        return images.flatten(1).square().sum(1) / 2
+
+
+def test_the_input_gradient_is_the_mean_of_each_images_norm(generator: nn.Module) -> None:
     expected = generator(LATENTS).detach().flatten(1).norm(dim=1).mean()
     torch.testing.assert_close(input_gradient_norm(Square(1.0), generator, LATENTS), expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_a_linear_critics_mean_slope_is_its_weight(generator: nn.Module, scale: float) -> None:
+    critic = Linear(scale)
+    found = mean_slope(critic, generator, REAL, LATENTS, UNIFORM)
+    assert found.shape == ()
+    torch.testing.assert_close(found, critic.weight.detach().norm())
+
+
+def test_the_mean_slope_is_that_of_points_between_images_paired_as_they_come(generator: nn.Module) -> None:
+    share = UNIFORM.view(-1, 1, 1, 1)
+    between = share * REAL + (1 - share) * generator(LATENTS).detach()
+    found = mean_slope(Square(1.0), generator, REAL, LATENTS, UNIFORM)
+    torch.testing.assert_close(found, between.flatten(1).norm(dim=1).mean())
+
+
+def test_a_critics_own_scale_and_offset_drop_out_of_estimate_over_slope(generator: nn.Module) -> None:
+    torch.manual_seed(1)
+    critic = build_critic(DcganOptions(width=4), 16, 1)
+    with torch.no_grad():
+        # Scores of the size of the offsets: float32 would round smaller ones away beside them.
+        for weight in critic.parameters():
+            weight.mul_(5)
+    normalised = []
+    for scale in (1.0, 0.1, 300.0):
+        with torch.no_grad():
+            critic.score.weight.mul_(scale)
+            critic.score.bias.fill_(scale / 10)
+        estimate = wasserstein_estimate(critic, generator, [(REAL, LATENTS)])
+        normalised.append(estimate / mean_slope(critic, generator, REAL, LATENTS, UNIFORM))
+    torch.testing.assert_close(normalised[1], normalised[0], rtol=1e-3, atol=0)
+    torch.testing.assert_close(normalised[2], normalised[0], rtol=1e-3, atol=0)
 
 
 def test_the_estimate_is_the_mean_over_batches(generator: nn.Module) -> None:
@@ -91,6 +134,7 @@ def test_images_are_the_same_in_parts(generator: nn.Module, batch: int) -> None:
 
 MEASURES: dict[str, Callable[[nn.Module, nn.Module], object]] = {
     "input gradient": lambda critic, generator: input_gradient_norm(critic, generator, LATENTS),
+    "mean slope": lambda critic, generator: mean_slope(critic, generator, REAL, LATENTS, UNIFORM),
     "estimate": lambda critic, generator: wasserstein_estimate(critic, generator, [(REAL, LATENTS)]),
     "images": lambda critic, generator: generate(generator, LATENTS),
     "finite": lambda critic, generator: first_non_finite(critic.state_dict()),

@@ -11,14 +11,56 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models import build_critic, build_generator
+from pipeline.models.norms import BatchNorm2d
 from pipeline.objectives import Objective, build_objective
-from pipeline.options import DcganOptions, GradientPenaltyOptions, Norm, WassersteinOptions
-from pipeline.steps import Player, critic_update, frozen, generator_update
+from pipeline.objectives.wasserstein import Wasserstein
+from pipeline.options import (
+    CrossEntropyOptions,
+    DcganOptions,
+    GradientPenaltyOptions,
+    HingeOptions,
+    LeastSquaresOptions,
+    MlpOptions,
+    Norm,
+    WassersteinOptions,
+)
+from pipeline.steps import Player, Rounds, critic_update, frozen, generator_update
 
 BATCH = 7
 WASSERSTEIN = build_objective(WassersteinOptions(clip=0.03))
 WIDE_BOX = build_objective(WassersteinOptions(clip=100.0))
 PENALTY = build_objective(GradientPenaltyOptions(name="gradient_penalty"))
+ONE_SIDED = build_objective(GradientPenaltyOptions(name="gradient_penalty", sides="one"))
+LEAST_SQUARES = build_objective(LeastSquaresOptions(name="least_squares"))
+CROSS_ENTROPY = build_objective(CrossEntropyOptions(name="cross_entropy"))
+FLIPPED = build_objective(CrossEntropyOptions(name="cross_entropy", labels="real_is_zero"))
+SATURATING = build_objective(CrossEntropyOptions(name="cross_entropy", generator="saturating"))
+HINGE = build_objective(HingeOptions(name="hinge"))
+OBJECTIVES = {
+    "wasserstein": WIDE_BOX,
+    "gradient_penalty": PENALTY,
+    "one-sided": ONE_SIDED,
+    "least_squares": LEAST_SQUARES,
+    "binary": build_objective(LeastSquaresOptions(name="least_squares", a=0.0, b=1.0, c=1.0)),
+    "cross_entropy": CROSS_ENTROPY,
+    "flipped": FLIPPED,
+    "saturating": SATURATING,
+    "hinge": HINGE,
+}
+ALL = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+ROUNDS: list[tuple[Objective, Rounds]] = [
+    *((objective, "joint") for objective in OBJECTIVES.values()),
+    *(
+        (objective, "alternating")
+        for objective in OBJECTIVES.values()
+        if objective not in (PENALTY, ONE_SIDED)
+    ),
+]
+IN_ALL_ROUNDS = pytest.mark.parametrize(
+    ("objective", "rounds"),
+    ROUNDS,
+    ids=[f"{type(objective).__name__}-{rounds}" for objective, rounds in ROUNDS],
+)
 
 
 class Plain:
@@ -61,18 +103,24 @@ class Pair:
                 weight.mul_(5)
         return Player(module, module, torch.optim.SGD(module.parameters(), lr=lr), largest)
 
-    def update_critic(self, objective: Objective, **options: Any) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(1)
-        real = torch.rand(BATCH, 1, 16, 16, generator=generator) * 2 - 1
-        latents = torch.randn(BATCH, 6, generator=generator)
-        uniform = torch.rand(BATCH, generator=generator)
+    def update_critic(self, objective: Objective, batch: int = BATCH, **options: Any) -> dict[str, Tensor]:
         options = {"parallel": Plain(), **options}
-        return critic_update(self.critic, self.generator.module, objective, real, latents, uniform, **options)
+        return critic_update(self.critic, self.generator.module, objective, *critic_batch(batch), **options)
 
     def update_generator(self, objective: Objective, **options: Any) -> dict[str, Tensor]:
-        latents = torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(2))
         options = {"parallel": Plain(), **options}
-        return generator_update(self.generator, self.critic.module, objective, latents, **options)
+        return generator_update(self.generator, self.critic.module, objective, generator_batch(), **options)
+
+
+def critic_batch(batch: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:
+    """Real images, latents and uniform numbers, the same each time."""
+    generator = torch.Generator().manual_seed(1)
+    real = torch.rand(batch, 1, 16, 16, generator=generator) * 2 - 1
+    return real, torch.randn(batch, 6, generator=generator), torch.rand(batch, generator=generator)
+
+
+def generator_batch() -> Tensor:
+    return torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(2))
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
@@ -142,11 +190,13 @@ def test_a_frozen_network_is_free_again_after_an_error() -> None:
     assert critic.layers[3].num_batches_tracked == 1
 
 
-@pytest.mark.parametrize("objective", [WIDE_BOX, PENALTY])
+@IN_ALL_ROUNDS
 @pytest.mark.parametrize("micro_batch", [1, 3, 7, 64])
-def test_micro_batches_make_the_update_of_the_whole_batch(objective: Objective, micro_batch: int) -> None:
+def test_micro_batches_make_the_update_of_the_whole_batch(
+    objective: Objective, rounds: Rounds, micro_batch: int
+) -> None:
     (critic, generator, metrics), (whole_critic, whole_generator, whole_metrics) = (
-        _update_both(objective, size) for size in (micro_batch, None)
+        _update_both(objective, rounds, size) for size in (micro_batch, None)
     )
     for found, expected in ((critic, whole_critic), (generator, whole_generator)):
         assert expected.norm() > 1e-3
@@ -156,11 +206,13 @@ def test_micro_batches_make_the_update_of_the_whole_batch(objective: Objective, 
         torch.testing.assert_close(metrics[name], value, rtol=1e-4, atol=1e-5)
 
 
-def _update_both(objective: Objective, micro_batch: int | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _update_both(
+    objective: Objective, rounds: Rounds, micro_batch: int | None
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """How the critic and the generator moved, and what both updates reported."""
-    pair = Pair("layer")
+    pair = Pair("layer", lr=0.01)
     starts = state(pair.critic.module), state(pair.generator.module)
-    metrics = pair.update_critic(objective, micro_batch=micro_batch)
+    metrics = pair.update_critic(objective, micro_batch=micro_batch, rounds=rounds)
     metrics |= pair.update_generator(objective, micro_batch=micro_batch)
     return change(pair.critic.module, starts[0]), change(pair.generator.module, starts[1]), metrics
 
@@ -177,20 +229,25 @@ def test_gradients_are_averaged_over_ranks_once_an_update(
         parallel = Plain()
         update(WASSERSTEIN, parallel=parallel, micro_batch=micro_batch)
         assert parallel.passes == passes
+    parallel = Plain()
+    pair.update_critic(WASSERSTEIN, parallel=parallel, micro_batch=micro_batch, rounds="alternating")
+    assert parallel.passes == 2 * passes
 
 
-def test_no_part_is_larger_than_the_micro_batch() -> None:
+@pytest.mark.parametrize("rounds", ["joint", "alternating"])
+def test_no_part_is_larger_than_the_micro_batch(rounds: Rounds) -> None:
     pair, sizes = Pair(), []
     pair.critic.module.register_forward_hook(lambda _, inputs, output: sizes.append(len(inputs[0])))
-    pair.update_critic(WASSERSTEIN, micro_batch=3)
+    pair.update_critic(WASSERSTEIN, micro_batch=3, rounds=rounds)
     assert max(sizes) <= 3
     assert sum(sizes) == 2 * BATCH
 
 
-def test_every_critic_weight_is_in_the_box_after_each_update() -> None:
+@pytest.mark.parametrize("rounds", ["joint", "alternating"])
+def test_every_critic_weight_is_in_the_box_after_each_update(rounds: Rounds) -> None:
     pair = Pair("batch", lr=0.5)
     for _ in range(3):
-        pair.update_critic(WASSERSTEIN)
+        pair.update_critic(WASSERSTEIN, rounds=rounds)
         for weight in pair.critic.module.parameters():
             assert weight.abs().max() <= torch.tensor(0.03)
 
@@ -208,10 +265,9 @@ def test_the_estimate_is_real_minus_fake_before_the_update(
 ) -> None:
     pair, untouched = Pair(), Pair()
     metrics = pair.update_critic(objective, micro_batch=micro_batch)
-    generator = torch.Generator().manual_seed(1)
-    real = torch.rand(BATCH, 1, 16, 16, generator=generator) * 2 - 1
+    real, latents, _ = critic_batch()
     with torch.no_grad():
-        fake = untouched.generator.module(torch.randn(BATCH, 6, generator=generator))
+        fake = untouched.generator.module(latents)
         real_score, fake_score = (untouched.critic.module(images).mean() for images in (real, fake))
     torch.testing.assert_close(metrics["critic/real"], real_score)
     torch.testing.assert_close(metrics["critic/fake"], fake_score)
@@ -264,3 +320,258 @@ def test_the_generators_update_raises_its_images_scores() -> None:
     losses = [pair.update_generator(PENALTY)["generator/loss"] for _ in range(5)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0]
+
+
+class Recording(Wasserstein):
+    """The Wasserstein loss in a small box, which notes what it is asked, and the critic it leaves behind."""
+
+    def __init__(self) -> None:
+        super().__init__(WassersteinOptions(clip=0.03))
+        self.asked: list[str] = []
+        self.left: list[dict[str, Tensor]] = []
+
+    def real_loss(self, scores: Tensor) -> Tensor:
+        self.asked.append("real")
+        return super().real_loss(scores)
+
+    def fake_loss(self, scores: Tensor) -> Tensor:
+        self.asked.append("fake")
+        return super().fake_loss(scores)
+
+    def constrain(self, critic: nn.Module) -> None:
+        super().constrain(critic)
+        self.asked.append("constrain")
+        self.left.append(state(critic))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "micro_batch", "expected"),
+    [
+        ("joint", None, ["real", "fake", "constrain"]),
+        ("joint", 4, ["real", "fake", "real", "fake", "constrain"]),
+        ("alternating", None, ["real", "constrain", "fake", "constrain"]),
+        ("alternating", 4, ["real", "real", "constrain", "fake", "fake", "constrain"]),
+    ],
+)
+def test_alternating_rounds_constrain_the_critic_after_the_real_images_and_after_the_generated(
+    rounds: Rounds, micro_batch: int | None, expected: list[str]
+) -> None:
+    objective, pair = Recording(), Pair()
+    pair.update_critic(objective, rounds=rounds, micro_batch=micro_batch)
+    assert objective.asked == expected
+    for left in objective.left:
+        assert max(weight.abs().max().item() for weight in left.values()) == pytest.approx(0.03)
+    assert_state(pair.critic.module, objective.left[-1])
+
+
+def descend(critic: nn.Module, loss: Tensor, lr: float) -> Tensor:
+    """One step of gradient descent, written out. Returns the gradient's norm."""
+    parameters = list(critic.parameters())
+    gradients = torch.autograd.grad(loss, parameters)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter -= lr * gradient
+    return torch.cat([gradient.flatten() for gradient in gradients]).norm()
+
+
+def test_an_alternating_update_is_two_steps_and_the_second_finds_the_critic_of_the_first() -> None:
+    objective, pair, by_hand = Recording(), Pair("layer"), Pair("layer")
+    critic, (real, latents, _) = by_hand.critic.module, critic_batch()
+    fake = by_hand.generator.module(latents).detach()
+    untouched = critic(fake).mean().item()
+
+    lefts, scores, norms = [], [], []
+    for sign, images in ((-1, real), (1, fake)):
+        scores.append(critic(images).mean())
+        norms.append(descend(critic, sign * scores[-1], lr=0.1))
+        with torch.no_grad():
+            for weight in critic.parameters():
+                weight.clamp_(-0.03, 0.03)
+        lefts.append(state(critic))
+
+    metrics = pair.update_critic(objective, rounds="alternating")
+    for found, expected in zip(objective.left, lefts, strict=True):
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
+    assert any(not torch.equal(lefts[0][name], lefts[1][name]) for name in lefts[0])
+    assert metrics["critic/real"].item() == pytest.approx(scores[0].item(), rel=1e-5)
+    assert metrics["critic/fake"].item() == pytest.approx(scores[1].item(), rel=1e-5)
+    assert metrics["critic/fake"].item() != pytest.approx(untouched, rel=0.1)
+    assert metrics["critic/loss"].item() == pytest.approx((scores[1] - scores[0]).item(), rel=1e-5)
+    assert metrics["critic/grad_norm"].item() == pytest.approx(sum(norms).item() / 2, rel=1e-4)  # type: ignore[union-attr]
+
+
+@ALL
+def test_a_joint_update_is_one_step_on_the_sum_of_the_losses(objective: Objective) -> None:
+    pair, by_hand = Pair("layer"), Pair("layer")
+    critic, (real, latents, uniform) = by_hand.critic.module, critic_batch()
+    fake = by_hand.generator.module(latents).detach()
+    loss = objective.real_loss(critic(real)) + objective.fake_loss(critic(fake))
+    penalty = objective.penalty(critic, real, fake, uniform)
+    norm = descend(critic, loss if penalty is None else loss + penalty, lr=0.1)
+
+    before = state(pair.critic.module)
+    metrics = pair.update_critic(objective)
+    moved = change(pair.critic.module, before)
+    assert (moved - change(critic, before)).norm() < 1e-5 * moved.norm()
+    total = loss if penalty is None else loss + penalty
+    assert metrics["critic/loss"].item() == pytest.approx(total.item(), rel=1e-5, abs=1e-6)
+    assert metrics["critic/grad_norm"].item() == pytest.approx(norm.item(), rel=1e-4)
+    if penalty is not None:
+        assert metrics["critic/penalty"].item() == pytest.approx(penalty.item(), rel=1e-5)
+
+
+@IN_ALL_ROUNDS
+def test_an_update_reports_its_scores_loss_and_gradient_and_an_estimate_where_there_is_one(
+    objective: Objective, rounds: Rounds
+) -> None:
+    pair = Pair()
+    expected = {"critic/real", "critic/fake", "critic/loss", "critic/grad_norm"}
+    if objective in (PENALTY, ONE_SIDED):
+        expected.add("critic/penalty")
+    if objective in (WIDE_BOX, PENALTY, ONE_SIDED):
+        expected.add("wasserstein/estimate")
+    metrics = pair.update_critic(objective, rounds=rounds)
+    assert metrics.keys() == expected
+    assert pair.update_generator(objective).keys() == {"generator/loss", "generator/grad_norm"}
+    assert all(value.shape == () and not value.requires_grad for value in metrics.values())
+    if "wasserstein/estimate" in expected:
+        assert metrics["wasserstein/estimate"] == metrics["critic/real"] - metrics["critic/fake"]
+
+
+@IN_ALL_ROUNDS
+def test_with_every_objective_the_critic_learns_from_a_batch_and_then_the_generator(
+    objective: Objective, rounds: Rounds
+) -> None:
+    pair = Pair("layer", lr=3e-4)
+    losses = [pair.update_critic(objective, rounds=rounds)["critic/loss"].item() for _ in range(8)]
+    assert losses[-1] < losses[0]
+    before = state(pair.critic.module)
+    losses = [pair.update_generator(objective)["generator/loss"].item() for _ in range(8)]
+    assert losses[-1] < losses[0]
+    assert_state(pair.critic.module, before)
+
+
+@ALL
+def test_the_generators_update_is_one_step_on_its_loss_against_the_critic(objective: Objective) -> None:
+    pair, by_hand = Pair("layer"), Pair("layer")
+    generator = by_hand.generator.module
+    loss = objective.generator_loss(by_hand.critic.module(generator(generator_batch())))
+    descend(generator, loss, lr=0.1)
+    before = state(pair.generator.module)
+    metrics = pair.update_generator(objective)
+    moved = change(pair.generator.module, before)
+    assert moved.norm() > 0
+    assert (moved - change(generator, before)).norm() < 1e-5 * moved.norm()
+    assert metrics["generator/loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("rounds", ["joint", "alternating"])
+def test_batch_norm_takes_the_statistics_of_real_and_of_generated_images_apart(rounds: Rounds) -> None:
+    pair, by_hand = Pair("batch", lr=1e-9), Pair("batch")
+    first, norm = by_hand.critic.module.layers[:3], by_hand.critic.module.layers[3]
+    assert isinstance(norm, BatchNorm2d)
+    real, latents, _ = critic_batch()
+    # Kinds so different that statistics over both would be others.
+    real = real / 10 + 0.9
+    fake = by_hand.generator.module(latents).detach()
+    maps = [first(images).detach() for images in (real, fake)]
+    mean, variance = torch.zeros(norm.num_features), torch.ones(norm.num_features)
+    for values in maps:
+        mean = 0.9 * mean + 0.1 * values.mean((0, 2, 3))
+        variance = 0.9 * variance + 0.1 * values.var((0, 2, 3))
+    scores = [by_hand.critic.module(images).mean() for images in (real, fake)]
+    mixed = by_hand.critic.module(torch.cat([real, fake])).chunk(2)
+    assert abs(scores[0] - mixed[0].mean()) > 0.01 * abs(scores[0])
+
+    metrics = critic_update(
+        pair.critic,
+        pair.generator.module,
+        WIDE_BOX,
+        real,
+        latents,
+        torch.zeros(BATCH),
+        Plain(),
+        rounds=rounds,
+    )
+    found = pair.critic.module.layers[3]
+    torch.testing.assert_close(found.running_mean, mean)
+    torch.testing.assert_close(found.running_var, variance)
+    assert found.num_batches_tracked == 2
+    torch.testing.assert_close(metrics["critic/real"], scores[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(metrics["critic/fake"], scores[1], rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_never_to_train_stays_frozen_after_the_generators_update() -> None:
+    pair = Pair("batch")
+    critic = pair.critic.module
+    kept = [*critic.layers[0].parameters(), critic.score.bias]
+    for parameter in kept:
+        parameter.requires_grad_(False)
+    trainable = {name: parameter.requires_grad for name, parameter in critic.named_parameters()}
+    assert 0 < sum(trainable.values()) < len(trainable)
+    with frozen(critic):
+        assert not any(parameter.requires_grad for parameter in critic.parameters())
+    assert {name: parameter.requires_grad for name, parameter in critic.named_parameters()} == trainable
+    pair.update_generator(LEAST_SQUARES)
+    assert {name: parameter.requires_grad for name, parameter in critic.named_parameters()} == trainable
+
+
+def test_layers_that_are_not_to_train_keep_their_weights_in_both_updates() -> None:
+    pair = Pair("layer")
+    frozen_layers = [pair.critic.module.layers[0], pair.generator.module.project]
+    for layer in frozen_layers:
+        layer.requires_grad_(False)
+    before = [state(layer) for layer in frozen_layers]
+    starts = state(pair.critic.module), state(pair.generator.module)
+    for rounds in ("joint", "alternating"):
+        pair.update_critic(LEAST_SQUARES, rounds=rounds)
+        pair.update_generator(LEAST_SQUARES)
+    for layer, weights in zip(frozen_layers, before, strict=True):
+        assert_state(layer, weights)
+    assert change(pair.critic.module, starts[0]).norm() > 0
+    assert change(pair.generator.module, starts[1]).norm() > 0
+
+
+def test_the_generators_update_leaves_spectral_norms_vectors_as_they_were() -> None:
+    torch.manual_seed(0)
+    pair, options = Pair(), MlpOptions(name="mlp", width=8, layers=2, spectral_norm=True)
+    critic = build_critic(options, 16, 1)
+    pair.critic = Player(critic, critic, torch.optim.SGD(critic.parameters(), lr=0.1))
+    vectors = {name: value.clone() for name, value in critic.named_buffers()}
+    assert len(vectors) == 6
+    pair.update_generator(HINGE)
+    assert all(torch.equal(value, vectors[name]) for name, value in critic.named_buffers())
+    pair.update_critic(HINGE)
+    assert not all(torch.equal(value, vectors[name]) for name, value in critic.named_buffers())
+
+
+@pytest.mark.parametrize("rounds", ["joint", "alternating"])
+def test_a_critic_update_may_have_another_batch_than_the_generators(rounds: Rounds) -> None:
+    half, pair = 3, Pair("layer")
+    seen: dict[str, list[int]] = {"critic": [], "generator": []}
+    for name, player in (("critic", pair.critic), ("generator", pair.generator)):
+        player.module.register_forward_hook(
+            lambda _, inputs, output, name=name: seen[name].append(len(inputs[0]))
+        )
+    pair.update_critic(LEAST_SQUARES, batch=half, rounds=rounds)
+    assert seen == {"critic": [half, half], "generator": [half]}
+    expected = LEAST_SQUARES.generator_loss(
+        pair.critic.module(pair.generator.module(generator_batch()))
+    ).item()
+    found = pair.update_generator(LEAST_SQUARES)["generator/loss"].item()
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert seen == {"critic": [half, half, BATCH, BATCH], "generator": [half, BATCH, BATCH]}
+
+
+@IN_ALL_ROUNDS
+def test_a_critics_step_does_not_grow_with_its_batch(objective: Objective, rounds: Rounds) -> None:
+    small, large = Pair("layer"), Pair("layer")
+    before = state(small.critic.module)
+    batch = critic_batch(3)
+    for pair, times in ((small, 1), (large, 2)):
+        repeated = [torch.cat([tensor] * times) for tensor in batch]
+        critic_update(pair.critic, pair.generator.module, objective, *repeated, Plain(), rounds=rounds)
+    moved = change(small.critic.module, before)
+    assert moved.norm() > 1e-3
+    assert (change(large.critic.module, before) - moved).norm() < 1e-4 * moved.norm()

@@ -37,12 +37,14 @@ PICTURES = ["monitor.sample_every=10", "data.validation=0.1", "monitor.validatio
 SCALARS = {
     "wasserstein/estimate",
     "wasserstein/estimate_smooth",
+    "wasserstein/normalized",
     "wasserstein/validation",
     "critic/real",
     "critic/fake",
     "critic/loss",
     "critic/grad_norm",
     "critic/input_grad_norm",
+    "critic/slope",
     "critic/clipped_fraction",
     "generator/loss",
     "generator/grad_norm",
@@ -96,6 +98,52 @@ def test_a_run_leaves_what_its_directory_promises(ranks: Ranks, config: str, tmp
     assert [line["step"] for line in read_metrics(run)] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
     with Image.open(run / "samples" / "step_00000020.png") as picture:
         assert np.asarray(picture).std() > 0
+
+
+def test_a_run_ends_with_its_curves_and_its_samples_in_motion(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    ranks.run(1, [config, *PICTURES, "monitor.plots=true"])
+    with Image.open(tmp_path / "run" / "curves.png") as curves:
+        assert np.asarray(curves.convert("RGB")).std() > 0
+    with Image.open(tmp_path / "run" / "training.gif") as animation:
+        assert animation.n_frames == 2  # type: ignore[attr-defined]
+
+
+def test_pictures_that_cannot_be_drawn_do_not_spoil_the_run(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "curves.png" / "taken").mkdir(parents=True)
+    run = ranks.run(1, [config, *PICTURES, "monitor.plots=true"])
+    assert "warning: no curves.png: " in run.log(0)
+    assert (tmp_path / "run" / "training.gif").is_file()
+    assert read_note(tmp_path / "run", "DONE")["exit_code"] == 0
+
+
+def test_other_objectives_have_losses_and_no_wasserstein_estimate(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    for name in ("least_squares", "cross_entropy", "hinge"):
+        run = ranks.run(1, [config, f"objective.name={name}", f"name={name}", "monitor.sample_every=10"])
+        tags = read_series(tmp_path / name).keys()
+        assert {"critic/real", "critic/fake", "critic/loss", "generator/loss"} <= tags
+        assert not [tag for tag in tags if tag.startswith("wasserstein/")]
+        assert "critic loss" in run.log(0)
+
+
+def test_the_normalized_estimate_does_not_depend_on_the_critics_scale(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    """A critic in a wider box has steeper slopes and a larger estimate; their ratio is in pixel units."""
+    for clip in ("0.02", "0.2"):
+        options = [f"objective.clip={clip}", "critic_optimizer.lr=2e-3", "generator_optimizer.lr=1e-9"]
+        ranks.run(1, [config, *options, "schedule.steps=60", "schedule.critic_updates=5", f"name=c{clip}"])
+    narrow, wide = (read_metrics(tmp_path / f"c{clip}")[-1] for clip in ("0.02", "0.2"))
+    assert wide["wasserstein/estimate"] > 20 * narrow["wasserstein/estimate"]
+    assert wide["wasserstein/normalized"] == pytest.approx(narrow["wasserstein/normalized"], rel=0.3)
+    for line in (narrow, wide):
+        ratio = line["wasserstein/estimate"] / line["critic/slope"]
+        assert line["wasserstein/normalized"] == pytest.approx(ratio)
 
 
 def test_the_resolved_config_repeats_the_run(ranks: Ranks, config: str, tmp_path: Path) -> None:

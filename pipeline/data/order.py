@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.manifest import Manifest
+from pipeline.data.manifest import Manifest, load_index
 from pipeline.errors import ConfigError, DataError
 from pipeline.options import Config
 
@@ -25,9 +26,20 @@ Ids = npt.NDArray[np.int64]
 class Order:
     """The order of the training samples, and the ids that are held out of it."""
 
-    def __init__(self, counts: Sequence[int], seed: int, shuffle_shards: int, held_out: float = 0.0) -> None:
-        """`counts` are the shards' sample counts; `held_out` is the share kept for validation."""
+    def __init__(
+        self,
+        counts: Sequence[int],
+        seed: int,
+        shuffle_shards: int,
+        held_out: float = 0.0,
+        chosen: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """`counts` are the shards' sample counts; `held_out` is the share kept for validation.
+
+        `chosen` (sum of counts,) says of each sample whether it belongs to the run's classes; None: all do.
+        """
         self._seed, self._shuffle_shards = seed, shuffle_shards
+        self._chosen = chosen
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._held_out = held_out
         kept = [len(self._kept(shard)) for shard in range(len(counts))]
@@ -58,12 +70,16 @@ class Order:
 
     def held_out_ids(self) -> Ids:
         """The ids of the validation samples: the same for every seed."""
-        everything = np.arange(self._starts[-1], dtype=np.int64)
-        return everything[self._is_held_out(everything)]
+        ids = self._chosen_ids(0, int(self._starts[-1]))
+        return ids[self._is_held_out(ids)]
 
     def _kept(self, shard: int) -> Ids:
-        ids = np.arange(self._starts[shard], self._starts[shard + 1], dtype=np.int64)
+        ids = self._chosen_ids(int(self._starts[shard]), int(self._starts[shard + 1]))
         return ids[~self._is_held_out(ids)]
+
+    def _chosen_ids(self, first: int, end: int) -> Ids:
+        ids = np.arange(first, end, dtype=np.int64)
+        return ids if self._chosen is None else ids[self._chosen[first:end]]
 
     def _is_held_out(self, ids: Ids) -> npt.NDArray[np.bool_]:
         # The top 53 bits of a hash, as a fraction.
@@ -89,14 +105,15 @@ class Order:
 
 def build_order(config: Config, manifest: Manifest) -> Order:
     """The order of a run. Raises DataError or ConfigError where the images do not make one global batch."""
-    batch, data = config.schedule.global_batch, config.data
+    batch, data = max(config.schedule.global_batch, config.schedule.real_images), config.data
     counts = [shard.count for shard in manifest.shards]
-    order = Order(counts, config.seed, data.shuffle_shards, data.validation)
+    chosen = None if data.classes is None else of_classes(data.classes, Path(data.shards), manifest)
+    order = Order(counts, config.seed, data.shuffle_shards, data.validation, chosen)
     held_out = len(order.held_out_ids())
     if order.epoch_size < batch:
         raise DataError(
-            f"{data.shards} leaves {order.epoch_size} training images, fewer than one global batch of {batch}. "
-            "Lower schedule.global_batch, or use more images."
+            f"{data.shards} leaves {order.epoch_size} training images, fewer than one batch of {batch}. "
+            "Lower schedule.global_batch and schedule.critic_batch, or use more images or classes."
         )
     if data.validation > 0 and held_out < batch:
         raise ConfigError(
@@ -104,6 +121,19 @@ def build_order(config: Config, manifest: Manifest) -> Order:
             f"global batch of {batch}. Raise it, or set it to 0."
         )
     return order
+
+
+def of_classes(names: Sequence[str], directory: Path, manifest: Manifest) -> npt.NDArray[np.bool_]:
+    """Of each sample, whether its class is one of these names. Raises ConfigError for unknown names."""
+    unknown = [name for name in names if name not in manifest.classes]
+    if unknown:
+        known = ", ".join(manifest.classes) or "none: its images have no labels"
+        raise ConfigError(
+            f"data.classes: {', '.join(unknown)} not among the classes of {directory}, which are {known}. "
+            "Name some of these, or leave data.classes out to train on all images."
+        )
+    labels = [manifest.classes.index(name) for name in names]
+    return np.concatenate([np.isin(load_index(directory, shard)[:, 2], labels) for shard in manifest.shards])
 
 
 def shuffled(count: int, key: tuple[int, ...]) -> npt.NDArray[np.int64]:

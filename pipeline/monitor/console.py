@@ -12,9 +12,15 @@ from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
 
+SHOWN = {
+    "wasserstein/estimate_smooth": "estimate",
+    "critic/loss": "critic loss",
+    "generator/loss": "generator loss",
+}
+
 
 class Console:
-    """Shows step, estimate, images per second and the time left, on standard error."""
+    """Shows step, estimate or losses, images per second and the time left, on standard error."""
 
     def __init__(self, first_step: int, steps: int, is_shown: bool) -> None:
         self._steps, self._first_step, self._is_shown = steps, first_step, is_shown
@@ -24,10 +30,10 @@ class Console:
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Show the figures of a log point."""
-        if not self._is_shown or "wasserstein/estimate_smooth" not in values:
+        if not self._is_shown or "speed/images_per_second" not in values:
             return
-        estimate, speed = values["wasserstein/estimate_smooth"], values["speed/images_per_second"]
-        text = f"estimate {estimate:.4g}, {speed:,.0f} images/s"
+        shown = [f"{word} {values[name]:.4g}" for name, word in SHOWN.items() if name in values]
+        text = ", ".join([*shown, f"{values['speed/images_per_second']:,.0f} images/s"])
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)

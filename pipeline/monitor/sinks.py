@@ -160,8 +160,17 @@ class JsonLines(Sink):
 class PngFiles(Sink):
     """The grids of one name as PNG files step_00000200.png."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, first_step: int) -> None:
+        """Grids of `first_step` and later, left by a run that did not get to save them, are deleted.
+
+        Raises StorageError.
+        """
         self._directory, self._name = directory, name
+        with storage_errors(directory):
+            for path in directory.glob("step_*.png"):
+                step = path.stem.removeprefix("step_")
+                if step.isdigit() and int(step) >= first_step:
+                    path.unlink()
 
     def images(self, step: int, name: str, grid: Tensor) -> None:
         if name == self._name:

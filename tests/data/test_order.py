@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.data.order import Order, shuffled
+from pipeline.data.manifest import load_index, load_manifest
+from pipeline.data.order import Order, build_order, of_classes, shuffled
+from pipeline.errors import ConfigError, DataError
 from pipeline.noise import Slice
+from pipeline.options import Config, DataOptions, ScheduleOptions
 
 UNEQUAL = [3, 1, 7, 2, 5, 4]
 
@@ -147,3 +151,63 @@ def test_a_larger_share_holds_out_more_and_nothing_is_put_back() -> None:
 
 def test_nothing_is_held_out_unless_asked() -> None:
     assert len(Order(UNEQUAL, 0, 2).held_out_ids()) == 0
+
+
+def labels(shards: Path) -> np.ndarray:
+    """The class index of every sample."""
+    return np.concatenate([load_index(shards, shard)[:, 2] for shard in load_manifest(shards).shards])
+
+
+def config(shards: Path, batch: int = 8, critic_batch: int | None = None, **data: object) -> Config:
+    schedule = ScheduleOptions(steps=1, global_batch=batch, critic_batch=critic_batch)
+    return Config(name="x", data=DataOptions(shards=str(shards), **data), schedule=schedule)
+
+
+@pytest.mark.parametrize("classes", [[7], ["7"], [3, 5], list(range(10))])
+def test_only_samples_of_the_chosen_classes_come_up_each_once_an_epoch(
+    classes: list[int | str], digits: Path
+) -> None:
+    order = build_order(config(digits, classes=classes), load_manifest(digits))
+    expected = np.flatnonzero(np.isin(labels(digits), [int(name) for name in classes]))
+    for epoch in range(2):
+        ids = order.samples(epoch * order.epoch_size, order.epoch_size)
+        assert sorted(ids.tolist()) == expected.tolist()
+
+
+def test_samples_are_held_out_of_the_chosen_classes_alone(digits: Path) -> None:
+    order = build_order(config(digits, classes=[7], validation=0.3), load_manifest(digits))
+    held_out = order.held_out_ids()
+    assert 8 <= len(held_out) < order.epoch_size
+    assert set(labels(digits)[held_out]) == {7}
+    assert not set(held_out.tolist()) & set(order.samples(0, order.epoch_size).tolist())
+
+
+def test_shards_without_a_sample_of_the_chosen_classes_are_passed_over() -> None:
+    chosen = np.zeros(sum(UNEQUAL), dtype=bool)
+    chosen[[4, 5, 21]] = True
+    for window in range(1, len(UNEQUAL) + 1):
+        order = Order(UNEQUAL, seed=0, shuffle_shards=window, chosen=chosen)
+        assert sorted(order.samples(3, 3).tolist()) == [4, 5, 21]
+
+
+def test_all_classes_together_come_in_the_order_of_no_choice(digits: Path) -> None:
+    manifest = load_manifest(digits)
+    everything = build_order(config(digits, classes=list(range(10))), manifest)
+    assert (
+        everything.samples(0, 900).tolist() == build_order(config(digits), manifest).samples(0, 900).tolist()
+    )
+
+
+def test_unknown_classes_are_refused_with_the_known_ones(digits: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"data\.classes: 12, cat not among the classes of .*, which are 0, 1, 2"
+    ):
+        of_classes(["7", "12", "cat"], digits, load_manifest(digits))
+
+
+@pytest.mark.parametrize(("batch", "critic_batch"), [(100, None), (8, 100)])
+def test_classes_with_too_few_images_for_a_batch_are_refused(
+    batch: int, critic_batch: int | None, digits: Path
+) -> None:
+    with pytest.raises(DataError, match=r"leaves \d\d training images, fewer than one batch of 100"):
+        build_order(config(digits, batch, critic_batch, classes=[7]), load_manifest(digits))

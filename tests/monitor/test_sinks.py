@@ -147,7 +147,7 @@ def test_images_histograms_and_text_reach_tensorboard(tmp_path: Path) -> None:
 
 
 def test_pictures_of_one_name_become_files(tmp_path: Path) -> None:
-    sink = PngFiles(tmp_path, "samples/ema")
+    sink = PngFiles(tmp_path, "samples/ema", 1)
     sink.images(200, "samples/ema", GRID)
     sink.images(200, "samples/real", GRID)
     sink.scalars(200, {"loss": 1.0})
@@ -157,12 +157,19 @@ def test_pictures_of_one_name_become_files(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(image), GRID.permute(1, 2, 0).numpy())
 
 
+def test_pictures_of_steps_that_come_again_are_deleted_and_no_others(tmp_path: Path) -> None:
+    for name in ("step_00000002.png", "step_00000003.png", "step_00000010.png", "demo.png", "step_x.png"):
+        (tmp_path / name).touch()
+    PngFiles(tmp_path, "samples/ema", 3)
+    assert {path.name for path in tmp_path.iterdir()} == {"step_00000002.png", "demo.png", "step_x.png"}
+
+
 def test_a_full_disk_costs_pictures_and_not_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "step_00000002.png").symlink_to("/dev/full")
     (tmp_path / "step_00000003.png").symlink_to("/dev/full")
-    sinks = Sinks([PngFiles(tmp_path, "x"), JsonLines(tmp_path / "metrics.jsonl", 1)])
+    sinks = Sinks([PngFiles(tmp_path, "x", 5), JsonLines(tmp_path / "metrics.jsonl", 1)])
     for step in range(1, 5):
         sinks.images(step, "x", GRID)
         sinks.scalars(step, {"loss": 0.5})

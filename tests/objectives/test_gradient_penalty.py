@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from pipeline.models import build_critic
 from pipeline.objectives import build_objective
+from pipeline.objectives.gradient_penalty import segment_gradient_norms
 from pipeline.options import DcganOptions, GradientPenaltyOptions
 
 OBJECTIVE = build_objective(GradientPenaltyOptions(name="gradient_penalty", weight=7.0))
+ONE_SIDED = build_objective(GradientPenaltyOptions(name="gradient_penalty", weight=7.0, sides="one"))
 COUNT = 6
 UNIFORM = torch.linspace(0, 0.9, COUNT)
 
@@ -33,21 +36,34 @@ class Linear(nn.Module):
         return images.flatten(1) @ self.weight
 
 
+def half_square(images: Tensor, float32: bool = False) -> Tensor:
+    """|x|^2 / 2, whose gradient at x is x itself."""
+    return images.flatten(1).square().sum(1) / 2
+
+
+def points(real: Tensor, fake: Tensor) -> Tensor:
+    share = UNIFORM.view(-1, 1, 1, 1)
+    return share * real + (1 - share) * fake
+
+
+def critic_loss(critic: Callable[..., Tensor], real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+    penalty = OBJECTIVE.penalty(critic, real, fake, uniform)
+    assert penalty is not None
+    return OBJECTIVE.real_loss(critic(real)) + OBJECTIVE.fake_loss(critic(fake)) + penalty
+
+
 def test_a_linear_critic_pays_for_the_norm_of_its_weights() -> None:
     critic, real, fake = Linear(), images(0) + 0.5, images(1)
-    loss, metrics = OBJECTIVE.critic_loss(critic, real, fake, UNIFORM)
     weight = critic.weight.detach()
-    penalty = (weight.norm() - 1) ** 2
+    penalty = 7 * (weight.norm() - 1) ** 2
     difference = real.flatten(1).mean(0) - fake.flatten(1).mean(0)
-    assert metrics.keys() == {"critic/real", "critic/fake", "critic/penalty"}
-    torch.testing.assert_close(metrics["critic/penalty"], penalty)
-    torch.testing.assert_close(metrics["critic/real"] - metrics["critic/fake"], weight @ difference)
-    torch.testing.assert_close(loss, 7 * penalty - weight @ difference)
+    torch.testing.assert_close(OBJECTIVE.penalty(critic, real, fake, UNIFORM), penalty)
+    torch.testing.assert_close(critic_loss(critic, real, fake, UNIFORM), penalty - weight @ difference)
 
 
 def test_the_penaltys_gradient_reaches_the_weights() -> None:
     critic, real, fake = Linear(), images(0) + 0.5, images(1)
-    OBJECTIVE.critic_loss(critic, real, fake, UNIFORM)[0].backward()
+    critic_loss(critic, real, fake, UNIFORM).backward()
     weight = critic.weight.detach()
     difference = real.flatten(1).mean(0) - fake.flatten(1).mean(0)
     expected = 7 * 2 * (weight.norm() - 1) * weight / weight.norm() - difference
@@ -58,25 +74,69 @@ def test_a_critic_of_slope_one_pays_nothing() -> None:
     critic = Linear()
     with torch.no_grad():
         critic.weight.div_(critic.weight.norm())
-    _, metrics = OBJECTIVE.critic_loss(critic, images(0), images(1), UNIFORM)
-    assert metrics["critic/penalty"].item() < 1e-12
+    for objective in (OBJECTIVE, ONE_SIDED):
+        assert objective.penalty(critic, images(0), images(1), UNIFORM).item() < 1e-12  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.5, 0.999])
+def test_one_sided_a_slope_below_one_costs_nothing_and_pulls_at_nothing(norm: float) -> None:
+    critic = Linear()
+    with torch.no_grad():
+        critic.weight.mul_(norm / critic.weight.norm())
+    penalty = ONE_SIDED.penalty(critic, images(0), images(1), UNIFORM)
+    assert penalty is not None
+    penalty.backward()
+    assert penalty.item() == 0
+    assert critic.weight.grad is not None
+    assert critic.weight.grad.abs().max() == 0
+    two_sided = OBJECTIVE.penalty(critic, images(0), images(1), UNIFORM)
+    torch.testing.assert_close(two_sided, torch.tensor(7 * (norm - 1) ** 2))
+
+
+def test_one_sided_a_slope_above_one_costs_as_much_as_two_sided() -> None:
+    critic, real, fake = Linear(), images(0), images(1)
+    penalties = [objective.penalty(critic, real, fake, UNIFORM) for objective in (OBJECTIVE, ONE_SIDED)]
+    assert torch.equal(*penalties)  # type: ignore[arg-type]
+    torch.testing.assert_close(penalties[1], 7 * (critic.weight.detach().norm() - 1) ** 2)
+
+
+def test_one_sided_steep_places_are_not_offset_by_flat_ones() -> None:
+    real, fake = images(0) / 3, images(1) / 3
+    norms = points(real, fake).flatten(1).norm(dim=1)
+    assert norms.min() < 0.9
+    assert norms.max() > 1.1
+    expected = 7 * (norms - 1).clamp(min=0).square().mean()
+    torch.testing.assert_close(ONE_SIDED.penalty(half_square, real, fake, UNIFORM), expected)
 
 
 def test_the_slope_is_taken_on_the_line_from_fake_to_real_for_each_sample_alone() -> None:
-    def half_square(images: Tensor, float32: bool = False) -> Tensor:
-        return images.flatten(1).square().sum(1) / 2
-
     real, fake = images(0), images(1)
-    _, metrics = OBJECTIVE.critic_loss(half_square, real, fake, UNIFORM)
-    # Its gradient at x is x itself.
-    share = UNIFORM.view(-1, 1, 1, 1)
-    norms = (share * real + (1 - share) * fake).flatten(1).norm(dim=1)
-    torch.testing.assert_close(metrics["critic/penalty"], (norms - 1).square().mean())
+    norms = points(real, fake).flatten(1).norm(dim=1)
+    torch.testing.assert_close(segment_gradient_norms(half_square, real, fake, UNIFORM), norms)
+    penalty = OBJECTIVE.penalty(half_square, real, fake, UNIFORM)
+    torch.testing.assert_close(penalty, 7 * (norms - 1).square().mean())
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_segment_goes_from_its_generated_image_at_0_to_its_real_one_at_1(share: float) -> None:
+    real, fake = images(0), images(1)
+    norms = segment_gradient_norms(half_square, real, fake, torch.full((COUNT,), share))
+    assert norms.shape == (COUNT,)
+    torch.testing.assert_close(norms, (real if share else fake).flatten(1).norm(dim=1))
+
+
+def test_measured_slopes_leave_no_graph_and_no_gradients_behind() -> None:
+    critic, fake = Linear(), images(1).requires_grad_()
+    norms = segment_gradient_norms(critic, images(0), fake, UNIFORM)
+    torch.testing.assert_close(norms, critic.weight.detach().norm().expand(COUNT))
+    assert not norms.requires_grad
+    assert critic.weight.grad is None
+    assert fake.grad is None
 
 
 def test_the_images_themselves_take_no_gradient() -> None:
     real, fake = images(0), images(1)
-    OBJECTIVE.critic_loss(Linear(), real, fake, UNIFORM)[0].backward()
+    critic_loss(Linear(), real, fake, UNIFORM).backward()
     assert real.grad is None
     assert fake.grad is None
     assert not real.requires_grad
@@ -93,7 +153,7 @@ def test_double_backward_gives_the_losss_slope_with_every_norm_allowed(norm: Any
     uniform = UNIFORM.double()
 
     def loss() -> Tensor:
-        return OBJECTIVE.critic_loss(critic, real, fake, uniform)[0]
+        return critic_loss(critic, real, fake, uniform)
 
     parameters = list(critic.parameters())
     gradients = torch.autograd.grad(loss(), parameters)
@@ -119,18 +179,19 @@ def test_the_penalty_stays_in_float32_under_mixed_precision() -> None:
         return scores
 
     real, fake = images(0, 16, 1), images(1, 16, 1)
-    loss, metrics = OBJECTIVE.critic_loss(mixed, real, fake, UNIFORM)
-    assert types == [torch.bfloat16, torch.bfloat16, torch.float32]
-    assert metrics["critic/penalty"].dtype == torch.float32
-    exact = OBJECTIVE.critic_loss(critic, real, fake, UNIFORM)[1]
-    assert torch.equal(metrics["critic/penalty"], exact["critic/penalty"])
+    loss = critic_loss(mixed, real, fake, UNIFORM)
+    assert types == [torch.float32, torch.bfloat16, torch.bfloat16]
+    penalty = OBJECTIVE.penalty(mixed, real, fake, UNIFORM)
+    assert penalty is not None
+    assert penalty.dtype == torch.float32
+    assert torch.equal(penalty, OBJECTIVE.penalty(critic, real, fake, UNIFORM))  # type: ignore[arg-type]
     loss.backward()
     assert all(parameter.grad is not None for parameter in critic.parameters())
 
 
 def test_the_generators_loss_is_minus_its_mean_score() -> None:
-    critic, fake = Linear(), images(1)
-    torch.testing.assert_close(OBJECTIVE.generator_loss(critic, fake), -critic(fake).mean())
+    scores = Linear()(images(1))
+    torch.testing.assert_close(OBJECTIVE.generator_loss(scores), -scores.mean())
 
 
 def test_weights_are_not_clipped_and_nothing_more_is_reported() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.objectives import Wasserstein, build_objective
-from pipeline.options import GradientPenaltyOptions, WassersteinOptions
+from pipeline.options import ClipScope, GradientPenaltyOptions, WassersteinOptions
 
 
 class Linear(nn.Module):
@@ -27,23 +27,31 @@ def images(number: int, count: int = 6) -> Tensor:
 
 
 OBJECTIVE = build_objective(WassersteinOptions(clip=0.25))
-UNIFORM = torch.linspace(0, 0.9, 6)
 
 
-def test_the_loss_is_minus_the_estimate_and_its_parts_are_reported() -> None:
+def critic_loss(critic: Linear, real: Tensor, fake: Tensor) -> Tensor:
+    return OBJECTIVE.real_loss(critic(real)) + OBJECTIVE.fake_loss(critic(fake))
+
+
+def test_the_losses_are_the_mean_scores_that_of_real_images_with_a_minus() -> None:
+    scores = torch.tensor([-2.5, 1.0, 4.5])
+    assert OBJECTIVE.real_loss(scores).item() == -1
+    assert OBJECTIVE.fake_loss(scores).item() == 1
+    assert OBJECTIVE.generator_loss(scores).item() == -1
+    assert OBJECTIVE.measures_wasserstein
+
+
+def test_the_critics_loss_is_minus_the_estimate() -> None:
     critic, real, fake = Linear(), images(0) + 0.5, images(1)
-    loss, metrics = OBJECTIVE.critic_loss(critic, real, fake, UNIFORM)
     difference = real.flatten(1).mean(0) - fake.flatten(1).mean(0)
+    loss = critic_loss(critic, real, fake)
     torch.testing.assert_close(loss, -(difference @ critic.weight))
-    assert metrics.keys() == {"critic/real", "critic/fake"}
-    torch.testing.assert_close(metrics["critic/real"], critic(real).mean())
-    torch.testing.assert_close(metrics["critic/fake"], critic(fake).mean())
+    torch.testing.assert_close(loss, critic(fake).mean() - critic(real).mean())
 
 
 def test_the_critics_gradient_is_the_difference_of_the_means() -> None:
     critic, real, fake = Linear(), images(0) + 0.5, images(1)
-    loss, _ = OBJECTIVE.critic_loss(critic, real, fake, UNIFORM)
-    loss.backward()
+    critic_loss(critic, real, fake).backward()
     expected = fake.flatten(1).mean(0) - real.flatten(1).mean(0)
     torch.testing.assert_close(critic.weight.grad, expected)
     assert abs(critic.bias.grad.item()) < 1e-6  # type: ignore[union-attr]
@@ -54,7 +62,7 @@ def test_a_critic_that_learns_scores_real_images_higher() -> None:
     optimizer = torch.optim.SGD(critic.parameters(), lr=0.1)
     for _ in range(50):
         optimizer.zero_grad()
-        OBJECTIVE.critic_loss(critic, real, fake, UNIFORM)[0].backward()
+        critic_loss(critic, real, fake).backward()
         optimizer.step()
         OBJECTIVE.constrain(critic)
     assert critic(real).mean() > critic(fake).mean()
@@ -64,16 +72,14 @@ def test_a_critic_that_learns_scores_real_images_higher() -> None:
 
 def test_the_generators_loss_pushes_the_scores_up() -> None:
     critic, fake = Linear(), images(1).requires_grad_()
-    loss = OBJECTIVE.generator_loss(critic, fake)
+    loss = OBJECTIVE.generator_loss(critic(fake))
     torch.testing.assert_close(loss, -critic(fake).mean())
     loss.backward()
     torch.testing.assert_close(fake.grad, (-critic.weight / 6).expand(6, 12).reshape(6, 3, 2, 2).detach())
 
 
-def test_a_large_batch_of_random_randomness_changes_nothing() -> None:
-    critic, real, fake = Linear(), images(0), images(1)
-    losses = [OBJECTIVE.critic_loss(critic, real, fake, uniform)[0] for uniform in (UNIFORM, 1 - UNIFORM)]
-    assert torch.equal(*losses)
+def test_there_is_no_penalty() -> None:
+    assert OBJECTIVE.penalty(Linear(), images(0), images(1), torch.linspace(0, 0.9, 6)) is None
 
 
 def test_every_weight_comes_into_the_box_also_biases_and_norms() -> None:
@@ -93,6 +99,31 @@ def test_the_share_of_weights_on_the_walls_is_reported() -> None:
     assert report.keys() == {"critic/clipped_fraction"}
     outside = (critic.weight.abs() >= 0.25).sum().item() + 1
     assert report["critic/clipped_fraction"].item() == pytest.approx(outside / 13)
+
+
+@pytest.mark.parametrize(
+    ("scope", "clipped"),
+    [
+        ("all", ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]),
+        ("weights", ["0.weight", "3.weight"]),
+        ("convolutions", ["0.weight"]),
+        ("all_but_gains", ["0.weight", "0.bias", "1.bias", "3.weight", "3.bias"]),
+    ],
+)
+def test_the_scope_says_what_is_clipped_and_what_the_report_counts(
+    scope: ClipScope, clipped: list[str]
+) -> None:
+    critic = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 1))
+    with torch.no_grad():
+        for weight in critic.parameters():
+            weight.fill_(0.1).flatten()[0] = -7.0
+    objective = build_objective(WassersteinOptions(clip=0.25, scope=scope))
+    objective.constrain(critic)
+    found = {name: weight.min().item() for name, weight in critic.named_parameters()}
+    assert found == {name: -0.25 if name in clipped else -7.0 for name in found}
+    in_scope = [weight.numel() for name, weight in critic.named_parameters() if name in clipped]
+    fraction = objective.report(critic)["critic/clipped_fraction"].item()
+    assert fraction == pytest.approx(len(in_scope) / sum(in_scope))
 
 
 def test_the_options_choose_the_objective() -> None:
