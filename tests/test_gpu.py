@@ -38,6 +38,24 @@ def test_every_precision_trains(
         assert max(np.abs(array).max() for array in critic) <= np.float32(0.01)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_spectral_norm_holds_every_layer_near_1_in_every_precision(
+    precision: str, ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    options = ["objective.name=hinge", "model.spectral_norm=true", "critic_optimizer.lr=1e-4"]
+    ranks.run(1, [config, *CUDA, *options, f"precision={precision}"])
+    weights = read_tensors(newest(tmp_path / "run"))
+    layers = [
+        name.removesuffix("original") for name in weights if name.endswith("parametrizations.weight.original")
+    ]
+    critic = [layer for layer in layers if layer.startswith("critic/")]
+    assert critic
+    for layer in critic:
+        matrix = weights[f"{layer}original"].reshape(len(weights[f"{layer}original"]), -1)
+        sigma = weights[f"{layer}0._u"] @ matrix @ weights[f"{layer}0._v"]
+        assert sigma == pytest.approx(np.linalg.svd(matrix, compute_uv=False)[0], rel=0.05)
+
+
 def test_every_cache_gives_the_same_bits(ranks: Ranks, config: str, tmp_path: Path) -> None:
     for cache in ("device", "host", "none"):
         run = ranks.run(1, [config, *CUDA, f"data.cache={cache}", f"name={cache}", "schedule.steps=1"])

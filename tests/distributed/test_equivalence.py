@@ -35,6 +35,11 @@ WHOLE = {
         "model.generator_norm=none",
         "model.critic_norm=layer",
     ],
+    "hinge with spectral norm": [
+        "objective.name=hinge",
+        "model.spectral_norm=true",
+        "model.generator_norm=none",
+    ],
     "gradient penalty with Adam in micro-batches": [
         "objective.name=gradient_penalty",
         "critic_optimizer.name=adam",

@@ -80,19 +80,43 @@ def test_a_reference_system_trains_on_two_ranks_like_on_one(
     assert_same_bits(*found)
 
 
-def test_alternating_rounds_and_reused_fakes_resume_bit_for_bit(
-    ranks: Ranks, config: str, tmp_path: Path
-) -> None:
-    options = [
-        config,
+RESUMED = {
+    "half batches in turn": [
         "schedule.critic_rounds=alternating",
         "schedule.critic_batch=6",
-        "data.classes=[1, 7, 8]",
-    ]
-    for name, more in (("half", []), ("reuse", ["schedule.reuse_fakes=true", "schedule.global_batch=6"])):
-        ranks.run(1, [*options, *more, f"name={name}", "schedule.steps=6"])
-        ranks.run(1, [*options, *more, f"name={name}", "schedule.steps=12"])
-        ranks.run(1, [*options, *more, f"name={name}-whole", "schedule.steps=12"])
-        moved, whole = (read_tensors(newest(tmp_path / run)) for run in (name, f"{name}-whole"))
-        assert_same_bits(moved, whole)
-        assert read_metrics(tmp_path / name) == read_metrics(tmp_path / f"{name}-whole")
+        "data.classes=[1, 7]",
+    ],
+    "reused fakes": ["schedule.reuse_fakes=true", "objective.name=cross_entropy"],
+    "spectral norm": ["model.spectral_norm=true", "objective.name=hinge"],
+    "amsgrad": ["critic_optimizer={name: adam, amsgrad: true}", "objective.name=least_squares"],
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_what_the_reference_systems_do_resumes_bit_for_bit(
+    case: str, ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    options = [config, *RESUMED[case]]
+    ranks.run(1, [*options, "name=moved", "schedule.steps=6"])
+    ranks.run(1, [*options, "name=moved", "schedule.steps=12"])
+    ranks.run(1, [*options, "name=whole", "schedule.steps=12"])
+    moved, whole = tmp_path / "moved", tmp_path / "whole"
+    assert_same_bits(read_tensors(newest(moved)), read_tensors(newest(whole)))
+    assert read_metrics(moved) == read_metrics(whole)
+
+
+def test_the_generator_trains_on_the_critics_last_images_where_it_is_to(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    """With an idle critic, its loss on the generated images and the generator's are then one number."""
+    for name, reuse in (("reused", "true"), ("fresh", "false")):
+        options = [
+            "critic_optimizer.lr=1e-12",
+            "schedule.steps=2",
+            f"schedule.reuse_fakes={reuse}",
+            f"name={name}",
+        ]
+        ranks.run(1, [config, *options])
+    reused, fresh = (read_metrics(tmp_path / name)[-1] for name in ("reused", "fresh"))
+    assert reused["generator/loss"] == pytest.approx(-reused["critic/fake"], rel=1e-5)
+    assert fresh["generator/loss"] != pytest.approx(-fresh["critic/fake"], rel=1e-3)
