@@ -13,6 +13,12 @@ from pipeline.models.norms import BatchNorm2d
 from pipeline.models.quartering import quarter
 from pipeline.options import WganMnistOptions
 
+EPSILON = 1e-3
+"""Added to batch norm's variances: the default of the authors' library.
+
+It counts here: behind a kernel that is clipped to 0.01, variances are of that size.
+"""
+
 
 class Generator(nn.Module):
     """Latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
@@ -49,7 +55,7 @@ class Critic(BaseCritic):
 def _doubling() -> list[nn.Module]:
     return [
         nn.ConvTranspose2d(128, 128, 4, stride=2, padding=1),
-        BatchNorm2d(128),
+        BatchNorm2d(128, eps=EPSILON),
         nn.LeakyReLU(0.2, inplace=True),
     ]
 
@@ -57,6 +63,6 @@ def _doubling() -> list[nn.Module]:
 def _halving(channels: int) -> list[nn.Module]:
     return [
         nn.Conv2d(channels, 64, 4, stride=2, padding=1),
-        BatchNorm2d(64),
+        BatchNorm2d(64, eps=EPSILON),
         nn.LeakyReLU(0.2, inplace=True),
     ]

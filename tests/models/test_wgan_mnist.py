@@ -28,11 +28,12 @@ def test_layers_stand_as_published() -> None:
     assert kinds(build_critic(OPTIONS, 28, 1)) == [*halving, *halving, "Linear"]
 
 
-def test_slopes_and_momenta_are_the_published_ones() -> None:
+def test_slopes_momenta_and_epsilons_are_the_published_ones() -> None:
     for network in (build_generator(OPTIONS, 8, 1), build_critic(OPTIONS, 8, 1)):
         layers = list(network.modules())
         assert {layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU)} == {0.2}
-        assert {layer.momentum for layer in layers if isinstance(layer, nn.BatchNorm2d)} == {0.1}
+        norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
+        assert {(layer.momentum, layer.eps) for layer in norms} == {(0.1, 1e-3)}
 
 
 def test_kernels_start_normal_biases_at_0_and_gains_at_1() -> None:

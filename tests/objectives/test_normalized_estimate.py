@@ -5,11 +5,12 @@ A critic that is K times a best one estimates K times the distance, and slopes K
 same number. Samples are images of one pixel with one or two channels, within [-1, 1] for the most part; the
 generator returns its latents, so that the generated samples are given too.
 
-Two kinds of samples are left out for some critics, because the normalised estimate is wrong there. A clipped
-critic measures a step by the sum of its coordinates (shown below), which is too little by up to 29 % in two
-dimensions, and close to the distance only near the diagonals. And in one dimension a critic under the two-sided penalty of weight 10, whose
-slope must pass through 0 to turn, may stay as it began where the distance is small beside that: there the
-weight is 0.1, that of the WGAN-GP authors' own code for toy data, or the penalty one-sided.
+Some critics are left out for some samples, because their normalised estimate is wrong there. A clipped
+critic measures a step by the sum of its coordinates (shown below): in two dimensions that is too little by up
+to 29 %, and close to the distance near the diagonals only. And in one dimension the slope of a critic must pass
+through 0 to turn, which the two-sided penalty of weight 10 forbids where there is little to gain: the critic
+may stay as it began. There the weight is 0.1, as in the WGAN-GP authors' own code for toy data, or the penalty
+is one-sided.
 """
 
 from __future__ import annotations
