@@ -25,7 +25,7 @@ from pipeline.data.manifest import load_manifest
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import CheckpointError
 
-EPOCHS, BATCH, LEARNING_RATE, SEED = 4, 128, 2e-3, 0
+EPOCHS, BATCH, LEARNING_RATE, SEED = 10, 128, 2e-3, 0
 OUTLIER_WEIGHTS = {"plain": 0.0, "strict": 0.1}
 
 
