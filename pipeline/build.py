@@ -46,7 +46,7 @@ def check_same_on_all_ranks(config: Config, identity: dict[str, Any], runtime: R
     Each machine reads its own config, and DDP would make equal weights of unequal runs.
     """
     ours = {**flatten(config.model_dump(mode="json")), **identity}
-    for name in ("data.shards", "run_root"):
+    for name in ("data.shards", "run_root", "init_from.generator", "init_from.critic"):
         del ours[name]
     for rank, theirs in enumerate(runtime.gather_objects(ours)):
         differences = [
@@ -147,6 +147,8 @@ def build_state(
     ema = build_generator(config.model, resolution, channels).to(runtime.device).requires_grad_(False)
     if is_new:
         start_from_saved(config.init_from, generator, critic, runtime, say)
+    elif config.init_from.generator or config.init_from.critic:
+        say("init_from is not read: the run continues from its own checkpoint")
     freeze_first_layers(generator, config.init_from.freeze_generator, "init_from.freeze_generator")
     freeze_first_layers(critic, config.init_from.freeze_critic, "init_from.freeze_critic")
     if config.model.sync_batch_norm:

@@ -152,8 +152,13 @@ def prune(directory: Path, keep_last: int, keep_every: int | None) -> None:
                 raise StorageError(f"{checkpoint.path} cannot be deleted: {error.strerror}.") from None
 
 
-def check_same_tensors(expected: dict[str, Tensors], found: dict[str, Tensors], path: Path) -> None:
-    """Raise CheckpointError, naming what differs, unless names, shapes and types are equal."""
+def check_same_tensors(
+    expected: dict[str, Tensors],
+    found: dict[str, Tensors],
+    path: Path,
+    remedy: str = "Train under another name, or with the options that the checkpoint was made with.",
+) -> None:
+    """Raise CheckpointError, naming what differs and the remedy, unless names, shapes and types are equal."""
     wrong = []
     for group, tensors in expected.items():
         theirs = found[group]
@@ -165,8 +170,10 @@ def check_same_tensors(expected: dict[str, Tensors], found: dict[str, Tensors], 
     if wrong:
         more = f"\n  and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         raise CheckpointError(
-            f"{path} belongs to other networks or optimizers:\n  " + "\n  ".join(wrong[:8]) + more + "\n"
-            "Train under another name, or with the options that the checkpoint was made with."
+            f"{path} belongs to other networks or optimizers:\n  "
+            + "\n  ".join(wrong[:8])
+            + more
+            + f"\n{remedy}"
         )
 
 

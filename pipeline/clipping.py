@@ -8,6 +8,7 @@ step, and clamping is a function of the weight alone, so the ranks stay equal to
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,17 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def weights_in_scope(critic: nn.Module, scope: ClipScope) -> list[nn.Parameter]:
-    """The parameters that clipping holds in the box.
+    """The parameters that clipping holds in the box. Those that take no gradient, frozen ones, are left out.
 
     all: every one, as in the paper; weights: those of convolutions and linear layers, without biases and
     norms; convolutions: their kernels only; all_but_gains: every one but the gains of norms, which at 0.01
     scale a layer's signal down a hundredfold.
     """
-    if scope == "all":
-        return list(critic.parameters())
-    return [parameter for layer in critic.modules() for parameter in _in_scope(layer, scope)]
+    everything = scope == "all"
+    found = (
+        critic.parameters() if everything else chain(*(_in_scope(layer, scope) for layer in critic.modules()))
+    )
+    return [parameter for parameter in found if parameter.requires_grad]
 
 
 def _in_scope(layer: nn.Module, scope: ClipScope) -> Iterator[nn.Parameter]:
@@ -39,7 +42,7 @@ def _in_scope(layer: nn.Module, scope: ClipScope) -> Iterator[nn.Parameter]:
             case "convolutions":
                 belongs = is_kernel and name == "weight"
             case "weights":
-                belongs = parameter.ndim > 1
+                belongs = parameter.ndim > 1 and not is_norm
             case _:
                 belongs = not (is_norm and name == "weight")
         if belongs:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from pipeline.errors import ConfigError
-from pipeline.options import Config, has_spectral_norm
+from pipeline.options import Config
 
 MOST_BYTES = 1 << 20
 
@@ -65,7 +65,7 @@ def dump_config(config: Config) -> str:
 def contradictions(config: Config) -> list[str]:
     """Options that are each allowed but cannot work together."""
     model, objective, schedule = config.model, config.objective, config.schedule
-    checkpoint, processes = config.checkpoint, config.runtime.processes
+    checkpoint, processes, start = config.checkpoint, config.runtime.processes, config.init_from
     rules = [
         (
             objective.name == "gradient_penalty" and model.critic_norm == "batch",
@@ -78,7 +78,7 @@ def contradictions(config: Config) -> list[str]:
             f"{getattr(model, 'width', 0)}; raise it",
         ),
         (
-            objective.name == "wasserstein" and has_spectral_norm(model),
+            objective.name == "wasserstein" and model.spectral_norm,
             "model.spectral_norm: cannot go with objective.name: wasserstein, whose clipped weights spectral norm "
             "scales up again. Use hinge, gradient_penalty or another objective, or set it to false",
         ),
@@ -101,6 +101,14 @@ def contradictions(config: Config) -> list[str]:
             objective.name not in ("wasserstein", "gradient_penalty") and config.data.validation > 0,
             f"data.validation: holds out images for wasserstein/validation, and objective.name: {objective.name} "
             "has no Wasserstein estimate. Set it to 0",
+        ),
+        *(
+            (
+                getattr(start, f"freeze_{network}") > 0 and getattr(start, network) is None,
+                f"init_from.freeze_{network}: would keep layers as random as they start. Name the weights to keep in "
+                f"init_from.{network}, or set it to 0",
+            )
+            for network in ("generator", "critic")
         ),
         (
             schedule.reuse_fakes and schedule.real_images != schedule.global_batch,
@@ -287,6 +295,10 @@ def _describe(item: Any, content: Mapping[str, Any], places: Mapping[KeyPath, st
             where = places.get((*path, "name"), where)
             name, found = f"{name}.name", found["name"]
             text = f"{found!r} is not known; known are {context['expected_tags']}"
+        case "list_type":
+            text = f"{found!r} will not do: it must be a list, as in {name}=[{found}]"
+        case "too_short":
+            text = "an empty list will not do: name at least one, or leave it out"
         case "invalid_key":
             text = f"{found!r} cannot be the name of an option; names are words, like seed"
         case "model_type" | "model_attributes_type":

@@ -29,7 +29,10 @@ def load_initial_weights(options: InitOptions, generator: nn.Module, critic: nn.
     ):
         if source is not None:
             path, tensors = read_weights(Path(source), group)
-            check_same_tensors({group: dict(network.state_dict())}, {group: tensors}, path)
+            remedy = (
+                f"Name weights of the same networks in init_from.{group}, or set model as it was for these."
+            )
+            check_same_tensors({group: dict(network.state_dict())}, {group: tensors}, path, remedy)
             network.load_state_dict(tensors)
             count = sum(tensor.numel() for tensor in tensors.values())
             lines.append(f"{group}: all of its {len(tensors)} tensors ({count:,} numbers) from {path}")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Norm = Literal["none", "batch", "layer", "instance"]
 ClipScope = Literal["all", "weights", "convolutions", "all_but_gains"]
+Rounds = Literal["joint", "alternating"]
 
 ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 """The name of a class, which may be written as a number: the digit 7."""
@@ -52,7 +53,7 @@ class DataOptions(Options):
 
 
 class NetworkOptions(Options):
-    """What every architecture has. Options that one lacks stand as class variables with its fixed value."""
+    """What every architecture has. Norms that one cannot choose stand as class variables with its fixed value."""
 
     latent: int = Field(default=100, ge=1, le=4096, description="dimensions of the latent")
     sync_batch_norm: bool = Field(
@@ -116,6 +117,7 @@ class WganMnistOptions(NetworkOptions):
     name: Literal["wgan_mnist"]
     generator_norm: ClassVar[Norm] = "batch"
     critic_norm: ClassVar[Norm] = "batch"
+    spectral_norm: ClassVar[bool] = False
     latent: int = Field(default=50, ge=1, le=4096, description="dimensions of the latent")
 
 
@@ -125,6 +127,7 @@ class WganDcganOptions(NetworkOptions):
     name: Literal["wgan_dcgan"]
     generator_norm: ClassVar[Norm] = "batch"
     critic_norm: ClassVar[Norm] = "none"
+    spectral_norm: ClassVar[bool] = False
 
 
 class GanBceOptions(NetworkOptions):
@@ -133,6 +136,7 @@ class GanBceOptions(NetworkOptions):
     name: Literal["gan_bce"]
     generator_norm: ClassVar[Norm] = "batch"
     critic_norm: ClassVar[Norm] = "batch"
+    spectral_norm: ClassVar[bool] = False
 
 
 class WassersteinOptions(Options):
@@ -164,7 +168,10 @@ class LeastSquaresOptions(Options):
     pearson (-1, 1, 0), the default here, and binary (0, 1, 1)."""
 
     name: Literal["least_squares"]
-    a: float = Field(default=-1.0, description="what the critic's score of generated images should be")
+    a: float = Field(
+        default=-1.0,
+        description="what the critic's score of generated images should be (a, b, c: -1, 1, 0 pearson; 0, 1, 1 binary)",
+    )
     b: float = Field(default=1.0, description="what its score of real images should be")
     c: float = Field(default=0.0, description="what the generator wants its images' score to be")
 
@@ -239,7 +246,7 @@ class ScheduleOptions(Options):
         ge=1,
         description="real images of a critic update, and as many generated ones; null: global_batch",
     )
-    critic_rounds: Literal["joint", "alternating"] = Field(
+    critic_rounds: Rounds = Field(
         default="joint",
         description="joint: a critic update is one optimizer step on real and generated images together; "
         "alternating: a step on the real ones, then one on the generated",
@@ -285,13 +292,14 @@ class CheckpointOptions(Options):
 
 
 class InitOptions(Options):
-    """Weights to start from, instead of random ones: fine-tuning.
+    """Weights to start from, instead of random ones: fine-tuning."""
 
-    A path is a run's directory (its newest checkpoint counts), a checkpoint's, or a .safetensors file.
-    """
-
-    generator: str | None = Field(default=None, min_length=1, description="where its weights come from")
-    critic: str | None = Field(default=None, min_length=1, description="where its weights come from")
+    generator: str | None = Field(
+        default=None,
+        min_length=1,
+        description="weights to start from: a run (its newest checkpoint), a checkpoint or a .safetensors file",
+    )
+    critic: str | None = Field(default=None, min_length=1, description="the same for the critic")
     freeze_generator: int = Field(
         default=0, ge=0, description="its first layers, from the latent on, that keep the weights they have"
     )
@@ -322,11 +330,6 @@ ObjectiveOptions = Annotated[
     Field(discriminator="name"),
 ]
 OptimizerOptions = Annotated[RmspropOptions | AdamOptions, Field(discriminator="name")]
-
-
-def has_spectral_norm(model: ModelOptions) -> bool:
-    """Whether the critic's weights are divided by their largest singular values."""
-    return getattr(model, "spectral_norm", False)
 
 
 class Config(Options):

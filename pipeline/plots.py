@@ -58,6 +58,8 @@ def plot(arguments: argparse.Namespace) -> int:
     """Draw a run's curves, and its animation where it has sample grids, and print where they are."""
     run: Path = arguments.run
     out: Path = arguments.out or run
+    if not RunDirectory(run).config.is_file():
+        raise ConfigError(f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits.")
     draw_curves(run, out / CURVES)
     print(out / CURVES)
     try:

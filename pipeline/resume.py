@@ -19,7 +19,7 @@ from pipeline.data.manifest import Manifest
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.recorder import Recorder
-from pipeline.options import Config, has_spectral_norm
+from pipeline.options import Config
 from pipeline.runtime import Runtime
 from pipeline.state import Counters, TrainingState
 
@@ -35,6 +35,8 @@ FREE = (
     "monitor",
     "checkpoint",
     "runtime",
+    "init_from.generator",
+    "init_from.critic",
 )
 """Options that a resumed run may change. `precision` is compared as it was resolved.
 
@@ -47,7 +49,7 @@ def identity(config: Config, manifest: Manifest, precision: str) -> dict[str, An
     """Everything that must be equal for a checkpoint to be continued, as flat plain values."""
     model = config.model
     # The power iteration of spectral norm takes a step with each pass.
-    counts_passes = "batch" in (model.generator_norm, model.critic_norm) or has_spectral_norm(model)
+    counts_passes = "batch" in (model.generator_norm, model.critic_norm) or model.spectral_norm
     free = FREE if counts_passes else (*FREE, "schedule.micro_batch")
     options = {
         path: value

@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models.norms import RunningStatistics
 from pipeline.objectives import Metrics, Objective
-
-Rounds = Literal["joint", "alternating"]
+from pipeline.options import Rounds
 
 
 class Parallel(Protocol):
@@ -67,7 +66,8 @@ def critic_update(
 
     real: float32 (batch, channels, height, width) in [-1, 1]; latents: (batch, latent); uniform: (batch,).
     Joint, it is one optimizer step on real and generated images; alternating, one step on the real and then
-    one on the generated, each constrained. Every metric is of the critic as its round finds it.
+    one on the generated, each constrained. Metrics are of the critic as their round finds it, the estimate of
+    the critic as the last round finds it.
     """
 
     def on_real(part: slice) -> tuple[Tensor, Metrics]:
@@ -75,8 +75,16 @@ def critic_update(
         return objective.real_loss(scores), {"critic/real": scores.mean()}
 
     def on_fake(part: slice) -> tuple[Tensor, Metrics]:
-        scores = critic.wrapped(_images(generator, latents[part]))
-        return objective.fake_loss(scores), {"critic/fake": scores.mean()}
+        fake, metrics = _images(generator, latents[part]), {}
+        if objective.measures_wasserstein:
+            # An estimate is of one critic, and the round before has moved this one.
+            with frozen(critic.module), torch.no_grad():
+                real_score = critic.module(real[part]).mean()
+        scores = critic.wrapped(fake)
+        metrics["critic/fake"] = scores.mean()
+        if objective.measures_wasserstein:
+            metrics["wasserstein/estimate"] = real_score - metrics["critic/fake"]
+        return objective.fake_loss(scores), metrics
 
     def on_both(part: slice) -> tuple[Tensor, Metrics]:
         fake = _images(generator, latents[part])
@@ -84,6 +92,8 @@ def critic_update(
         real_scores, fake_scores = critic.wrapped(real[part]), critic.wrapped(fake)
         loss = objective.real_loss(real_scores) + objective.fake_loss(fake_scores)
         metrics = {"critic/real": real_scores.mean(), "critic/fake": fake_scores.mean()}
+        if objective.measures_wasserstein:
+            metrics["wasserstein/estimate"] = metrics["critic/real"] - metrics["critic/fake"]
         penalty = objective.penalty(critic.wrapped, real[part], fake, uniform[part])
         if penalty is not None:
             loss, metrics["critic/penalty"] = loss + penalty, penalty
@@ -97,8 +107,6 @@ def critic_update(
         for name, value in found.items():
             totals[name] = totals[name] + value if name in totals else value
     totals["critic/grad_norm"] /= len(losses)
-    if objective.measures_wasserstein:
-        totals["wasserstein/estimate"] = totals["critic/real"] - totals["critic/fake"]
     return totals
 
 
@@ -154,7 +162,11 @@ def _images(generator: nn.Module, latents: Tensor) -> Tensor:
 def frozen(module: nn.Module) -> Iterator[None]:
     """Within it no parameter takes a gradient, and no running statistic moves."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    layers = [layer for layer in module.modules() if isinstance(layer, RunningStatistics)]
+    layers = [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, RunningStatistics) and layer.updates_statistics
+    ]
     for parameter in trained:
         parameter.requires_grad_(False)
     for layer in layers:

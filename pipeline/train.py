@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import describe_options, dump_config, load_config
 from pipeline.data.manifest import Manifest, check_sizes, load_manifest
-from pipeline.errors import ConfigError, PipelineError, StopRequested, StorageError
+from pipeline.errors import PipelineError, StopRequested, StorageError
 from pipeline.options import Config
 from pipeline.run_directory import RunDirectory
 from pipeline.stopping import StopSignals
@@ -175,7 +175,7 @@ def _draw_pictures(directory: RunDirectory) -> None:
     for draw, name in ((draw_curves, CURVES), (draw_animation, ANIMATION)):
         try:
             draw(directory.path, directory.path / name)
-        except (ConfigError, StorageError) as error:
+        except Exception as error:  # Pillow and matplotlib raise nearly anything
             say_warning(f"no {name}: {error}")
 
 

@@ -185,7 +185,11 @@ class Trainer:
                 self._show_pictures(step)
 
     def _scalars(self, real: Tensor) -> dict[str, float]:
-        latents, uniform = self._draw(Purpose.GENERATOR, self.critic_rows)
+        # No more at once than the updates take: what they leave of the memory may be little.
+        part = slice(self.config.schedule.micro_batch)
+        real, latents, uniform = (
+            each[part] for each in (real, *self._draw(Purpose.GENERATOR, self.critic_rows))
+        )
         critic, generator = self.state.critic.module, self.state.generator.module
         measured = {
             "critic/input_grad_norm": input_gradient_norm(critic, generator, latents),
@@ -193,13 +197,15 @@ class Trainer:
         }
         if self.objective.measures_wasserstein:
             measured["critic/slope"] = mean_slope(critic, generator, real, latents, uniform)
+            measured["estimate"] = wasserstein_estimate(critic, generator, [(real, latents)])
         means = self.recorder.window.means(self.runtime.mean)
         stacked = self.runtime.mean(torch.stack([value.float() for value in measured.values()]))
         values = means | dict(zip(measured, stacked.tolist(), strict=True))
         self._refuse_non_finite(values)
         if self.objective.measures_wasserstein:
-            estimate = values["wasserstein/estimate"]
-            values["wasserstein/estimate_smooth"] = self.recorder.smooth(estimate)
+            values["wasserstein/estimate_smooth"] = self.recorder.smooth(values["wasserstein/estimate"])
+            # Of the critic and the images that the slope is of.
+            estimate = values.pop("estimate")
             if values["critic/slope"] > 0:
                 values["wasserstein/normalized"] = estimate / values["critic/slope"]
         return {

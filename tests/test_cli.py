@@ -81,7 +81,7 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
         (["sample", "{run}", "--seed", "-1"], 2, "a seed is a whole number from 0 on"),
         (["sample", "{run}", "--count", "10001"], 2, "too large a picture. Add --files"),
         (["sample", "{run}", "--out", "{run}"], 2, "is a directory, and a grid is one file"),
-        (["plot", "{run}/samples"], 2, "metrics.jsonl cannot be read"),
+        (["plot", "{run}/samples"], 2, "is no run: it holds no config.yaml"),
         (["plot", "{run}", "--out", "{run}/config.yaml"], 7, "Move away what stands there"),
         (["train", "{run}/config.yaml", "schedule.step=5"], 2, "did you mean schedule.steps?"),
         (["train", "{run}/config.yaml", "--processes", "0"], 2, "at least one process is needed"),

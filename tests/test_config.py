@@ -373,6 +373,10 @@ def test_an_argument_whose_value_is_no_yaml_is_refused(tmp_path: Path, value: st
             "objective.name: hinge has no Wasserstein estimate. Set it to 0",
         ),
         (
+            ["init_from.critic=x", "init_from.freeze_generator=2"],
+            "init_from.freeze_generator: would keep layers as",
+        ),
+        (
             ["schedule.reuse_fakes=true", "schedule.critic_batch=32"],
             "a critic update has 32 generated images",
         ),
@@ -397,9 +401,8 @@ def test_both_published_codings_of_least_squares_are_allowed(tmp_path: Path, cod
 
 def test_classes_may_be_numbers_or_names(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL, "data.classes=[7, cat]").data.classes == ["7", "cat"]
-    assert mistakes(tmp_path, SMALL, "data.classes=[]")[1].startswith(
-        "command line: data.classes: [] will not do"
-    )
+    assert "an empty list will not do: name at least one" in mistakes(tmp_path, SMALL, "data.classes=[]")[1]
+    assert "it must be a list, as in data.classes=[7]" in mistakes(tmp_path, SMALL, "data.classes=7")[1]
     assert (
         "command line: data.classes.0: True will not do"
         in mistakes(tmp_path, SMALL, "data.classes=[true]")[1]

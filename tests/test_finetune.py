@@ -25,8 +25,8 @@ def pair(options: DcganOptions = OPTIONS) -> tuple[nn.Module, nn.Module]:
 
 @pytest.fixture
 def trained(ranks: Ranks, config: str, tmp_path: Path) -> Path:
-    """A run of 6 steps with two checkpoints."""
-    ranks.run(1, [config, "name=trained", "schedule.steps=6", "checkpoint.every=3"])
+    """A run of 6 steps with two checkpoints, whose weights are larger than the default clip."""
+    ranks.run(1, [config, "name=trained", "schedule.steps=6", "checkpoint.every=3", "objective.clip=1.0"])
     return tmp_path / "trained"
 
 
@@ -71,6 +71,7 @@ def test_weights_of_other_networks_are_refused_with_what_differs(trained: Path) 
     options = InitOptions(generator=str(trained), critic=str(trained))
     with pytest.raises(CheckpointError, match=r"critic\.safetensors belongs to other networks") as caught:
         load_initial_weights(options, *networks)
+    assert "Name weights of the same networks in init_from.critic" in str(caught.value)
     assert "critic/layers.3.weight: absent in the checkpoint, float32 (16,) in this run" in str(caught.value)
 
 
@@ -136,7 +137,14 @@ def test_fine_tuning_starts_from_the_weights_and_keeps_the_frozen_ones(
         "init_from.freeze_generator=1", "name=tuned", "runtime.digest_every=1",
     ]  # fmt: skip
     run = ranks.run(
-        world_size, [*options, "schedule.steps=1", "generator_optimizer.lr=1e-9", "critic_optimizer.lr=1e-9"]
+        world_size,
+        [
+            *options,
+            "schedule.steps=1",
+            "generator_optimizer.lr=1e-9",
+            "critic_optimizer.lr=1e-9",
+            "objective.clip=1.0",
+        ],
     )
     assert "critic: all of its" in run.log(0)
     assert all("critic: all of its" not in run.log(rank) for rank in range(1, world_size))
@@ -149,6 +157,8 @@ def test_fine_tuning_starts_from_the_weights_and_keeps_the_frozen_ones(
 
     ranks.run(world_size, [*options, "name=moved", "schedule.steps=4", "critic_optimizer.lr=1e-3"])
     moved = read_tensors(newest(tmp_path / "moved"))
+    assert np.abs(before["critic/layers.0.weight"]).max() > 0.02
+    assert np.abs(moved["critic/score.weight"]).max() <= np.float32(0.01)
     for name in ("critic/layers.0.weight", "critic/layers.0.bias", "generator/project.weight"):
         assert np.array_equal(before[name], moved[name])
     assert not np.array_equal(before["critic/score.weight"], moved["critic/score.weight"])
@@ -160,9 +170,10 @@ def test_a_fine_tuned_run_resumes_without_the_weights_that_it_started_from(
 ) -> None:
     options = [config, f"init_from.critic={trained}", "init_from.freeze_critic=1"]
     ranks.run(1, [*options, "name=whole", "schedule.steps=9"])
-    ranks.run(1, [*options, "name=moved", "schedule.steps=5"])
+    ranks.run(1, [*options, "name=moved", "schedule.steps=4"])
     trained.rename(tmp_path / "elsewhere")
-    ranks.run(1, [*options, "name=moved", "schedule.steps=9"])
+    again = ranks.run(1, [*options, "init_from.critic=gone", "name=moved", "schedule.steps=9"])
+    assert "init_from is not read: the run continues from its own checkpoint" in again.log(0)
     assert_same_bits(read_tensors(newest(tmp_path / "moved")), read_tensors(newest(tmp_path / "whole")))
 
 

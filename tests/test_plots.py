@@ -338,6 +338,7 @@ def test_a_run_that_has_drawn_no_grid_has_no_animation(tmp_path: Path, has_direc
 def test_plot_draws_both_into_the_runs_directory_or_another(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (run / "config.yaml").touch()
     for words, out in (([], run), (["--out", str(run / "a" / "b")], run / "a" / "b")):
         assert main(["plot", str(run), *words]) == 0
         assert capsys.readouterr().out == f"{out / 'curves.png'}\n{out / 'training.gif'}\n"
@@ -347,6 +348,7 @@ def test_plot_draws_both_into_the_runs_directory_or_another(
 
 def test_plot_says_why_there_is_no_animation_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_records(tmp_path, records([2]))
+    (tmp_path / "config.yaml").touch()
     assert main(["plot", str(tmp_path)]) == 0
     drawn, missing = capsys.readouterr().out.splitlines()
     assert drawn == str(tmp_path / "curves.png")
@@ -355,5 +357,5 @@ def test_plot_says_why_there_is_no_animation_yet(tmp_path: Path, capsys: pytest.
 
 def test_plot_makes_nothing_where_there_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]) == 2
-    assert "or name another run's directory" in capsys.readouterr().err
+    assert "absent is no run: it holds no config.yaml" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

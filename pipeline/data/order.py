@@ -105,7 +105,7 @@ class Order:
 
 def build_order(config: Config, manifest: Manifest) -> Order:
     """The order of a run. Raises DataError or ConfigError where the images do not make one global batch."""
-    batch, data = max(config.schedule.global_batch, config.schedule.real_images), config.data
+    batch, data = config.schedule.real_images, config.data
     counts = [shard.count for shard in manifest.shards]
     chosen = None if data.classes is None else of_classes(data.classes, Path(data.shards), manifest)
     order = Order(counts, config.seed, data.shuffle_shards, data.validation, chosen)
@@ -113,12 +113,12 @@ def build_order(config: Config, manifest: Manifest) -> Order:
     if order.epoch_size < batch:
         raise DataError(
             f"{data.shards} leaves {order.epoch_size} training images, fewer than one batch of {batch}. "
-            "Lower schedule.global_batch and schedule.critic_batch, or use more images or classes."
+            "Lower schedule.global_batch (or critic_batch), or use more images or classes."
         )
-    if data.validation > 0 and held_out < batch:
+    if data.validation > 0 and held_out < config.schedule.global_batch:
         raise ConfigError(
             f"data.validation: {data.validation} of {manifest.count} images holds out {held_out}, fewer than one "
-            f"global batch of {batch}. Raise it, or set it to 0."
+            f"global batch of {config.schedule.global_batch}. Raise it, or set it to 0."
         )
     return order
 
