@@ -6,11 +6,11 @@ command:   python benchmarks/estimate_tracks_quality.py runs/wgan-mnist
            --out docs/reference      where the files go
            The run needs 8 checkpoints or more: train it with checkpoint.every=N checkpoint.keep_every=N
 duration:  about ten seconds a checkpoint for MNIST on two cores
-prints:    at each checkpoint two curves of the run, the smoothed estimate and the normalized one (the estimate over
-           the critic's slope), and two distances of its samples from the real images. Then Spearman's rank
-           correlation of each curve with each distance: over the whole run, and without the initial rise, while the
-           critic learns, from the curve's largest value on. 1 means that the curve orders the checkpoints as the
-           distance does
+prints:    at each checkpoint three curves of the run, the smoothed estimate, the normalized one (the estimate over
+           the critic's slope) and the estimate of the checkpoint's critic alone (critic_figures.py), and two
+           distances of its samples from the real images. Then Spearman's rank correlation of each curve with each
+           distance: over the whole run, and without the initial rise, while the critic learns, from the curve's
+           largest value on. 1 means that the curve orders the checkpoints as the distance does
 writes:    OUT/RUN-estimate-quality.json and .png
 
 The distances (sample_distances.py) are taken on pixels, between the last weights' samples and the real images of
@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from critic_figures import measure_critic
 from image_sets import check_comparable, draw_from_run, read_shards
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -43,7 +44,12 @@ from pipeline.run_directory import RunDirectory
 from pipeline.sampling import open_run
 
 ESTIMATE, NORMALIZED = "wasserstein/estimate_smooth", "wasserstein/normalized"
-LABELS = {ESTIMATE: "estimate, smoothed", NORMALIZED: "estimate, normalized"}
+OF_CHECKPOINT = "estimate of the checkpoint"
+LABELS = {
+    ESTIMATE: "estimate, smoothed",
+    NORMALIZED: "estimate, normalized",
+    OF_CHECKPOINT: "estimate, one critic",
+}
 DISTANCES = {"sliced": "sliced Wasserstein", "frechet": "Fréchet of components"}
 # What wasserstein/estimate_smooth remembers at the default monitor.smoothing, about.
 POINTS_IN_MEAN = 10
@@ -127,6 +133,7 @@ def report(arguments: argparse.Namespace) -> None:
     curves = read_curves(run, steps[0])
     real = real_images(run, steps[-1], arguments.real)
     distances = list(measure(run, steps, Measures(real), arguments.samples))
+    curves[OF_CHECKPOINT] = {step: critic_estimate(run, step, real) for step in steps}
     findings = Findings(
         run=run.resolve().name,
         samples=arguments.samples,
@@ -196,6 +203,14 @@ def measure(run: Path, steps: Sequence[int], measures: Measures, samples: int) -
     for step in tqdm(steps, unit=" checkpoints", leave=False, disable=None):
         config, checkpoint = open_run(run, step)
         yield measures(draw_from_run(config, checkpoint, samples, SEED, use_ema=False))
+
+
+def critic_estimate(run: Path, step: int, real: Tensor) -> float:
+    """The estimate that the checkpoint's own critic makes of real images and its generator's."""
+    figures = measure_critic(*open_run(run, step), real)
+    # A run whose objective estimates nothing was refused when its curves were read.
+    assert figures is not None
+    return figures.estimate
 
 
 def compare(curve: Curve, steps: Sequence[int], distances: Sequence[Distances]) -> Comparison:

@@ -7,9 +7,11 @@ command:   python benchmarks/reference_systems.py runs/wgan-mnist runs/wgan-digi
            --out docs/reference                         where the files go
 duration:  about two minutes of one core for the classifiers, then about half a minute for each run
 prints:    two markdown tables: training and judgement of each run, and how its samples fall into classes.
-           "Surely" is with probability over 0.9, "strictly" is by the strict classifier (digit_classifier.py), and
-           "classes" are those of at least 2% of the samples. Below the runs stand, judged alike, the real test
-           images (the best to expect) and pairs of them laid on one another (strokes that are no digit)
+           "Estimate" and "normalized" are the last critic's on test images (critic_figures.py), the figures
+           before them means of the last log points. "Surely" is with probability over 0.9, "strictly" is by the
+           strict classifier (digit_classifier.py), and "classes" are those of at least 2% of the samples. Below the
+           runs stand, judged alike, the real test images (the best to expect) and pairs of them laid on one
+           another (strokes that are no digit)
 writes:    OUT/reference-systems.json with the same and more, and OUT/RUN.png, a grid of each run's samples
 
 Seconds of training are those of the loop, pictures and saves included, without start-up. A resumed run measures
@@ -29,6 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from critic_figures import CriticFigures, measure_critic
 from digit_classifier import DigitClassifier, Judges, class_probabilities, obtain_judges
 from image_sets import LabelledImages, check_comparable, draw_from_run, read_shards
 from PIL import Image
@@ -52,9 +55,8 @@ FINAL_FIGURES = {
     "critic/real": "critic, real",
     "critic/fake": "critic, generated",
     "generator/loss": "generator's loss",
-    "wasserstein/estimate": "estimate",
-    "wasserstein/normalized": "normalized",
 }
+MEASURED_FIGURES = ("estimate", "normalized")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class RunReport:
     steps: int
     training_seconds: float
     final_figures: dict[str, float]
+    critic: CriticFigures | None
+    """Measured on test images of the run's classes."""
     weights: str
     judgement: Judgement
 
@@ -143,6 +147,7 @@ def report_run(
         steps=checkpoint.step,
         training_seconds=training_seconds(records),
         final_figures=final_figures(records),
+        critic=measure_critic(config, checkpoint, test.of_classes(config.data.classes)),
         weights=_weights(config),
         judgement=judge(judges, images, test.classes, trained_class),
     )
@@ -219,16 +224,20 @@ def markdown(
         [
             *("", "steps", "training"),
             *FINAL_FIGURES.values(),
+            *MEASURED_FIGURES,
             *("surely a digit", "surely its class", "strictly", "classes"),
         ]
     )
-    yield _row(["---"] * (len(FINAL_FIGURES) + 7))
+    yield _row(["---"] * (len(FINAL_FIGURES) + 9))
     for item in reports:
-        figures = [_number(item.final_figures.get(tag)) for tag in FINAL_FIGURES]
+        figures = [
+            _number(value)
+            for value in (*map(item.final_figures.get, FINAL_FIGURES), *(item.critic or (None, None)))
+        ]
         training = [f"{item.steps:,}", f"{item.training_seconds:,.0f} s"]
         yield _row([item.name, *training, *figures, *_verdict(item.judgement)])
     for name, judgement in references.items():
-        yield _row([name, *[""] * (len(FINAL_FIGURES) + 2), *_verdict(judgement)])
+        yield _row([name, *[""] * (len(FINAL_FIGURES) + 4), *_verdict(judgement)])
     yield ""
     yield _row(["share of samples by class", *classes])
     yield _row(["---"] * (len(classes) + 1))
