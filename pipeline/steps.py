@@ -141,7 +141,7 @@ def _descend(
     """One optimizer step on the mean of a loss over the batch, taken in parts. Returns its metrics."""
     player.optimizer.zero_grad(set_to_none=True)
     totals: Metrics = {}
-    for part, share, is_last in _parts(batch, micro_batch):
+    for part, share, is_last in parts(batch, micro_batch):
         with nullcontext() if is_last else parallel.no_sync(player.wrapped):
             loss, metrics = loss_of(part)
             parallel.backward(loss * share)
@@ -180,7 +180,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
             layer.updates_statistics = True
 
 
-def _parts(batch: int, micro_batch: int | None) -> Iterator[tuple[slice, float, bool]]:
+def parts(batch: int, micro_batch: int | None) -> Iterator[tuple[slice, float, bool]]:
     """Nearly equal parts of at most `micro_batch` samples: the slice, its share of the batch, is it last."""
     count = math.ceil(batch / micro_batch) if micro_batch else 1
     bounds = [batch * index // count for index in range(count + 1)]

@@ -34,7 +34,7 @@ from pipeline.resume import save_run
 from pipeline.runtime import Runtime
 from pipeline.schedule import critic_updates_at, is_due
 from pipeline.state import TrainingState, optimizer_tensors, set_learning_rate
-from pipeline.steps import critic_update, generator_update
+from pipeline.steps import critic_update, generator_update, parts
 from pipeline.stopping import StopSignals
 
 SAVES_THAT_MAY_FAIL = 2
@@ -185,19 +185,12 @@ class Trainer:
                 self._show_pictures(step)
 
     def _scalars(self, real: Tensor) -> dict[str, float]:
-        # No more at once than the updates take: what they leave of the memory may be little.
-        part = slice(self.config.schedule.micro_batch)
-        real, latents, uniform = (
-            each[part] for each in (real, *self._draw(Purpose.GENERATOR, self.critic_rows))
-        )
-        critic, generator = self.state.critic.module, self.state.generator.module
-        measured = {
-            "critic/input_grad_norm": input_gradient_norm(critic, generator, latents),
-            **self.objective.report(critic),
-        }
-        if self.objective.measures_wasserstein:
-            measured["critic/slope"] = mean_slope(critic, generator, real, latents, uniform)
-            measured["estimate"] = wasserstein_estimate(critic, generator, [(real, latents)])
+        latents, uniform = self._draw(Purpose.GENERATOR, self.critic_rows)
+        measured = self.objective.report(self.state.critic.module)
+        # No more images at once than the updates take: what they leave of the memory may be little.
+        for part, share, _ in parts(len(real), self.config.schedule.micro_batch):
+            for name, value in self._measure(real[part], latents[part], uniform[part]).items():
+                measured[name] = measured.get(name, 0) + value * share
         means = self.recorder.window.means(self.runtime.mean)
         stacked = self.runtime.mean(torch.stack([value.float() for value in measured.values()]))
         values = means | dict(zip(measured, stacked.tolist(), strict=True))
@@ -215,6 +208,15 @@ class Trainer:
             **self.recorder.speed(),
             **self.recorder.memory(),
         }
+
+    def _measure(self, real: Tensor, latents: Tensor, uniform: Tensor) -> Metrics:
+        """Figures of the critic as it is now, on one batch."""
+        critic, generator = self.state.critic.module, self.state.generator.module
+        measured = {"critic/input_grad_norm": input_gradient_norm(critic, generator, latents)}
+        if self.objective.measures_wasserstein:
+            measured["critic/slope"] = mean_slope(critic, generator, real, latents, uniform)
+            measured["estimate"] = wasserstein_estimate(critic, generator, [(real, latents)])
+        return measured
 
     def _refuse_non_finite(self, values: dict[str, float]) -> None:
         for name in non_finite(values):
