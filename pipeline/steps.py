@@ -104,8 +104,7 @@ def critic_update(
     for loss in losses:
         found = _descend(critic, "critic", loss, len(real), parallel, micro_batch)
         objective.constrain(critic.module)
-        for name, value in found.items():
-            totals[name] = totals[name] + value if name in totals else value
+        add_share(totals, found)
     totals["critic/grad_norm"] /= len(losses)
     return totals
 
@@ -145,9 +144,7 @@ def _descend(
         with nullcontext() if is_last else parallel.no_sync(player.wrapped):
             loss, metrics = loss_of(part)
             parallel.backward(loss * share)
-        for key, value in {**metrics, f"{name}/loss": loss}.items():
-            weighted = value.detach().float() * share
-            totals[key] = totals[key] + weighted if key in totals else weighted
+        add_share(totals, {**metrics, f"{name}/loss": loss}, share)
     totals[f"{name}/grad_norm"] = _step(player, parallel)
     return totals
 
@@ -186,6 +183,13 @@ def parts(batch: int, micro_batch: int | None) -> Iterator[tuple[slice, float, b
     bounds = [batch * index // count for index in range(count + 1)]
     for first, end in pairwise(bounds):
         yield slice(first, end), (end - first) / batch, end == batch
+
+
+def add_share(totals: Metrics, metrics: Metrics, share: float = 1.0) -> None:
+    """Add a part's metrics to those of the whole, in place, by the part's share of it."""
+    for name, value in metrics.items():
+        weighted = value.detach().float() * share
+        totals[name] = totals[name] + weighted if name in totals else weighted
 
 
 def _step(player: Player, parallel: Parallel) -> Tensor:

@@ -34,7 +34,7 @@ from pipeline.resume import save_run
 from pipeline.runtime import Runtime
 from pipeline.schedule import critic_updates_at, is_due
 from pipeline.state import TrainingState, optimizer_tensors, set_learning_rate
-from pipeline.steps import critic_update, generator_update, parts
+from pipeline.steps import add_share, critic_update, generator_update, parts
 from pipeline.stopping import StopSignals
 
 SAVES_THAT_MAY_FAIL = 2
@@ -189,8 +189,7 @@ class Trainer:
         measured = self.objective.report(self.state.critic.module)
         # No more images at once than the updates take: what they leave of the memory may be little.
         for part, share, _ in parts(len(real), self.config.schedule.micro_batch):
-            for name, value in self._measure(real[part], latents[part], uniform[part]).items():
-                measured[name] = measured.get(name, 0) + value * share
+            add_share(measured, self._measure(real[part], latents[part], uniform[part]), share)
         means = self.recorder.window.means(self.runtime.mean)
         stacked = self.runtime.mean(torch.stack([value.float() for value in measured.values()]))
         values = means | dict(zip(measured, stacked.tolist(), strict=True))
