@@ -21,7 +21,7 @@ from pipeline.data.order import Order, build_order
 from pipeline.data.reader import ShardReader
 from pipeline.durable import write_text
 from pipeline.errors import ConfigError, DataError, PipelineError
-from pipeline.finetune import freeze_first_layers, load_initial_weights
+from pipeline.finetune import freeze_named_layers, load_initial_weights
 from pipeline.models import build_critic, build_generator
 from pipeline.monitor.console import Console
 from pipeline.monitor.grids import image_grid
@@ -149,8 +149,7 @@ def build_state(
         start_from_saved(config.init_from, generator, critic, runtime, say)
     elif config.init_from.generator or config.init_from.critic:
         say("init_from is not read: the run continues from its own checkpoint")
-    freeze_first_layers(generator, config.init_from.freeze_generator, "init_from.freeze_generator")
-    freeze_first_layers(critic, config.init_from.freeze_critic, "init_from.freeze_critic")
+    freeze_named_layers(config.init_from, generator, critic)
     if config.model.sync_batch_norm:
         runtime.synchronize_batch_norm(generator)
         runtime.synchronize_batch_norm(critic)

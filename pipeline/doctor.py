@@ -18,7 +18,7 @@ from pipeline.config import load_config
 from pipeline.data.cache import choose_cache
 from pipeline.data.manifest import check_hashes, check_sizes, load_manifest
 from pipeline.data.order import build_order
-from pipeline.finetune import freeze_first_layers, load_initial_weights
+from pipeline.finetune import freeze_named_layers, load_initial_weights
 from pipeline.models import build_critic, build_generator
 from pipeline.options import Config
 from pipeline.runtime import chosen_device, requested_processes
@@ -86,8 +86,7 @@ def _plan(config: Config) -> dict[str, str]:
     networks = {"generator": build_generator, "critic": build_critic}
     built = {name: build(config.model, resolution, channels) for name, build in networks.items()}
     load_initial_weights(config.init_from, **built)
-    freeze_first_layers(built["generator"], config.init_from.freeze_generator, "init_from.freeze_generator")
-    freeze_first_layers(built["critic"], config.init_from.freeze_critic, "init_from.freeze_critic")
+    freeze_named_layers(config.init_from, **built)
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}
     return {
         "run": f"{Path(config.run_root) / config.name}",

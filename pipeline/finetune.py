@@ -77,6 +77,12 @@ def _step_of(path: Path, option: str) -> int:
     return int(step)
 
 
+def freeze_named_layers(options: InitOptions, generator: nn.Module, critic: nn.Module) -> None:
+    """Freeze in both networks as many of the first layers as the options say."""
+    freeze_first_layers(generator, options.freeze_generator, "init_from.freeze_generator")
+    freeze_first_layers(critic, options.freeze_critic, "init_from.freeze_critic")
+
+
 def freeze_first_layers(network: nn.Module, count: int, option: str) -> None:
     """Let the first `count` linear and convolution layers, and the norms after them, keep their weights.
 
