@@ -19,6 +19,8 @@ from pipeline.data.loader import Loader
 from pipeline.data.manifest import Manifest, check_hashes
 from pipeline.data.order import Order, build_order
 from pipeline.data.reader import ShardReader
+from pipeline.data.shard_set import ShardSet
+from pipeline.data.workers import available_cores
 from pipeline.durable import write_text
 from pipeline.errors import ConfigError, DataError, PipelineError
 from pipeline.finetune import freeze_named_layers, load_initial_weights
@@ -37,6 +39,7 @@ from pipeline.state import TrainingState, build_optimizer, seed_weights
 from pipeline.stopping import StopSignals
 from pipeline.trainer import Trainer
 
+MOST_THREADS = 16
 PACKAGES = ("torch", "torchvision", "accelerate", "webdataset", "tensorboard", "numpy", "wgan-pipeline")
 
 
@@ -61,14 +64,17 @@ def check_same_on_all_ranks(config: Config, identity: dict[str, Any], runtime: R
             )
 
 
-def check_data(config: Config, manifest: Manifest, runtime: Runtime) -> None:
-    """Raise DataError unless every shard has its hash. The ranks of a machine share the work."""
-    if config.data.verify != "hashes":
+def check_data(config: Config, shards: ShardSet, runtime: Runtime) -> None:
+    """Raise DataError unless every shard has its hash. The ranks of a machine share the work.
+
+    Shards at a URL are checked when they are fetched.
+    """
+    if config.data.verify != "hashes" or shards.directory is None:
         return
-    share = manifest.shards[runtime.local_rank :: runtime.local_world_size]
+    share = shards.manifest.shards[runtime.local_rank :: runtime.local_world_size]
     error = None
     try:
-        check_hashes(Path(config.data.shards), share, show_progress=runtime.is_main)
+        check_hashes(shards.directory, share, show_progress=runtime.is_main)
     except DataError as failure:
         error = failure
     runtime.all_agree(error)
@@ -76,7 +82,7 @@ def check_data(config: Config, manifest: Manifest, runtime: Runtime) -> None:
 
 def build_trainer(
     config: Config,
-    manifest: Manifest,
+    shards: ShardSet,
     directory: RunDirectory,
     runtime: Runtime,
     stop: StopSignals,
@@ -90,8 +96,8 @@ def build_trainer(
         Slice.of_rank(runtime.rank, runtime.world_size, batch)
         for batch in (config.schedule.global_batch, config.schedule.real_images)
     )
-    state = build_state(config, manifest, runtime, noise, is_new=first_step == 1, say=say)
-    loader, order = build_loader(config, manifest, runtime, critic_rows, say)
+    state = build_state(config, shards.manifest, runtime, noise, is_new=first_step == 1, say=say)
+    loader, order = build_loader(config, shards, runtime, critic_rows, say)
     recorder = Recorder(config.monitor.smoothing, runtime.device)
     trainer = Trainer(
         config=config,
@@ -124,7 +130,7 @@ def start_records(trainer: Trainer, directory: RunDirectory, order: Order, first
     trainer.sinks.text(first_step - 1, "run/config", dump_config(config))
     trainer.sinks.text(first_step - 1, "run/environment", environment)
     if first_step == 1:
-        real = trainer.loader.read(order.samples(0, grid**2))
+        real = trainer.loader.read(order.first(grid**2))
         trainer.sinks.images(0, "samples/real", image_grid(real, grid))
 
 
@@ -183,14 +189,25 @@ def start_from_saved(
 
 
 def build_loader(
-    config: Config, manifest: Manifest, runtime: Runtime, rows: Slice, say: Callable[[str], None]
+    config: Config, shards: ShardSet, runtime: Runtime, rows: Slice, say: Callable[[str], None]
 ) -> tuple[Loader, Order]:
     """The images where they are read fastest, and the order they come in."""
-    order = build_order(config, manifest)
-    images = build_images(config, ShardReader(Path(config.data.shards), manifest), runtime, say)
-    workers = config.data.workers if isinstance(images, ShardReader) else 0
-    shape = (manifest.channels, *manifest.resolution)
-    return Loader(images, shape, order, rows, runtime.device, workers), order
+    order = build_order(config, shards)
+    reader = ShardReader(shards)
+    images = build_images(config, reader, runtime, say)
+    workers = 0
+    if images is reader:
+        workers = decoding_threads(config.data.workers, runtime.local_world_size)
+        say(f"decoding in {workers} threads for each rank" if workers else "decoding in the loop")
+    flip_seed = config.seed if config.data.flip else None
+    return Loader(images, reader.image_shape, order, rows, runtime.device, workers, flip_seed), order
+
+
+def decoding_threads(wanted: int | None, local_ranks: int) -> int:
+    """As many as the options want; else the rank's share of the cores, less one for the loop itself."""
+    if wanted is not None:
+        return wanted
+    return min(MOST_THREADS, max(1, available_cores() // local_ranks - 1))
 
 
 def build_images(

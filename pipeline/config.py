@@ -116,9 +116,17 @@ def contradictions(config: Config) -> list[str]:
             f"(schedule.critic_batch), the generator's {schedule.global_batch}. Make both equal",
         ),
         (
-            config.data.workers > 0 and config.data.cache in ("device", "host"),
+            bool(config.data.workers) and config.data.cache in ("device", "host"),
             f"data.workers: {config.data.workers} workers have nothing to decode with data.cache: "
             f"{config.data.cache}; set data.workers: 0, or data.cache: none",
+        ),
+        *(
+            (
+                batch % config.data.streams != 0,
+                f"data.streams: a batch of {batch} does not draw equally from {config.data.streams} streams. Make "
+                "their number divide schedule.global_batch (and critic_batch)",
+            )
+            for batch in sorted({schedule.global_batch, schedule.real_images})
         ),
         (
             config.precision == "fp16" and config.runtime.device == "cpu",

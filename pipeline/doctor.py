@@ -16,8 +16,9 @@ import torch.distributed as dist
 from pipeline.build import PACKAGES, square_resolution
 from pipeline.config import load_config
 from pipeline.data.cache import choose_cache
-from pipeline.data.manifest import check_hashes, check_sizes, load_manifest
+from pipeline.data.manifest import check_hashes
 from pipeline.data.order import build_order
+from pipeline.data.shard_set import open_shards
 from pipeline.finetune import freeze_named_layers, load_initial_weights
 from pipeline.models import build_critic, build_generator
 from pipeline.options import Config
@@ -75,12 +76,11 @@ def _ranks() -> dict[str, str]:
 
 
 def _plan(config: Config) -> dict[str, str]:
-    shards, device = Path(config.data.shards), chosen_device(config)
-    manifest = load_manifest(shards)
-    check_sizes(shards, manifest)
-    if config.data.verify == "hashes":
-        check_hashes(shards, manifest.shards, show_progress=True)
-    order = build_order(config, manifest)
+    shards, device = open_shards(config.data), chosen_device(config)
+    manifest = shards.manifest
+    if config.data.verify == "hashes" and shards.directory is not None:
+        check_hashes(shards.directory, manifest.shards, show_progress=True)
+    order = build_order(config, shards)
     resolution, channels = square_resolution(manifest), manifest.channels
     cache, reason = choose_cache(config.data.cache, manifest.decoded_bytes, 1, device)
     networks = {"generator": build_generator, "critic": build_critic}

@@ -24,22 +24,54 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class RemoteOptions(Options):
+    """How shards at a URL are fetched: whole, into a directory that the jobs of a machine may share."""
+
+    directory: str = Field(
+        default="~/.cache/wgan-pipeline/shards", min_length=1, description="where fetched shards are kept"
+    )
+    capacity_gb: float = Field(
+        default=100.0, gt=0, description="the most they may take, in 10^9 bytes; least recently used go first"
+    )
+    parallel: int = Field(default=4, ge=1, le=64, description="how many are fetched at once by each rank")
+    stall_seconds: float = Field(
+        default=30.0, gt=0, description="silence after which a connection is given up and made again"
+    )
+    deadline_seconds: float = Field(
+        default=600.0, gt=0, description="time after which a shard that cannot be had stops the run"
+    )
+
+
 class DataOptions(Options):
     """Where the images are and how they are read."""
 
-    shards: str = Field(min_length=1, description="directory made by `wgan shards make`")
+    shards: str = Field(
+        min_length=1,
+        description="directory made by `wgan shards make`, or its URL: https://, s3://, gs:// or hf://",
+    )
     cache: Literal["auto", "device", "host", "none"] = Field(
         default="auto",
         description="where decoded images stay: in the device's memory, in host memory that the ranks of a "
         "node share, or nowhere (decode each batch); auto takes the first that fits",
     )
-    workers: int = Field(
-        default=0, ge=0, le=64, description="decoding processes of each rank, for cache: none"
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        le=64,
+        description="threads of each rank that decode ahead, for cache: none; 0 decodes in the loop, null takes the "
+        "machine's cores",
     )
     shuffle_shards: int = Field(
         default=64,
         ge=1,
         description="how many shards, drawn at random, are shuffled together at sample level",
+    )
+    streams: int = Field(
+        default=1,
+        ge=1,
+        le=65536,
+        description="equal parts that the set is cut into, each batch drawing equally from all; ranks whose number "
+        "divides it read only their own parts",
     )
     classes: list[ClassName] | None = Field(
         default=None, min_length=1, description="names of the classes to train on; null takes all images"
@@ -47,9 +79,13 @@ class DataOptions(Options):
     validation: float = Field(
         default=0.0, ge=0.0, le=0.5, description="share of the samples held out for wasserstein/validation"
     )
-    verify: Literal["hashes", "sizes"] = Field(
-        default="hashes", description="what is checked of every shard before training starts"
+    flip: bool = Field(
+        default=False, description="mirror each image left to right with probability 1/2, anew in each epoch"
     )
+    verify: Literal["hashes", "sizes"] = Field(
+        default="hashes", description="what is checked of every local shard before training starts"
+    )
+    remote: RemoteOptions = RemoteOptions()
 
 
 class NetworkOptions(Options):

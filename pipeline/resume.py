@@ -31,6 +31,7 @@ FREE = (
     "data.cache",
     "data.workers",
     "data.verify",
+    "data.remote",
     "schedule.steps",
     "monitor",
     "checkpoint",

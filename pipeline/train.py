@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import describe_options, dump_config, load_config
-from pipeline.data.manifest import Manifest, check_sizes, load_manifest
+from pipeline.data.shard_set import ShardSet, open_shards
 from pipeline.errors import PipelineError, StopRequested, StorageError
 from pipeline.options import Config
 from pipeline.run_directory import RunDirectory
@@ -52,11 +52,11 @@ def run(config: Config) -> int:
         stop = stack.enter_context(StopSignals())
         # Until the ranks have met, only the main rank knows that this run's directory is theirs.
         with _noting_failure(directory) if is_main else nullcontext():
-            manifest = load_manifest(Path(config.data.shards))
-            check_sizes(Path(config.data.shards), manifest)
+            shards = open_shards(config.data)
+            stack.callback(shards.files.close)
             runtime = _join(config)
         with _noting_failure(directory):
-            step = _train(config, manifest, directory, runtime, stop)
+            step = _train(config, shards, directory, runtime, stop)
         if is_main:
             directory.mark("DONE", f"all {step} steps are done", 0)
         runtime.close()
@@ -112,7 +112,7 @@ def _join(config: Config) -> Runtime:
 
 
 def _train(
-    config: Config, manifest: Manifest, directory: RunDirectory, runtime: Runtime, stop: StopSignals
+    config: Config, shards: ShardSet, directory: RunDirectory, runtime: Runtime, stop: StopSignals
 ) -> int:
     """Train on this rank, and say failures of torch in terms of the run. Returns the step at the end."""
     import torch
@@ -121,7 +121,7 @@ def _train(
     from pipeline.runtime import as_peer_loss
 
     try:
-        return _train_ranks(config, manifest, directory, runtime, stop)
+        return _train_ranks(config, shards, directory, runtime, stop)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"The device ran out of memory ({str(error).splitlines()[0]}). Set schedule.micro_batch below "
@@ -135,14 +135,14 @@ def _train(
 
 
 def _train_ranks(
-    config: Config, manifest: Manifest, directory: RunDirectory, runtime: Runtime, stop: StopSignals
+    config: Config, shards: ShardSet, directory: RunDirectory, runtime: Runtime, stop: StopSignals
 ) -> int:
     from pipeline.build import build_trainer, check_data, check_same_on_all_ranks, describe_setup
     from pipeline.resume import check_identity, find_checkpoint, identity, restore_run
 
-    who = identity(config, manifest, runtime.precision)
+    who = identity(config, shards.manifest, runtime.precision)
     check_same_on_all_ranks(config, who, runtime)
-    check_data(config, manifest, runtime)
+    check_data(config, shards, runtime)
     checkpoint = find_checkpoint(directory.checkpoints, runtime)
     if checkpoint is not None:
         check_identity(checkpoint, who)
@@ -154,7 +154,7 @@ def _train_ranks(
         directory.start(dump_config(config))
     with ExitStack() as stack:
         first_step = checkpoint.step + 1 if checkpoint else 1
-        trainer = build_trainer(config, manifest, directory, runtime, stop, who, first_step, say)
+        trainer = build_trainer(config, shards, directory, runtime, stop, who, first_step, say)
         stack.callback(trainer.console.close)
         stack.callback(trainer.sinks.close)
         if checkpoint is not None:

@@ -10,6 +10,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +23,11 @@ from tqdm import tqdm
 
 from pipeline.data.order import Ids
 from pipeline.data.reader import ShardReader
+from pipeline.data.workers import available_cores
 from pipeline.errors import ConfigError
 
-CHUNK = 1024
+CHUNK = 256
+AHEAD = 8
 CGROUP = Path("/sys/fs/cgroup")
 
 Cache = Literal["device", "host", "none"]
@@ -62,6 +65,9 @@ class ResidentImages:
         rows = torch.from_numpy(ids).to(self._images.device, non_blocking=True)
         # Gathering rows of a matrix is several times faster than indexing a 4-d tensor.
         return self._images.index_select(0, rows).view(-1, *self.image_shape)
+
+    def expect(self, now: list[int], later: list[int]) -> None:
+        """Nothing to do: all images are here."""
 
 
 def choose_cache(
@@ -123,7 +129,7 @@ def decode_all(reader: ShardReader, node: Node, show_progress: bool) -> Resident
     first, end = (count * part // node.size for part in (node.rank, node.rank + 1))
     error = None
     try:
-        _fill(images, reader, first, end, show_progress)
+        _fill(images, reader, first, end, max(1, available_cores() // node.size), show_progress)
     except Exception as failure:
         error = failure
     # Also the barrier before which no rank may read what another one writes.
@@ -148,7 +154,9 @@ def _shared_rows(count: int, row: int, node: Node) -> Tensor:
     return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8).reshape(count, row))
 
 
-def _fill(images: Tensor, reader: ShardReader, first: int, end: int, show_progress: bool) -> None:
+def _fill(
+    images: Tensor, reader: ShardReader, first: int, end: int, threads: int, show_progress: bool
+) -> None:
     with tqdm(
         total=end - first,
         desc="decoding",
@@ -156,10 +164,21 @@ def _fill(images: Tensor, reader: ShardReader, first: int, end: int, show_progre
         disable=None if show_progress else True,
         leave=False,
     ) as bar:
-        for start in range(first, end, CHUNK):
-            ids = np.arange(start, min(start + CHUNK, end), dtype=np.int64)
-            images[start : start + len(ids)].copy_(reader.read(ids).flatten(1))
-            bar.update(len(ids))
+
+        def decode(start: int, stop: int) -> None:
+            images[start:stop].copy_(reader.read(np.arange(start, stop, dtype=np.int64)).flatten(1))
+            bar.update(stop - start)
+
+        ends = np.cumsum([shard.count for shard in reader.manifest.shards]).tolist()
+        with ThreadPoolExecutor(threads) as pool:
+            # Shard by shard, so that those at a URL are wanted, and let go of, in turn.
+            for number, (low, high) in enumerate(zip([0, *ends], ends, strict=False)):
+                low, high = max(low, first), min(high, end)
+                if low < high:
+                    reader.expect([number], [*range(number + 1, min(number + 1 + AHEAD, len(ends)))])
+                    starts = range(low, high, CHUNK)
+                    for _ in pool.map(decode, starts, [min(start + CHUNK, high) for start in starts]):
+                        pass
 
 
 def _raise(error: Exception | None) -> None:

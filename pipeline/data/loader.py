@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import signal
+from collections import deque
 from collections.abc import Iterator
-from typing import Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.data.order import Ids, Order
-from pipeline.errors import DataError
+from pipeline.data.order import Batch, Ids, Order, flips
 from pipeline.noise import Slice
+
+BATCHES_AHEAD = 4
+"""For each thread: decoded batches wait for the loop, never the loop for them."""
 
 
 class Images(Protocol):
     """Reads samples by id: uint8 (count, channels, height, width). A reader or a cache."""
 
     def read(self, ids: Ids) -> Tensor: ...
+
+    def expect(self, now: list[int], later: list[int]) -> None:
+        """Learn which shards are being read, and which come next."""
+
+
+class Loaded(NamedTuple):
+    """uint8 images of a batch, and which of them are to be mirrored: bool (count,), or None for none."""
+
+    images: Tensor
+    flipped: Tensor | None
 
 
 class Loader:
@@ -32,43 +44,66 @@ class Loader:
         rows: Slice,
         device: torch.device,
         workers: int = 0,
+        flip_seed: int | None = None,
     ) -> None:
-        """`workers` decode ahead in processes of their own; 0 reads where the batch is asked for."""
+        """`workers` threads decode ahead; 0 reads where the batch is asked for. Images are mirrored at random
+        where there is a `flip_seed`."""
         self._images, self._order, self._rows = images, order, rows
         self.image_shape = image_shape
-        self._device, self._workers = device, workers
+        self._device, self._workers, self._flip_seed = device, workers, flip_seed
 
     def batches(self, position: int) -> Iterator[Tensor]:
         """float32 (rows.count, channels, height, width) in [-1, 1], from `position` of the stream on.
 
         Raises DataError where a sample is damaged.
         """
-        ids = _RankBatches(self._order, position, self._rows)
+        planned = self._order.batches(position, self._rows)
+        reach = self._announced(position)
         if self._workers == 0:
-            for batch in ids:
-                yield self._to_device(self._images.read(batch))
-        # The loader keeps the order whatever the number of workers: it deals out whole batches in turn.
-        loader = DataLoader(
-            _ById(self._images),
-            sampler=ids,
-            batch_size=None,
-            num_workers=self._workers,
-            pin_memory=self._device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_rank,
-            prefetch_factor=4,
-        )
-        for images in loader:
-            if isinstance(images, DataError):
-                raise images
-            yield self._to_device(images)
+            yield from (self._finish(self._load(batch)) for _, batch in zip(reach, planned, strict=True))
+            return
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        waiting: deque[Future[Loaded]] = deque()
+        try:
+            for _ in reach:
+                while len(waiting) < BATCHES_AHEAD * self._workers:
+                    waiting.append(pool.submit(self._load, next(planned)))
+                yield self._finish(waiting.popleft().result())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def read(self, ids: Ids) -> Tensor:
         """These samples, like a batch."""
-        return self._to_device(self._images.read(ids))
+        return self._finish(Loaded(self._images.read(ids), None))
 
-    def _to_device(self, images: Tensor) -> Tensor:
+    def _announced(self, position: int) -> Iterator[int]:
+        """The positions at which batches are handed out. The images learn of their shards when these change.
+
+        Only now, and not when a batch is planned: shards of earlier batches may still be being decoded then.
+        """
+        expected = None
+        while True:
+            windows = self._order.windows(position, self._rows)
+            if windows != expected:
+                self._images.expect(*windows)
+                expected = windows
+            yield position
+            position += self._rows.total
+
+    def _load(self, batch: Batch) -> Loaded:
+        images = self._images.read(batch.ids)
+        flipped = None if self._flip_seed is None else torch.from_numpy(flips(self._flip_seed, batch))
+        if self._device.type == "cuda" and not images.is_cuda:
+            # Only from pinned memory do copies run beside the device's work.
+            images = images.pin_memory()
+        return Loaded(images, flipped)
+
+    def _finish(self, loaded: Loaded) -> Tensor:
         # Four times fewer bytes cross to the device as uint8 than as float32.
-        return scale(images.to(self._device, non_blocking=True))
+        images = loaded.images.to(self._device, non_blocking=True).contiguous()
+        if loaded.flipped is not None:
+            images = mirror(images, loaded.flipped.to(self._device, non_blocking=True))
+        return scale(images)
 
 
 def scale(images: Tensor) -> Tensor:
@@ -76,28 +111,6 @@ def scale(images: Tensor) -> Tensor:
     return images.float().mul_(2 / 255).sub_(1)
 
 
-class _RankBatches(Sampler[Ids]):
-    def __init__(self, order: Order, position: int, rows: Slice) -> None:
-        self._order, self._position, self._rows = order, position, rows
-
-    def __iter__(self) -> Iterator[Ids]:
-        for batch in self._order.batches(self._position, self._rows.total):
-            yield self._rows.of(batch)
-
-
-class _ById(Dataset[Tensor | DataError]):
-    def __init__(self, images: Images) -> None:
-        self._images = images
-
-    def __getitem__(self, ids: Ids) -> Tensor | DataError:
-        # Raised in a worker, it would reach the user inside the worker's traceback.
-        try:
-            return self._images.read(ids)
-        except DataError as error:
-            return error
-
-
-def _leave_signals_to_the_rank(worker: int) -> None:
-    # A launcher signals the whole process group; a worker that died of it would cost the rank its batch.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+def mirror(images: Tensor, chosen: Tensor) -> Tensor:
+    """The images (count, channels, height, width) with those chosen, bool (count,), turned left to right."""
+    return torch.where(chosen[:, None, None, None], images.flip(3), images)

@@ -1,34 +1,45 @@
-"""Any samples of a shard directory by id, decoded, through memory maps and the shards' indexes."""
+"""Any samples of a shard set by id, decoded, through memory maps and the shards' indexes."""
 
 from __future__ import annotations
 
 import math
 import mmap
-from functools import cache
-from pathlib import Path
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.data.convert import decode_png
-from pipeline.data.manifest import Manifest, load_index
+from pipeline.data.codecs import Bytes, decode_into
+from pipeline.data.manifest import Index
 from pipeline.data.order import Ids
+from pipeline.data.shard_set import ShardSet
 from pipeline.errors import DataError
+
+# Each takes a file descriptor, of which a process commonly has 1,024.
+OPEN_SHARDS = 256
+
+
+@dataclass(frozen=True)
+class OpenShard:
+    """A tar file as uint8 (bytes,), mapped into memory, and its index."""
+
+    content: Bytes
+    index: Index
 
 
 class ShardReader:
-    """Reads and decodes samples. Shards are opened when first touched, and stay open."""
+    """Reads and decodes samples, from any thread. Shards are opened when first touched; the last used stay open."""
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
-        self.directory, self.manifest = directory, manifest
-        self._ends = np.cumsum([shard.count for shard in manifest.shards])
-        self._open = cache(self._open_shard)
-
-    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path, Manifest]]:
-        # A worker that is not forked gets a reader of its own, which opens its own shards.
-        return ShardReader, (self.directory, self.manifest)
+    def __init__(self, shards: ShardSet) -> None:
+        self.shards, self.manifest = shards, shards.manifest
+        self._ends = np.cumsum([shard.count for shard in self.manifest.shards])
+        self._opened: OrderedDict[int, OpenShard] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -40,35 +51,78 @@ class ShardReader:
         """The size of one decoded image."""
         return math.prod(self.image_shape)
 
+    def expect(self, now: list[int], later: list[int]) -> None:
+        """Say which shards are being read, and which come next. All others are closed."""
+        kept = {*now, *later}
+        with self._lock:
+            for number in [number for number in self._opened if number not in kept]:
+                del self._opened[number]
+        self.shards.files.expect(self._file_names(now), self._file_names(later))
+
     def read(self, ids: Ids) -> Tensor:
-        """The images of these samples: uint8 (count, channels, height, width), on the host."""
-        images = np.empty((len(ids), *self.image_shape), dtype=np.uint8)
-        for row, sample in enumerate(ids.tolist()):
-            images[row] = self._decode(sample)
-        return torch.from_numpy(images)
+        """The images of these samples: uint8 (count, channels, height, width), on the host.
 
-    def _decode(self, sample: int) -> npt.NDArray[np.uint8]:
-        shard = int(np.searchsorted(self._ends, sample, side="right"))
-        place = sample - (int(self._ends[shard - 1]) if shard else 0)
-        data, index = self._open(shard)
-        offset, size = int(index[place, 0]), int(index[place, 1])
-        try:
-            image = decode_png(data[offset : offset + size], self.manifest.resolution, self.manifest.channels)
-        except DataError as error:
-            name = self.directory / self.manifest.shards[shard].name
-            raise DataError(
-                f"Sample {place} of {name} is damaged: {error}. `wgan shards check` lists every damaged "
-                "sample; make the shards again."
-            ) from None
-        pixels = np.asarray(image)
-        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        Raises DataError, naming the sample, where one is damaged.
+        """
+        images = np.empty((len(ids), *self.manifest.resolution, self.manifest.channels), dtype=np.uint8)
+        for number, rows, places in self._by_shard(ids):
+            shard = self._open(number)
+            entries = shard.index[places].tolist()
+            for row, place, (offset, size, _, checksum) in zip(rows, places, entries, strict=True):
+                encoded = shard.content[offset : offset + size]
+                try:
+                    if zlib.crc32(encoded.data) != checksum:
+                        raise DataError("its bytes are not those that were written")
+                    decode_into(images[row], encoded, self.manifest.encoding)
+                except DataError as error:
+                    raise DataError(self._damaged(number, place, error)) from None
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
 
-    def _open_shard(self, shard: int) -> tuple[mmap.mmap, npt.NDArray[np.int64]]:
-        entry = self.manifest.shards[shard]
-        try:
-            with (self.directory / entry.name).open("rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise DataError(f"{self.directory / entry.name} cannot be opened: {reason}.") from None
-        return data, load_index(self.directory, entry)
+    def _by_shard(self, ids: Ids) -> Iterator[tuple[int, list[int], list[int]]]:
+        """For each shard touched: its number, rows of the batch, and the places in the shard that go there."""
+        shards = np.searchsorted(self._ends, ids, side="right")
+        order = np.argsort(shards, kind="stable")
+        numbers, firsts = np.unique(shards[order], return_index=True)
+        ends = np.append(firsts[1:], len(ids))[: len(firsts)]
+        for number, first, end in zip(numbers.tolist(), firsts, ends, strict=True):
+            rows = order[first:end]
+            start = int(self._ends[number - 1]) if number else 0
+            yield number, rows.tolist(), (ids[rows] - start).tolist()
+
+    def _damaged(self, number: int, place: int, error: DataError) -> str:
+        name = self.shards.files.where(self.manifest.shards[number].name)
+        return (
+            f"Sample {place} of {name} is damaged: {error}. `wgan shards check` lists every damaged "
+            "sample; copy the file again, or make the shards again."
+        )
+
+    def _open(self, number: int) -> OpenShard:
+        with self._lock:
+            if shard := self._opened.get(number):
+                self._opened.move_to_end(number)
+                return shard
+        # Outside of the lock, for it may have to be fetched.
+        shard = self._open_shard(number)
+        with self._lock:
+            self._opened[number] = shard
+            while len(self._opened) > OPEN_SHARDS:
+                self._opened.popitem(last=False)
+        return shard
+
+    def _open_shard(self, number: int) -> OpenShard:
+        shard = self.manifest.shards[number]
+        with self.shards.files.open(shard.name) as file:
+            try:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                where = self.shards.files.where(shard.name)
+                raise DataError(f"{where} cannot be opened: {error}.") from None
+        # A file that shrank since would end the process with SIGBUS where it is touched.
+        if len(content) != shard.bytes:
+            where = self.shards.files.where(shard.name)
+            raise DataError(f"{where} has {len(content)} bytes, not {shard.bytes}. Copy it again.")
+        return OpenShard(np.frombuffer(content, dtype=np.uint8), self.shards.load_index(shard))
+
+    def _file_names(self, numbers: list[int]) -> list[str]:
+        shards = (self.manifest.shards[number] for number in numbers)
+        return [name for shard in shards for name in (shard.name, shard.index)]

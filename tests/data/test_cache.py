@@ -20,9 +20,10 @@ from pipeline.data import cache
 from pipeline.data.cache import Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.manifest import load_index, load_manifest
 from pipeline.data.reader import ShardReader
-from pipeline.data.sources import open_source
-from pipeline.data.writer import make_shards
+from pipeline.data.shard_set import open_directory
 from pipeline.errors import ConfigError, DataError
+from tests.shards import digits, write
+from tests.shards import reader as open_reader
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MIB = 2**20
@@ -32,14 +33,13 @@ MIB = 2**20
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1,797 digits of 8 x 8 pixels: more than one chunk of decoding."""
     out = tmp_path_factory.mktemp("shards")
-    digits = open_source("digits", root=None, split="train")
-    make_shards(digits, out, resolution=8, channels=1, samples_per_shard=500)
+    write(digits(), out, 8, 1, 500)
     return out
 
 
 @pytest.fixture
 def reader(shards: Path) -> ShardReader:
-    return ShardReader(shards, load_manifest(shards))
+    return open_reader(shards)
 
 
 def assert_equal(images: ResidentImages, reader: ShardReader) -> None:
@@ -208,7 +208,7 @@ def test_each_process_decodes_its_own_half(shards: Path) -> None:
                 read.extend(ids.tolist())
                 return super().read(ids)
 
-        decode_all(Counting(shards, load_manifest(shards)), node, show_progress=False)
+        decode_all(Counting(open_directory(shards)), node, show_progress=False)
         return f"{min(read)} {max(read)} {len(read)}"
 
     assert run_two_ranks(work) == ["0 897 898", "898 1796 899"]
@@ -226,11 +226,11 @@ def test_an_image_that_one_process_cannot_decode_fails_on_both(shards: Path, tmp
 
     def work(node: Node) -> str:
         try:
-            decode_all(ShardReader(damaged, manifest), node, show_progress=False)
+            decode_all(open_reader(damaged, manifest), node, show_progress=False)
         except DataError as error:
             return str(error)
         return "no error"
 
     first, second = run_two_ranks(work)
     assert first == second
-    assert first.startswith(f"Sample 0 of {damaged / '000003.tar'} is damaged: not a PNG.")
+    assert first.startswith(f"Sample 0 of {damaged / '000003.tar'} is damaged: its bytes are not those")

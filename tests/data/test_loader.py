@@ -14,14 +14,12 @@ from torch import Tensor
 
 from pipeline.data.cache import Node, decode_all
 from pipeline.data.loader import Images, Loader, scale
-from pipeline.data.manifest import load_manifest
 from pipeline.data.order import Order
 from pipeline.data.reader import ShardReader
-from pipeline.data.sources import open_source
-from pipeline.data.writer import make_shards
 from pipeline.errors import DataError
 from pipeline.monitor.grids import to_uint8
 from pipeline.noise import Slice
+from tests import shards
 
 CPU = torch.device("cpu")
 
@@ -29,9 +27,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
     out = tmp_path_factory.mktemp("shards")
-    digits = open_source("digits", root=None, split="train")
-    make_shards(digits, out, resolution=8, channels=1, samples_per_shard=300)
-    return ShardReader(out, load_manifest(out))
+    shards.write(shards.digits(), out, 8, 1, 300)
+    return shards.reader(out)
 
 
 def order_of(reader: ShardReader) -> Order:
@@ -91,11 +88,11 @@ def test_workers_change_nothing(reader: ShardReader) -> None:
 def test_a_damaged_sample_is_said_in_one_line_whoever_reads_it(
     reader: ShardReader, tmp_path: Path, workers: int
 ) -> None:
-    damaged = shutil.copytree(reader.directory, tmp_path / "damaged")
+    damaged = shutil.copytree(reader.shards.directory, tmp_path / "damaged")
     path = damaged / reader.manifest.shards[0].name
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(DataError) as caught:
-        list(islice(batches(ShardReader(damaged, reader.manifest), workers=workers), 150))
+        list(islice(batches(shards.reader(damaged), workers=workers), 150))
     assert str(caught.value).startswith("Sample ")
     assert len(str(caught.value).splitlines()) == 1
 

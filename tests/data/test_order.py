@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.data.manifest import load_index, load_manifest
-from pipeline.data.order import Order, build_order, of_classes, shuffled
+from pipeline.data.order import Batch, Order, build_order, flips, of_classes, shuffled
+from pipeline.data.shard_set import open_directory
 from pipeline.errors import ConfigError, DataError
 from pipeline.noise import Slice
 from pipeline.options import Config, DataOptions, ScheduleOptions
@@ -35,8 +36,12 @@ def test_every_sample_comes_once_in_each_epoch_for_any_window(counts: list[int])
 
 def test_the_tail_of_an_epoch_flows_into_the_next() -> None:
     order, total = Order(UNEQUAL, seed=1, shuffle_shards=2), sum(UNEQUAL)
-    batches = order.batches(0, 5)
-    stream = np.concatenate([next(batches) for _ in range(total)])
+    batches = order.batches(0, Slice(0, 5, 5))
+    found = [next(batches) for _ in range(total)]
+    stream = np.concatenate([batch.ids for batch in found])
+    assert np.concatenate([batch.epochs for batch in found]).tolist() == [
+        n // total for n in range(5 * total)
+    ]
     assert len(stream) == 5 * total
     for epoch in range(5):
         assert sorted(stream[epoch * total : (epoch + 1) * total].tolist()) == list(range(total))
@@ -57,16 +62,71 @@ def test_any_part_of_the_stream_is_what_reading_from_the_start_gives() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_the_ranks_slices_put_together_are_the_global_batches(world_size: int) -> None:
-    expected = Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, 12)
+    expected = Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, Slice(0, 12, 12))
     slices = [Slice.of_rank(rank, world_size, 12) for rank in range(world_size)]
-    streams = [Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, 12) for _ in slices]
+    streams = [Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, rows) for rows in slices]
     for _ in range(10):
-        parts = [
-            next(stream)[rows.first : rows.first + rows.count]
-            for stream, rows in zip(streams, slices, strict=True)
-        ]
+        parts = [next(stream).ids for stream in streams]
         assert [len(part) for part in parts] == [12 // world_size] * world_size
-        assert np.concatenate(parts).tolist() == next(expected).tolist()
+        assert np.concatenate(parts).tolist() == next(expected).ids.tolist()
+
+
+@pytest.mark.parametrize("counts", [[12], [1, 30, 2, 3], [5] * 9, UNEQUAL])
+@pytest.mark.parametrize("streams", [1, 2, 3, 6])
+def test_each_stream_gives_each_of_its_samples_once_before_any_again(counts: list[int], streams: int) -> None:
+    order = Order(counts, seed=4, shuffle_shards=3, held_out=0.1, streams=streams)
+    parts = []
+    for stream in order.streams:
+        epoch = stream.samples(0, stream.epoch_size).tolist()
+        again = stream.samples(stream.epoch_size, stream.epoch_size).tolist()
+        assert sorted(epoch) == sorted(set(epoch)) == sorted(again)
+        parts.append(epoch)
+    # Equal but for one sample, and all of them together are the training samples.
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    held_out = set(order.held_out_ids().tolist())
+    assert sorted(n for part in parts for n in part) == [n for n in range(sum(counts)) if n not in held_out]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_read_only_their_streams_and_batches_are_the_same_for_any_world_size(world_size: int) -> None:
+    counts, alone = [10] * 40, Slice(0, 16, 16)
+    order = Order(counts, seed=3, shuffle_shards=8, streams=4)
+    for position in range(0, 1600, 16):
+        ids, touched = [], []
+        for rank in range(world_size):
+            rows = Slice.of_rank(rank, world_size, 16)
+            mine = order.batch(position, rows).ids
+            shards = set((mine // 10).tolist())
+            now, later = order.windows(position, rows)
+            assert shards <= {*now, *later}
+            ids += mine.tolist()
+            touched.append({*now, *later})
+        assert ids == order.batch(position, alone).ids.tolist()
+        for number, shards in enumerate(touched):
+            share = 40 // world_size
+            assert shards <= set(range(number * share, (number + 1) * share))
+
+
+def test_a_batch_of_another_size_goes_on_where_the_streams_are() -> None:
+    order = Order([7] * 12, seed=3, shuffle_shards=4, streams=4)
+    stream = [set(order.samples(position, 4).tolist()) for position in range(0, 160, 4)]
+    larger = [set(order.samples(position, 8).tolist()) for position in range(0, 160, 8)]
+    assert [first | second for first, second in zip(stream[::2], stream[1::2], strict=True)] == larger
+
+
+def test_flips_are_a_fair_toss_of_seed_epoch_and_sample() -> None:
+    ids = np.arange(10_000)
+
+    def tosses(seed: int, epoch: int) -> np.ndarray:
+        return flips(seed, Batch(ids, np.full(10_000, epoch)))
+
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (7, 3)):
+        heads = tosses(seed, epoch)
+        assert abs(heads.mean() - 0.5) < 0.02
+        assert np.array_equal(heads, tosses(seed, epoch))
+        assert np.array_equal(flips(seed, Batch(ids[77:90], np.full(13, epoch))), heads[77:90])
+    for one, other in (((0, 0), (0, 1)), ((0, 0), (1, 0)), ((0, 1), (1, 0)), ((2, 1), (1, 2))):
+        assert abs((tosses(*one) == tosses(*other)).mean() - 0.5) < 0.03
 
 
 def test_seeds_and_epochs_have_orders_of_their_own() -> None:
@@ -167,7 +227,7 @@ def config(shards: Path, batch: int = 8, critic_batch: int | None = None, **data
 def test_only_samples_of_the_chosen_classes_come_up_each_once_an_epoch(
     classes: list[int | str], digits: Path
 ) -> None:
-    order = build_order(config(digits, classes=classes), load_manifest(digits))
+    order = build_order(config(digits, classes=classes), open_directory(digits))
     expected = np.flatnonzero(np.isin(labels(digits), [int(name) for name in classes]))
     for epoch in range(2):
         ids = order.samples(epoch * order.epoch_size, order.epoch_size)
@@ -175,7 +235,7 @@ def test_only_samples_of_the_chosen_classes_come_up_each_once_an_epoch(
 
 
 def test_samples_are_held_out_of_the_chosen_classes_alone(digits: Path) -> None:
-    order = build_order(config(digits, classes=[7], validation=0.3), load_manifest(digits))
+    order = build_order(config(digits, classes=[7], validation=0.3), open_directory(digits))
     held_out = order.held_out_ids()
     assert 8 <= len(held_out) < order.epoch_size
     assert set(labels(digits)[held_out]) == {7}
@@ -191,7 +251,7 @@ def test_shards_without_a_sample_of_the_chosen_classes_are_passed_over() -> None
 
 
 def test_all_classes_together_come_in_the_order_of_no_choice(digits: Path) -> None:
-    manifest = load_manifest(digits)
+    manifest = open_directory(digits)
     everything = build_order(config(digits, classes=list(range(10))), manifest)
     assert (
         everything.samples(0, 900).tolist() == build_order(config(digits), manifest).samples(0, 900).tolist()
@@ -202,7 +262,7 @@ def test_unknown_classes_are_refused_with_the_known_ones(digits: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"data\.classes: 12, cat not among the classes of .*, which are 0, 1, 2"
     ):
-        of_classes(["7", "12", "cat"], digits, load_manifest(digits))
+        of_classes(["7", "12", "cat"], open_directory(digits))
 
 
 @pytest.mark.parametrize(("batch", "critic_batch"), [(100, None), (8, 100)])
@@ -210,4 +270,4 @@ def test_classes_with_too_few_images_for_a_batch_are_refused(
     batch: int, critic_batch: int | None, digits: Path
 ) -> None:
     with pytest.raises(DataError, match=r"leaves \d\d training images, fewer than one batch of 100"):
-        build_order(config(digits, batch, critic_batch, classes=[7]), load_manifest(digits))
+        build_order(config(digits, batch, critic_batch, classes=[7]), open_directory(digits))

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.manifest import load_manifest
-from pipeline.data.reader import ShardReader
 from pipeline.trainer import Trainer
+from tests import shards
 from tests.ranks import Ranks, Run
 
 BATCH = 12
@@ -51,8 +50,7 @@ def alone(ranks: Ranks, config: str, tmp_path: Path) -> np.ndarray:
 
 
 def test_an_epoch_holds_every_sample_once(alone: np.ndarray, digits: Path) -> None:
-    manifest = load_manifest(digits)
-    everything = ShardReader(digits, manifest).read(np.arange(IMAGES)).numpy()
+    everything = shards.reader(digits).read(np.arange(IMAGES)).numpy()
     stored, seen = fingerprints(everything), fingerprints(alone)
     assert len(seen) == BATCHES * BATCH > IMAGES
     assert Counter(seen[:IMAGES]) == Counter(stored)
@@ -72,6 +70,7 @@ def test_ranks_together_get_the_batches_that_one_process_gets(
         "undecoded": (2, ["data.cache=none"]),
         "workers": (2, ["data.cache=none", "data.workers=2"]),
         "host": (2, ["data.cache=host"]),
+        "loop": (2, ["data.cache=none", "data.workers=0"]),
     }
     for name, (world_size, options) in ways.items():
         arguments = [config, f"name={name}", f"schedule.global_batch={BATCH}", *options]
@@ -96,3 +95,15 @@ def test_held_out_samples_are_never_trained_on(
     ranks.run(2, arguments, target=keep_batches, extra=[str(tmp_path)])
     seen = set(fingerprints(images(tmp_path, "held", 2)))
     assert IMAGES * 0.7 < len(seen) < IMAGES * 0.9
+
+
+def test_streams_give_the_same_batches_at_any_world_size(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    options = ["data.streams=4", "data.flip=true", "data.cache=none"]
+    for world_size in (1, 2, 4):
+        arguments = [config, f"name=of{world_size}", *options]
+        ranks.run(world_size, arguments, target=keep_batches, extra=[str(tmp_path)])
+    alone = images(tmp_path, "of1", 1)
+    assert np.array_equal(images(tmp_path, "of2", 2), alone)
+    assert np.array_equal(images(tmp_path, "of4", 4), alone)
+    # Of 600 images, as many mirrored as not, in the first epoch and otherwise in the second.
+    assert 500 < len(set(fingerprints(alone[:IMAGES]))) <= IMAGES

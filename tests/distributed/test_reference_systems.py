@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.data.writer import make_shards
-from tests.conftest import FewDigits
+from pipeline.data.selection import Selection
 from tests.distributed.test_equivalence import largest_difference, states, train_in_float64
 from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_state, read_tensors
+from tests.shards import digits, write
 
 PRESETS = sorted((Path(__file__).parents[2] / "configs" / "reference").glob("*.yaml"))
 SIDES = {"wgan-gp-cifar10": 32, "wgan-cifar10": 32, "wgan-dcgan64": 64}
@@ -28,7 +28,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         side, channels = SIDES.get(preset, 28), 3 if preset in COLOUR else 1
         out = folder / f"{side}-{channels}"
         if not out.exists():
-            make_shards(FewDigits(200), out, resolution=side, channels=channels, samples_per_shard=100)
+            write(digits(), out, side, channels, 100, Selection(limit=200))
         return out
 
     return make

@@ -1,0 +1,139 @@
+"""An HTTP server that now and then fails in every way a network can, and otherwise serves a directory or a server."""
+
+from __future__ import annotations
+
+import random
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+FAULTS = ("dropped", "cut", "stalled", "unavailable", "altered")
+
+
+class ChaosServer(ThreadingHTTPServer):
+    """Serves files of `root`, or what `upstream` answers; a share `rate` of the requests for shards goes wrong."""
+
+    daemon_threads = True
+
+    def __init__(
+        self, root: Path | None, upstream: str | None, rate: float, seed: int, faults: tuple[str, ...]
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.root, self.upstream, self.rate, self.faults = root, upstream, rate, faults
+        self.dice, self.lock = random.Random(seed), threading.Lock()
+        self.done: Counter[str] = Counter()
+        self.whole: Counter[str] = Counter()
+        self.ending = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def toss(self, path: str) -> str | None:
+        """The fault of this request; requests for other things than shards always work."""
+        with self.lock:
+            if not path.endswith((".tar", ".npy", ".json")) or self.dice.random() >= self.rate:
+                return None
+            fault = self.dice.choice(self.faults)
+            self.done[fault] += 1
+            return fault
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients hang up on a stalled server: no traceback for that."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: ChaosServer
+
+    def log_message(self, *arguments: Any) -> None:
+        """Stay quiet."""
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        match self.server.toss(path):
+            case "dropped":
+                self.close_connection = True
+            case "unavailable":
+                self.send_response(503)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            case fault:
+                self._answer(fault)
+                if fault is None:
+                    with self.server.lock:
+                        self.server.whole[path] += 1
+
+    def _answer(self, fault: str | None = None) -> None:
+        status, headers, body = self._fetch()
+        if self.command == "HEAD":
+            body = b""
+        is_short = fault in ("cut", "stalled") and len(body) > 1
+        if fault == "altered" and body:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        self.send_response(status)
+        for name, value in headers.items():
+            if not (fault == "cut" and name.lower() == "content-length"):
+                self.send_header(name, value)
+        if fault == "cut":
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if is_short else body)
+        if fault == "stalled":
+            self.wfile.flush()
+            self.server.ending.wait(60)
+            self.close_connection = True
+
+    def _fetch(self) -> tuple[int, dict[str, str], bytes]:
+        if self.server.root is not None:
+            file = self.server.root / self.path.lstrip("/")
+            if not file.is_file():
+                return 404, {"Content-Length": "0"}, b""
+            body = file.read_bytes()
+            return 200, {"Content-Length": str(len(body))}, body
+        skipped = ("connection", "accept-encoding")
+        sent = {name: value for name, value in self.headers.items() if name.lower() not in skipped}
+        request = urllib.request.Request(
+            f"{self.server.upstream}{self.path}", headers=sent, method=self.command
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                status, found, body = answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            status, found, body = error.code, error.headers, error.read()
+        passing = ("connection", "transfer-encoding", "server", "date")
+        kept = {name: value for name, value in found.items() if name.lower() not in passing}
+        if self.command == "GET":
+            kept["Content-Length"] = str(len(body))
+        return status, kept, body
+
+
+@contextmanager
+def chaos(
+    root: Path | None = None,
+    upstream: str | None = None,
+    rate: float = 0.0,
+    seed: int = 0,
+    faults: tuple[str, ...] = FAULTS,
+) -> Iterator[ChaosServer]:
+    """A server that runs while the body does."""
+    server = ChaosServer(root, upstream, rate, seed, faults)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.ending.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
