@@ -42,9 +42,12 @@ def advice(error: OSError) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that gets its name, and replaces what had it, once all of it is on disk. Raises StorageError."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def replacing(path: Path, writer: str = "") -> Iterator[IO[bytes]]:
+    """A file that gets its name, and replaces what had it, once all of it is on disk. Raises StorageError.
+
+    Processes that may write the same file at once give different names as `writer`.
+    """
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     with storage_errors(path):
         try:
             with temporary.open("wb") as file:

@@ -1,9 +1,10 @@
-"""`wgan shards make | check | show`: the commands around shards. Errors are raised for `wgan` to print."""
+"""`wgan shards`: the commands around shards. Errors are raised for `wgan` to print."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,46 @@ if TYPE_CHECKING:
     from pipeline.data.manifest import Manifest
 
 MAKE_EXAMPLES = """\
-examples:
-  wgan shards make digits data/digits                     1,797 digits of 16 x 16, no download
-  wgan shards make mnist data/mnist --root ~/datasets     MNIST from ~/datasets/MNIST/raw
-  wgan shards make mnist data/mnist-test --split test     downloaded where --root is not given
-  wgan shards make photos data/photos --resolution 64     a folder of images, cut square
+sources:
+  FOLDER               images in one folder, or in a folder for each class (any depth)
+  FILE.zip, FILE.tar   the same in an archive
+  FOLDER of *.tar      webdataset shards: KEY.png (.jpg, ...) and KEY.cls
+  FILE.npy, FILE.npz   uint8 arrays: N x H x W, N x H x W x 3 or N x 3 x H x W; labels in the .npz
+  digits               1,797 digits of 16 x 16 that come with scikit-learn
+  mnist, fashion-mnist, emnist-balanced (-byclass, -bymerge, -letters, -digits, -mnist)
+  cifar10, cifar100, stl10, celeba, lsun-bedroom (lsun-...; needs --root)
+  hf:USER/NAME         a Hugging Face data set; --root takes one that was saved to disk
 
-A folder's sub-folders are its classes; images directly in it have no labels. Running the same command
-again changes nothing; after an interruption it starts over. New images need --overwrite.
+examples:
+  wgan shards make digits data/digits                       1,797 digits of 16 x 16, no download
+  wgan shards make mnist data/mnist --root ~/datasets       MNIST from ~/datasets/MNIST/raw
+  wgan shards make photos data/photos --resolution 64       a folder of images, cut square
+  wgan shards make photos.zip data/wide --resolution 90x160 --fit pad --encoding jpeg
+  wgan shards make photos data/train --resolution 64 --validation 0.1
+  wgan shards make photos data/validation --resolution 64 --validation 0.1 --only-validation
+  wgan shards make photos data/big --resolution 256 --part 3/8     the third of eight machines
+
+The same command gives the same bytes, whatever the number of workers. After an interruption it goes on from
+the shards that are finished; where all are, it changes nothing. New images need --overwrite.
+"""
+
+MERGE_EXAMPLES = """\
+examples:
+  wgan shards merge data/big                          all parts were made in data/big
+  wgan shards merge data/big /disk2/big /disk3/big    or in directories of their own
+"""
+
+INDEX_EXAMPLES = """\
+examples:
+  wgan shards index data/webdataset
+
+Takes in the tar files of a webdataset as they are: writes an index beside each, and the manifest. Their images
+must all be PNG, or all be JPEG, of one size; `wgan shards make` rewrites any others.
+"""
+
+STATS_EXAMPLES = """\
+examples:
+  wgan shards stats data/mnist
 """
 
 CHECK_EXAMPLES = """\
@@ -43,8 +76,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     shards = subparsers.add_parser("shards", help="make, check and look at image shards")
     commands = shards.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_make(_command(commands, "make", "write a set of images as shards", MAKE_EXAMPLES))
-    _add_check(_command(commands, "check", "find every defect of a shard directory", CHECK_EXAMPLES))
+    _add_merge(_command(commands, "merge", "make one set of the parts of several machines", MERGE_EXAMPLES))
+    _add_directory(
+        _command(commands, "index", "take in webdataset shards as they are", INDEX_EXAMPLES), index
+    )
+    _add_directory(
+        _command(commands, "check", "find every defect of a shard directory", CHECK_EXAMPLES), check
+    )
     _add_show(_command(commands, "show", "draw a sheet of samples", SHOW_EXAMPLES))
+    _add_directory(_command(commands, "stats", "measure the pixels of a set", STATS_EXAMPLES), stats)
 
 
 def _command(
@@ -60,24 +100,101 @@ def _command(
 
 
 def _add_make(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="digits, mnist, or a folder of images")
+    parser.add_argument("source", metavar="SOURCE", help="a name or a path, as listed below")
     parser.add_argument("out", metavar="OUT", type=Path, help="the directory for the shards")
-    parser.add_argument("--resolution", type=int, metavar="N", help="side in pixels (default: the source's)")
-    parser.add_argument(
+    images = parser.add_argument_group("what becomes of an image")
+    images.add_argument(
+        "--resolution", type=_resolution, metavar="N|HxW", help="in pixels (default: the source's)"
+    )
+    images.add_argument(
         "--channels", type=int, choices=(1, 3), help="1 grey, 3 colour (default: the source's)"
     )
-    parser.add_argument("--split", choices=("train", "test"), default="train", help="default: train")
-    parser.add_argument(
+    images.add_argument(
+        "--fit",
+        choices=("crop", "fit", "pad"),
+        default="crop",
+        help="for other proportions: cut about the centre, squeeze, or lay whole on black (default: crop)",
+    )
+    images.add_argument(
+        "--encoding",
+        choices=("png", "jpeg", "raw"),
+        default="png",
+        help="png keeps every pixel; jpeg is smaller; raw is read fastest. Files that are so already are kept "
+        "byte for byte (default: png)",
+    )
+    images.add_argument(
+        "--quality", type=int, default=95, metavar="Q", help="of JPEG, 1 to 100 (default: 95)"
+    )
+    which = parser.add_argument_group("which images")
+    which.add_argument(
+        "--split", default="train", metavar="NAME", help="the source's own split (default: train)"
+    )
+    which.add_argument(
         "--root", type=Path, metavar="DIR", help="where the source's files are; never downloads"
     )
-    parser.add_argument("--samples-per-shard", type=int, default=4096, metavar="N", help="default: 4096")
-    parser.add_argument("--overwrite", action="store_true", help="replace the shards in OUT")
+    which.add_argument(
+        "--classes", type=_names, metavar="A,B", help="only these classes, labelled in this order"
+    )
+    which.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="leave out this share, chosen by a hash of each image's name: always the same ones",
+    )
+    which.add_argument("--only-validation", action="store_true", help="take just the share that is left out")
+    which.add_argument("--limit", type=int, metavar="N", help="at most N images, spread over the set")
+    which.add_argument(
+        "--skip-bad",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out up to N images that cannot be used, and list them in bad-images.txt (default: 0)",
+    )
+    work = parser.add_argument_group("how the work is done")
+    work.add_argument("--samples-per-shard", type=int, default=4096, metavar="N", help="default: 4096")
+    work.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
+    work.add_argument(
+        "--part",
+        type=_part,
+        default="1/1",
+        metavar="I/N",
+        help="make the I-th of N parts; merge them in the end",
+    )
+    work.add_argument("--overwrite", action="store_true", help="replace the shards in OUT")
     parser.set_defaults(func=make)
 
 
-def _add_check(parser: argparse.ArgumentParser) -> None:
+def _resolution(text: str) -> tuple[int, int]:
+    """64 or 90x160 to (height, width)."""
+    sides = text.lower().split("x")
+    if not 1 <= len(sides) <= 2 or not all(side.isdigit() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: give a side, 64, or height and width, 90x160")
+    return int(sides[0]), int(sides[-1])
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdigit() and count.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: give 3/8 for the third of eight")
+    return int(number), int(count)
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT", type=Path, help="the directory for the whole set")
+    parser.add_argument(
+        "parts", metavar="DIR", type=Path, nargs="*", help="other directories with parts of it"
+    )
+    parser.set_defaults(func=merge)
+
+
+def _add_directory(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="a directory of shards")
-    parser.set_defaults(func=check)
+    parser.set_defaults(func=command)
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
@@ -90,37 +207,74 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
 def make(arguments: argparse.Namespace) -> int:
     """Make shards of `arguments.source` in `arguments.out`, unless they are there already."""
-    from pipeline.data.sources import open_source
-    from pipeline.data.writer import find_finished, make_shards, plan_shards
+    from pipeline.data.convert import Conversion
+    from pipeline.data.plan import Part, plan_shards
+    from pipeline.data.selection import Selection
+    from pipeline.data.sources import Spec, open_source
+    from pipeline.data.workers import available_cores
+    from pipeline.data.writer import BAD_NAME, find_finished, make_shards
 
-    source = open_source(arguments.source, root=arguments.root, split=arguments.split)
-    resolution = source.native_resolution if arguments.resolution is None else arguments.resolution
+    part, out = Part(*arguments.part), arguments.out
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ConfigError(f"--workers {arguments.workers}: at least 1 process does the work.")
+    selection = Selection(arguments.classes, arguments.validation, arguments.only_validation, arguments.limit)
+    source = open_source(Spec(arguments.source, arguments.root, arguments.split))
+    resolution = arguments.resolution or source.native_resolution
     if resolution is None:
         raise ConfigError(f"{arguments.source} has no resolution of its own. Give one: --resolution 64.")
-    channels = arguments.channels or source.native_channels
-    plan = plan_shards(
-        source, resolution=resolution, channels=channels, samples_per_shard=arguments.samples_per_shard
+    conversion = Conversion(
+        resolution,
+        arguments.channels or source.native_channels,
+        arguments.fit,
+        arguments.encoding,
+        arguments.quality,
     )
-    finished = None if arguments.overwrite else find_finished(arguments.out, plan)
-    if finished:
-        print(f"{arguments.out} is complete already: nothing to do (--overwrite makes it again)")
+    plan = plan_shards(source, conversion, selection, arguments.samples_per_shard)
+    if not arguments.overwrite and find_finished(out, plan):
+        print(f"{out} is complete already: nothing to do (--overwrite makes it again)")
         return 0
     manifest = make_shards(
         source,
-        arguments.out,
-        resolution=resolution,
-        channels=channels,
-        samples_per_shard=arguments.samples_per_shard,
+        plan,
+        out,
+        workers=arguments.workers or available_cores(),
+        part=part,
+        skip_bad=arguments.skip_bad,
         overwrite=arguments.overwrite,
     )
-    print(f"made {arguments.out}: {describe(manifest)}")
-    print(f"next: wgan shards show {arguments.out}")
+    if manifest is None:
+        print(f"made part {part.number}/{part.count} in {out}; when all are made: wgan shards merge {out}")
+        return 0
+    print(f"made {out}: {describe(manifest)}")
+    if manifest.count < plan.count:
+        print(
+            f"left out {plan.count - manifest.count} images that cannot be used: {out / BAD_NAME} lists them"
+        )
+    print(f"next: wgan shards show {out}")
+    return 0
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    """Make `arguments.out` a finished set of parts."""
+    from pipeline.data.writer import merge_parts
+
+    manifest = merge_parts(arguments.out, arguments.parts)
+    print(f"merged {arguments.out}: {describe(manifest)}")
+    return 0
+
+
+def index(arguments: argparse.Namespace) -> int:
+    """Take in the tar files of `arguments.directory`."""
+    from pipeline.data.index_in_place import index_in_place
+
+    manifest = index_in_place(arguments.directory)
+    print(f"indexed {arguments.directory}: {describe(manifest)}")
     return 0
 
 
 def check(arguments: argparse.Namespace) -> int:
     """Print every defect of `arguments.directory`; 3 if there is one, else 0."""
-    from pipeline.data.inspect import check_shards
+    from pipeline.data.check import check_shards
 
     report = check_shards(arguments.directory)
     for finding in report.findings:
@@ -133,13 +287,23 @@ def check(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return DataError.exit_code
-    print(f"{arguments.directory} is sound: {describe(report.manifest)}")
+    for remark in report.remarks:
+        print(remark)
+    print(f"{arguments.directory} is {report.verdict}: {describe(report.manifest)}")
+    return 0
+
+
+def stats(arguments: argparse.Namespace) -> int:
+    """Print what the images of `arguments.directory` are like."""
+    from pipeline.data.statistics import measure
+
+    print(measure(arguments.directory))
     return 0
 
 
 def show(arguments: argparse.Namespace) -> int:
     """Draw samples of `arguments.directory` into a PNG file."""
-    from pipeline.data.inspect import contact_sheet
+    from pipeline.data.sheet import contact_sheet
 
     out = arguments.out or Path(f"{arguments.directory.resolve().name}.png")
     sheet = contact_sheet(arguments.directory, arguments.rows, arguments.columns)
@@ -158,6 +322,6 @@ def describe(manifest: Manifest) -> str:
     classes = f"{len(manifest.classes)} classes" if manifest.classes else "no labels"
     shards = f"{len(manifest.shards)} shard{'s' if len(manifest.shards) > 1 else ''}"
     return (
-        f"{manifest.count:,} images of {width} x {height} {kind}, {classes}, "
+        f"{manifest.count:,} images of {height} x {width} {kind}, {classes}, "
         f"{shards}, {manifest.bytes / 1e6:.1f} MB"
     )

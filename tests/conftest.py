@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from pipeline.data.sources import Sample, open_source
-from pipeline.data.writer import make_shards
+from pipeline.data.selection import Selection
+from tests import shards
 from tests.ranks import Ranks
 
 CONFIG = """\
@@ -26,27 +25,11 @@ runtime: {{device: cpu, timeout_seconds: 60}}
 """
 
 
-class FewDigits:
-    """The first digits of the set, as a source: a run decodes them in a blink."""
-
-    name, native_resolution, native_channels = "digits", 16, 1
-
-    def __init__(self, count: int) -> None:
-        self._digits = open_source("digits", root=None, split="train")
-        self.classes, self._count = self._digits.classes, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Sample]:
-        return islice(self._digits, self._count)
-
-
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 digits of 16 x 16 in 5 shards, the last of which is smaller."""
     out = tmp_path_factory.mktemp("data") / "digits"
-    make_shards(FewDigits(600), out, resolution=16, channels=1, samples_per_shard=128)
+    shards.write(shards.digits(), out, 16, 1, 128, Selection(limit=600))
     return out
 
 
@@ -64,6 +47,21 @@ def ranks(tmp_path: Path) -> Iterator[Ranks]:
     ranks = Ranks(tmp_path)
     yield ranks
     ranks.end()
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an S3 server of its own, with credentials in the environment."""
+    from moto.server import ThreadedMotoServer
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
 
 
 @pytest.fixture

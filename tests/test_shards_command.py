@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data.manifest import load_manifest
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.shards_command import add_parser
 
 
@@ -24,9 +24,9 @@ def run(*words: object) -> int:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("cat", "dog"):
+    for name, colour in (("cat", "brown"), ("dog", "grey")):
         (tmp_path / "pets" / name).mkdir(parents=True)
-        Image.new("RGB", (20, 30), "brown").save(tmp_path / "pets" / name / "1.png")
+        Image.new("RGB", (20, 30), colour).save(tmp_path / "pets" / name / "1.png")
     return tmp_path / "pets"
 
 
@@ -102,7 +102,78 @@ def test_a_sheet_that_cannot_be_written_is_a_storage_error(folder: Path, tmp_pat
         run("show", tmp_path / "shards", "--out", tmp_path / "none" / "sheet.png")
 
 
-@pytest.mark.parametrize("command", ["make", "check", "show"])
+def test_every_option_of_make_reaches_the_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    size = ("--resolution", "12x20", "--channels", 3, "--fit", "pad", "--encoding", "jpeg", "--quality", 80)
+    which = ("--classes", "7,3", "--validation", 0.2, "--only-validation", "--limit", 50)
+    assert run("make", "digits", out, *size, *which, "--samples-per-shard", 20, "--workers", 1) == 0
+    manifest = load_manifest(out)
+    assert (manifest.resolution, manifest.channels, manifest.classes) == ((12, 20), 3, ("7", "3"))
+    assert (manifest.count, len(manifest.shards), manifest.encoding) == (50, 3, "jpeg")
+    assert (manifest.plan["fit"], manifest.plan["quality"]) == ("pad", 80)
+    assert "50 images of 12 x 20 colour, 2 classes, 3 shards" in capsys.readouterr().out
+
+
+def test_parts_are_merged_and_then_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    for number in (1, 2):
+        assert run("make", "digits", out, "--samples-per-shard", 500, "--part", f"{number}/2") == 0
+        assert (
+            f"made part {number}/2 in {out}; when all are made: wgan shards merge" in capsys.readouterr().out
+        )
+    assert run("merge", out) == 0
+    assert f"merged {out}: 1,797 images of 16 x 16 grey" in capsys.readouterr().out
+    assert run("make", "digits", out, "--samples-per-shard", 500) == 0
+    assert "is complete already" in capsys.readouterr().out
+
+
+def test_images_that_were_left_out_are_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "cat" / "2.png").write_bytes(b"no image")
+    command = ("make", folder, tmp_path / "out", "--resolution", 16)
+    with pytest.raises(
+        DataError, match=r"pets: cat/2\.png: it is not an image that can be read .*--skip-bad N"
+    ):
+        run(*command)
+    assert run(*command, "--skip-bad", 1) == 0
+    assert f"left out 1 images that cannot be used: {tmp_path}/out/bad-images.txt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--part", "3/2"), "There is no part 3/2"),
+        (("--workers", 0), "--workers 0: at least 1 process"),
+        (("--validation", 1.5), "--validation 1.5 is no share"),
+        (("--only-validation",), "--only-validation needs a share above 0"),
+        (("--limit", 0), "--limit 0 leaves no images"),
+        (("--classes", "7,cat"), "cat is not among the classes of digits: 0, 1, 2"),
+        (("--classes", "7,7"), "--classes names a class twice"),
+        (("--part", "1/2", "--overwrite"), "--overwrite would remove what other parts have made"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_written(
+    tmp_path: Path, words: tuple[object, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run("make", "digits", tmp_path / "out", *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_index_and_stats_say_what_they_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("make", "digits", tmp_path / "out", "--samples-per-shard", 500)
+    for file in (tmp_path / "out").glob("*.*"):
+        if file.suffix != ".tar":
+            file.unlink()
+    capsys.readouterr()
+    assert run("index", tmp_path / "out") == 0
+    assert f"indexed {tmp_path / 'out'}: 1,797 images of 16 x 16 grey, 10 classes" in capsys.readouterr().out
+    assert run("stats", tmp_path / "out") == 0
+    assert "1,797" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["make", "merge", "index", "check", "show", "stats"])
 def test_help_shows_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run(command, "--help")

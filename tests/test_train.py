@@ -138,9 +138,13 @@ def test_the_normalized_estimate_does_not_depend_on_the_critics_scale(
     for clip in ("0.02", "0.2"):
         options = [f"objective.clip={clip}", "critic_optimizer.lr=2e-3", "generator_optimizer.lr=1e-9"]
         ranks.run(1, [config, *options, "schedule.steps=60", "schedule.critic_updates=5", f"name=c{clip}"])
-    narrow, wide = (read_metrics(tmp_path / f"c{clip}")[-1] for clip in ("0.02", "0.2"))
-    assert wide["wasserstein/estimate"] > 20 * narrow["wasserstein/estimate"]
-    assert wide["wasserstein/normalized"] == pytest.approx(narrow["wasserstein/normalized"], rel=0.3)
+    narrow, wide = (read_metrics(tmp_path / f"c{clip}") for clip in ("0.02", "0.2"))
+    assert wide[-1]["wasserstein/estimate"] > 20 * narrow[-1]["wasserstein/estimate"]
+    # Of one batch each: the mean over the log points, not the luck of the last.
+    ratios = [
+        w["wasserstein/normalized"] / n["wasserstein/normalized"] for w, n in zip(wide, narrow, strict=True)
+    ]
+    assert sum(ratios) / len(ratios) == pytest.approx(1, abs=0.3)
 
 
 def test_the_normalized_estimate_does_not_depend_on_how_often_it_is_logged(

@@ -1,142 +1,118 @@
-"""Images as they come to images as shards hold them: uint8, square, one resolution, grey or colour."""
+"""Images as they come to images as shards hold them: one size, grey or colour, one encoding."""
 
 from __future__ import annotations
 
-import io
-import warnings
-from typing import IO
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from pipeline.data.sources import Pixels
-from pipeline.errors import DataError
+from pipeline.data.codecs import Bytes, Encoding, Shape, decode_into, encode, read_header, shape_of
+from pipeline.data.pictures import check_size, decode_picture
+from pipeline.data.sources import Picture
+from pipeline.errors import ConfigError, DataError
 
-# A short list keeps out of reach the formats whose readers start other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
-MAX_PIXELS = 64_000_000
-GREY_MODES = ("1", "L", "LA")
+Fit = Literal["crop", "fit", "pad"]
+MAX_SIDE = 4096
 
 
-def decode_image(stream: IO[bytes], name: str) -> Image.Image:
-    """Decode an image file (its first frame, if it moves) to Pillow mode L or RGB, upright.
+@dataclass(frozen=True)
+class Conversion:
+    """What every image becomes.
 
-    1 and LA become L; P, RGBA and CMYK become RGB. Transparent parts are laid on white. The rotation
-    that a camera left in EXIF is applied; colour profiles are not. Raises DataError, naming `name`, for
-    files that are broken, hold more than 64 million pixels, or more than 8 bits a channel.
+    `resolution` is (height, width). Images of other proportions are cut about their centre (`crop`),
+    squeezed (`fit`), or laid whole on black (`pad`). `quality` is that of JPEG, 1 to 100.
+    Raises ConfigError for values out of range.
     """
+
+    resolution: tuple[int, int]
+    channels: int
+    fit: Fit = "crop"
+    encoding: Encoding = "png"
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        height, width = self.resolution
+        if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+            raise ConfigError(f"The resolution {height} x {width} is outside 1 to {MAX_SIDE} pixels a side.")
+        if self.channels not in (1, 3):
+            raise ConfigError(f"Images have 1 (grey) or 3 (colour) channels, not {self.channels}.")
+        if not 1 <= self.quality <= 100:
+            raise ConfigError(f"The JPEG quality {self.quality} is outside 1 to 100.")
+
+    @property
+    def shape(self) -> Shape:
+        """(height, width, channels)."""
+        return (*self.resolution, self.channels)
+
+
+def convert(picture: Picture, conversion: Conversion) -> bytes:
+    """Encode an image as the conversion says.
+
+    A file that is already what is wanted is decoded, to be sure of it, and then kept byte for byte.
+    Raises DataError, which says what is wrong but not where.
+    """
+    if isinstance(picture, np.ndarray):
+        return _encode(to_pixels(picture, conversion), conversion)
+    header = read_header(picture)
+    if header is None or header.shape != conversion.shape:
+        return _encode(to_pixels(decode_picture(picture), conversion), conversion)
+    pixels = np.empty(conversion.shape, dtype=np.uint8)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(stream, formats=FORMATS)
-        _check_header(image, name)
-        image.load()
-        return _plain(ImageOps.exif_transpose(image))
-    except DataError:
-        raise
-    except UnidentifiedImageError:
-        raise DataError(
-            f"{name} is not an image that can be read ({', '.join(FORMATS)}). Convert it, or remove it."
-        ) from None
-    except Image.DecompressionBombError:
-        raise DataError(_too_large(name, "far more")) from None
-    except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        raise DataError(f"{name} is broken: {error}. Replace it, or remove it.") from None
+        decode_into(pixels, np.frombuffer(picture, dtype=np.uint8), header.encoding)
+    except DataError as error:
+        raise DataError(f"it is {error}") from None
+    return picture if header.encoding == conversion.encoding else _encode(pixels, conversion)
 
 
-def _check_header(image: ImageFile.ImageFile, name: str) -> None:
-    """Look before decoding: a file of a few kilobytes may unfold to gigabytes."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise DataError(_too_large(name, f"{width} x {height}"))
-    # Pillow reads 16-bit colour as mode RGB and drops the low bytes: only the raw mode tells.
-    sixteen_bit = any(";16B" in str(tile[3]) for tile in image.tile)
-    if image.mode not in MODES or sixteen_bit:
-        kind = "16 bits a channel" if sixteen_bit else f"Pillow's mode {image.mode}"
-        raise DataError(
-            f"{name} has {kind}; only images of 8 bits a channel ({', '.join(MODES)}) are read, because "
-            "any scaling to 8 bits would be a guess. Convert it, or remove it."
-        )
+def _encode(pixels: Bytes, conversion: Conversion) -> bytes:
+    return encode(pixels, conversion.encoding, conversion.quality)
 
 
-def _too_large(name: str, size: str) -> str:
-    return (
-        f"{name} has {size} pixels, and over {MAX_PIXELS:,} are not decoded. Make it smaller, or remove it."
-    )
+def to_pixels(image: Image.Image | Bytes, conversion: Conversion) -> Bytes:
+    """Return a Pillow image (L or RGB), or an array of such pixels, as uint8 of the conversion's shape.
 
-
-def _plain(image: Image.Image) -> Image.Image:
-    mode = "L" if image.mode in GREY_MODES else "RGB"
-    if not image.has_transparency_data:
-        return image if image.mode == mode else image.convert(mode)
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert(mode)
-
-
-def to_array(image: Pixels, resolution: int, channels: int) -> npt.NDArray[np.uint8]:
-    """Return `image` as uint8 (resolution, resolution, channels).
-
-    The largest square at the centre is cut out and resized: with Lanczos (antialiased) when it shrinks,
-    bicubic when it grows. Colour becomes grey by ITU-R 601 luma; grey becomes colour by repetition.
-    An image that fits already keeps its pixels exactly.
+    Sizes change by Lanczos (antialiased) where an image shrinks in any direction, else by bicubic
+    interpolation. Colour becomes grey by ITU-R 601 luma; grey becomes colour by repetition. An image that
+    fits already keeps its pixels exactly.
     """
     if isinstance(image, np.ndarray):
-        fitting = image[:, :, None] if image.ndim == 2 else image
-        if fitting.shape == (resolution, resolution, channels):
-            return fitting
-        image = Image.fromarray(image)
-    mode = "L" if channels == 1 else "RGB"
+        if shape_of(image) == conversion.shape:
+            return image.reshape(conversion.shape)
+        check_size(*image.shape[1::-1])
+        image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+    mode = "L" if conversion.channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
-    pixels = np.asarray(_resize(_centre_square(image), resolution))
-    return pixels.reshape(resolution, resolution, channels)
+    return np.asarray(_FITS[conversion.fit](image, *conversion.resolution)).reshape(conversion.shape)
 
 
-def _centre_square(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    if width == height:
+def _crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest part about the centre that has the wanted proportions."""
+    # In whole pixels, for a part of a pixel would blur what needs no resizing.
+    cut_width = max(1, min(image.width, round(image.height * width / height)))
+    cut_height = max(1, min(image.height, round(image.width * height / width)))
+    left, top = (image.width - cut_width) // 2, (image.height - cut_height) // 2
+    return _resize(image.crop((left, top, left + cut_width, top + cut_height)), height, width)
+
+
+def _pad(image: Image.Image, height: int, width: int) -> Image.Image:
+    scale = min(height / image.height, width / image.width)
+    inner_height = max(1, min(height, round(image.height * scale)))
+    inner_width = max(1, min(width, round(image.width * scale)))
+    canvas = Image.new(image.mode, (width, height))
+    inner = _resize(image, inner_height, inner_width)
+    canvas.paste(inner, ((width - inner_width) // 2, (height - inner_height) // 2))
+    return canvas
+
+
+def _resize(image: Image.Image, height: int, width: int) -> Image.Image:
+    if image.size == (width, height):
         return image
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-
-
-def _resize(square: Image.Image, resolution: int) -> Image.Image:
-    if square.width == resolution:
-        return square
-    shrinks = square.width > resolution
+    shrinks = image.width > width or image.height > height
     method = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
-    return square.resize((resolution, resolution), method)
+    return image.resize((width, height), method)
 
 
-def decode_png(encoded: bytes, resolution: tuple[int, int], channels: int) -> Image.Image:
-    """Decode an image of a shard to Pillow mode L or RGB.
-
-    Raises DataError, which says what is wrong but not where, for anything but a whole PNG of this
-    (height, width) and number of channels. Size and mode are looked at before the pixels are.
-    """
-    height, width = resolution
-    mode = "L" if channels == 1 else "RGB"
-    try:
-        image = Image.open(io.BytesIO(encoded), formats=("PNG",))
-        if image.size != (width, height) or image.mode != mode:
-            found = f"{image.width} x {image.height} in mode {image.mode}"
-            raise DataError(f"{found} instead of {width} x {height} in mode {mode}")
-        image.load()
-    except DataError:
-        raise
-    except UnidentifiedImageError:
-        raise DataError("not a PNG") from None
-    except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        raise DataError(f"a broken PNG: {error}") from None
-    return image
-
-
-def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Encode uint8 (height, width, 1 or 3) as PNG: equal bytes for equal pixels and Pillow builds."""
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()
+_FITS = {"crop": _crop, "fit": _resize, "pad": _pad}

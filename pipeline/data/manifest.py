@@ -3,9 +3,9 @@
 A shard directory looks like this:
 
     manifest.json      this file: written last, so its presence means that the set is complete
-    000000.tar         a webdataset shard: KEY.png and, for labelled sets, KEY.cls for each sample
-    000000.npy         its index: int64 (count, 3), the columns offset, bytes, label of each image;
-                       the label is -1 where there is none
+    000000.tar         a webdataset shard: an image and, for labelled sets, KEY.cls for each sample
+    000000.npy         its index: int64 (count, 4), the columns offset, bytes, label and CRC-32 of each
+                       image; the label is -1 where there is none
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from pipeline.data.codecs import Encoding
 from pipeline.errors import DataError
 
-FORMAT = "wgan-shards/1"
+FORMAT = "wgan-shards/2"
 FILE_NAME = "manifest.json"
+MAKE = "Make the shards with `wgan shards make`"
+
+Index = npt.NDArray[np.int64]
+"""int64 (count, 4): the columns below."""
+
+INDEX_COLUMNS = ("offset", "bytes", "label", "crc32")
 
 
 @dataclass(frozen=True)
@@ -43,14 +50,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a shard directory holds. `resolution` is (height, width) in pixels."""
+    """What a shard directory holds. `resolution` is (height, width) in pixels.
+
+    `plan` has everything that decided the bytes, as plain values; it is empty for shards made by others.
+    """
 
     source: str
     resolution: tuple[int, int]
     channels: int
     classes: tuple[str, ...]
-    encoding: str
+    encoding: Encoding
     shards: tuple[Shard, ...]
+    plan: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def count(self) -> int:
@@ -86,39 +97,46 @@ class Manifest:
 
 
 def load_manifest(directory: Path) -> Manifest:
-    """Read and check `directory/manifest.json`.
-
-    Raises DataError where it is missing, unreadable, of another format, names a path, or lists a file twice.
-    """
+    """Read and check `directory/manifest.json`. Raises DataError as `parse_manifest` does, or where it is missing."""
     path = directory / FILE_NAME
-    make = "Make the shards with `wgan shards make`"
     if not directory.is_dir():
-        raise DataError(f"There is no shard directory {directory}. {make}, or correct data.shards.")
+        raise DataError(f"There is no shard directory {directory}. {MAKE}, or correct data.shards.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_manifest(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise DataError(
-            f"{directory} holds no {FILE_NAME}, so its shards are not a complete set. {make}."
+            f"{directory} holds no {FILE_NAME}, so its shards are not a complete set. {MAKE}."
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read ({error}). {make} again.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}). {MAKE} again.") from None
+
+
+def parse_manifest(text: bytes, path: str) -> Manifest:
+    """Read and check a manifest's text; `path` is what messages call it.
+
+    Raises DataError where it is unreadable, of another format, names a path, or lists a file twice.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read ({error}). {MAKE} again.") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise DataError(f"{path} is of format {found!r}; this version reads {FORMAT!r}. {make} again.")
+        raise DataError(f"{path} is of format {found!r}; this version reads {FORMAT!r}. {MAKE} again.")
     try:
         manifest = _parse(content)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{path} is damaged: {error!r} is missing or of the wrong type. {make} again."
+            f"{path} is damaged: {error!r} is missing or of the wrong type. {MAKE} again."
         ) from None
     names = Counter(name for shard in manifest.shards for name in (shard.name, shard.index))
     name, times = names.most_common(1)[0]
     if times > 1:
-        raise DataError(f"{path} lists {name} {times} times; its samples would count as often. {make} again.")
+        raise DataError(f"{path} lists {name} {times} times; its samples would count as often. {MAKE} again.")
     if content.get("count") != manifest.count:
         raise DataError(
             f"{path} says count {content.get('count')}, but its shards add up to {manifest.count}. "
-            f"{make} again."
+            f"{MAKE} again."
         )
     return manifest
 
@@ -138,15 +156,18 @@ def _parse(content: dict[str, Any]) -> Manifest:
     )
     if not shards or any(shard.count < 1 for shard in shards):
         raise ValueError("a shard without samples")
-    if height < 1 or width < 1 or content["channels"] not in (1, 3) or content["encoding"] != "png":
-        raise ValueError("the kind of images")
+    if height < 1 or width < 1 or content["channels"] not in (1, 3):
+        raise ValueError("the shape of the images")
+    if content["encoding"] not in get_args(Encoding):
+        raise ValueError(f"the encoding {content['encoding']!r}")
     return Manifest(
         source=str(content["source"]),
         resolution=(height, width),
         channels=int(content["channels"]),
         classes=tuple(str(name) for name in content["classes"]),
-        encoding=str(content["encoding"]),
+        encoding=cast(Encoding, content["encoding"]),
         shards=shards,
+        plan=dict(content["plan"]),
     )
 
 
@@ -204,20 +225,29 @@ def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -
     return digest.hexdigest()
 
 
-def load_index(directory: Path, shard: Shard) -> npt.NDArray[np.int64]:
-    """The shard's index, memory-mapped: int64 (count, 3) of offset, bytes and label of each image.
-
-    Raises DataError where it is not that, or points outside the tar file.
-    """
+def load_index(directory: Path, shard: Shard) -> Index:
+    """The shard's index. Raises DataError as `read_index` does."""
     path = directory / shard.index
     try:
-        index: npt.NDArray[np.int64] = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            return read_index(file, shard, str(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def read_index(file: IO[bytes], shard: Shard, path: str) -> Index:
+    """Read the shard's index from a file that messages call `path`.
+
+    Raises DataError where it is not an index of that shard, or points outside the tar file.
+    """
+    try:
+        index: Index = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
         raise DataError(f"{path} is no shard index ({error}). Make the shards again.") from None
-    if index.dtype != np.int64 or index.shape != (shard.count, 3):
+    if index.dtype != np.int64 or index.shape != (shard.count, len(INDEX_COLUMNS)):
         raise DataError(
             f"{path} holds {index.dtype} {index.shape}; an index of {shard.name} is int64 "
-            f"({shard.count}, 3). Make the shards again."
+            f"({shard.count}, {len(INDEX_COLUMNS)}). Make the shards again."
         )
     offset, size = index[:, 0], index[:, 1]
     if (offset < 0).any() or (size < 1).any() or (offset > shard.bytes - size).any():

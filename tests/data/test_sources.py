@@ -1,185 +1,204 @@
-"""Sources: which samples they give, in which order, and what they refuse."""
+"""All sources: how they are named and found, and what holds for each of them."""
 
 from __future__ import annotations
 
-import struct
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from pipeline.data.sources import Source, open_source
+from pipeline.data.sources import FAMILIES, REGISTRY, Source, Spec, describe_sources, mixed, open_source
 from pipeline.errors import ConfigError, DataError
+from tests.data.sources import helpers
 
-
-def open_train(spec: str | Path, root: Path | None = None) -> Source:
-    return open_source(str(spec), root=root, split="train")
-
-
-def put_image(path: Path, value: int = 0, size: tuple[int, int] = (4, 4)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, value).save(path)
-
-
-def put_mnist(root: Path, train: int = 5, test: int = 3) -> None:
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for prefix, count in (("train", train), ("t10k", test)):
-        images = np.arange(count, dtype=np.uint8).repeat(28 * 28)
-        header = struct.pack(">IIII", 0x803, count, 28, 28)
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
-        labels = bytes(9 - number for number in range(count))
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels)
+Make = Callable[[Path, pytest.MonkeyPatch], Spec]
 
 
 def test_an_unknown_source_is_answered_with_the_known_and_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"no folder minst .* digits, mnist\. Did you mean mnist\?"):
-        open_train("minst")
+    with pytest.raises(ConfigError, match=r"no folder or file minst .* digits, mnist,.*Did you mean mnist\?"):
+        open_source(Spec("minst"))
 
 
-def test_a_file_is_no_source(tmp_path: Path) -> None:
-    put_image(tmp_path / "a.png")
-    with pytest.raises(ConfigError, match=r"a\.png is a file\. Give a folder"):
-        open_train(tmp_path / "a.png")
+def test_a_file_of_another_kind_is_answered_with_what_can_be_given(tmp_path: Path) -> None:
+    helpers.put_image(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match=r"a\.png is a file of no kind that is read\. Give a folder"):
+        helpers.open_path(tmp_path / "a.png")
+
+
+def test_every_named_source_has_a_module_and_a_line_in_the_help() -> None:
+    described = describe_sources().splitlines()
+    for family in FAMILIES:
+        assert any(line.split()[0].rstrip(",") == family.names[0] for line in described)
+    for module in set(REGISTRY.values()):
+        assert callable(__import__(module, fromlist=["open_source"]).open_source)
+    assert max(map(len, described)) < 110
+
+
+def test_a_folder_named_as_a_set_is_reached_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    helpers.put_image(tmp_path / "digits" / "a.png")
+    assert len(open_source(Spec("digits"))) == 1797
+    assert len(open_source(Spec("./digits"))) == 1
+
+
+def test_a_folder_of_tar_files_and_folders_is_refused_as_unclear(tmp_path: Path) -> None:
+    helpers.put_image(tmp_path / "cat" / "a.png")
+    helpers.put_tar(tmp_path / "0.tar", [("a.png", helpers.png())])
+    with pytest.raises(DataError, match=r"holds both tar files \(0\.tar\) and folders \(cat\)"):
+        helpers.open_path(tmp_path)
 
 
 def test_digits_use_the_whole_range_of_bytes() -> None:
-    source = open_train("digits")
-    samples = list(source)
-    images = np.stack([np.asarray(sample.image) for sample in samples])
-    assert len(source) == len(samples) == 1797
+    source = open_source(Spec("digits"))
+    images = np.stack([helpers.pixels(source, position) for position in range(len(source))])
     assert images.shape == (1797, 8, 8)
     assert (images.dtype, images.min(), images.max()) == (np.uint8, 0, 255)
-    assert {source.classes[sample.label or 0] for sample in samples} == set("0123456789")
-    assert (source.native_resolution, source.native_channels) == (16, 1)
+    assert set(helpers.labels(source).values()) == set(range(10))
+    assert (source.native_resolution, source.native_channels, source.classes) == (
+        (16, 16),
+        1,
+        tuple("0123456789"),
+    )
 
 
-@pytest.mark.parametrize(("root", "split"), [(Path("somewhere"), "train"), (None, "test")])
-def test_digits_refuse_a_root_and_a_test_split(root: Path | None, split: str) -> None:
+@pytest.mark.parametrize("spec", [Spec("digits", root=Path("somewhere")), Spec("digits", split="test")])
+def test_digits_refuse_a_root_and_a_test_split(spec: Spec) -> None:
     with pytest.raises(ConfigError, match="digits"):
-        open_source("digits", root=root, split=split)
+        open_source(spec)
 
 
-def test_mnist_gives_each_split_from_its_own_files(tmp_path: Path) -> None:
-    put_mnist(tmp_path)
-    for split, count in (("train", 5), ("test", 3)):
-        source = open_source("mnist", root=tmp_path, split=split)
-        samples = list(source)
-        assert (source.name, len(source)) == (f"mnist-{split}", count)
-        assert [sample.label for sample in samples] == [9, 8, 7, 6, 5][:count]
-        assert [int(np.asarray(sample.image).max()) for sample in samples] == list(range(count))
-        assert np.asarray(samples[0].image).shape == (28, 28)
+def test_a_sorted_listing_is_mixed_alike_everywhere() -> None:
+    names = [f"{folder}/{number}" for folder in ("cat", "dog") for number in range(50)]
+    order = [name for name, _ in mixed((name, None) for name in names)]
+    assert sorted(order) == sorted(names)
+    assert order == [name for name, _ in mixed((name, None) for name in reversed(names))]
+    assert 15 < sum(name.startswith("cat") for name in order[:50]) < 35
 
 
-def test_mnist_with_a_root_never_downloads(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"MNIST/raw does not hold the four MNIST files.*correct --root"):
-        open_train("mnist", tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def folder(path: Path, _: pytest.MonkeyPatch) -> Spec:
+    helpers.put_image(path / "photos" / "cat" / "a.png")
+    return Spec(str(path / "photos"))
 
 
-def test_mnist_files_cut_short_are_reported_as_damaged(tmp_path: Path) -> None:
-    put_mnist(tmp_path)
-    images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    images.write_bytes(images.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"MNIST files in .* are damaged"):
-        open_train("mnist", tmp_path)
+def tar(path: Path, _: pytest.MonkeyPatch) -> Spec:
+    return Spec(str(helpers.put_tar(path / "a.tar", [("a.png", helpers.png())])))
 
 
-def test_mnist_without_a_network_points_to_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(DataError, match=r"cannot be downloaded into .*wgan-pipeline.*give --root DIR"):
-        open_train("mnist")
+def zipped(path: Path, _: pytest.MonkeyPatch) -> Spec:
+    return Spec(str(helpers.put_zip(path / "a.zip", [("a.png", helpers.png())])))
 
 
-def test_class_folders_give_labels_at_any_depth_in_the_order_of_paths(tmp_path: Path) -> None:
-    for name in ("dog/b.png", "cat/deep/er/z.png", "cat/a.JPG", "dog/a.webp"):
-        put_image(tmp_path / name)
-    source = open_train(tmp_path)
-    found = [(sample.key, sample.label) for sample in source]
-    assert source.classes == ("cat", "dog")
-    assert found == [("cat/a.JPG", 0), ("cat/deep/er/z.png", 0), ("dog/a.webp", 1), ("dog/b.png", 1)]
-    assert (source.native_resolution, source.name, len(source)) == (None, tmp_path.name, 4)
+def shards(path: Path, _: pytest.MonkeyPatch) -> Spec:
+    helpers.put_tar(path / "0.tar", [("a.png", helpers.png()), ("a.cls", b"1")])
+    return Spec(str(path))
 
 
-def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
-    for name in ("2.png", "10.png"):
-        put_image(tmp_path / name)
-    source = open_train(tmp_path)
-    assert source.classes == ()
-    assert [(sample.key, sample.label) for sample in source] == [("10.png", None), ("2.png", None)]
+def npy(path: Path, _: pytest.MonkeyPatch) -> Spec:
+    np.save(path / "a.npy", np.arange(2 * 4 * 5, dtype=np.uint8).reshape(2, 4, 5))
+    return Spec(str(path / "a.npy"))
 
 
-def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
-    for name in ("a.png", ".b.png", ".thumbnails/c.png"):
-        put_image(tmp_path / name)
-    assert [sample.key for sample in open_train(tmp_path)] == ["a.png"]
+def npz(path: Path, _: pytest.MonkeyPatch) -> Spec:
+    np.savez(path / "a.npz", images=np.zeros((2, 4, 5, 3), np.uint8), labels=np.array([1, 0]))
+    return Spec(str(path / "a.npz"))
 
 
-def test_files_of_other_kinds_are_passed_over_with_one_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def mnist(path: Path, _: pytest.MonkeyPatch) -> Spec:
+    helpers.put_mnist(path)
+    return Spec("mnist", path)
+
+
+def cifar10(path: Path, monkeypatch: pytest.MonkeyPatch) -> Spec:
+    helpers.put_cifar10(path, monkeypatch)
+    return Spec("cifar10", path)
+
+
+def stl10(path: Path, monkeypatch: pytest.MonkeyPatch) -> Spec:
+    helpers.put_stl10(path, monkeypatch)
+    return Spec("stl10", path)
+
+
+def celeba(path: Path, _: pytest.MonkeyPatch) -> Spec:
+    helpers.put_celeba(path)
+    return Spec("celeba", path)
+
+
+def lsun(path: Path, _: pytest.MonkeyPatch) -> Spec:
+    helpers.put_lsun(path)
+    return Spec("lsun-bedroom", path)
+
+
+def hugging_face(path: Path, _: pytest.MonkeyPatch) -> Spec:
+    return Spec("hf:user/name", helpers.put_hugging_face(path / "saved"))
+
+
+def digits(_: Path, __: pytest.MonkeyPatch) -> Spec:
+    return Spec("digits")
+
+
+MAKES: list[Make] = [
+    *(folder, tar, zipped, shards, npy, npz, digits, mnist, cifar10, stl10, celeba, lsun, hugging_face)
+]
+# Run in another process: reads all of a pickled source, and says whether that took PyTorch.
+READ_ALL = """\
+import hashlib, pickle, sys
+source = pickle.load(open(sys.argv[1], "rb"))
+digest = hashlib.sha256()
+for position in range(len(source)):
+    digest.update(bytes(source.read(position)))
+print(digest.hexdigest(), "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__)
+def test_a_source_survives_pickling_and_is_read_alike_and_without_torch_in_another_process(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_image(tmp_path / "cat" / "a.png")
-    assert len(open_train(tmp_path)) == 1
-    assert capsys.readouterr().err == ""
-    for name in ("cat/b.tif", "cat/deep/c.tif", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("hello")
-    assert len(list(open_train(tmp_path))) == 1
-    warning = f"warning: {tmp_path}: 3 files are passed over, notes.txt for one; only .png, .jpg,"
-    assert capsys.readouterr().err.startswith(warning)
+    source = open_source(make(tmp_path, monkeypatch))
+    digest = read_all(source)
+    copy: Source = pickle.loads(pickle.dumps(source))
+    assert read_all(copy) == digest
+    for position in range(len(source)):
+        assert (copy.key(position), copy.label(position)) == (source.key(position), source.label(position))
+        label = source.label(position)
+        assert (label is None) == (source.classes == ())
+        assert label is None or 0 <= label < len(source.classes)
+    assert len({source.key(position) for position in range(len(source))}) == len(source) > 0
+    (tmp_path / "pickle").write_bytes(pickle.dumps(source))
+    command = [sys.executable, "-c", READ_ALL, str(tmp_path / "pickle")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [digest, "False"]
 
 
-def test_a_class_folder_may_be_a_link_and_a_circle_of_links_ends(tmp_path: Path) -> None:
-    put_image(tmp_path / "elsewhere" / "a.png")
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
-    assert [sample.key for sample in open_train(tmp_path / "set")] == ["cat/a.png"]
+@pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__)
+def test_a_sources_name_holds_no_path(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make(tmp_path, monkeypatch)
+    source = open_source(spec)
+    assert str(tmp_path.parent) not in source.name
+    assert source.native_channels in (1, 3)
 
 
-def test_an_empty_folder_is_refused_with_the_extensions(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no images: no files ending in \.png, \.jpg"):
-        open_train(tmp_path)
+@pytest.mark.parametrize("make", [folder, tar, zipped, shards, npy, npz], ids=lambda make: make.__name__)
+def test_a_source_of_a_path_refuses_a_root_and_a_split(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make(tmp_path, monkeypatch)
+    with pytest.raises(ConfigError, match=r"--root .* has no meaning"):
+        open_source(Spec(spec.name, root=tmp_path))
+    with pytest.raises(ConfigError, match=r"has no test split\. Give .*test"):
+        open_source(Spec(spec.name, split="test"))
 
 
-def test_an_empty_class_folder_is_refused(tmp_path: Path) -> None:
-    put_image(tmp_path / "cat" / "a.png")
-    (tmp_path / "dog").mkdir()
-    with pytest.raises(DataError, match=r"class folder .*dog holds no images"):
-        open_train(tmp_path)
+def read_all(source: Source) -> str:
+    import hashlib
 
-
-def test_loose_images_beside_class_folders_are_refused(tmp_path: Path) -> None:
-    put_image(tmp_path / "loose.png")
-    put_image(tmp_path / "cat" / "a.png")
-    with pytest.raises(DataError, match=r"both directly \(loose\.png\) and in folders \(cat\)"):
-        open_train(tmp_path)
-
-
-def test_a_folder_is_listed_without_opening_its_images_and_a_broken_one_is_named(tmp_path: Path) -> None:
-    put_image(tmp_path / "a.png", 7)
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "b.png").write_bytes(whole[:50])
-    samples = iter(open_train(tmp_path))
-    assert np.asarray(next(samples).image).max() == 7
-    with pytest.raises(DataError, match=r"b\.png is broken: .*Replace it, or remove it"):
-        next(samples)
-
-
-def test_an_image_that_vanished_is_named(tmp_path: Path) -> None:
-    put_image(tmp_path / "a.png")
-    source = open_train(tmp_path)
-    (tmp_path / "a.png").unlink()
-    with pytest.raises(DataError, match=r"a\.png cannot be read: No such file"):
-        list(source)
-
-
-def test_a_folder_refuses_a_split_and_says_what_to_give(tmp_path: Path) -> None:
-    put_image(tmp_path / "a.png")
-    with pytest.raises(ConfigError, match=r"has no test split\. Give the folder of the test images itself"):
-        open_source(str(tmp_path), root=None, split="test")
+    digest = hashlib.sha256()
+    for position in range(len(source)):
+        digest.update(bytes(memoryview(source.read(position)).cast("B")))
+    return digest.hexdigest()

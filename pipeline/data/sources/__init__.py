@@ -1,48 +1,48 @@
 """Where images come from: the contract of a source, and the registry of named ones.
 
-A source is one file beside this one with `open_source(root, split) -> Source`, and one line in `REGISTRY`.
+A source is one file beside this one with `open_source(spec) -> Source`, and one line in `FAMILIES` (for names)
+or in `_kind_of` below (for a kind of path).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 
-Pixels = Image.Image | npt.NDArray[np.uint8]
-"""A Pillow image in mode L or RGB, or a uint8 array of shape (height, width) or (height, width, 3)."""
+Pixels = npt.NDArray[np.uint8]
+"""uint8 of shape (height, width), grey, or (height, width, 3), RGB."""
 
+Picture = bytes | Pixels
+"""An image file's content as it is stored, or pixels where a source has no files."""
 
-class Sample(NamedTuple):
-    """One image of a source. `key` names it in messages; `label` is an index into the source's classes."""
-
-    key: str
-    image: Pixels
-    label: int | None
+MAX_FILE_BYTES = 1 << 28
+"""More than any image that may be decoded takes; a larger file is not even read."""
 
 
 class Source(Protocol):
-    """Images in a fixed order: iterating twice gives the same samples."""
+    """A fixed list of images that can be read in any order, also in another process: sources are pickled."""
 
     @property
     def name(self) -> str:
-        """What the manifest calls this set; it tells splits apart."""
+        """What the manifest calls this set; it tells splits apart, but not the places it may lie at."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names by label; empty where the samples have no labels."""
+        """The class names by label; empty where the images have no labels."""
 
     @property
-    def native_resolution(self) -> int | None:
-        """The side in pixels to use by default; None where the user must choose."""
+    def native_resolution(self) -> tuple[int, int] | None:
+        """(height, width) to use by default; None where the user must choose."""
 
     @property
     def native_channels(self) -> int:
@@ -50,46 +50,167 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Sample]:
-        """Yield every sample. Raises DataError, naming the image, where one cannot be read."""
+    def key(self, position: int) -> str:
+        """What tells this image from the others, and names it in messages: a path within the source, say."""
+
+    def label(self, position: int) -> int | None:
+        """The image's index into `classes`; None where there are none."""
+
+    def read(self, position: int) -> Picture:
+        """The image. Raises DataError, naming it, where it cannot be read."""
 
 
+@dataclass(frozen=True)
+class Spec:
+    """What the user asked for: a name or a path, where a named set's files lie, and which split of it."""
+
+    name: str
+    root: Path | None = None
+    split: str = "train"
+
+    def refuse_root(self) -> None:
+        """Raise ConfigError where a root was given to a source that has no use for one."""
+        if self.root is not None:
+            raise ConfigError(f"--root {self.root} has no meaning for {self.name}. Leave it out.")
+
+    def refuse_splits(self, instead: str) -> None:
+        """Raise ConfigError where a split was asked for of a source that has none."""
+        if self.split != "train":
+            raise ConfigError(f"{self.name} has no {self.split} split. {instead}")
+
+    def check_split(self, known: Iterable[str]) -> None:
+        """Raise ConfigError unless the split is one of these."""
+        if self.split not in known:
+            raise ConfigError(f"{self.name} has no {self.split} split; it has: {', '.join(known)}.")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Named sources that one module opens; `summary` is for the help."""
+
+    module: str
+    names: tuple[str, ...]
+    summary: str
+
+
+EMNIST = tuple(f"emnist-{part}" for part in ("balanced", "byclass", "bymerge", "letters", "digits", "mnist"))
+LSUN = tuple(
+    f"lsun-{kind}"
+    for kind in (
+        *("bedroom", "bridge", "church-outdoor", "classroom", "conference-room"),
+        *("dining-room", "kitchen", "living-room", "restaurant", "tower"),
+    )
+)
+FAMILIES = (
+    Family("digits", ("digits",), "1,797 grey digits of 16 x 16, no download"),
+    Family("mnist", ("mnist", "fashion-mnist", "kmnist"), "70,000 grey images of 28 x 28; train, test"),
+    Family("mnist", EMNIST, "letters, digits; also -byclass, -bymerge, -letters, -digits, -mnist"),
+    Family("cifar", ("cifar10", "cifar100"), "60,000 photos of 32 x 32; train, test"),
+    Family("stl10", ("stl10",), "photos of 96 x 96; train, test, unlabeled"),
+    Family("celeba", ("celeba",), "202,599 faces of 178 x 218; train, valid, test, all"),
+    Family("lsun", LSUN, "photos of scenes; also -kitchen, ...; needs --root; train, val"),
+)
 # Name -> module. Modules are imported when asked for: some need libraries that are slow to import.
 REGISTRY: dict[str, str] = {
-    "digits": "pipeline.data.sources.digits",
-    "mnist": "pipeline.data.sources.mnist",
+    name: f"pipeline.data.sources.{family.module}" for family in FAMILIES for name in family.names
 }
+HUGGING_FACE = "hf:"
+PATHS = (
+    ("photos/", "a folder of images; its sub-folders, where it has any, are the classes"),
+    ("photos.zip, photos.tar", "the same, packed; a tar file must not be compressed"),
+    ("shards/", "webdataset shards: a folder of .tar files of KEY.jpg and KEY.cls"),
+    ("photos.npy, photos.npz", "uint8 arrays (count, height, width) or with 1 or 3 channels; labels in .npz"),
+    ("hf:NAME, hf:USER/NAME", "a set of the Hugging Face Hub; with --root, what save_to_disk wrote"),
+)
+ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+ARRAYS = (".npy", ".npz")
 
 
-def open_source(spec: str, *, root: Path | None, split: str) -> Source:
-    """Open the source called `spec`, or the folder of images at that path.
+def describe_sources() -> str:
+    """A table of all sources for the help, one line each: what to write, and what it is."""
+    named = [(_abbreviate(family.names), family.summary) for family in FAMILIES]
+    return "\n".join(f"  {example:<30}{summary}" for example, summary in (*PATHS, *named))
 
-    `root` is where a named source's files already are; None leaves that to the source. `split` is
-    "train" or "test". Raises ConfigError for an unknown source or for options that it does not have,
-    DataError where its files are missing or unsuitable.
+
+def _abbreviate(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, ..."
+
+
+def open_source(spec: Spec) -> Source:
+    """Open the named source, or what lies at that path: `./mnist` is a folder where `mnist` is the set.
+
+    Raises ConfigError for an unknown source or for options that it does not have, DataError where its
+    files are missing or unsuitable.
     """
-    if spec in REGISTRY:
-        return cast(Source, import_module(REGISTRY[spec]).open_source(root, split))
-    folder = Path(spec)
-    if folder.is_dir():
-        from pipeline.data.sources.folder import open_folder
-
-        return open_folder(folder, root, split)
-    raise ConfigError(_unknown(spec))
+    if spec.name in REGISTRY:
+        return _open_with(REGISTRY[spec.name], spec)
+    if spec.name.startswith(HUGGING_FACE):
+        return _open_with("pipeline.data.sources.hugging_face", spec)
+    return _open_with(f"pipeline.data.sources.{_kind_of(Path(spec.name))}", spec)
 
 
-def refuse_options(name: str, root: Path | None, split: str, instead: str) -> None:
-    """For sources with neither a root nor splits: raise ConfigError where one was asked for."""
-    if root is not None:
-        raise ConfigError(f"--root {root} has no meaning for {name}. Leave it out.")
-    if split != "train":
-        raise ConfigError(f"{name} has no {split} split. {instead}")
+def _open_with(module: str, spec: Spec) -> Source:
+    return cast(Source, import_module(module).open_source(spec))
 
 
-def _unknown(spec: str) -> str:
-    known = ", ".join(REGISTRY)
-    if Path(spec).exists():
-        return f"The source {spec} is a file. Give a folder of images, or one of: {known}."
-    nearest = difflib.get_close_matches(spec, REGISTRY, n=1)
+def _kind_of(path: Path) -> str:
+    """The module for what lies at the path."""
+    name = path.name.lower()
+    if path.is_dir():
+        return _kind_of_folder(path)
+    if not path.is_file():
+        raise ConfigError(_unknown(str(path)))
+    if name.endswith(ARCHIVES):
+        return "archive"
+    if name.endswith(ARRAYS):
+        return "arrays"
+    raise ConfigError(
+        f"The source {path} is a file of no kind that is read. Give a folder of images, a .zip or .tar file, a "
+        f".npy or .npz file, hf:NAME, or one of: {', '.join(REGISTRY)}."
+    )
+
+
+def _kind_of_folder(path: Path) -> str:
+    from pipeline.data.sources.listing import is_hidden, is_image
+
+    try:
+        entries = [entry for entry in path.iterdir() if not is_hidden(entry.name)]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    shards = [entry.name for entry in entries if entry.name.lower().endswith(".tar") and entry.is_file()]
+    if not shards or any(is_image(entry.name) for entry in entries):
+        return "folder"
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    if folders:
+        raise DataError(
+            f"{path} holds both tar files ({min(shards)}) and folders ({min(folders)}), so it is unclear which are "
+            "the images. Give a folder that holds the ones or the others alone."
+        )
+    return "webdataset_shards"
+
+
+def _unknown(name: str) -> str:
+    nearest = difflib.get_close_matches(name, REGISTRY, n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    return f"There is no folder {spec} and no source of that name; the named ones are: {known}.{hint}"
+    return (
+        f"There is no folder or file {name} and no source of that name; the named ones are: "
+        f"{', '.join(REGISTRY)}, and hf:NAME.{hint}"
+    )
+
+
+def stable_hash(text: str) -> int:
+    """64 bits that depend on the text alone, on any machine and in any version."""
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big"
+    )
+
+
+T = TypeVar("T")
+
+
+def mixed(entries: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
+    """(key, anything) in the order of the keys' hashes.
+
+    Listings come sorted by class; in this order every shard holds a fair share of each.
+    """
+    return sorted(entries, key=lambda entry: (stable_hash(entry[0]), entry[0]))

@@ -5,21 +5,28 @@ The set is small enough to train on a CPU in seconds, which is what it is for.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from pipeline.data.sources import Source, refuse_options
-from pipeline.data.sources.digit_set import DigitSet
+from pipeline.data.sources import Source, Spec
+from pipeline.data.sources.in_memory import InMemory
 
 BRIGHTEST = 16  # the scans count dark pixels in 4 x 4 blocks
+ENLARGED = (16, 16)
 
 
-def open_source(root: Path | None, split: str) -> Source:
+class Digits(InMemory):
+    def __init__(self) -> None:
+        from sklearn.datasets import load_digits
+
+        scans = load_digits()
+        images = np.rint(scans.images * (255 / BRIGHTEST)).astype(np.uint8)
+        super().__init__("digits", images, scans.target.astype(np.int64), tuple("0123456789"))
+        # Networks of strided layers want more than 8 pixels.
+        self.native_resolution = ENLARGED
+
+
+def open_source(spec: Spec) -> Source:
     """Raises ConfigError for a root or a split other than train: the set has neither."""
-    refuse_options("digits", root, split, "All its images are in train.")
-    from sklearn.datasets import load_digits
-
-    scans = load_digits()
-    images = np.rint(scans.images * (255 / BRIGHTEST)).astype(np.uint8)
-    return DigitSet("digits", 16, images, scans.target.tolist())
+    spec.refuse_root()
+    spec.refuse_splits("All its images are in train.")
+    return Digits()

@@ -1,7 +1,9 @@
 """A folder of image files: one sub-folder a class, or all in one place and without labels.
 
-    faces/0001.jpg             flat: no labels
-    animals/cat/one/a.png      the label is the folder directly below the top, whatever lies deeper
+    faces/0001.jpg                     flat: no labels
+    animals/cat/one/a.png              the label is the folder directly below the top, whatever lies deeper
+    animals/train/cat/a.png            where the top holds one folder only, and that but folders, the classes
+                                       are where the folders first branch
 
 Hidden files and folders are passed over; so are files with other extensions, which a warning counts.
 Links to folders are followed only directly below the top, so that a circle of links cannot trap the walk.
@@ -10,114 +12,79 @@ Links to folders are followed only directly below the top, so that a circle of l
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from itertools import chain
+import stat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from pipeline.data.convert import decode_image
-from pipeline.data.sources import Sample, Source, refuse_options
+from pipeline.data.sources import MAX_FILE_BYTES, Source, Spec
+from pipeline.data.sources.listing import Entry, Listed, is_hidden, sort_into_classes, too_large
 from pipeline.errors import DataError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
+class Folder(Listed):
+    """Files are opened when they are read. `files` holds (path within the folder, label)."""
 
-class ImageFile(NamedTuple):
-    path: Path
-    label: int | None
-
-
-class Folder:
-    """Images are opened one by one as they are asked for; `files` is in the order of their paths."""
-
-    native_resolution = None
-    native_channels = 3
-
-    def __init__(self, path: Path, classes: tuple[str, ...], files: list[ImageFile]) -> None:
-        self.path = path
+    def __init__(self, path: Path, classes: tuple[str, ...], files: Sequence[Entry]) -> None:
         # Not the whole path: shards of a folder that has moved are still the same shards.
-        self.name = path.resolve().name or "folder"
-        self.classes = classes
-        self.files = files
+        super().__init__(path.resolve().name or "folder", classes, files)
+        self.path = path
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __iter__(self) -> Iterator[Sample]:
-        for path, label in self.files:
-            try:
-                with path.open("rb") as stream:
-                    image = decode_image(stream, str(path))
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-            yield Sample(path.relative_to(self.path).as_posix(), image, label)
+    def read(self, position: int) -> bytes:
+        return read_image_file(self.path / self.key(position))
 
 
-def open_folder(path: Path, root: Path | None, split: str) -> Source:
-    """List the images below `path`.
+def read_image_file(file: Path) -> bytes:
+    """The file's content. Raises DataError where it cannot be read or is larger than any image may be."""
+    try:
+        # Opening a pipe would wait for someone to write to it.
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise DataError(f"{file} is no plain file. Remove it.")
+        with file.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise too_large(file)
+    return content
+
+
+def open_source(spec: Spec) -> Source:
+    """List the images below the path `spec.name`.
 
     Raises DataError where there are none, where a class folder has none, or where images lie both in
     class folders and beside them; ConfigError for a root or a split.
     """
-    refuse_options(f"the folder {path}", root, split, f"Give the folder of the {split} images itself.")
+    spec.refuse_root()
+    spec.refuse_splits(f"Give the folder of the {spec.split} images itself.")
+    path = Path(spec.name)
     try:
-        return _list_images(path)
+        files, folders = _walk(path)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    return Folder(path, *sort_into_classes(path, files, folders))
 
 
-def _list_images(path: Path) -> Folder:
-    visible = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    found = {entry.name: _files_below(entry) for entry in visible if entry.is_dir()}
-    by_class = {name: [file for file in files if _is_image(file)] for name, files in found.items()}
-    direct = [entry for entry in visible if entry.is_file()]
-    loose = [entry for entry in direct if _is_image(entry)]
-    if loose and any(by_class.values()):
-        filled = next(name for name, images in by_class.items() if images)
-        raise DataError(
-            f"{path} holds images both directly ({loose[0].name}) and in folders ({filled}), so it is "
-            "unclear whether the folders are classes. Move the loose images into a folder, or remove them."
-        )
-    _warn_of_others(path, [file for file in chain(direct, *found.values()) if not _is_image(file)])
-    if loose:
-        return Folder(path, (), [ImageFile(image, None) for image in loose])
-    _refuse_empty(path, by_class)
-    files = [ImageFile(image, label) for label, images in enumerate(by_class.values()) for image in images]
-    return Folder(path, tuple(by_class), files)
+def _walk(path: Path) -> tuple[list[str], list[str]]:
+    """The files and folders below, as paths within `path`."""
+    files: list[str] = []
+    folders: list[str] = []
+    for entry in sorted(path.iterdir()):
+        if is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            folders.append(entry.name)
+            _walk_below(entry, files, folders)
+        elif entry.is_file():
+            files.append(entry.name)
+    return files, folders
 
 
-def _refuse_empty(path: Path, by_class: dict[str, list[Path]]) -> None:
-    looked_for = f"files ending in {', '.join(EXTENSIONS)}"
-    if not any(by_class.values()):
-        raise DataError(f"{path} holds no images: no {looked_for}. Give a folder that does.")
-    for name, images in by_class.items():
-        if not images:
-            raise DataError(
-                f"The class folder {path / name} holds no images: no {looked_for}. Fill it, or remove it."
-            )
-
-
-def _warn_of_others(path: Path, others: list[Path]) -> None:
-    if others:
-        count = "1 file is" if len(others) == 1 else f"{len(others):,} files are"
-        print(
-            f"warning: {path}: {count} passed over, {others[0].name} for one; only {', '.join(EXTENSIONS)} "
-            "are read",
-            file=sys.stderr,
-        )
-
-
-def _files_below(top: Path) -> list[Path]:
-    found: list[Path] = []
+def _walk_below(top: Path, files: list[str], folders: list[str]) -> None:
     for directory, children, names in os.walk(top, onerror=_raise):
-        children[:] = [child for child in children if not child.startswith(".")]
-        found += [Path(directory, name) for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def _is_image(file: Path) -> bool:
-    return file.name.lower().endswith(EXTENSIONS)
+        children[:] = sorted(child for child in children if not is_hidden(child))
+        within = Path(directory).relative_to(top.parent).as_posix()
+        folders += [f"{within}/{child}" for child in children]
+        files += [f"{within}/{name}" for name in sorted(names) if not is_hidden(name)]
 
 
 def _raise(error: OSError) -> None:

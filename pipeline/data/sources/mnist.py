@@ -1,55 +1,63 @@
-"""MNIST: 60,000 (train) or 10,000 (test) grey 28 x 28 handwritten digits, read by torchvision."""
+"""MNIST and the sets that come in its format: grey 28 x 28 scans, train and test, read by torchvision.
+
+mnist               handwritten digits: 60,000 train, 10,000 test
+fashion-mnist       ten kinds of clothes, as many
+kmnist              ten cursive Japanese characters, as many
+emnist-balanced     47 letters and digits; also emnist-byclass, -bymerge, -letters, -digits, -mnist
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.sources import Source
-from pipeline.data.sources.digit_set import DigitSet
-from pipeline.errors import ConfigError, DataError
+import numpy as np
 
-SPLITS = ("train", "test")
-FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+from pipeline.data.sources import Source, Spec
+from pipeline.data.sources.in_memory import InMemory
+from pipeline.data.sources.torchvision_sets import Files, open_with_torchvision
+
+TITLES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+EMNIST = "emnist-"
 
 
-def open_source(root: Path | None, split: str) -> Source:
-    """Open the files under `root/MNIST/raw`; without a root, download them once into the user's cache.
+def open_source(spec: Spec) -> Source:
+    """Open the files under `root/MNIST/raw`, say; without a root, download them once into the user's cache.
 
-    Raises DataError where the files are missing or damaged, or the download fails.
+    Raises ConfigError for a split other than train and test, DataError where the files are missing or
+    damaged, or the download fails.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"mnist has no {split} split; it has: {', '.join(SPLITS)}.")
-    data = _open(root or Path.home() / ".cache" / "wgan-pipeline", split, download=root is None)
-    images, labels = data.data.numpy(), data.targets.tolist()
-    if len(images) != len(labels):
-        raise DataError(
-            f"{data.raw_folder} holds {len(images)} images but {len(labels)} labels. Copy its files again."
-        )
-    return DigitSet(f"mnist-{split}", 28, images, labels)
+    spec.check_split(("train", "test"))
+    if spec.name.startswith(EMNIST):
+        return _open_emnist(spec, spec.name.removeprefix(EMNIST))
+    title = TITLES[spec.name]
+    data = _open(spec, title, ("train", "t10k"))
+    classes = tuple("0123456789") if title == "MNIST" else tuple(data.classes)
+    return InMemory(_name(spec), data.data.numpy(), data.targets.numpy().astype(np.int64), classes)
 
 
-def _open(root: Path, split: str, download: bool) -> Any:
-    from torchvision.datasets import MNIST
+def _open_emnist(spec: Spec, part: str) -> Source:
+    data = _open(spec, "EMNIST", (f"emnist-{part}-{spec.split}",), split=part)
+    # Its files hold every image mirrored at the diagonal.
+    upright = np.ascontiguousarray(data.data.numpy().transpose(0, 2, 1))
+    labels, classes = data.targets.numpy().astype(np.int64), tuple(data.classes)
+    if part == "letters":
+        # They count from 1; torchvision fills the gap with a class that has no images.
+        labels, classes = labels - 1, classes[1:]
+    return InMemory(_name(spec), upright, labels, classes)
 
-    try:
-        return MNIST(root, train=split == "train", download=download)
-    except (RuntimeError, AssertionError, ValueError, OSError, EOFError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(_explain(root / "MNIST" / "raw", download, reason)) from None
+
+def _name(spec: Spec) -> str:
+    return f"{spec.name}-{spec.split}"
 
 
-def _explain(raw: Path, download: bool, reason: str) -> str:
-    if all((raw / name).is_file() for name in FILES):
-        return (
-            f"The MNIST files in {raw} are damaged ({reason}). Remove them, and copy or download them again."
-        )
-    if download:
-        return (
-            f"MNIST cannot be downloaded into {raw} ({reason}). Where there is no network, copy its four "
-            "files from elsewhere to DIR/MNIST/raw and give --root DIR."
-        )
-    return (
-        f"{raw} does not hold the four MNIST files ({', '.join(FILES)}). Copy them there, correct --root, or "
-        "leave --root out to download them."
-    )
+def _open(spec: Spec, title: str, prefixes: tuple[str, ...], **options: Any) -> Any:
+    import torchvision
+
+    make = getattr(torchvision.datasets, title)
+    names = [f"{part}-{kind}-ubyte" for part in prefixes for kind in ("images-idx3", "labels-idx1")]
+
+    def read(root: Path, download: bool) -> Any:
+        return make(root, train=spec.split == "train", download=download, **options)
+
+    return open_with_torchvision(spec, Files(title, f"{title}/raw", names), read)

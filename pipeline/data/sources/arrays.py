@@ -1,0 +1,224 @@
+"""Images as one array: a .npy file, or a .npz file with labels beside them.
+
+    faces.npy    uint8 (count, height, width), grey; (count, height, width, 1 or 3);
+                 or (count, 1 or 3, height, width), as PyTorch has them
+    faces.npz    such an array, and maybe an integer array (count,) of labels
+
+A .npy file is read where and when an image is asked for; a .npz file, which cannot be, lies in memory.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from pipeline.data.sources import Pixels, Source, Spec
+from pipeline.data.sources.in_memory import InMemory
+from pipeline.data.sources.npy import NpyHeader, read_npy_header, to_array
+from pipeline.data.sources.zip_files import list_zip
+from pipeline.errors import DataError
+
+IMAGE_NAMES = ("images", "x", "data", "arr_0")
+LABEL_NAMES = ("labels", "label", "y", "targets", "arr_1")
+MOST_CLASSES = 1_000_000
+SHAPES = "(count, height, width), with 1 or 3 channels in the second or the last place"
+
+
+class NpyFile:
+    """A .npy file of images in C order; the file is opened for each image anew."""
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, header: NpyHeader) -> None:
+        self.name, self.path = path.stem, path
+        self._header = header
+        self._image = NpyHeader(header.shape[1:], header.dtype, fortran=False, start=0)
+        height, width, self.native_channels = _image_shape(header.shape)
+        self.native_resolution: tuple[int, int] | None = (height, width)
+
+    def __len__(self) -> int:
+        return self._header.shape[0]
+
+    def key(self, position: int) -> str:
+        return str(position)
+
+    def label(self, position: int) -> None:
+        return None
+
+    def read(self, position: int) -> Pixels:
+        size = self._image.bytes
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._header.start + position * size)
+                image = to_array(self._image, file.read(size))
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror}.") from None
+        except ValueError as error:
+            raise DataError(f"{self.path}: image {position} is cut short: {error}.") from None
+        pixels: Pixels = _channels_last(image[None])[0]
+        return np.ascontiguousarray(pixels)
+
+
+def open_source(spec: Spec) -> Source:
+    """Open the array file at the path `spec.name`.
+
+    Raises DataError where it is damaged, holds anything but uint8 images of the shapes above, holds more
+    than one such array and none of them is called images, x, data or arr_0, or does not fit into memory;
+    ConfigError for a root or a split.
+    """
+    spec.refuse_root()
+    spec.refuse_splits(f"Give a file of the {spec.split} images alone.")
+    path = Path(spec.name)
+    return _open_npz(path) if path.suffix.lower() == ".npz" else _open_npy(path)
+
+
+def _open_npy(path: Path) -> NpyFile:
+    try:
+        with path.open("rb") as file:
+            header = read_npy_header(file)
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise DataError(f"{path} is no .npy file: {error}. Write it again by numpy.save.") from None
+    _check_images(path, header)
+    if header.fortran:
+        raise DataError(
+            f"{path} is in Fortran order, in which no image lies in one piece. Write it again by "
+            "numpy.save(file, numpy.ascontiguousarray(images))."
+        )
+    if size != header.start + header.bytes:
+        raise DataError(
+            f"{path} has {size:,} bytes, but {header} takes {header.start + header.bytes:,}: it was cut short "
+            "or changed. Copy it again."
+        )
+    return NpyFile(path, header)
+
+
+def _open_npz(path: Path) -> InMemory:
+    headers = _read_headers(path)
+    name = _find_images(path, headers)
+    _check_images(path, headers[name])
+    label_name = _find_labels(path, headers, headers[name].shape[0])
+    arrays = _read_arrays(path, {key: headers[key] for key in (name, label_name) if key is not None})
+    labels = None if label_name is None else _check_labels(path, arrays[label_name])
+    classes = () if labels is None else tuple(str(label) for label in range(int(labels.max()) + 1))
+    return InMemory(path.stem, _channels_last(arrays[name]), labels, classes)
+
+
+def _read_headers(path: Path) -> dict[str, NpyHeader]:
+    """The header of each array by its name; nothing but headers is unfolded."""
+    names = [name for name in list_zip(path).files if name.endswith(".npy")]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            headers = {}
+            for name in names:
+                with archive.open(name) as stream:
+                    headers[name.removesuffix(".npy")] = read_npy_header(stream)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is no whole .npz file: {error}. Write it again by numpy.savez.") from None
+    return headers
+
+
+def _find_images(path: Path, headers: Mapping[str, NpyHeader]) -> str:
+    candidates = [name for name, header in headers.items() if len(header.shape) >= 3]
+    if len(candidates) == 1:
+        return candidates[0]
+    for name in IMAGE_NAMES:
+        if name in candidates:
+            return name
+    raise DataError(
+        f"{path} holds {_describe(headers)}, so it is unclear which are the images. "
+        f"Write one array {SHAPES}, or call it {', '.join(IMAGE_NAMES[:-1])} or {IMAGE_NAMES[-1]}."
+    )
+
+
+def _find_labels(path: Path, headers: Mapping[str, NpyHeader], count: int) -> str | None:
+    candidates = [
+        name for name, header in headers.items() if header.shape == (count,) and header.dtype.kind in "iu"
+    ]
+    if len(candidates) <= 1:
+        return candidates[0] if candidates else None
+    for name in LABEL_NAMES:
+        if name in candidates:
+            return name
+    raise DataError(
+        f"{path} holds {_describe(headers)}, so it is unclear which are the labels. Call them labels."
+    )
+
+
+def _describe(headers: Mapping[str, NpyHeader]) -> str:
+    return ", ".join(f"{name}: {header}" for name, header in headers.items()) or "no arrays"
+
+
+def _read_arrays(path: Path, headers: Mapping[str, NpyHeader]) -> dict[str, npt.NDArray[Any]]:
+    needed, available = sum(header.bytes for header in headers.values()), psutil.virtual_memory().available
+    if needed > available // 2:
+        raise DataError(
+            f"{path} unfolds to {needed / 1e9:.1f} GB, more than half of the {available / 1e9:.1f} GB of memory "
+            "that are available. Write the images by numpy.save: a .npy file is not read as a whole."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name: _read_array(archive, f"{name}.npy", header) for name, header in headers.items()}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {error}. Write it again by numpy.savez.") from None
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, header: NpyHeader) -> npt.NDArray[Any]:
+    with archive.open(name) as stream:
+        read_npy_header(stream)
+        # A byte more than needed shows that there is more; at the end the checksum is compared.
+        return to_array(header, stream.read(header.bytes + 1))
+
+
+def _check_images(path: Path, header: NpyHeader) -> None:
+    what = f"{path} holds {header}"
+    if header.dtype != np.uint8:
+        raise DataError(
+            f"{what}; images are uint8, 0 to 255, and how to scale others would be a guess. Scale them, and "
+            "write images.astype(numpy.uint8)."
+        )
+    shape = header.shape
+    if len(shape) == 3 and shape[2] in (1, 3):
+        raise DataError(f"{what}, which looks like a single image. Give {SHAPES}: images[None] for one.")
+    first, last = len(shape) == 4 and shape[1] in (1, 3), len(shape) == 4 and shape[3] in (1, 3)
+    if first and last:
+        raise DataError(
+            f"{what}, so it is unclear which side is the channels. Write images whose sides differ."
+        )
+    if len(shape) != 3 and not (first or last):
+        raise DataError(f"{what}; images are {SHAPES}.")
+    if 0 in shape:
+        raise DataError(f"{what}, which are no images at all. Give a file with some.")
+
+
+def _check_labels(path: Path, labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= MOST_CLASSES:
+        raise DataError(
+            f"{path} holds labels from {lowest} to {highest}; they are numbers from 0 on, below {MOST_CLASSES:,}. "
+            "Number the classes anew, or leave the labels out."
+        )
+    return labels.astype(np.int64)
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(height, width, channels)."""
+    if len(shape) == 3:
+        return shape[1], shape[2], 1
+    return (shape[2], shape[3], shape[1]) if shape[1] in (1, 3) else (shape[1], shape[2], shape[3])
+
+
+def _channels_last(images: npt.NDArray[Any]) -> Pixels:
+    """uint8 (count, height, width) or (count, height, width, 3) of the same images."""
+    if images.ndim == 4 and images.shape[1] in (1, 3):
+        images = np.moveaxis(images, 1, 3)
+    return images[:, :, :, 0] if images.ndim == 4 and images.shape[3] == 1 else images

@@ -1,0 +1,72 @@
+"""CelebA: 202,599 photos of faces, aligned and cut to 178 x 218, without labels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.data.sources import Source, Spec
+from pipeline.data.sources.folder import read_image_file
+from pipeline.data.sources.listing import Listed
+from pipeline.data.sources.torchvision_sets import Files, open_with_torchvision
+from pipeline.errors import DataError
+
+IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
+FILES = Files("CelebA", "celeba", (IMAGES, PARTITION))
+SPLITS = {"train": "0", "valid": "1", "test": "2"}
+ALL = "all"
+# File name and split. Names become paths, so they may not lead elsewhere.
+LINE = re.compile(r"(\w+\.(?:jpg|png)) +([012])", re.ASCII)
+
+
+class CelebA(Listed):
+    """The faces of one split, in the order of their numbers."""
+
+    native_resolution = (218, 178)
+
+    def __init__(self, folder: Path, split: str, names: list[str]) -> None:
+        super().__init__(f"celeba-{split}", (), [(name, None) for name in names])
+        self.folder = folder
+
+    def read(self, position: int) -> bytes:
+        return read_image_file(self.folder / IMAGES / self.key(position))
+
+
+def open_source(spec: Spec) -> Source:
+    """Open the images under `root/celeba/img_align_celeba`; without a root, download them once (1.4 GB).
+
+    Of the set's lists only list_eval_partition.txt is needed. Raises ConfigError for a split other than
+    train, valid, test and all, DataError where files are missing or damaged, or the download fails.
+    """
+    spec.check_split((*SPLITS, ALL))
+
+    def read(root: Path, download: bool) -> Source:
+        if download:
+            from torchvision.datasets import CelebA as Downloaded
+
+            Downloaded(root, split=ALL, download=True)
+        return _open(root / FILES.folder, spec.split)
+
+    return open_with_torchvision(spec, FILES, read)
+
+
+def _open(folder: Path, split: str) -> CelebA:
+    lines = (folder / PARTITION).read_text(encoding="ascii").splitlines()
+    names = [name for name, number in map(_parse, lines) if split == ALL or number == SPLITS[split]]
+    there = {file.name for file in (folder / IMAGES).iterdir()}
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DataError(
+            f"{folder / IMAGES} lacks {len(missing):,} of the {len(names):,} images of {split}, {missing[0]} for "
+            "one. Unpack img_align_celeba.zip again."
+        )
+    if not names:
+        raise DataError(f"{folder / PARTITION} lists no images of {split}. Copy it again.")
+    return CelebA(folder, split, names)
+
+
+def _parse(line: str) -> tuple[str, str]:
+    match = LINE.fullmatch(line.strip())
+    if match is None:
+        raise ValueError(f"{PARTITION} holds the line {line!r}")
+    return match[1], match[2]

@@ -1,0 +1,156 @@
+"""Sets of the Hugging Face Hub that have an image column: `hf:NAME` or `hf:USER/NAME`, and any of their splits.
+
+    wgan shards make hf:USER/NAME OUT --split train
+    wgan shards make hf:NAME OUT --root DIR          a set that `Dataset.save_to_disk` wrote into DIR
+
+Code that comes with a set is never run. Needs the extra `hf`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.sources import MAX_FILE_BYTES, Source, Spec, stable_hash
+from pipeline.data.sources.folder import read_image_file
+from pipeline.data.sources.listing import too_large
+from pipeline.errors import ConfigError, DataError
+
+PREFIX = "hf:"
+
+
+class HuggingFace:
+    """Rows of a set in mixed order, for many come sorted by class. `images` has one column, not decoded."""
+
+    native_resolution: tuple[int, int] | None = None
+    native_channels = 3
+
+    def __init__(
+        self,
+        name: str,
+        images: Any,
+        labels: npt.NDArray[np.int64] | None,
+        classes: tuple[str, ...],
+    ) -> None:
+        self.name, self.classes = name, classes
+        self._images, self._labels = images, labels
+        (self._column,) = images.column_names
+        order = sorted(range(len(images)), key=lambda row: stable_hash(str(row)))
+        self._rows = np.array(order, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def key(self, position: int) -> str:
+        return str(self._rows[position])
+
+    def label(self, position: int) -> int | None:
+        return None if self._labels is None else int(self._labels[self._rows[position]])
+
+    def read(self, position: int) -> bytes:
+        stored = self._images[int(self._rows[position])][self._column]
+        where = f"{self.name}: row {self.key(position)}"
+        if stored is None or (stored["bytes"] is None and stored["path"] is None):
+            raise DataError(f"{where} has no image. Leave such rows out of the set.")
+        if stored["bytes"] is None:
+            return _read_local(where, stored["path"])
+        content: bytes = stored["bytes"]
+        if len(content) > MAX_FILE_BYTES:
+            raise too_large(where)
+        return content
+
+
+def _read_local(where: str, name: str) -> bytes:
+    if not Path(name).is_file():
+        raise DataError(
+            f"{where} refers to {name!r}, which is no file here. Save the set together with its images."
+        )
+    return read_image_file(Path(name))
+
+
+def open_source(spec: Spec) -> Source:
+    """Open a set of the Hub, downloaded once into the cache of `datasets`; with a root, what is saved there.
+
+    Raises ConfigError where the library is not installed, or for a split that the saved set does not have;
+    DataError where the set cannot be loaded, or has not exactly one column of images.
+    """
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{spec.name} needs the library datasets, which is not installed. "
+            "Run: pip install 'wgan-pipeline[hf]'"
+        ) from None
+    dataset = _load_saved(spec, spec.root) if spec.root is not None else _load_from_hub(spec)
+    image = _only_image_column(spec, dataset)
+    label = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.ClassLabel)]
+    images = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    name = f"{spec.name}-{spec.split}"
+    if len(label) != 1:
+        return HuggingFace(name, images, None, ())
+    classes = tuple(dataset.features[label[0]].names)
+    labels = _read_labels(spec, dataset, label[0], len(classes))
+    return HuggingFace(name, images, labels, () if labels is None else classes)
+
+
+def _load_from_hub(spec: Spec) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(spec.name.removeprefix(PREFIX), split=spec.split)
+    # What comes from the network, the Hub and the readers of a dozen formats has no common base.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{spec.name} cannot be loaded ({reason}). Check its name and --split. Where there is no network, "
+            "save the set elsewhere by Dataset.save_to_disk(DIR), copy it, and give --root DIR."
+        ) from None
+
+
+def _load_saved(spec: Spec, root: Path) -> Any:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(root))
+    except Exception as error:  # of the readers of several formats; see above
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{root} holds no set that can be read ({reason}). Give the folder that Dataset.save_to_disk wrote."
+        ) from None
+    if isinstance(loaded, datasets.DatasetDict):
+        if spec.split not in loaded:
+            raise ConfigError(f"{root} has no {spec.split} split; it has: {', '.join(loaded)}.")
+        return loaded[spec.split]
+    if loaded.split is not None and str(loaded.split) != spec.split:
+        raise ConfigError(f"{root} has no {spec.split} split; it has: {loaded.split}.")
+    return loaded
+
+
+def _only_image_column(spec: Spec, dataset: Any) -> str:
+    import datasets
+
+    found: list[str] = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
+    if len(found) == 1:
+        return found[0]
+    raise DataError(
+        f"{spec.name} has {len(found)} columns of images ({', '.join(found) or 'none'}) among "
+        f"{', '.join(dataset.features)}; one is needed. Save the set with one column of type Image, by "
+        "select_columns and save_to_disk, and give --root."
+    )
+
+
+def _read_labels(spec: Spec, dataset: Any, column: str, classes: int) -> npt.NDArray[np.int64] | None:
+    labels = dataset.select_columns([column]).with_format("arrow")[:][column].to_numpy()
+    if (labels == -1).all():
+        return None  # the Hub's way to keep the labels of a test split secret
+    wrong = ~((labels >= 0) & (labels < classes))  # also true of a missing label, which is NaN
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"{spec.name}: row {row} has label {labels[row]}, outside its {classes} classes. Remove the "
+            f"column {column}, or such rows."
+        )
+    return np.asarray(labels, dtype=np.int64)

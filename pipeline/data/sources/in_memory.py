@@ -1,0 +1,51 @@
+"""Images that are in memory as one array: what many small, named sets are."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.sources import Pixels
+from pipeline.errors import DataError
+
+
+class InMemory:
+    """`images`: uint8 (count, height, width) or (count, height, width, 3); `labels`: int64 (count,) or None.
+
+    Raises DataError where there are not as many labels as images, or labels of no class.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: Pixels,
+        labels: npt.NDArray[np.int64] | None = None,
+        classes: tuple[str, ...] = (),
+    ) -> None:
+        self.name, self.classes = name, classes
+        self.native_resolution: tuple[int, int] = (images.shape[1], images.shape[2])
+        self.native_channels = 1 if images.ndim == 3 else 3
+        if labels is not None:
+            if len(labels) != len(images):
+                raise DataError(
+                    f"{name} holds {len(images)} images but {len(labels)} labels. Copy its files again."
+                )
+            wrong = (labels < 0) | (labels >= len(classes))
+            if wrong.any():
+                position = int(wrong.argmax())
+                raise DataError(
+                    f"{name}: image {position} has label {labels[position]}, outside its {len(classes)} classes."
+                )
+        self._images, self._labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def key(self, position: int) -> str:
+        return str(position)
+
+    def label(self, position: int) -> int | None:
+        return None if self._labels is None else int(self._labels[position])
+
+    def read(self, position: int) -> Pixels:
+        return np.ascontiguousarray(self._images[position])

@@ -1,0 +1,107 @@
+"""LSUN: photos of ten kinds of scenes, each kind an LMDB of its own, without labels.
+
+    root/bedroom_train_lmdb/data.mdb      lsun-bedroom
+
+There is nothing to download them by: they are fetched and unzipped by hand. Needs the extra `lsun`.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.sources import MAX_FILE_BYTES, Source, Spec
+from pipeline.data.sources.listing import too_large
+from pipeline.errors import ConfigError, DataError
+
+PREFIX = "lsun-"
+
+# LMDB must not be opened twice in a process, also not by copies of a source or in several threads.
+# Forked processes go on with what was open: readers that take no locks share nothing but the mapped file.
+_OPEN: dict[Path, Any] = {}
+_LOCK = threading.Lock()
+
+
+class Lsun:
+    """The images of one kind and split, in the order of the keys, which are hashes."""
+
+    classes: tuple[str, ...] = ()
+    native_resolution: tuple[int, int] | None = None
+    native_channels = 3
+
+    def __init__(self, name: str, path: Path, keys: list[bytes]) -> None:
+        self.name, self.path = name, path
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, position: int) -> str:
+        return self._keys[position].decode("ascii", "backslashreplace")
+
+    def label(self, position: int) -> None:
+        return None
+
+    def read(self, position: int) -> bytes:
+        with _environment(self.path).begin(buffers=True) as transaction:
+            content = transaction.get(self._keys[position])
+            if content is None:
+                raise DataError(f"{self.path} has no image {self.key(position)} any more: it has changed.")
+            if len(content) > MAX_FILE_BYTES:
+                raise too_large(f"{self.path}: {self.key(position)}")
+            return bytes(content)
+
+
+def open_source(spec: Spec) -> Source:
+    """Open the LMDB of the kind and split under `spec.root`.
+
+    Raises ConfigError without a root, for a split other than train and val, and where the library is not
+    installed; DataError where the LMDB is missing, damaged or empty.
+    """
+    spec.check_split(("train", "val"))
+    kind = spec.name.removeprefix(PREFIX).replace("-", "_")
+    folder = f"{kind}_{spec.split}_lmdb"
+    if spec.root is None:
+        raise ConfigError(
+            f"{spec.name} cannot be downloaded from here. Fetch and unzip {folder} from the LSUN site, and give "
+            "--root DIR, the folder that it lies in."
+        )
+    path = spec.root.resolve() / folder
+    if not (path / "data.mdb").is_file():
+        raise DataError(
+            f"{spec.root} holds no {folder} with a data.mdb. Fetch and unzip it there, or correct --root."
+        )
+    keys = _read_keys(path)
+    if not keys:
+        raise DataError(f"{path} holds no images. Fetch and unzip it again.")
+    return Lsun(f"{spec.name}-{spec.split}", path, keys)
+
+
+def _read_keys(path: Path) -> list[bytes]:
+    environment = _environment(path)
+    import lmdb
+
+    try:
+        with environment.begin() as transaction:
+            return list(transaction.cursor().iternext(keys=True, values=False))
+    except lmdb.Error as error:
+        raise DataError(f"{path} is damaged: {error}. Fetch and unzip it again.") from None
+
+
+def _environment(path: Path) -> Any:
+    try:
+        import lmdb
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "LSUN needs the library lmdb, which is not installed. Run: pip install 'wgan-pipeline[lsun]'"
+        ) from None
+    with _LOCK:
+        if path not in _OPEN:
+            try:
+                _OPEN[path] = lmdb.open(
+                    str(path), readonly=True, lock=False, create=False, readahead=False, meminit=False
+                )
+            except lmdb.Error as error:
+                raise DataError(f"{path} is no LMDB that can be read: {error}. Fetch it again.") from None
+        return _OPEN[path]

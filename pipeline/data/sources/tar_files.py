@@ -1,0 +1,97 @@
+"""Plain tar files, safely: their members in one pass over the headers, and any span of bytes."""
+
+from __future__ import annotations
+
+import shlex
+import tarfile
+from pathlib import Path
+from typing import IO
+
+from pipeline.data.sources.members import Members, Where
+from pipeline.errors import DataError
+
+BLOCK = 512
+PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ\0": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+    b"\x04\x22\x4d\x18": "unlz4",
+}
+
+
+def list_tar(path: Path) -> Members:
+    """The members of an uncompressed tar file, each with (size, offset).
+
+    Raises DataError where it is compressed, damaged or cut short, and for members that are links, devices,
+    pipes or sparse files, or whose names lead elsewhere or come twice.
+    """
+    members = Members(path)
+    try:
+        with path.open("rb") as file:
+            _refuse_compressed(path, file.read(8))
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    _add(members, member)
+                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep a kilobyte of each
+                _check_end(file, archive.offset, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+        raise DataError(f"{path} is not a whole tar file: {error}. Copy it again.") from None
+    return members
+
+
+def _refuse_compressed(path: Path, start: bytes) -> None:
+    for magic, tool in COMPRESSED.items():
+        if start.startswith(magic):
+            raise DataError(
+                f"{path} is compressed, but several processes read it at random places. Unpack it first: "
+                f"{tool} < {shlex.quote(str(path))} > unpacked.tar, then give unpacked.tar."
+            )
+
+
+def _add(members: Members, member: tarfile.TarInfo) -> None:
+    if member.isdir():
+        members.add_folder(member.name)
+    elif member.type not in PLAIN or member.issparse() or member.size < 0:
+        raise members.refusal(
+            member.name, "is a link, a device, a pipe or a sparse file", "Only plain files are read."
+        )
+    else:
+        members.add_file(member.name, (member.size, member.offset_data))
+
+
+def _check_end(file: IO[bytes], end: int, path: Path) -> None:
+    """A tar file ends in two empty blocks; tarfile takes one that is cut between members for whole."""
+    file.seek(end)
+    if file.read(2 * BLOCK) != bytes(2 * BLOCK):
+        raise DataError(
+            f"{path} has no end mark after its last whole member: it was cut short or changed. Copy it again."
+        )
+    while rest := file.read(1 << 20):
+        if rest.count(0) != len(rest):
+            raise DataError(
+                f"{path} goes on after its end mark, as where tar files were joined: what follows would be "
+                "lost. Pack the files again."
+            )
+
+
+def read_tar_member(path: Path, key: str, where: Where) -> bytes:
+    """The content of a member. Raises DataError, naming the key, where it cannot be read.
+
+    The file is opened each time: that costs next to nothing beside an image's decoding, and leaves
+    nothing open that threads or processes would have to share.
+    """
+    size, offset = where
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+    except OSError as error:
+        raise DataError(f"{path}: {key} cannot be read: {error.strerror}.") from None
+    if len(content) != size:
+        raise DataError(f"{path}: {key} is cut short: the file has changed since it was opened.")
+    return content

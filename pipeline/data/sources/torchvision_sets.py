@@ -1,0 +1,52 @@
+"""What the sets that torchvision reads share: where they lie, and what to do where they cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TypeVar
+
+from pipeline.data.sources import Spec
+from pipeline.errors import DataError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Files:
+    """A set's files: `names`, within the folder `folder` of a root. `title` is how people call the set."""
+
+    title: str
+    folder: str
+    names: Sequence[str]
+
+
+def open_with_torchvision(spec: Spec, files: Files, read: Callable[[Path, bool], T]) -> T:
+    """`read(root, download)`: from `spec.root`; without one, downloaded once into the user's cache.
+
+    Raises DataError where the files are missing or damaged, or the download fails.
+    """
+    root = spec.root or Path.home() / ".cache" / "wgan-pipeline"
+    download = spec.root is None
+    try:
+        return read(root, download)
+    except (RuntimeError, AssertionError, ValueError, KeyError, OSError, EOFError, UnpicklingError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(_explain(files, root / files.folder, download, reason)) from None
+
+
+def _explain(files: Files, folder: Path, download: bool, reason: str) -> str:
+    title, listed = files.title, ", ".join(files.names)
+    if all((folder / name).exists() for name in files.names):
+        return f"The {title} files in {folder} are damaged ({reason}). Remove them, and copy or download them again."
+    if download:
+        return (
+            f"{title} cannot be downloaded into {folder} ({reason}). Where there is no network, copy its files "
+            f"({listed}) from elsewhere to DIR/{files.folder} and give --root DIR."
+        )
+    return (
+        f"{folder} does not hold the {title} files ({listed}). Copy them there, correct --root, or leave --root "
+        "out to download them."
+    )

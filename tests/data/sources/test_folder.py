@@ -1,0 +1,146 @@
+"""Folders of images: which are listed, under which labels, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.sources import folder as folder_module
+from pipeline.data.sources import listing
+from pipeline.errors import DataError
+from tests.data.sources.helpers import labels, open_path, put_image, values
+
+
+def test_class_folders_give_labels_at_any_depth(tmp_path: Path) -> None:
+    for name in ("dog/b.png", "cat/deep/er/z.png", "cat/a.JPG", "dog/a.webp"):
+        put_image(tmp_path / name)
+    source = open_path(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert labels(source) == {"cat/a.JPG": 0, "cat/deep/er/z.png": 0, "dog/a.webp": 1, "dog/b.png": 1}
+    assert (source.native_resolution, source.name, len(source)) == (None, tmp_path.name, 4)
+
+
+def test_classes_are_mixed(tmp_path: Path) -> None:
+    for name in [f"{animal}/{number}.png" for animal in ("cat", "dog") for number in range(20)]:
+        put_image(tmp_path / name)
+    source = open_path(tmp_path)
+    assert {source.label(position) for position in range(10)} == {0, 1}
+
+
+def test_a_folder_that_only_wraps_the_class_folders_is_passed_through(tmp_path: Path) -> None:
+    for name in ("set/train/dog/a.png", "set/train/cat/a.png"):
+        put_image(tmp_path / name)
+    (tmp_path / "readme.txt").touch()
+    source = open_path(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert labels(source) == {"set/train/cat/a.png": 0, "set/train/dog/a.png": 1}
+
+
+def test_one_folder_of_images_is_one_class(tmp_path: Path) -> None:
+    put_image(tmp_path / "cat" / "a.png")
+    assert open_path(tmp_path).classes == ("cat",)
+
+
+def test_splits_are_not_taken_for_classes(tmp_path: Path) -> None:
+    for name in ("train/cat/a.png", "test/cat/a.png"):
+        put_image(tmp_path / name)
+    with pytest.raises(
+        DataError, match=r"holds test, train, which are splits and no classes\. Give the folder"
+    ):
+        open_path(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("train/a.png", "bus/a.png"):
+        put_image(tmp_path / name)
+    assert open_path(tmp_path).classes == ("bus", "train")
+
+
+def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
+    for name in ("2.png", "10.png"):
+        put_image(tmp_path / name)
+    source = open_path(tmp_path)
+    assert source.classes == ()
+    assert labels(source) == {"10.png": None, "2.png": None}
+
+
+def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    for name in ("a.png", ".b.png", ".thumbnails/c.png", "__MACOSX/d.png"):
+        put_image(tmp_path / name)
+    assert list(labels(open_path(tmp_path))) == ["a.png"]
+
+
+def test_files_of_other_kinds_are_passed_over_with_one_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_image(tmp_path / "cat" / "a.png")
+    open_path(tmp_path)
+    assert capsys.readouterr().err == ""
+    for name in ("cat/b.xyz", "cat/deep/c.xyz", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("hello")
+    assert len(open_path(tmp_path)) == 1
+    warning = f"warning: {tmp_path}: 3 files are passed over, b.xyz for one; only .png, .jpg,"
+    assert capsys.readouterr().err.startswith(warning)
+
+
+def test_a_class_folder_may_be_a_link_and_a_circle_of_links_ends(tmp_path: Path) -> None:
+    put_image(tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
+    assert list(labels(open_path(tmp_path / "set"))) == ["cat/a.png"]
+
+
+def test_an_empty_folder_is_refused_with_the_extensions(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no images: no files ending in \.png, \.jpg"):
+        open_path(tmp_path)
+
+
+def test_an_empty_class_folder_is_refused(tmp_path: Path) -> None:
+    put_image(tmp_path / "cat" / "a.png")
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(DataError, match=r"class folder .*dog holds no images"):
+        open_path(tmp_path)
+
+
+def test_loose_images_beside_class_folders_are_refused(tmp_path: Path) -> None:
+    put_image(tmp_path / "loose.png")
+    put_image(tmp_path / "cat" / "a.png")
+    with pytest.raises(DataError, match=r"both directly \(loose\.png\) and in folders \(cat\)"):
+        open_path(tmp_path)
+
+
+def test_a_folder_is_listed_without_opening_its_images(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    assert open_path(tmp_path).read(0) == b"no image"
+
+
+def test_images_keep_their_bytes(tmp_path: Path) -> None:
+    put_image(tmp_path / "a.png", 7)
+    assert values(open_path(tmp_path)) == {"a.png": (None, 7)}
+
+
+def test_an_image_that_vanished_is_named(tmp_path: Path) -> None:
+    put_image(tmp_path / "a.png")
+    source = open_path(tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match=r"a\.png cannot be read: No such file"):
+        source.read(0)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    os.mkfifo(tmp_path / "cat" / "a.png")
+    with pytest.raises(DataError, match=r"a\.png is no plain file"):
+        open_path(tmp_path).read(0)
+
+
+def test_a_file_too_large_for_an_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(bytes(1 << 20))
+    for module in (listing, folder_module):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", (1 << 20) - 1)
+    with pytest.raises(DataError, match=r"a\.png is larger than .* MiB"):
+        open_path(tmp_path).read(0)

@@ -1,0 +1,82 @@
+"""Sources and shard sets that tests make in a blink."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.codecs import Bytes
+from pipeline.data.convert import Conversion
+from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.data.plan import plan_shards
+from pipeline.data.reader import ShardReader
+from pipeline.data.selection import Selection
+from pipeline.data.shard_files import LocalFiles
+from pipeline.data.shard_set import ShardSet
+from pipeline.data.sources import Picture, Source, Spec, open_source
+from pipeline.data.writer import make_shards
+
+
+class Given:
+    """A source of these pictures and, where there are classes, labels."""
+
+    native_resolution = None
+    native_channels = 3
+
+    def __init__(
+        self,
+        pictures: Bytes | list[bytes],
+        labels: list[int | None] | None = None,
+        classes: tuple[str, ...] = (),
+        name: str = "given",
+    ) -> None:
+        self.pictures, self.labels, self.classes, self.name = pictures, labels, classes, name
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def key(self, position: int) -> str:
+        return f"../{position}"
+
+    def label(self, position: int) -> int | None:
+        return self.labels[position] if self.labels is not None else None
+
+    def read(self, position: int) -> Picture:
+        return self.pictures[position]
+
+
+def noise(count: int, side: int = 8, channels: int = 3, labelled: bool = True) -> Given:
+    """Random images, labelled even and odd by turns."""
+    shape = (count, side, side) if channels == 1 else (count, side, side, channels)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    labels: list[int | None] | None = [number % 2 for number in range(count)] if labelled else None
+    return Given(pixels, labels, ("even", "odd") if labelled else (), "noise")
+
+
+def digits() -> Source:
+    """The 1,797 digits of 16 x 16."""
+    return open_source(Spec("digits"))
+
+
+def write(
+    source: Source,
+    out: Path,
+    resolution: int | tuple[int, int] = 8,
+    channels: int = 3,
+    samples_per_shard: int = 4,
+    selection: Selection | None = None,
+    **conversion: object,
+) -> Manifest:
+    """Make a whole set in this process."""
+    size = resolution if isinstance(resolution, tuple) else (resolution, resolution)
+    wanted = Conversion(size, channels, **conversion)  # type: ignore[arg-type]
+    plan = plan_shards(source, wanted, selection or Selection(), samples_per_shard)
+    manifest = make_shards(source, plan, out)
+    assert manifest is not None
+    return manifest
+
+
+def reader(directory: Path, manifest: Manifest | None = None) -> ShardReader:
+    """A reader of what lies there; nothing is checked before."""
+    return ShardReader(ShardSet(manifest or load_manifest(directory), LocalFiles(directory), directory))
