@@ -40,7 +40,7 @@ from pipeline.stopping import StopSignals
 from pipeline.trainer import Trainer
 
 MOST_THREADS = 16
-PACKAGES = ("torch", "torchvision", "accelerate", "webdataset", "tensorboard", "numpy", "wgan-pipeline")
+PACKAGES = ("torch", "torchvision", "accelerate", "tensorboard", "numpy", "wgan-pipeline")
 
 
 def check_same_on_all_ranks(config: Config, identity: dict[str, Any], runtime: Runtime) -> None:

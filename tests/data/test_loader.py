@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pipeline.data.cache import Node, decode_all
 from pipeline.data.loader import Images, Loader, scale
-from pipeline.data.order import Order
+from pipeline.data.order import Ids, Order, flips
 from pipeline.data.reader import ShardReader
 from pipeline.errors import DataError
 from pipeline.monitor.grids import to_uint8
@@ -114,3 +115,51 @@ def test_single_samples_are_read_like_a_batch(reader: ShardReader) -> None:
     loader = Loader(reader, reader.image_shape, order_of(reader), Slice(0, 1, 1), CPU)
     ids = np.array([1796, 3])
     assert torch.equal(loader.read(ids), scale(reader.read(ids)))
+
+
+def test_mirrored_images_are_turned_left_to_right_and_others_left_alone(reader: ShardReader) -> None:
+    order = order_of(reader)
+    for workers in (0, 2):
+        loader = Loader(reader, reader.image_shape, order, Slice(0, 12, 12), CPU, workers, flip_seed=3)
+        for number, batch in enumerate(islice(loader.batches(0), 4)):
+            planned = order.batch(12 * number, Slice(0, 12, 12))
+            turned = flips(3, planned)
+            assert 0 < turned.sum() < 12
+            straight = scale(reader.read(planned.ids))
+            for row in range(12):
+                assert torch.equal(batch[row], straight[row].flip(2) if turned[row] else straight[row])
+
+
+class Watching:
+    """Images that note which shards were announced before each read."""
+
+    def __init__(self, reader: ShardReader) -> None:
+        self.reader = reader
+        self.announced: list[tuple[list[int], list[int]]] = []
+
+    def expect(self, now: list[int], later: list[int]) -> None:
+        self.announced.append((now, later))
+
+    def read(self, ids: Ids) -> Tensor:
+        return self.reader.read(ids)
+
+
+def test_shards_are_announced_once_for_each_window_with_those_that_follow(reader: ShardReader) -> None:
+    images = Watching(reader)
+    list(islice(batches(reader, images=images), 149))
+    # 6 shards in windows of 2: three windows an epoch of 149.75 batches, and each announces its follower.
+    assert len(images.announced) == 3
+    for (_, later), (now, _) in pairwise(images.announced):
+        assert later == now
+    assert sorted(chain.from_iterable(now for now, _ in images.announced)) == list(range(6))
+
+
+def test_a_loader_that_is_dropped_leaves_no_thread(reader: ShardReader) -> None:
+    stream = batches(reader, workers=2)
+    next(stream)
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    stream.close()  # type: ignore[attr-defined]
+    for thread in threading.enumerate():
+        if thread.name.startswith("decode"):
+            thread.join(5)
+            assert not thread.is_alive()

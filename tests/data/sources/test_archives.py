@@ -1,0 +1,348 @@
+"""Archives: what is listed of them, and that nothing in one is trusted. Crafted archives stand for hostile ones."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tarfile
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.sources import archive as archive_module
+from pipeline.data.sources import listing, zip_files
+from pipeline.errors import DataError
+from tests.data.sources.helpers import labels, open_path, png, put_image, put_tar, put_zip, values
+
+Put = Callable[..., Path]
+BOTH = pytest.mark.parametrize(("put", "name"), [(put_tar, "a.tar"), (put_zip, "a.zip")], ids=["tar", "zip"])
+
+
+@BOTH
+def test_class_folders_below_the_common_folder_give_labels(put: Put, name: str, tmp_path: Path) -> None:
+    path = put(
+        tmp_path / name,
+        [("./set/train/dog/a.png", png(1)), ("./set/train/cat/b.PNG", png(2)), ("./set/readme.txt", b"")],
+    )
+    source = open_path(path)
+    assert (source.name, source.classes, source.native_resolution) == (name, ("cat", "dog"), None)
+    assert values(source) == {"set/train/dog/a.png": (1, 1), "set/train/cat/b.PNG": (0, 2)}
+
+
+@BOTH
+def test_images_in_the_one_folder_that_wraps_them_have_no_labels(put: Put, name: str, tmp_path: Path) -> None:
+    source = open_path(put(tmp_path / name, [("photos/a.png", png(1)), ("photos/b.png", png(2))]))
+    assert source.classes == ()
+    assert values(source) == {"photos/a.png": (None, 1), "photos/b.png": (None, 2)}
+
+
+def test_a_folder_and_its_archives_hold_the_same_images_in_the_same_order(tmp_path: Path) -> None:
+    for number in range(12):
+        put_image(tmp_path / "set" / ("cat", "dog")[number % 2] / f"{number}.png", number)
+    sources = [open_path(tmp_path / "set")]
+    for kind in ("zip", "tar"):
+        sources.append(open_path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "set")))
+    first, *others = [list(values(source).items()) for source in sources]
+    assert all(other == first for other in others)
+
+
+@BOTH
+def test_hidden_members_are_passed_over_and_others_counted(
+    put: Put, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = [
+        ("a.png", png()),
+        (".b.png", png()),
+        ("__MACOSX/._a.png", b""),
+        ("notes.txt", b""),
+        ("c.csv", b""),
+    ]
+    path = put(tmp_path / name, members)
+    assert list(labels(open_path(path))) == ["a.png"]
+    warning = f"warning: {path}: 2 files are passed over, notes.txt for one; only .png"
+    assert capsys.readouterr().err.startswith(warning)
+
+
+@BOTH
+def test_an_archive_without_images_is_refused(put: Put, name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no images: no files ending in \.png"):
+        open_path(put(tmp_path / name, [("a.txt", b"")]))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "bad", ["/etc/a.png", "../a.png", "cat/../../a.png", "cat\\a.png", "C:/a.png", "c:a.png", "//host/a.png"]
+)
+def test_a_name_that_leads_elsewhere_is_refused(put: Put, name: str, bad: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"the member .* has a name that is absolute or leads elsewhere.*Pack"
+    ):
+        open_path(put(tmp_path / name, [("a.png", png()), (bad, png())]))
+
+
+@BOTH
+@pytest.mark.parametrize("other", ["cat/a.png", "./cat/a.png", "cat//a.png"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_comes_twice_is_refused(put: Put, name: str, other: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.png' comes twice\. It is unclear which one is meant"):
+        open_path(put(tmp_path / name, [("cat/a.png", png(1)), (other, png(2))]))
+
+
+@BOTH
+def test_an_image_too_large_to_be_one_is_refused(
+    put: Put, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (listing, archive_module):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", 1 << 20)
+    path = put(tmp_path / name, [("a.png", bytes((1 << 20) + 1)), ("large.txt", bytes(1 << 21))])
+    with pytest.raises(DataError, match=r"a\.png is larger than 1 MiB, which no image should be"):
+        open_path(path)
+
+
+@BOTH
+def test_an_archive_cut_anywhere_is_refused(put: Put, name: str, tmp_path: Path) -> None:
+    whole = put(tmp_path / f"whole-{name}", [(f"{number}.png", png(number)) for number in range(3)])
+    content = whole.read_bytes()
+    # The last blocks of a tar file are padding after its end mark.
+    end = len(content.rstrip(b"\0")) + 1024 if name == "a.tar" else len(content)
+    for length in range(0, end - 512 if name == "a.tar" else end, 7):
+        (tmp_path / name).write_bytes(content[:length])
+        with pytest.raises(DataError, match=r"is not a whole (tar|zip) file|no end mark|holds no images"):
+            open_path(tmp_path / name)
+
+
+@BOTH
+def test_an_archive_that_vanished_is_named(put: Put, name: str, tmp_path: Path) -> None:
+    source = open_path(put(tmp_path / name, [("a.png", png())]))
+    (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=rf"{name}: a\.png cannot be read: No such file"):
+        source.read(0)
+
+
+@BOTH
+def test_an_archive_cut_after_it_was_opened_is_named(put: Put, name: str, tmp_path: Path) -> None:
+    source = open_path(put(tmp_path / name, [("a.png", png())]))
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
+    with pytest.raises(DataError, match=rf"{name}: a\.png is (cut short|damaged)"):
+        source.read(0)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CONTTYPE,
+        b"Z",
+    ],
+)
+def test_a_tar_member_that_is_no_plain_file_is_refused(kind: bytes, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("b.png")
+    info.type, info.linkname = kind, "a.png"
+    path = put_tar(tmp_path / "a.tar", [("a.png", png()), (info, b"")])
+    with pytest.raises(DataError, match=r"the member 'b\.png' is a link, a device, a pipe or a sparse file"):
+        open_path(path)
+
+
+def test_a_gnu_sparse_member_is_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.png")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 512
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (0, 512)
+    header[483:495] = b"%011o\0" % (1 << 30)  # what it would unfold to
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(512 + 1024))
+    with pytest.raises(DataError, match=r"'a\.png' is a link, a device, a pipe or a sparse file"):
+        open_path(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "0,512", "GNU.sparse.size": "1073741824"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1073741824"},
+    ],
+    ids=["0.1", "1.0"],
+)
+def test_a_pax_sparse_member_is_refused(headers: dict[str, str], tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.png")
+    content = b"1\n0\n512\n".ljust(1024, b"\0")
+    info.size, info.pax_headers = len(content), {**headers, "GNU.sparse.name": "a.png"}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"'a\.png' is a link, a device, a pipe or a sparse file"):
+        open_path(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize(
+    ("compress", "tool"), [(gzip.compress, "gunzip"), (bz2.compress, "bunzip2"), (lzma.compress, "unxz")]
+)
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.tar.gz", "a.tar.xz"])
+def test_a_compressed_tar_file_is_refused_with_what_unpacks_it(
+    compress: Callable[[bytes], bytes], tool: str, name: str, tmp_path: Path
+) -> None:
+    content = put_tar(tmp_path / "plain.tar", [("a.png", png())]).read_bytes()
+    (tmp_path / name).write_bytes(compress(content))
+    with pytest.raises(
+        DataError, match=rf"is compressed, .*Unpack it first: {tool} < .*{name} > unpacked\.tar"
+    ):
+        open_path(tmp_path / name)
+
+
+def test_a_tar_file_compressed_by_zstandard_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    with pytest.raises(DataError, match="Unpack it first: unzstd <"):
+        open_path(tmp_path / "a.tar.zst")
+
+
+def test_what_follows_the_end_mark_is_not_silently_lost(tmp_path: Path) -> None:
+    first, second = (put_tar(tmp_path / f"{name}.tar", [(f"{name}.png", png())]) for name in "ab")
+    (tmp_path / "joined.tar").write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(DataError, match=r"goes on after its end mark, as where tar files were joined"):
+        open_path(tmp_path / "joined.tar")
+
+
+def test_a_tar_header_broken_on_the_way_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    path = put_tar(tmp_path / "a.tar", [("a.png", png()), ("b.png", png())])
+    content = bytearray(path.read_bytes())
+    content[1024] ^= 1  # the first byte of the second header
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"no end mark after its last whole member"):
+        open_path(path)
+
+
+def test_an_encrypted_zip_member_is_refused(tmp_path: Path) -> None:
+    path = put_zip(tmp_path / "a.zip", [("a.png", png())])
+    change_directory(path, 8, "<H", 1)
+    with pytest.raises(DataError, match=r"'a\.png' is encrypted\. There is no way to give a password"):
+        open_path(path)
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
+def test_a_zip_member_that_is_no_plain_file_is_refused(kind: int, tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("a.png")
+    info.external_attr = (kind | 0o644) << 16
+    with pytest.raises(DataError, match=r"'a\.png' is a link, a device or a pipe"):
+        open_path(put_zip(tmp_path / "a.zip", [(info, b"/etc/passwd")]))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_methods_that_unfold_without_bound_are_refused(method: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.png", png())
+    with pytest.raises(DataError, match=rf"is compressed by method {method}\. Only stored and deflated"):
+        open_path(tmp_path / "a.zip")
+
+
+def test_a_zip_member_that_unfolds_absurdly_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zip_files, "SMALL_MEMBER", 1 << 20)
+    path = put_zip(tmp_path / "a.zip", [("a.png", bytes(1 << 22))])
+    with pytest.raises(
+        DataError, match=r"would unfold from 4,\d\d\d to 4,194,304 bytes\. No image does that"
+    ):
+        open_path(path)
+
+
+def test_a_zip_file_whose_members_add_up_absurdly_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zip_files, "SMALL_TOTAL", 1 << 20)
+    path = put_zip(tmp_path / "a.zip", [(f"{number}.png", bytes(1 << 20)) for number in range(8)])
+    monkeypatch.setattr(zip_files, "MAX_RATIO", 500)
+    with pytest.raises(DataError, match=r"would unfold to 8,388,608, which no set of images does"):
+        open_path(path)
+
+
+def test_a_zip_member_never_unfolds_to_more_than_it_declares(tmp_path: Path) -> None:
+    path = put_zip(tmp_path / "a.zip", [("a.png", bytes(200 << 20))])
+    change_directory(path, 24, "<I", 150_000)
+    source = open_path(path)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"a\.png is damaged: its size or its checksum"):
+        source.read(0)
+    assert tracemalloc.get_traced_memory()[1] < 5 << 20
+    tracemalloc.stop()
+
+
+def test_a_zip_member_that_changed_is_found_by_its_checksum(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", png())
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"IDAT") + 6] ^= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png is damaged: its size or its checksum"):
+        open_path(tmp_path / "a.zip").read(0)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_members_are_read_as_zipfile_reads_them(method: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        for number in range(5):
+            archive.writestr(f"{number}.png", png(number, size=(50, 60)))
+        archive.writestr("empty.png", b"")
+    # As in a program that unpacks itself: what leads the archive shifts all its offsets.
+    (tmp_path / "led.zip").write_bytes(b"#!/bin/sh\n" + (tmp_path / "a.zip").read_bytes())
+    for name in ("a.zip", "led.zip"):
+        source = open_path(tmp_path / name)
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            assert all(
+                source.read(position) == archive.read(source.key(position)) for position in range(len(source))
+            )
+
+
+def test_a_zip_directory_that_points_outside_the_file_is_refused(tmp_path: Path) -> None:
+    path = put_zip(tmp_path / "a.zip", [("a.png", png())])
+    change_directory(path, 42, "<I", 1 << 30)
+    with pytest.raises(DataError, match=r"'a\.png' does not fit into the file, which was cut or changed"):
+        open_path(path)
+
+
+def test_archives_are_read_by_many_threads_and_processes_at_once(tmp_path: Path) -> None:
+    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+    members = [(f"{number:03}.png", png(number)) for number in range(40)]
+    for path in (put_zip(tmp_path / "a.zip", members), put_tar(tmp_path / "a.tar", members)):
+        source = open_path(path)
+        expected = [dict(members)[source.key(position)] for position in range(len(source))]
+        for pool in (ThreadPoolExecutor(4), ProcessPoolExecutor(2)):
+            with pool:
+                assert list(pool.map(source.read, range(len(source)))) == expected
+
+
+def test_names_in_other_encodings_are_keys_like_any_other(tmp_path: Path) -> None:
+    put_tar(tmp_path / "a.tar", [("caf\udce9/a.png", png(3)), ("b\xe9/a.png", png(4))])
+    source = open_path(tmp_path / "a.tar")
+    assert sorted(value for _, value in values(source).values()) == [3, 4]
+
+
+def change_directory(path: Path, offset: int, form: str, value: int) -> None:
+    """Overwrite a field of the first entry of a zip file's central directory."""
+    content = bytearray(path.read_bytes())
+    struct.pack_into(form, content, content.index(b"PK\1\2") + offset, value)
+    path.write_bytes(content)
+
+
+def test_opening_a_source_of_a_path_does_not_load_torch(tmp_path: Path) -> None:
+    path = put_zip(tmp_path / "a.zip", [("a.png", png())])
+    code = (
+        "import sys; from pipeline.data.sources import *; "
+        f"open_source(Spec({str(path)!r})); print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"

@@ -1,0 +1,227 @@
+"""Webdataset shards of other programs: samples, labels and class names, and what is never opened."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.data.sources import listing, webdataset_shards
+from pipeline.errors import DataError
+from tests.data.sources.helpers import labels, open_path, pixels, png, put_image, put_tar, values
+
+
+def npy(array: Any, allow_pickle: bool = False) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=allow_pickle)
+    return stream.getvalue()
+
+
+class Canary:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_folder_of_shards_gives_their_samples_in_order(tmp_path: Path) -> None:
+    put_tar(tmp_path / "1.tar", [("c.png", png(3)), ("c.cls", b"1\n")])
+    put_tar(tmp_path / "0.tar", [("b.cls", b"0"), ("b.jpg", png(2)), ("a.webp", png(1)), ("a.cls", b"2")])
+    source = open_path(tmp_path)
+    assert (source.name, source.classes) == (tmp_path.name, ("0", "1", "2"))
+    assert list(values(source).items()) == [("0.tar/b", (0, 2)), ("0.tar/a", (2, 1)), ("1.tar/c", (1, 3))]
+
+
+def test_a_single_tar_file_with_labels_is_a_shard(tmp_path: Path) -> None:
+    path = put_tar(tmp_path / "a.tar", [("x/a.png", png(1)), ("x/a.cls", b"0")])
+    assert values(open_path(path)) == {"a.tar/x/a": (0, 1)}
+
+
+def test_the_key_ends_at_the_first_dot_after_the_last_slash(tmp_path: Path) -> None:
+    members = [("v1.0/a.png", png(1)), ("v1.0/a.seg.png", png(9)), ("v1.0/a.cls", b"0")]
+    assert values(open_path(put_tar(tmp_path / "a.tar", members))) == {"a.tar/v1.0/a": (0, 1)}
+
+
+def test_shards_without_labels_have_no_classes(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("cat/a.png", png()), ("cat/b.png", png())])
+    source = open_path(tmp_path)
+    assert (source.classes, labels(source)) == ((), {"0.tar/cat/a": None, "0.tar/cat/b": None})
+
+
+def test_other_members_are_counted_and_never_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canary = pickle.dumps(Canary(tmp_path / "ran"))
+    extensions = ("json", "txt", "pkl", "pickle", "pyd", "pth", "pt", "npz", "py", "ten", "cbor")
+    others = [(f"a.{extension}", canary) for extension in extensions]
+    put_tar(tmp_path / "0.tar", [("a.png", png(1)), ("a.cls", b"0"), *others])
+    source = open_path(tmp_path)
+    assert values(source) == {"0.tar/a": (0, 1)}
+    error = capsys.readouterr().err
+    assert error.startswith(f"warning: {tmp_path}: 11 files are passed over, a.json for one; only .png")
+    assert error.count("warning") == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_canary_would_show_itself(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Canary(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "label", [b"-1", b"", b"1.5", b"cat", b"1234567890", b"1 2", "²".encode(), b"9" * 5000]
+)
+def test_a_label_that_is_no_short_whole_number_is_refused(label: bytes, tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", label)])
+    with pytest.raises(DataError, match=r"0\.tar: a\.cls holds .*; a label is a whole number from 0 on"):
+        open_path(tmp_path)
+
+
+def test_a_pickled_label_is_not_unpickled(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", pickle.dumps(Canary(tmp_path / "ran")))])
+    with pytest.raises(DataError, match="a label is a whole number"):
+        open_path(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_labels_are_for_all_images_or_for_none(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"0"), ("b.png", png())])
+    with pytest.raises(DataError, match=r"1 of 2 images have no \.cls, 'b' for one"):
+        open_path(tmp_path)
+
+
+def test_a_label_without_an_image_is_refused(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"0"), ("b.cls", b"0")])
+    with pytest.raises(DataError, match="holds a label but no image for the key 'b'"):
+        open_path(tmp_path)
+
+
+def test_two_images_of_one_key_are_refused(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.jpg", png())])
+    with pytest.raises(DataError, match=r"holds two images of the key 'a', \.jpg for one"):
+        open_path(tmp_path)
+
+
+def test_shards_without_images_are_refused(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.txt", b"")])
+    with pytest.raises(DataError, match=r"holds no images: no members ending in \.png"):
+        open_path(tmp_path)
+
+
+def test_a_label_beyond_all_reason_does_not_fill_the_memory(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"999999999")])
+    with pytest.raises(DataError, match=r"the label 999999999 would make over 1,000,000 classes"):
+        open_path(tmp_path)
+
+
+def test_class_names_come_from_a_file_beside_the_shards(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"1")])
+    (tmp_path / "classes.txt").write_text("cat\nküçük köpek\n", encoding="utf-8")
+    assert open_path(tmp_path).classes == ("cat", "küçük köpek")
+    assert open_path(tmp_path / "0.tar").classes == ("cat", "küçük köpek")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    with pytest.raises(DataError, match=r"classes\.txt names 1 classes, but there is a label 1"):
+        open_path(tmp_path)
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"classes\.txt cannot be read: .*in UTF-8"):
+        open_path(tmp_path)
+
+
+def test_this_programs_manifest_gives_class_names_and_size(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.npy", npy(np.full((4, 5, 1), 7, np.uint8))), ("a.cls", b"1")])
+    manifest = {"format": "wgan-shards/2", "classes": ["cat", "dog"], "resolution": [4, 5], "channels": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    source = open_path(tmp_path)
+    assert (source.classes, source.native_resolution, source.native_channels) == (("cat", "dog"), (4, 5), 1)
+    assert pixels(source, 0).shape == (4, 5)
+    assert values(source) == {"0.tar/a": (1, 7)}
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"classes": ["cat"]}', '{"format": "wgan-shards/2", "classes": 3}']
+)
+def test_another_programs_manifest_is_passed_over(content: str, tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"1")])
+    (tmp_path / "manifest.json").write_text(content)
+    source = open_path(tmp_path)
+    assert (source.classes, source.native_resolution, source.native_channels) == (("0", "1"), None, 3)
+
+
+def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"1")])
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match=r"manifest\.json cannot be read: .*or remove it"):
+        open_path(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3)])
+def test_raw_members_are_pixels(shape: tuple[int, ...], tmp_path: Path) -> None:
+    array = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    put_tar(tmp_path / "0.tar", [("a.npy", npy(array))])
+    found = pixels(open_path(tmp_path), 0)
+    assert found.shape == (shape if shape[2:] == (3,) else (4, 5))
+    assert found.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((4, 5), np.float32), r"holds float32 \(4, 5\); an image is uint8"),
+        (np.zeros((4, 5, 4), np.uint8), r"holds uint8 \(4, 5, 4\); an image is"),
+        (np.zeros((20,), np.uint8), r"holds uint8 \(20,\); an image is"),
+        (np.zeros((0, 5), np.uint8), r"holds uint8 \(0, 5\); an image is"),
+    ],
+)
+def test_raw_members_that_are_no_image_are_refused(array: Any, reason: str, tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.npy", npy(array))])
+    with pytest.raises(DataError, match=rf"0\.tar: a\.npy {reason}"):
+        open_path(tmp_path).read(0)
+
+
+def test_raw_members_of_objects_and_of_made_up_shapes_are_refused(tmp_path: Path) -> None:
+    objects = npy(np.array([[Canary(tmp_path / "ran")]], dtype=object), allow_pickle=True)
+    huge = npy(np.zeros((4, 5), np.uint8)).replace(b"(4, 5), }" + b" " * 10, b"(9999999, 999999), }", 1)
+    put_tar(
+        tmp_path / "0.tar", [("a.npy", objects), ("b.npy", huge[:-20] + bytes(20)), ("c.npy", b"no array")]
+    )
+    source = open_path(tmp_path)
+    for position, reason in enumerate(
+        ["Python objects, which are not loaded", "takes .* bytes", "magic string"]
+    ):
+        with pytest.raises(DataError, match=rf"npy is no array that is read: .*{reason}"):
+            source.read(position)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_links_cut_files_and_large_members_are_refused_as_in_any_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tarfile.TarInfo("b.png")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    put_tar(tmp_path / "0.tar", [("a.png", png()), (link, b"")])
+    with pytest.raises(DataError, match=r"0\.tar: the member 'b\.png' is a link"):
+        open_path(tmp_path)
+    path = put_tar(tmp_path / "0.tar", [("a.png", png()), ("b.png", png())])
+    path.write_bytes(path.read_bytes()[:1024])
+    with pytest.raises(DataError, match=r"0\.tar has no end mark"):
+        open_path(tmp_path)
+    put_tar(tmp_path / "0.tar", [("a.png", bytes(1 << 20))])
+    for module in (webdataset_shards, listing):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", 1 << 19)
+    with pytest.raises(DataError, match=r"a\.png is larger than"):
+        open_path(tmp_path)
+
+
+def test_images_beside_tar_files_make_a_folder_of_images(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png())])
+    put_image(tmp_path / "b.png")
+    assert list(labels(open_path(tmp_path))) == ["b.png"]

@@ -1,0 +1,117 @@
+"""Nothing that is read can run code: the holes that webdataset's readers have, tried on this project's."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from pipeline.data.check import check_shards
+from pipeline.data.manifest import load_manifest
+from pipeline.data.shard_set import open_shards
+from pipeline.errors import ConfigError, DataError
+from pipeline.options import DataOptions
+from pipeline.train import main
+from tests.shards import noise, reader, write
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    return tmp_path / "canary"
+
+
+def append(tar: Path, name: str, content: bytes) -> None:
+    with tarfile.open(tar, "a") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+
+
+def test_the_payload_works_where_the_door_is_open(tmp_path: Path, canary: Path) -> None:
+    """Or the tests below would show nothing."""
+    write(noise(4), tmp_path / "set")
+    append(tmp_path / "set" / "000000.tar", "00000004.pickle", pickle.dumps(Payload(canary)))
+    list(
+        webdataset.WebDataset(
+            str(tmp_path / "set" / "000000.tar"), shardshuffle=False, empty_check=False
+        ).decode()
+    )
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("extension", ["pickle", "pkl", "pyd", "pth", "pyd.gz"])
+def test_pickles_in_a_shard_are_told_and_never_opened(tmp_path: Path, canary: Path, extension: str) -> None:
+    out = tmp_path / "set"
+    write(noise(4), out)
+    append(out / "000000.tar", f"00000004.{extension}", pickle.dumps(Payload(canary)))
+    manifest = load_manifest(out)
+    assert reader(out, manifest)  # its index leads to the images alone
+    with pytest.raises(DataError, match=r"000000\.tar has \d+ bytes, but manifest\.json says"):
+        open_shards(DataOptions(shards=str(out)))
+    report = check_shards(out)
+    assert any(
+        f"holds '00000004.{extension}'; a shard holds images" in finding for finding in report.findings
+    )
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "json"])
+def test_a_pickle_in_place_of_an_index_or_a_manifest_is_refused(
+    tmp_path: Path, canary: Path, suffix: str
+) -> None:
+    out = tmp_path / "set"
+    write(noise(4), out)
+    file = out / ("000000.npy" if suffix == "npy" else "manifest.json")
+    if suffix == "npy":
+        np.save(file, np.array([Payload(canary)], dtype=object), allow_pickle=True)
+        with pytest.raises(DataError, match="is no shard index"):
+            reader(out).read(np.array([0]))
+    else:
+        file.write_bytes(pickle.dumps(Payload(canary)))
+        with pytest.raises(DataError, match=r"manifest\.json cannot be read"):
+            load_manifest(out)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("place", ["pipe:touch {}", "pipe://touch {}", "file:touch {}|", "data|touch {}"])
+def test_no_place_for_shards_reaches_a_shell(
+    config: str, canary: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([config, f"data.shards={place.format(canary)}"]) in (
+        ConfigError.exit_code,
+        DataError.exit_code,
+    )
+    assert "data.shards" in capsys.readouterr().err
+    assert not canary.exists()
+
+
+def test_no_rewriting_of_names_reaches_a_shell(
+    digits: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOPEN_REWRITE", f"{digits}=pipe:touch {canary};cat {digits}")
+    assert len(reader(digits).read(np.array([0, 599]))) == 2
+    assert not canary.exists()
+
+
+def test_training_does_not_even_import_webdataset() -> None:
+    program = "import sys; import pipeline.build, pipeline.train; print('webdataset' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
