@@ -24,7 +24,7 @@ from pipeline.data.manifest import FILE_NAME, INDEX_COLUMNS, Manifest, Shard, fi
 from pipeline.data.pictures import check_size
 from pipeline.data.tar_index import LABEL as LABEL_EXTENSION
 from pipeline.data.tar_index import ShardIndex, index_shard, split_name
-from pipeline.data.writer import PLAN_NAME
+from pipeline.data.shard_directory import PLAN_NAME
 from pipeline.durable import replacing
 from pipeline.errors import ConfigError, DataError
 

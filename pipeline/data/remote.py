@@ -68,8 +68,8 @@ def check_capacity(manifest: Manifest, options: RemoteOptions, window_shards: in
     needed = shards * max(shard.bytes + _index_bytes(shard.count) for shard in manifest.shards)
     if needed > options.capacity_gb * 1e9:
         raise ConfigError(
-            f"data.remote.capacity_gb: {options.capacity_gb} is too little for {shards} shards, {needed / 1e9:.3g} GB: two "
-            "windows of data.shuffle_shards and one more. Raise it, or lower data.shuffle_shards."
+            f"data.remote.capacity_gb: {options.capacity_gb} is too little for {shards} shards, {needed / 1e9:.3g} GB: "
+            "two windows of data.shuffle_shards and one more. Raise it, or lower data.shuffle_shards."
         )
 
 

@@ -22,6 +22,7 @@ import webdataset
 from PIL import Image
 
 from pipeline.data.convert import Conversion
+from pipeline.data.index_in_place import index_in_place
 from pipeline.data.manifest import check_hashes, check_sizes, load_index, load_manifest
 from pipeline.data.plan import Part, plan_shards
 from pipeline.data.selection import Selection
@@ -178,6 +179,18 @@ def test_files_of_someone_else_are_never_touched(tmp_path: Path, name: str, over
     with pytest.raises(ConfigError, match=f"not of a shard set, {name} for one, and they are left alone"):
         make(noise(4), tmp_path, overwrite=overwrite)
     assert contents(tmp_path) == {name: b"precious"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_shards_that_were_taken_in_are_never_replaced(tmp_path: Path, overwrite: bool) -> None:
+    make(noise(10), tmp_path)
+    for file in [*tmp_path.glob("*.npy"), tmp_path / "manifest.json"]:
+        file.unlink()
+    index_in_place(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="took in as they were, and they are left alone"):
+        make(noise(10), tmp_path, overwrite=overwrite)
+    assert contents(tmp_path) == before
 
 
 def test_out_must_not_be_a_file(tmp_path: Path) -> None:
