@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
 MAKE_EXAMPLES = """\
 sources:
-  FOLDER               images in one folder, or in a folder for each class (any depth)
-  FILE.zip, FILE.tar   the same in an archive
-  FOLDER of *.tar      webdataset shards: KEY.png (.jpg, ...) and KEY.cls
-  FILE.npy, FILE.npz   uint8 arrays: N x H x W, N x H x W x 3 or N x 3 x H x W; labels in the .npz
-  digits               1,797 digits of 16 x 16 that come with scikit-learn
-  mnist, fashion-mnist, emnist-balanced (-byclass, -bymerge, -letters, -digits, -mnist)
-  cifar10, cifar100, stl10, celeba, lsun-bedroom (lsun-...; needs --root)
-  hf:USER/NAME         a Hugging Face data set; --root takes one that was saved to disk
+{sources}
 
 examples:
   wgan shards make digits data/digits                       1,797 digits of 16 x 16, no download
@@ -87,6 +80,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_directory(_command(commands, "stats", "measure the pixels of a set", STATS_EXAMPLES), stats)
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def add_text(self, text: str | None) -> None:
+        if text and "{sources}" in text:
+            # Only where help is really shown: what is listed imports NumPy.
+            from pipeline.data.sources import describe_sources
+
+            text = text.replace("{sources}", describe_sources())
+        super().add_text(text)
+
+
 def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, examples: str
 ) -> argparse.ArgumentParser:
@@ -95,7 +98,7 @@ def _command(
         help=summary,
         description=summary.capitalize() + ".",
         epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
 
 
@@ -210,9 +213,10 @@ def make(arguments: argparse.Namespace) -> int:
     from pipeline.data.convert import Conversion
     from pipeline.data.plan import Part, plan_shards
     from pipeline.data.selection import Selection
+    from pipeline.data.shard_directory import BAD_NAME
     from pipeline.data.sources import Spec, open_source
     from pipeline.data.workers import available_cores
-    from pipeline.data.writer import BAD_NAME, find_finished, make_shards
+    from pipeline.data.writer import find_finished, make_shards
 
     part, out = Part(*arguments.part), arguments.out
     if arguments.workers is not None and arguments.workers < 1:

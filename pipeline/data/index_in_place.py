@@ -22,9 +22,9 @@ from pipeline.data.check import Advance, decode_images, in_threads
 from pipeline.data.codecs import EXTENSIONS, Header, read_jpeg_header, read_png_header
 from pipeline.data.manifest import FILE_NAME, INDEX_COLUMNS, Manifest, Shard, file_sha256, load_manifest
 from pipeline.data.pictures import check_size
+from pipeline.data.shard_directory import PLAN_NAME
 from pipeline.data.tar_index import LABEL as LABEL_EXTENSION
 from pipeline.data.tar_index import ShardIndex, index_shard, split_name
-from pipeline.data.shard_directory import PLAN_NAME
 from pipeline.durable import replacing
 from pipeline.errors import ConfigError, DataError
 
