@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,7 +181,5 @@ def test_a_damaged_npz_file_is_refused(tmp_path: Path) -> None:
         changed = bytearray(content)
         changed[position] ^= 0x55
         path.write_bytes(changed)
-        try:  # most changes are found; none ends in anything but a DataError
+        with suppress(DataError):  # most changes are found; none ends in anything else
             open_path(path)
-        except DataError:
-            pass

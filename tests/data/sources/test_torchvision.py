@@ -1,0 +1,195 @@
+"""The named sets that torchvision reads, from small files in their formats."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data.sources import REGISTRY, Source, Spec, open_source
+from pipeline.errors import ConfigError, DataError
+from tests.data.sources.helpers import (
+    labels,
+    pixels,
+    put_celeba,
+    put_cifar10,
+    put_idx,
+    put_lsun,
+    put_mnist,
+    put_stl10,
+    values,
+)
+from tests.shards import reader, write
+
+
+def open_named(name: str, root: Path, split: str = "train") -> Source:
+    return open_source(Spec(name, root, split))
+
+
+@pytest.mark.parametrize(("name", "title"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_both_splits_of_mnist_and_its_like_are_read(tmp_path: Path, name: str, title: str) -> None:
+    put_mnist(tmp_path, title)
+    train, test = open_named(name, tmp_path), open_named(name, tmp_path, "test")
+    assert (train.name, len(train), train.native_resolution, train.native_channels) == (
+        f"{name}-train",
+        5,
+        (28, 28),
+        1,
+    )
+    assert values(train) == {str(number): (9 - number, number) for number in range(5)}
+    assert (test.name, len(test), len(test.classes)) == (f"{name}-test", 3, 10)
+
+
+def test_emnist_is_turned_upright_and_its_letters_count_from_0(tmp_path: Path) -> None:
+    images = np.zeros((2, 28, 28), dtype=np.uint8)
+    images[:, :, 3] = 9  # a column in the file is a row of the picture
+    put_idx(tmp_path / "EMNIST" / "raw", "emnist-letters-train", images, [1, 26])
+    source = open_named("emnist-letters", tmp_path)
+    assert (pixels(source, 0)[3] == 9).all()
+    assert pixels(source, 0).sum() == 28 * 9
+    assert [source.classes[source.label(position) or 0].lower() for position in (0, 1)] == ["a", "z"]
+
+
+def test_cifar_is_colour_with_its_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_cifar10(tmp_path, monkeypatch)
+    train = open_named("cifar10", tmp_path)
+    assert (len(train), train.native_resolution, train.native_channels) == (10, (32, 32), 3)
+    assert pixels(train, 2)[0, 0].tolist() == [200, 1, 1]
+    assert labels(train)["2"] == 1
+    assert len(open_named("cifar10", tmp_path, "test")) == 2
+
+
+def test_a_cifar_file_that_was_changed_is_never_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, canary = put_cifar10(tmp_path, monkeypatch), tmp_path / "canary"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (canary,)  # type: ignore[return-value]
+
+    (folder / "data_batch_3").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(DataError, match=r"The CIFAR10 files in .* are damaged \(.*\)\. Remove them"):
+        open_named("cifar10", tmp_path)
+    assert not canary.exists()
+    pickle.loads((folder / "data_batch_3").read_bytes())
+    assert canary.exists(), "the payload would have shown it"
+
+
+def test_stl10_is_read_row_by_row_and_its_unlabeled_split_has_no_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_stl10(tmp_path, monkeypatch)
+    train = open_named("stl10", tmp_path)
+    assert train.native_resolution == (96, 96)
+    image = pixels(train, 0)
+    assert image.shape == (96, 96, 3)
+    assert [train.label(position) for position in (0, 1)] == [0, 1]
+    unlabeled = open_named("stl10", tmp_path, "unlabeled")
+    assert (len(unlabeled), unlabeled.classes, unlabeled.label(0)) == (4, (), None)
+
+
+def test_celeba_gives_the_files_of_a_split(tmp_path: Path) -> None:
+    put_celeba(tmp_path)
+    counts = {
+        split: len(open_named("celeba", tmp_path, split)) for split in ("train", "valid", "test", "all")
+    }
+    assert counts == {"train": 2, "valid": 1, "test": 1, "all": 4}
+    source = open_named("celeba", tmp_path)
+    assert (source.key(0), source.native_resolution, source.classes) == ("000001.jpg", (218, 178), ())
+    content = (tmp_path / "celeba" / "img_align_celeba" / "000001.jpg").read_bytes()
+    assert source.read(0) == content
+
+
+@pytest.mark.parametrize("line", ["../../secret.jpg 0", "/etc/passwd.jpg 0", "a/b.jpg 0", "000001.jpg"])
+def test_a_list_of_celeba_leads_nowhere_else(tmp_path: Path, line: str) -> None:
+    folder = put_celeba(tmp_path)
+    (folder / "list_eval_partition.txt").write_text(line + "\n")
+    with pytest.raises(
+        DataError, match=r"CelebA files in .* are damaged \(list_eval_partition\.txt holds the line"
+    ):
+        open_named("celeba", tmp_path)
+
+
+def test_missing_faces_are_told_before_any_work(tmp_path: Path) -> None:
+    folder = put_celeba(tmp_path)
+    (folder / "img_align_celeba" / "000002.jpg").unlink()
+    with pytest.raises(DataError, match=r"lacks 1 of the 2 images of train, 000002\.jpg for one"):
+        open_named("celeba", tmp_path)
+
+
+def test_lsun_gives_the_bytes_of_its_database(tmp_path: Path) -> None:
+    put_lsun(tmp_path)
+    source = open_named("lsun-bedroom", tmp_path)
+    assert values(source) == {"0a": (None, 1), "0b": (None, 2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "split", "error", "message"),
+    [
+        (
+            "lsun-bedroom",
+            None,
+            "train",
+            ConfigError,
+            "cannot be downloaded from here. Fetch and unzip bedroom_train",
+        ),
+        ("lsun-bedroom", "", "val", DataError, "holds no bedroom_val_lmdb with a data.mdb"),
+        ("lsun-bedroom", "", "test", ConfigError, "no test split; it has: train, val"),
+        ("mnist", "", "train", DataError, "does not hold the MNIST files"),
+        ("mnist", "", "valid", ConfigError, "no valid split; it has: train, test"),
+        ("cifar100", "", "train", DataError, "does not hold the CIFAR100 files"),
+        ("stl10", "", "train", DataError, "does not hold the STL10 files"),
+        ("celeba", "", "train", DataError, "does not hold the CelebA files"),
+    ],
+)
+def test_what_is_missing_is_said_with_what_to_do(
+    tmp_path: Path, name: str, root: str | None, split: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        open_source(Spec(name, None if root is None else tmp_path, split))
+
+
+@pytest.mark.parametrize("damage", ["cut", "swapped"])
+def test_damaged_mnist_files_are_named(tmp_path: Path, damage: str) -> None:
+    put_mnist(tmp_path)
+    file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    content = file.read_bytes()
+    file.write_bytes(content[:200] if damage == "cut" else bytes(16) + content[16:])
+    with pytest.raises(DataError, match=r"The MNIST files in .*raw are damaged .*Remove them"):
+        open_named("mnist", tmp_path)
+
+
+def test_a_download_that_fails_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+
+    def no_network(*arguments: object, **options: object) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
+    with pytest.raises(DataError, match=r"MNIST cannot be downloaded into .*give --root DIR"):
+        open_source(Spec("mnist"))
+
+
+def test_every_registered_name_has_a_module_that_opens_it() -> None:
+    from importlib import import_module
+
+    for module in set(REGISTRY.values()):
+        assert callable(import_module(module).open_source)
+
+
+def test_sources_go_to_other_processes_and_become_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_mnist(tmp_path)
+    put_celeba(tmp_path)
+    put_lsun(tmp_path)
+    put_cifar10(tmp_path, monkeypatch)
+    for name in ("mnist", "celeba", "lsun-bedroom", "cifar10"):
+        source = open_named(name, tmp_path)
+        copy = pickle.loads(pickle.dumps(source))
+        assert values(copy) == values(source)
+        manifest = write(copy, tmp_path / f"{name}-shards", 8, source.native_channels)
+        assert len(reader(tmp_path / f"{name}-shards").read(np.arange(manifest.count))) == len(source)
