@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoint import Checkpoint
-from pipeline.data.manifest import check_sizes, load_index, load_manifest
 from pipeline.data.reader import ShardReader
+from pipeline.data.shard_set import open_directory
 from pipeline.errors import ConfigError, DataError
 from pipeline.monitor.grids import to_uint8
 from pipeline.options import Config
@@ -39,12 +39,12 @@ class LabelledImages(NamedTuple):
 
 def read_shards(directory: Path) -> LabelledImages:
     """All images of a shard directory, in its order. Raises DataError where it is damaged or has no labels."""
-    manifest = load_manifest(directory)
+    shards = open_directory(directory)
+    manifest = shards.manifest
     if not manifest.classes:
         raise DataError(f"The images of {directory} have no labels. Name the shards of a labelled set.")
-    check_sizes(directory, manifest)
-    images = ShardReader(directory, manifest).read(np.arange(manifest.count))
-    labels = np.concatenate([load_index(directory, shard)[:, 2] for shard in manifest.shards])
+    images = ShardReader(shards).read(np.arange(manifest.count)).contiguous()
+    labels = np.concatenate([shards.load_index(shard)[:, 2] for shard in manifest.shards])
     return LabelledImages(images, torch.from_numpy(labels), manifest.classes)
 
 

@@ -49,7 +49,14 @@ def check_same_on_all_ranks(config: Config, identity: dict[str, Any], runtime: R
     Each machine reads its own config, and DDP would make equal weights of unequal runs.
     """
     ours = {**flatten(config.model_dump(mode="json")), **identity}
-    for name in ("data.shards", "run_root", "init_from.generator", "init_from.critic"):
+    # Where things lie is each machine's own.
+    for name in (
+        "data.shards",
+        "data.remote.directory",
+        "run_root",
+        "init_from.generator",
+        "init_from.critic",
+    ):
         del ours[name]
     for rank, theirs in enumerate(runtime.gather_objects(ours)):
         differences = [

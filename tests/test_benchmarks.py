@@ -53,3 +53,16 @@ def test_the_memory_of_a_shared_cache_does_not_grow_with_the_ranks(tmp_path: Pat
     decoded = 1797 * 64 * 64 * 3 / 2**20
     assert sizes[1] == pytest.approx(decoded, rel=0.1)
     assert sizes[0] >= 0.9 * decoded
+
+
+def test_the_images_that_runs_are_judged_by_are_those_of_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend("benchmarks")
+    from image_sets import read_shards
+
+    write(digits(), tmp_path / "set", 8, 1, 500)
+    images, labels, classes = read_shards(tmp_path / "set")
+    source = digits()
+    assert (images.shape, images.is_contiguous(), len(classes)) == ((1797, 1, 8, 8), True, 10)
+    assert labels.tolist() == [source.label(position) for position in range(1797)]
