@@ -159,8 +159,9 @@ def report(images: ImageSet, speeds: dict[str, list[float]]) -> None:
     height, width = manifest.resolution
     print(
         f"\n### {images.name}: {manifest.count:,} {manifest.encoding} images of {height} x {width}, "
-        f"{manifest.bytes / manifest.count:,.0f} bytes each\n\n| reader | images/s | times plain webdataset |\n|-|-:|-:|"
+        f"{manifest.bytes / manifest.count:,.0f} bytes each\n"
     )
+    print("| reader | images/s | times plain webdataset |\n|-|-:|-:|")
     plain = speeds["plain webdataset, decode('pil')"]
     for name, found in speeds.items():
         ratio = statistics.median(one / other for one, other in zip(found, plain, strict=True))
