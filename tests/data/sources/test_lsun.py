@@ -1,0 +1,77 @@
+"""LSUN: a small LMDB read by several copies, threads and processes, and how its absence is told."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.sources import Spec, open_source
+from pipeline.errors import ConfigError, DataError
+from tests.data.sources.helpers import png, put_lsun, values
+
+
+def test_images_come_as_they_are_stored_without_labels(tmp_path: Path) -> None:
+    put_lsun(tmp_path, "train")
+    put_lsun(tmp_path, "val")
+    for split in ("train", "val"):
+        source = open_source(Spec("lsun-bedroom", tmp_path, split))
+        assert (source.name, source.classes) == (f"lsun-bedroom-{split}", ())
+        assert (source.native_resolution, source.native_channels) == (None, 3)
+        assert values(source) == {"0a": (None, 1), "0b": (None, 2)}
+        assert source.read(0) == png(1)
+
+
+def test_names_of_two_words_find_their_folder(tmp_path: Path) -> None:
+    put_lsun(tmp_path).rename(tmp_path / "church_outdoor_train_lmdb")
+    assert len(open_source(Spec("lsun-church-outdoor", tmp_path))) == 2
+
+
+def test_copies_threads_and_processes_read_at_once(tmp_path: Path) -> None:
+    put_lsun(tmp_path)
+    source = open_source(Spec("lsun-bedroom", tmp_path))
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.read(1) == source.read(1) == png(2)
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(copy.read, [0, 1] * 20)) == [png(1), png(2)] * 20
+    for method in ("fork", "spawn"):
+        with ProcessPoolExecutor(2, mp_context=get_context(method)) as processes:
+            assert list(processes.map(source.read, [0, 1] * 4)) == [png(1), png(2)] * 4
+
+
+def test_without_a_root_the_message_says_what_to_fetch() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be downloaded .*bedroom_train_lmdb.*give --root DIR"):
+        open_source(Spec("lsun-bedroom"))
+
+
+def test_a_root_without_the_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no bedroom_val_lmdb with a data\.mdb"):
+        open_source(Spec("lsun-bedroom", tmp_path, "val"))
+
+
+def test_an_empty_set_is_refused(tmp_path: Path) -> None:
+    import lmdb
+
+    lmdb.open(str(tmp_path / "tower_train_lmdb"), map_size=1 << 20).close()
+    with pytest.raises(DataError, match="tower_train_lmdb holds no images"):
+        open_source(Spec("lsun-tower", tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no database" * 1000])
+def test_a_damaged_set_is_refused(content: bytes, tmp_path: Path) -> None:
+    (put_lsun(tmp_path) / "data.mdb").write_bytes(content)
+    with pytest.raises(DataError, match="is no LMDB that can be read"):
+        open_source(Spec("lsun-bedroom", tmp_path))
+
+
+def test_without_the_library_the_message_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_lsun(tmp_path)
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(ConfigError, match=r"pip install 'wgan-pipeline\[lsun\]'"):
+        open_source(Spec("lsun-bedroom", tmp_path))
