@@ -1,0 +1,56 @@
+"""Which source a word stands for, and what is said where it stands for none."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.sources import REGISTRY, Spec, describe_sources, mixed, open_source
+from pipeline.errors import ConfigError
+
+
+def test_an_unknown_word_is_refused_with_the_known_ones_and_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"no source of that name; .*digits, mnist.* Did you mean mnist\?"):
+        open_source(Spec("mnsit"))
+
+
+def test_a_file_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ConfigError, match=r"notes\.txt is a file of no kind that is read\. Give a folder"):
+        open_source(Spec(str(tmp_path / "notes.txt")))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (Spec("digits", root=Path("x")), "--root x has no meaning for digits"),
+        (Spec("digits", split="test"), r"digits has no test split\. All its images are in train"),
+    ],
+)
+def test_options_that_a_source_does_not_have_are_refused(spec: Spec, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_source(spec)
+
+
+def test_the_help_names_every_family() -> None:
+    described = describe_sources()
+    for name in REGISTRY:
+        assert name in described or name.split("-")[0] in described
+
+
+def test_digits_go_to_other_processes() -> None:
+    source = open_source(Spec("digits"))
+    copy = pickle.loads(pickle.dumps(source))
+    assert (copy.name, len(copy), copy.native_resolution) == ("digits", 1797, (16, 16))
+    assert (copy.read(5) == source.read(5)).all()
+
+
+def test_a_listing_is_mixed_alike_wherever_it_is_made() -> None:
+    names = [(f"{kind}/{number}", None) for kind in "ab" for number in range(50)]
+    order = mixed(names)
+    assert order == mixed(reversed(names))
+    assert sorted(order) == sorted(names)
+    first_half = [name[0] for name, _ in order[:50]]
+    assert 15 < first_half.count("a") < 35
