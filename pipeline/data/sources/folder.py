@@ -46,6 +46,11 @@ def read_image_file(file: Path | str) -> bytes:
             if status.st_size > MAX_FILE_BYTES:
                 raise too_large(file)
             content = os.read(descriptor, status.st_size)
+            # Remote file systems may give less than was asked for.
+            while len(content) < status.st_size and (
+                rest := os.read(descriptor, status.st_size - len(content))
+            ):
+                content += rest
         finally:
             os.close(descriptor)
     except OSError as error:

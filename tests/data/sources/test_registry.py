@@ -5,10 +5,13 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.data.sources import REGISTRY, Spec, describe_sources, mixed, open_source
 from pipeline.errors import ConfigError
+from tests.data.sources.helpers import png, put_image, put_tar, values
+from tests.shards import reader, write
 
 
 def test_an_unknown_word_is_refused_with_the_known_ones_and_the_nearest() -> None:
@@ -54,3 +57,21 @@ def test_a_listing_is_mixed_alike_wherever_it_is_made() -> None:
     assert sorted(order) == sorted(names)
     first_half = [name[0] for name, _ in order[:50]]
     assert 15 < first_half.count("a") < 35
+
+
+def test_sources_at_a_path_go_to_other_processes_and_become_shards(tmp_path: Path) -> None:
+    put_image(tmp_path / "folder" / "cat" / "1.png", 1)
+    put_image(tmp_path / "folder" / "dog" / "2.png", 2)
+    (tmp_path / "shards").mkdir()
+    put_tar(tmp_path / "shards" / "0.tar", [("a.png", png(3)), ("a.cls", b"0")])
+    np.save(tmp_path / "array.npy", np.full((2, 4, 4), 5, dtype=np.uint8))
+    np.savez(tmp_path / "arrays.npz", images=np.full((2, 4, 4), 6, dtype=np.uint8), labels=np.array([0, 1]))
+    for name in ("folder", "shards", "array.npy", "arrays.npz"):
+        source = open_source(Spec(str(tmp_path / name)))
+        copy = pickle.loads(pickle.dumps(source))
+        assert values(copy) == values(source)
+        assert str(tmp_path) not in source.name
+        manifest = write(copy, tmp_path / f"{name}-out", 4, 1)
+        assert manifest.count == len(reader(tmp_path / f"{name}-out").read(np.arange(manifest.count)))
+        with pytest.raises(ConfigError, match="has no valid split"):
+            open_source(Spec(str(tmp_path / name), split="valid"))
