@@ -217,7 +217,7 @@ class RemoteFiles:
 
     def expect(self, now: Sequence[str], later: Sequence[str]) -> None:
         """Fetch these ahead, in this order, and keep them until others are expected."""
-        self._ahead.want([*now, *later])
+        self._ahead.want(now, later)
 
     def where(self, name: str) -> str:
         """The file's URL."""
@@ -226,7 +226,7 @@ class RemoteFiles:
     def close(self) -> None:
         """Fetch nothing more, and let go of all files."""
         self._stop.set()
-        self._ahead.want([])
+        self._ahead.want([], [])
 
     def _open_now(self, name: str) -> IO[bytes]:
         return self._open(name, is_patient=False)
@@ -261,6 +261,8 @@ class RemoteFiles:
             except NoRoomError:
                 if not is_patient:
                     raise
+                # What is needed now goes before what would be needed later, here and in other processes.
+                self._ahead.drop_later()
                 if time.monotonic() > deadline or self._stop.wait(FIRST_PAUSE):
                     raise DataError(
                         f"{self.where(name)} finds no room: the {self._options.capacity_gb:g} GB of "
@@ -281,45 +283,76 @@ class RemoteFiles:
 
 
 class _Ahead:
-    """Threads that open wanted files before they are asked for, and hold them while they are wanted."""
+    """Threads that open wanted files before they are asked for, and hold them while they are wanted.
+
+    What is needed later is only begun when all that is needed now is held, and so never takes its room.
+    """
 
     def __init__(self, open_now: Callable[[str], IO[bytes]], threads: int, stop: threading.Event) -> None:
         self._open_now, self._threads, self._stop = open_now, threads, stop
         self._held: dict[str, IO[bytes]] = {}
-        self._queue: list[str] = []
-        self._wanted: set[str] = set()
+        self._now: list[str] = []
+        self._later: list[str] = []
+        self._tried: set[str] = set()
+        self._opening: set[str] = set()
         self._changed = threading.Condition()
         self._has_started = False
 
-    def want(self, names: list[str]) -> None:
+    def want(self, now: Sequence[str], later: Sequence[str]) -> None:
         """Hold these, and let go of all others."""
         with self._changed:
-            self._wanted = set(names)
-            for name in [name for name in self._held if name not in self._wanted]:
-                self._held.pop(name).close()
-            self._queue = [name for name in names if name not in self._held]
+            self._now, self._later = list(now), list(later)
+            self._release({*now, *later})
+            self._tried = {*self._held, *self._opening}
             self._changed.notify_all()
-            if names and not self._has_started:
+            if now and not self._has_started:
                 self._has_started = True
                 for _ in range(self._threads):
                     # Daemons: the process may end while a server keeps one waiting.
                     threading.Thread(target=self._work, name="fetch", daemon=True).start()
 
+    def drop_later(self) -> None:
+        """Let go of what is not needed yet, and fetch no more of it."""
+        with self._changed:
+            self._later = []
+            self._release(set(self._now))
+
+    def _release(self, kept: set[str]) -> None:
+        for name in [name for name in self._held if name not in kept]:
+            self._held.pop(name).close()
+
+    def _next(self) -> str | None:
+        """The next file to open: of those for later only when none for now is missing."""
+        for name in self._now:
+            if name not in self._tried:
+                return name
+        if all(name in self._held for name in self._now):
+            return next((name for name in self._later if name not in self._tried), None)
+        return None
+
+    def _try_to_open(self, name: str) -> IO[bytes] | None:
+        try:
+            return self._open_now(name)
+        except (NoRoomError, PipelineError):
+            return None  # met again, and told, where the file is really needed
+
     def _work(self) -> None:
-        while not self._stop.is_set():
+        while True:
             with self._changed:
-                while not self._queue and not self._stop.is_set():
+                while (name := self._next()) is None and not self._stop.is_set():
                     self._changed.wait()
-                if self._stop.is_set():
+                if self._stop.is_set() or name is None:
                     return
-                name = self._queue.pop(0)
-            try:
-                file = self._open_now(name)
-            except (NoRoomError, PipelineError):
-                continue  # met again, and told, where the file is really needed
+                self._tried.add(name)
+                self._opening.add(name)
+            file = self._try_to_open(name)
             with self._changed:
-                if name in self._wanted and name not in self._held:
+                self._opening.discard(name)
+                if file is None:
+                    continue
+                if name in (*self._now, *self._later) and name not in self._held and not self._stop.is_set():
                     self._held[name] = file
+                    self._changed.notify_all()
                 else:
                     file.close()
 
