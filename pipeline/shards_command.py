@@ -222,6 +222,11 @@ def make(arguments: argparse.Namespace) -> int:
     if arguments.workers is not None and arguments.workers < 1:
         raise ConfigError(f"--workers {arguments.workers}: at least 1 process does the work.")
     selection = Selection(arguments.classes, arguments.validation, arguments.only_validation, arguments.limit)
+    place, target = Path(arguments.source).resolve(), out.resolve()
+    if place.exists() and (place.is_relative_to(target) or target.is_relative_to(place)):
+        raise ConfigError(
+            f"{out} and the source {arguments.source} lie in one another. Give another directory."
+        )
     source = open_source(Spec(arguments.source, arguments.root, arguments.split))
     resolution = arguments.resolution or source.native_resolution
     if resolution is None:

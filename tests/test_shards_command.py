@@ -161,6 +161,15 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_set_is_never_made_in_its_own_source(folder: Path, tmp_path: Path) -> None:
+    run("make", folder, tmp_path / "out", "--resolution", 16)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    for out in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        with pytest.raises(ConfigError, match="lie in one another"):
+            run("make", tmp_path / "out", out, "--resolution", 8, "--overwrite")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
 def test_index_and_stats_say_what_they_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("make", "digits", tmp_path / "out", "--samples-per-shard", 500)
     for file in (tmp_path / "out").glob("*.*"):

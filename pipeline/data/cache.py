@@ -179,6 +179,7 @@ def _fill(
                     starts = range(low, high, CHUNK)
                     for _ in pool.map(decode, starts, [min(start + CHUNK, high) for start in starts]):
                         pass
+    reader.expect([], [])
 
 
 def _raise(error: Exception | None) -> None:

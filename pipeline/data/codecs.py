@@ -136,8 +136,8 @@ def read_header(content: bytes) -> Header | None:
         has_more = b"tRNS" in content or b"acTL" in content or b"eXIf" in content
         return None if has_more else read_png_header(content[:33])
     if content.startswith(b"\xff\xd8"):
-        has_exif = b"Exif\0\0" in content[: 1 << 17]
-        return None if has_exif else read_jpeg_header(np.frombuffer(content, np.uint8))
+        has_more = any(mark in content[: 1 << 17] for mark in (b"Exif\0\0", b"tiff:Orientation", b"MPF\0"))
+        return None if has_more else read_jpeg_header(np.frombuffer(content, np.uint8))
     return None
 
 

@@ -39,6 +39,7 @@ class ShardReader:
         self.shards, self.manifest = shards, shards.manifest
         self._ends = np.cumsum([shard.count for shard in self.manifest.shards])
         self._opened: OrderedDict[int, OpenShard] = OrderedDict()
+        self._expected: set[int] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -55,6 +56,7 @@ class ShardReader:
         """Say which shards are being read, and which come next. All others are closed."""
         kept = {*now, *later}
         with self._lock:
+            self._expected = kept
             for number in [number for number in self._opened if number not in kept]:
                 del self._opened[number]
         self.shards.files.expect(self._file_names(now), self._file_names(later))
@@ -66,17 +68,21 @@ class ShardReader:
         """
         images = np.empty((len(ids), *self.manifest.resolution, self.manifest.channels), dtype=np.uint8)
         for number, rows, places in self._by_shard(ids):
-            shard = self._open(number)
-            entries = shard.index[places].tolist()
-            for row, place, (offset, size, _, checksum) in zip(rows, places, entries, strict=True):
-                encoded = shard.content[offset : offset + size]
-                try:
-                    if zlib.crc32(encoded.data) != checksum:
-                        raise DataError("its bytes are not those that were written")
-                    decode_into(images[row], encoded, self.manifest.encoding)
-                except DataError as error:
-                    raise DataError(self._damaged(number, place, error)) from None
+            self._read_shard(images, number, rows, places)
         return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    def _read_shard(self, images: Bytes, number: int, rows: list[int], places: list[int]) -> None:
+        """Decode samples of one shard into rows of `images`. By itself, so that it lets go of one before the next."""
+        shard = self._open(number)
+        entries = shard.index[places].tolist()
+        for row, place, (offset, size, _, checksum) in zip(rows, places, entries, strict=True):
+            encoded = shard.content[offset : offset + size]
+            try:
+                if zlib.crc32(encoded.data) != checksum:
+                    raise DataError("its bytes are not those that were written")
+                decode_into(images[row], encoded, self.manifest.encoding)
+            except DataError as error:
+                raise DataError(self._damaged(number, place, error)) from None
 
     def _by_shard(self, ids: Ids) -> Iterator[tuple[int, list[int], list[int]]]:
         """For each shard touched: its number, rows of the batch, and the places in the shard that go there."""
@@ -104,6 +110,10 @@ class ShardReader:
         # Outside of the lock, for it may have to be fetched.
         shard = self._open_shard(number)
         with self._lock:
+            if self._expected is not None and number not in self._expected:
+                return (
+                    shard  # for this batch alone: what stays open stays on the disk, and takes others' room
+                )
             self._opened[number] = shard
             while len(self._opened) > OPEN_SHARDS:
                 self._opened.popitem(last=False)

@@ -184,7 +184,9 @@ class _Attempts:
             raise StorageError(
                 f"{self.what} cannot be kept: {reason}. Lower data.remote.capacity_gb."
             ) from None
-        if isinstance(error, FileNotFoundError) or getattr(error, "status", None) == 404:
+        # fsspec says the same of a server that cannot be reached, but then names that as the cause.
+        is_absent = isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, OSError)
+        if is_absent or getattr(error, "status", None) == 404:
             raise DataError(
                 f"{self.what} does not exist. Correct data.shards, or copy the file there."
             ) from None
@@ -241,11 +243,12 @@ class RemoteFiles:
             if time.monotonic() > deadline:
                 raise DataError(
                     f"{self.where(name)} was waited for in vain for {self._options.deadline_seconds:g} s, while "
-                    "another process fetched it. Look at that process, or raise data.remote.deadline_seconds."
+                    "this or another process fetched it. Look at the network, or raise data.remote.deadline_seconds."
                 )
 
         with storage_errors(self._cache.directory):
             while True:
+                wait(0)
                 if (file := self._cache.open(digest)) is not None:
                     return file
                 with self._cache.alone(digest, wait):

@@ -32,7 +32,8 @@ PLAN_NAME = ".plan.json"
 BAD_NAME = "bad-images.txt"
 FINISHED_FILES = re.compile(rf"\d{{6}}\.(tar|npy)|{re.escape(FILE_NAME)}|{re.escape(BAD_NAME)}")
 RECORDS = re.compile(r"\d{6}\.json")
-PASSING_FILES = re.compile(rf"{RECORDS.pattern}|\.making|\.plan\.json|\..+\.[0-9a-f]{{8}}\.tmp")
+HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+PASSING_FILES = re.compile(rf"{RECORDS.pattern}|\.making|\.plan\.json|{HALF_WRITTEN.pattern}")
 REMEDY = "Replace it with --overwrite, or give another directory."
 
 

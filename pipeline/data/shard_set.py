@@ -41,7 +41,7 @@ def open_shards(options: DataOptions) -> ShardSet:
     """
     if not is_url(options.shards):
         return open_directory(Path(options.shards))
-    return _open_url(options.shards, options.remote, options.shuffle_shards)
+    return _open_url(options.shards, options.remote, max(options.shuffle_shards, options.streams))
 
 
 def open_directory(directory: Path) -> ShardSet:

@@ -23,6 +23,7 @@ from pipeline.data.plan import WHOLE, Part, Plan
 from pipeline.data.shard_directory import (
     BAD_NAME,
     FINISHED_FILES,
+    HALF_WRITTEN,
     LOCK_NAME,
     PASSING_FILES,
     PLAN_NAME,
@@ -93,6 +94,8 @@ def make_shards(
     with locked(out, is_shared=not part.is_whole):
         if overwrite:
             remove(out, FINISHED_FILES, PASSING_FILES, but=LOCK_NAME)
+        if part.is_whole:
+            remove(out, HALF_WRITTEN)
         agree_on_plan(out, plan.facts)
         _write_part(source, plan, out, workers, part, skip_bad)
         return _finish(out, plan.facts) if part.is_whole else None
@@ -104,7 +107,8 @@ def _write_part(source: Source, plan: Plan, out: Path, workers: int, part: Part,
     total = sum(len(plan.places(number)) for number in part.shards(plan))
     with tqdm(total=total, unit="image", desc=source.name, disable=None) as bar:
         for number in part.shards(plan):
-            if record := find_record(out, number):
+            # A shard that left out images is made again: they may have been replaced.
+            if (record := find_record(out, number)) and not record.bad:
                 bad += record.bad
                 bar.update(len(plan.places(number)))
             else:
@@ -124,6 +128,7 @@ def merge_parts(out: Path, others: list[Path]) -> Manifest:
     Shards of `others` are linked into `out`, or copied where that is another disk; `others` stay as they are.
     Raises DataError where shards are missing, ConfigError where the parts are of different plans.
     """
+    refuse_other_files(out)
     if (out / FILE_NAME).exists():
         raise ConfigError(f"{out} is a finished set already: there is nothing to merge.")
     facts = [read_plan(place) for place in (out, *others) if place != out or (out / PLAN_NAME).exists()]

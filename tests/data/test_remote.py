@@ -290,6 +290,22 @@ def test_a_fault_that_lasts_ends_at_the_deadline_with_its_reason(
         remote.files.close()
 
 
+def test_a_server_that_cannot_be_reached_is_tried_again_until_the_deadline(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"manifest\.json could not be fetched within 1\.2 s, in \d attempts"):
+        open_remote("http://127.0.0.1:9/set", tmp_path, deadline_seconds=1.2)
+
+
+def test_samples_of_any_shard_are_read_in_the_room_for_three(shards: Path, tmp_path: Path) -> None:
+    with chaos(shards.parent) as server:
+        options_ = {"shuffle_shards": 1, "remote": options(tmp_path, capacity_gb=0.00065, deadline_seconds=5)}
+        remote = open_shards(DataOptions(shards=f"{server.url}/set", **options_))  # type: ignore[arg-type]
+        reading = ShardReader(remote)
+        reading.expect([0], [1])
+        ids = np.arange(0, 1797, 37)
+        assert torch.equal(reading.read(ids), reader(shards).read(ids))
+        remote.files.close()
+
+
 def test_closing_ends_a_wait(shards: Path, tmp_path: Path) -> None:
     with chaos(shards.parent) as server:
         remote = open_remote(f"{server.url}/set", tmp_path)

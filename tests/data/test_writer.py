@@ -15,6 +15,7 @@ import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -329,6 +330,27 @@ def test_parts_make_the_bytes_of_the_whole(tmp_path: Path, where: str) -> None:
     assert contents(out) == contents(tmp_path / "whole")
 
 
+def test_a_merge_leaves_files_of_someone_else_alone(tmp_path: Path) -> None:
+    plan = plan_shards(noise(8), Conversion((8, 8), 3), samples_per_shard=4)
+    make_shards(noise(8), plan, tmp_path / "1", part=Part(1, 2))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "000000.tar").write_text("precious")
+    with pytest.raises(ConfigError, match=r"not of a shard set, 000000\.tar for one"):
+        merge_parts(tmp_path / "out", [tmp_path / "1"])
+    assert contents(tmp_path / "out") == {"000000.tar": b"precious"}
+
+
+def test_bad_images_that_were_replaced_are_taken_on_the_next_run(tmp_path: Path) -> None:
+    def plan(source: Given) -> Any:
+        return plan_shards(source, Conversion((8, 8), 3), samples_per_shard=2)
+
+    with pytest.raises(DataError, match="over --skip-bad 1"):
+        make_shards(bad_images(1, 5), plan(bad_images(1, 5)), tmp_path, skip_bad=1)
+    manifest = make_shards(bad_images(), plan(bad_images()), tmp_path)
+    assert manifest is not None
+    assert manifest.count == 12
+
+
 def test_parts_of_different_plans_are_not_merged(tmp_path: Path) -> None:
     source = noise(8)
     for number, channels in ((1, 1), (2, 3)):
@@ -349,6 +371,7 @@ def test_a_directory_being_made_is_locked(tmp_path: Path) -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
+from typing import Any
 from pipeline.data.convert import Conversion
 from pipeline.data.plan import plan_shards
 from pipeline.data.sources import Spec, open_source
