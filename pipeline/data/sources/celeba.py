@@ -41,13 +41,22 @@ def open_source(spec: Spec) -> Source:
     spec.check_split((*SPLITS, ALL))
 
     def read(root: Path, download: bool) -> Source:
-        if download:
-            from torchvision.datasets import CelebA as Downloaded
-
-            Downloaded(root, split=ALL, download=True)
-        return _open(root / FILES.folder, spec.split)
+        folder = root / FILES.folder
+        if download and not all((folder / name).exists() for name in FILES.names):
+            _download(root)
+        return _open(folder, spec.split)
 
     return open_with_torchvision(spec, FILES, read)
+
+
+def _download(root: Path) -> None:
+    from torchvision.datasets import CelebA as Downloaded
+
+    try:
+        Downloaded(root, split=ALL, download=True)
+    # The tool that it downloads with has errors of its own that have no common base, for a quota used up, say.
+    except Exception as error:
+        raise RuntimeError(str(error) or type(error).__name__) from None
 
 
 def _open(folder: Path, split: str) -> CelebA:

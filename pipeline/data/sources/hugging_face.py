@@ -64,7 +64,11 @@ class HuggingFace:
 
 
 def _read_local(where: str, name: str) -> bytes:
-    if not Path(name).is_file():
+    try:
+        is_here = Path(name).is_file()
+    except OSError:  # too long for a path, as URLs can be, or in a folder that may not be read
+        is_here = False
+    if not is_here:
         raise DataError(
             f"{where} refers to {name!r}, which is no file here. Save the set together with its images."
         )
@@ -87,7 +91,9 @@ def open_source(spec: Spec) -> Source:
     dataset = _load_saved(spec, spec.root) if spec.root is not None else _load_from_hub(spec)
     image = _only_image_column(spec, dataset)
     label = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.ClassLabel)]
-    images = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    # A set keeps the format that it was saved with, in which rows may come as tables.
+    plain = dataset.with_format(None).select_columns([image])
+    images = plain.cast_column(image, datasets.Image(decode=False))
     name = f"{spec.name}-{spec.split}"
     if len(label) != 1:
         return HuggingFace(name, images, None, ())

@@ -44,13 +44,23 @@ class Lsun:
         return None
 
     def read(self, position: int) -> bytes:
-        with _environment(self.path).begin(buffers=True) as transaction:
-            content = transaction.get(self._keys[position])
-            if content is None:
-                raise DataError(f"{self.path} has no image {self.key(position)} any more: it has changed.")
-            if len(content) > MAX_FILE_BYTES:
-                raise too_large(f"{self.path}: {self.key(position)}")
-            return bytes(content)
+        environment = _environment(self.path)
+        import lmdb
+
+        try:
+            with environment.begin(buffers=True) as transaction:
+                content = transaction.get(self._keys[position])
+                if content is None:
+                    raise DataError(
+                        f"{self.path} has no image {self.key(position)} any more: it has changed."
+                    )
+                if len(content) > MAX_FILE_BYTES:
+                    raise too_large(f"{self.path}: {self.key(position)}")
+                return bytes(content)
+        except lmdb.Error as error:
+            raise DataError(
+                f"{self.path}: {self.key(position)} cannot be read: {error}. Fetch and unzip the LMDB again."
+            ) from None
 
 
 def open_source(spec: Spec) -> Source:
@@ -99,9 +109,25 @@ def _environment(path: Path) -> Any:
     with _LOCK:
         if path not in _OPEN:
             try:
-                _OPEN[path] = lmdb.open(
+                environment = lmdb.open(
                     str(path), readonly=True, lock=False, create=False, readahead=False, meminit=False
                 )
             except lmdb.Error as error:
                 raise DataError(f"{path} is no LMDB that can be read: {error}. Fetch it again.") from None
+            _refuse_cut(path, environment)
+            _OPEN[path] = environment
         return _OPEN[path]
+
+
+def _refuse_cut(path: Path, environment: Any) -> None:
+    """Raise DataError where the file ends before its last page.
+
+    It is mapped into memory, so to read what is missing would end the process by SIGBUS, without a word.
+    """
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    found = (path / "data.mdb").stat().st_size
+    if found < needed:
+        environment.close()
+        raise DataError(
+            f"{path / 'data.mdb'} is cut short: it has {found:,} of {needed:,} bytes. Fetch and unzip it again."
+        )

@@ -42,6 +42,27 @@ def test_it_goes_to_other_processes_and_becomes_shards(tmp_path: Path) -> None:
     assert len(reader(tmp_path / "shards").read(np.arange(manifest.count))) == 3
 
 
+@pytest.mark.parametrize("kind", ["numpy", "arrow", "pandas"])
+def test_the_format_that_a_set_was_saved_with_does_not_matter(kind: str, tmp_path: Path) -> None:
+    import datasets
+
+    saved = datasets.load_from_disk(str(put_hugging_face(tmp_path / "plain")))
+    saved.with_format(kind).save_to_disk(str(tmp_path / "formatted"))
+    plain, formatted = open_saved(tmp_path / "plain"), open_saved(tmp_path / "formatted")
+    assert values(formatted) == values(plain) == {"0": (0, 1), "1": (1, 2), "2": (1, 3)}
+
+
+@pytest.mark.parametrize("name", ["a" * 400 + ".png", "data:image/png;base64," + "A" * 5000])
+def test_what_is_too_long_for_a_path_is_told_as_no_file(name: str) -> None:
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    rows = {"image": [{"bytes": None, "path": name}]}
+    source = HuggingFace("pets", datasets.Dataset.from_dict(rows, features=features), None, ())
+    with pytest.raises(DataError, match=r"row 0 refers to .*, which is no file here"):
+        source.read(0)
+
+
 def test_a_set_of_splits_has_the_one_that_was_asked_for(tmp_path: Path) -> None:
     import datasets
 

@@ -68,6 +68,37 @@ def test_a_damaged_set_is_refused(content: bytes, tmp_path: Path) -> None:
         open_source(Spec("lsun-bedroom", tmp_path))
 
 
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
+def test_a_set_cut_short_is_refused_before_it_is_read(share: float, tmp_path: Path) -> None:
+    import lmdb
+
+    with (
+        lmdb.open(str(tmp_path / "tower_train_lmdb"), map_size=1 << 24) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        for number in range(50):
+            transaction.put(f"{number:02}".encode(), bytes(20_000))
+    file = tmp_path / "tower_train_lmdb" / "data.mdb"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DataError, match=r"data\.mdb is cut short: it has .* of .* bytes\. Fetch"):
+        open_source(Spec("lsun-tower", tmp_path))
+
+
+def test_an_image_that_lmdb_cannot_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lmdb
+
+    class Damaged:
+        def begin(self, buffers: bool) -> None:
+            raise lmdb.CorruptedError("a page is damaged")
+
+    put_lsun(tmp_path)
+    source = open_source(Spec("lsun-bedroom", tmp_path))
+    monkeypatch.setattr("pipeline.data.sources.lsun._environment", lambda path: Damaged())
+    with pytest.raises(DataError, match=r"bedroom_train_lmdb: 0b cannot be read: .*a page is damaged"):
+        source.read(1)
+
+
 def test_without_the_library_the_message_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,6 +173,33 @@ def test_a_download_that_fails_says_how_to_go_on(tmp_path: Path, monkeypatch: py
         open_source(Spec("mnist"))
 
 
+def test_a_failure_of_the_tool_that_downloads_celeba_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class QuotaError(Exception):
+        pass
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise QuotaError("Too many users have downloaded this file")
+
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr("torchvision.datasets.CelebA", refuse)
+    with pytest.raises(
+        DataError, match=r"CelebA cannot be downloaded into .* \(Too many users .*give --root DIR"
+    ):
+        open_source(Spec("celeba"))
+
+
+def test_faces_that_are_in_the_cache_need_no_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".cache" / "wgan-pipeline").mkdir(parents=True)
+    put_celeba(tmp_path / ".cache" / "wgan-pipeline")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr("torchvision.datasets.CelebA", None)
+    assert len(open_source(Spec("celeba"))) == 2
+
+
 def test_every_registered_name_has_a_module_that_opens_it() -> None:
     from importlib import import_module
 
@@ -187,7 +214,8 @@ def test_sources_go_to_other_processes_and_become_shards(
     put_celeba(tmp_path)
     put_lsun(tmp_path)
     put_cifar10(tmp_path, monkeypatch)
-    for name in ("mnist", "celeba", "lsun-bedroom", "cifar10"):
+    put_stl10(tmp_path, monkeypatch)
+    for name in ("mnist", "celeba", "lsun-bedroom", "cifar10", "stl10"):
         source = open_named(name, tmp_path)
         copy = pickle.loads(pickle.dumps(source))
         assert values(copy) == values(source)
