@@ -78,7 +78,11 @@ def open_source(spec: Spec) -> Source:
             "--root DIR, the folder that it lies in."
         )
     path = spec.root.resolve() / folder
-    if not (path / "data.mdb").is_file():
+    try:
+        is_there = (path / "data.mdb").is_file()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Change that, or correct --root.") from None
+    if not is_there:
         raise DataError(
             f"{spec.root} holds no {folder} with a data.mdb. Fetch and unzip it there, or correct --root."
         )

@@ -39,7 +39,13 @@ def open_with_torchvision(spec: Spec, files: Files, read: Callable[[Path, bool],
 
 def _explain(files: Files, folder: Path, download: bool, reason: str) -> str:
     title, listed = files.title, ", ".join(files.names)
-    if all((folder / name).exists() for name in files.names):
+    try:
+        are_there = all((folder / name).exists() for name in files.names)
+    except OSError as error:  # a folder above may not be entered, say
+        return (
+            f"{folder} cannot be read: {error.strerror}. Change its permissions, or give another --root DIR."
+        )
+    if are_there:
         return f"The {title} files in {folder} are damaged ({reason}). Remove them, and copy or download them again."
     if download:
         return (

@@ -152,6 +152,12 @@ def test_what_is_missing_is_said_with_what_to_do(
         open_source(Spec(name, None if root is None else tmp_path, split))
 
 
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "stl10", "celeba", "lsun-bedroom"])
+def test_a_root_that_the_system_refuses_to_look_into_is_told(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be read: File name too long\. Change .*--root"):
+        open_named(name, tmp_path / ("a" * 300))
+
+
 @pytest.mark.parametrize("damage", ["cut", "swapped"])
 def test_damaged_mnist_files_are_named(tmp_path: Path, damage: str) -> None:
     put_mnist(tmp_path)
