@@ -210,6 +210,12 @@ class RemoteFiles:
         for shard in manifest.shards:
             self._digests |= {shard.name: shard.sha256, shard.index: shard.index_sha256}
             self._sizes |= {shard.name: shard.bytes, shard.index: _index_bytes(shard.count)}
+        for name, digest in self._digests.items():
+            # They become file names.
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise DataError(
+                    f"{self.where(FILE_NAME)} gives {name} the SHA-256 {digest!r}, which is none."
+                )
         self._stop = threading.Event()
         self._ahead = _Ahead(self._open_now, options.parallel, self._stop)
 
