@@ -26,7 +26,7 @@ from pipeline.data.convert import Conversion
 from pipeline.data.plan import Plan, plan_shards
 from pipeline.data.selection import Selection
 from pipeline.data.sources import Spec, open_source
-from pipeline.data.workers import available_cores
+from pipeline.data.threads import available_cores
 from pipeline.data.writer import make_shards
 
 SAMPLES_PER_SHARD = 1024

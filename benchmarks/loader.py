@@ -41,7 +41,7 @@ from pipeline.data.reader import ShardReader
 from pipeline.data.selection import Selection
 from pipeline.data.shard_set import open_directory
 from pipeline.data.sources import Spec, open_source
-from pipeline.data.workers import available_cores
+from pipeline.data.threads import available_cores
 from pipeline.data.writer import make_shards
 from pipeline.noise import Slice
 

@@ -20,7 +20,7 @@ from pipeline.data.manifest import Manifest, check_hashes
 from pipeline.data.order import Order, build_order
 from pipeline.data.reader import ShardReader
 from pipeline.data.shard_set import ShardSet
-from pipeline.data.workers import available_cores
+from pipeline.data.threads import available_cores
 from pipeline.durable import write_text
 from pipeline.errors import ConfigError, DataError, PipelineError
 from pipeline.finetune import freeze_named_layers, load_initial_weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,12 +43,13 @@ def advice(error: OSError) -> str:
 
 
 @contextmanager
-def replacing(path: Path, writer: str = "") -> Iterator[IO[bytes]]:
+def replacing(path: Path, is_shared: bool = False) -> Iterator[IO[bytes]]:
     """A file that gets its name, and replaces what had it, once all of it is on disk. Raises StorageError.
 
-    Processes that may write the same file at once give different names as `writer`.
+    Where several processes may write the same file at once (`is_shared`), each has a temporary of its own.
     """
-    temporary = path.with_name(f".{path.name}{writer}.tmp")
+    token = f".{secrets.token_hex(4)}" if is_shared else ""
+    temporary = path.with_name(f".{path.name}{token}.tmp")
     with storage_errors(path):
         try:
             with temporary.open("wb") as file:

@@ -105,7 +105,13 @@ def _command(
 def _add_make(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a name or a path, as listed below")
     parser.add_argument("out", metavar="OUT", type=Path, help="the directory for the shards")
-    images = parser.add_argument_group("what becomes of an image")
+    _add_conversion(parser.add_argument_group("what becomes of an image"))
+    _add_selection(parser.add_argument_group("which images"))
+    _add_work(parser.add_argument_group("how the work is done"))
+    parser.set_defaults(func=make)
+
+
+def _add_conversion(images: argparse._ArgumentGroup) -> None:
     images.add_argument(
         "--resolution", type=_resolution, metavar="N|HxW", help="in pixels (default: the source's)"
     )
@@ -128,7 +134,9 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     images.add_argument(
         "--quality", type=int, default=95, metavar="Q", help="of JPEG, 1 to 100 (default: 95)"
     )
-    which = parser.add_argument_group("which images")
+
+
+def _add_selection(which: argparse._ArgumentGroup) -> None:
     which.add_argument(
         "--split", default="train", metavar="NAME", help="the source's own split (default: train)"
     )
@@ -154,7 +162,9 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="leave out up to N images that cannot be used, and list them in bad-images.txt (default: 0)",
     )
-    work = parser.add_argument_group("how the work is done")
+
+
+def _add_work(work: argparse._ArgumentGroup) -> None:
     work.add_argument("--samples-per-shard", type=int, default=4096, metavar="N", help="default: 4096")
     work.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     work.add_argument(
@@ -165,7 +175,6 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         help="make the I-th of N parts; merge them in the end",
     )
     work.add_argument("--overwrite", action="store_true", help="replace the shards in OUT")
-    parser.set_defaults(func=make)
 
 
 def _resolution(text: str) -> tuple[int, int]:
@@ -215,7 +224,7 @@ def make(arguments: argparse.Namespace) -> int:
     from pipeline.data.selection import Selection
     from pipeline.data.shard_directory import BAD_NAME
     from pipeline.data.sources import Spec, open_source
-    from pipeline.data.workers import available_cores
+    from pipeline.data.threads import available_cores
     from pipeline.data.writer import find_finished, make_shards
 
     part, out = Part(*arguments.part), arguments.out

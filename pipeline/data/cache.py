@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from pipeline.data.order import Ids
 from pipeline.data.reader import ShardReader
-from pipeline.data.workers import available_cores
+from pipeline.data.threads import available_cores
 from pipeline.errors import ConfigError
 
 CHUNK = 256

@@ -6,13 +6,11 @@ import hashlib
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from threading import Event, Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -29,15 +27,13 @@ from pipeline.data.manifest import (
     load_manifest,
 )
 from pipeline.data.tar_index import ShardIndex, index_shard
-from pipeline.data.workers import available_cores
+from pipeline.data.threads import Advance, in_threads
 from pipeline.errors import DataError
 
 DIGEST_BYTES = 16
 MOST_EXAMPLES = 5
 LABEL, CHECKSUM = (INDEX_COLUMNS.index(name) for name in ("label", "crc32"))
 
-Advance = Callable[[int], None]
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -118,30 +114,6 @@ def check_shards(directory: Path) -> Report:
             *_describe_unlisted(directory, manifest),
         ),
     )
-
-
-def in_threads(
-    work: Callable[[Item, Advance], Result], items: Sequence[Item], bar: tqdm[Any]
-) -> Iterator[Result]:
-    """The results of work(item, advance), in the order of `items`, by a thread for each core.
-
-    The bar moves by what each work tells `advance`. After an error, or Ctrl-C, the others end at their next
-    call of it.
-    """
-    lock, stopped = Lock(), Event()
-
-    def advance(count: int) -> None:
-        if stopped.is_set():
-            raise CancelledError
-        with lock:
-            bar.update(count)
-
-    with ThreadPoolExecutor(min(available_cores(), len(items))) as pool:
-        try:
-            yield from pool.map(lambda item: work(item, advance), items)
-        except BaseException:
-            stopped.set()
-            raise
 
 
 def decode_images(

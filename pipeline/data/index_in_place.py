@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import secrets
 import sys
 import tarfile
 from collections import Counter
@@ -18,13 +17,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pipeline.data.check import Advance, decode_images, in_threads
+from pipeline.data.check import decode_images
 from pipeline.data.codecs import EXTENSIONS, Header, read_jpeg_header, read_png_header
 from pipeline.data.manifest import FILE_NAME, INDEX_COLUMNS, Manifest, Shard, file_sha256, load_manifest
 from pipeline.data.pictures import check_size
 from pipeline.data.shard_directory import PLAN_NAME
 from pipeline.data.tar_index import LABEL as LABEL_EXTENSION
 from pipeline.data.tar_index import ShardIndex, index_shard, split_name
+from pipeline.data.threads import Advance, in_threads
 from pipeline.durable import replacing
 from pipeline.errors import ConfigError, DataError
 
@@ -298,7 +298,7 @@ def _warn_of_others(directory: Path, taken: Sequence[_Taken]) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     if not (path.exists() and _holds(path, content)):
-        with replacing(path, f".{secrets.token_hex(4)}") as file:
+        with replacing(path, is_shared=True) as file:
             file.write(content)
 
 

@@ -139,13 +139,12 @@ class Order:
 
         The rows of a batch lie stream by stream. Positions and the batch are multiples of the number of streams.
         """
-        each = rows.total // len(self.streams)
-        first, end = rows.first // each, -(-(rows.first + rows.count) // each)
-        place = position // len(self.streams)
-        ids = np.concatenate([stream.samples(place, each) for stream in self.streams[first:end]])
-        epochs = np.concatenate([stream.epochs(place, each) for stream in self.streams[first:end]])
-        mine = slice(rows.first - first * each, rows.first - first * each + rows.count)
-        return Batch(ids[mine], epochs[mine])
+        each, place = rows.total // len(self.streams), position // len(self.streams)
+        streams = self._streams_of(rows)
+        ids = np.concatenate([stream.samples(place, each) for stream in streams])
+        epochs = np.concatenate([stream.epochs(place, each) for stream in streams])
+        start = rows.first % each
+        return Batch(ids[start : start + rows.count], epochs[start : start + rows.count])
 
     def batches(self, position: int, rows: Slice) -> Iterator[Batch]:
         """These rows of each global batch from `position` on, for ever."""
@@ -164,10 +163,13 @@ class Order:
 
     def windows(self, position: int, rows: Slice) -> tuple[list[int], list[int]]:
         """The shards that these rows are read from at this position, and those that come next."""
-        each = rows.total // len(self.streams)
-        first, end = rows.first // each, -(-(rows.first + rows.count) // each)
-        pairs = [stream.windows(position // len(self.streams)) for stream in self.streams[first:end]]
+        pairs = [stream.windows(position // len(self.streams)) for stream in self._streams_of(rows)]
         return [shard for now, _ in pairs for shard in now], [shard for _, later in pairs for shard in later]
+
+    def _streams_of(self, rows: Slice) -> list[Stream]:
+        """The streams that these rows of a batch are of."""
+        each = rows.total // len(self.streams)
+        return self.streams[rows.first // each : -(-(rows.first + rows.count) // each)]
 
     def held_out_ids(self) -> Ids:
         """The ids of the validation samples: the same for every seed."""

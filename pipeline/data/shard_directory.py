@@ -16,7 +16,6 @@ import errno
 import fcntl
 import json
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +117,7 @@ def agree_on_plan(out: Path, facts: Mapping[str, Any]) -> None:
         return
     if any(RECORDS.fullmatch(name) for name in _list_names(out)):
         raise ConfigError(f"{out} holds unfinished shards of an unknown plan. {REMEDY}")
-    with replacing(out / PLAN_NAME, f".{secrets.token_hex(4)}") as file:
+    with replacing(out / PLAN_NAME, is_shared=True) as file:
         file.write(json.dumps(facts, indent=1).encode())
 
 

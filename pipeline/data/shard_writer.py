@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -64,12 +63,11 @@ def write_shard(
     Up to `skip_bad` images that cannot be used are left out. Raises DataError at the next one,
     StorageError where the disk is full or not writable.
     """
-    # Processes of a killed run may still be writing the same file.
-    writer = f".{secrets.token_hex(4)}"
     path = shard_path(out, number)
     bad: list[BadImage] = []
     rows = []
-    with replacing(path, writer) as file:
+    # Shared: processes of a killed run may still be writing the same files.
+    with replacing(path, is_shared=True) as file:
         tar = TarWriter(file)
         for place, picture in _convert(source, plan, number, skip_bad, bad):
             label = int(plan.chosen.labels[place])
@@ -85,11 +83,11 @@ def write_shard(
         record = Record(None, tuple(bad))
     else:
         index = path.with_suffix(".npy")
-        with replacing(index, writer) as file:
+        with replacing(index, is_shared=True) as file:
             np.save(file, np.array(rows, dtype=np.int64).reshape(-1, len(INDEX_COLUMNS)), allow_pickle=False)
         shard = Shard(path.name, len(rows), tar.bytes, sha256, index.name, file_sha256(index))
         record = Record(shard, tuple(bad))
-    with replacing(path.with_suffix(".json"), writer) as file:
+    with replacing(path.with_suffix(".json"), is_shared=True) as file:
         file.write(record.to_json().encode())
     return record
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pipeline.data.manifest import INDEX_COLUMNS, Manifest
 from pipeline.data.shard_set import ShardSet, open_directory
-from pipeline.data.workers import available_cores
+from pipeline.data.threads import available_cores
 from pipeline.errors import DataError
 
 BATCH_BYTES = 1 << 23

@@ -13,12 +13,12 @@ import numpy as np
 
 from pipeline.data.codecs import EXTENSIONS, Encoding
 from pipeline.data.manifest import Index
+from pipeline.data.sources import MAX_FILE_BYTES
 from pipeline.data.tar_writer import END
 from pipeline.errors import DataError
 
 LABEL = "cls"
 MAX_LABEL_DIGITS = 9
-MAX_MEMBER_BYTES = 1 << 28
 NPY_MAGIC = b"\x93NUMPY"
 
 
@@ -43,7 +43,7 @@ def index_shard(path: Path, ignores_others: bool = False) -> ShardIndex:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             samples, ignored = _group_members(archive, path, ignores_others)
-            _check_end(file, archive.offset, path)
+            check_end(file, archive.offset, path)
             encoding = _only_encoding(samples, path)
             rows = [_index_row(file, path, key, members) for key, members in samples.items()]
     except (OSError, tarfile.TarError) as error:
@@ -89,7 +89,7 @@ def check_member(path: Path, member: tarfile.TarInfo) -> None:
             f"{path} holds {member.name!r}, which is a link, a folder, a device or a sparse file. "
             "A shard holds plain files only."
         )
-    if member.size > MAX_MEMBER_BYTES:
+    if member.size > MAX_FILE_BYTES:
         raise DataError(f"{path} holds {member.name!r} of {member.size:,} bytes, more than any image takes.")
     if member.name.startswith("/") or ".." in member.name.split("/"):
         raise DataError(f"{path} holds {member.name!r}, a name that leads out of the archive.")
@@ -102,11 +102,13 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _check_end(file: IO[bytes], end: int, path: Path) -> None:
-    """A tar file ends in two empty blocks; readers take one that is cut between members for whole."""
+def check_end(file: IO[bytes], end: int, path: Path) -> None:
+    """Raise DataError unless a tar file ends in two empty blocks: readers take one cut between members for whole."""
     file.seek(end)
     if file.read(len(END)) != END:
-        raise DataError(f"{path} has no end mark after its last whole member: it was cut short or changed.")
+        raise DataError(
+            f"{path} has no end mark after its last whole member: it was cut short or changed. Copy it again."
+        )
 
 
 def _only_encoding(samples: dict[str, Members], path: Path) -> Encoding:

@@ -36,11 +36,6 @@ class Job:
         return write_shard(self.source, self.plan, number, self.out, self.skip_bad, advance)
 
 
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def write_shards(
     job: Job, numbers: Sequence[int], workers: int, advance: Callable[[int], object]
 ) -> Iterator[Record]:

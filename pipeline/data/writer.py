@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -103,16 +102,9 @@ def make_shards(
 
 def _write_part(source: Source, plan: Plan, out: Path, workers: int, part: Part, skip_bad: int) -> None:
     bad: list[BadImage] = []
-    missing = []
-    total = sum(len(plan.places(number)) for number in part.shards(plan))
-    with tqdm(total=total, unit="image", desc=source.name, disable=None) as bar:
-        for number in part.shards(plan):
-            # A shard that left out images is made again: they may have been replaced.
-            if (record := find_record(out, number)) and not record.bad:
-                bad += record.bad
-                bar.update(len(plan.places(number)))
-            else:
-                missing.append(number)
+    missing = _missing(plan, out, part)
+    total, left = _count(plan, part.shards(plan)), _count(plan, missing)
+    with tqdm(total=total, initial=total - left, unit="image", desc=source.name, disable=None) as bar:
         job = Job(source, plan, out, skip_bad)
         for record in write_shards(job, missing, workers, bar.update):
             bad += record.bad
@@ -120,6 +112,16 @@ def _write_part(source: Source, plan: Plan, out: Path, workers: int, part: Part,
                 break
     if len(bad) > skip_bad:
         raise too_many(source.name, bad, skip_bad)
+
+
+def _missing(plan: Plan, out: Path, part: Part) -> list[int]:
+    """The part's shards that are to be made; also those that left out images, which may have been replaced."""
+    records = ((number, find_record(out, number)) for number in part.shards(plan))
+    return [number for number, record in records if record is None or record.bad]
+
+
+def _count(plan: Plan, shards: Iterable[int]) -> int:
+    return sum(len(plan.places(number)) for number in shards)
 
 
 def merge_parts(out: Path, others: list[Path]) -> Manifest:
@@ -131,16 +133,17 @@ def merge_parts(out: Path, others: list[Path]) -> Manifest:
     refuse_other_files(out)
     if (out / FILE_NAME).exists():
         raise ConfigError(f"{out} is a finished set already: there is nothing to merge.")
-    facts = [read_plan(place) for place in (out, *others) if place != out or (out / PLAN_NAME).exists()]
-    if not facts:
+    places = [out, *others] if (out / PLAN_NAME).exists() else others
+    if not places:
         raise DataError(f"{out} holds no parts: no {PLAN_NAME}. Make some with `wgan shards make --part`.")
-    for place, theirs in zip(others, facts[-len(others) :] if others else [], strict=True):
-        refuse_difference(place, theirs, facts[0])
+    facts = read_plan(places[0])
+    for place in places[1:]:
+        refuse_difference(place, read_plan(place), facts)
     with locked(out, is_shared=False):
-        agree_on_plan(out, facts[0])
+        agree_on_plan(out, facts)
         for other in others:
-            _take_shards(out, other, int(facts[0]["shards"]))
-        return _finish(out, facts[0])
+            _take_shards(out, other, int(facts["shards"]))
+        return _finish(out, facts)
 
 
 def _take_shards(out: Path, other: Path, count: int) -> None:
@@ -162,7 +165,7 @@ def _link_or_copy(path: Path, out: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                 raise
-            with replacing(target, f".{secrets.token_hex(4)}") as copy, path.open("rb") as file:
+            with replacing(target, is_shared=True) as copy, path.open("rb") as file:
                 shutil.copyfileobj(file, copy, 1 << 22)
 
 
@@ -192,11 +195,11 @@ def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
         plan=dict(facts),
     )
     if bad:
-        with replacing(out / BAD_NAME, f".{secrets.token_hex(4)}") as file:
+        with replacing(out / BAD_NAME, is_shared=True) as file:
             file.write(
                 "".join(f"{key}\t{reason}\n" for key, reason in bad).encode("utf-8", "backslashreplace")
             )
-    with replacing(out / FILE_NAME, f".{secrets.token_hex(4)}") as file:
+    with replacing(out / FILE_NAME, is_shared=True) as file:
         file.write(manifest.to_json().encode())
     remove(out, PASSING_FILES)
     return manifest
@@ -204,7 +207,7 @@ def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
 
 def _check_space(source: Source, plan: Plan, out: Path, part: Part) -> None:
     """Raise StorageError where the shards will not fit, going by some images spread over the set."""
-    count = sum(len(plan.places(number)) for number in part.shards(plan) if find_record(out, number) is None)
+    count = _count(plan, _missing(plan, out, part))
     if count == 0:
         return
     sizes = []

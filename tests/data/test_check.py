@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from pipeline.data.check import check_shards, in_threads
+from pipeline.data.check import check_shards
 from pipeline.data.codecs import encode
 from pipeline.data.manifest import Shard, file_sha256, load_manifest
 from pipeline.data.tar_index import index_shard
+from pipeline.data.threads import in_threads
 from pipeline.errors import DataError
 from tests.shards import Given, noise, write
 
@@ -278,7 +279,7 @@ def test_damaged_images_count_as_no_duplicates(shards: Path) -> None:
 
 
 def test_results_of_threads_come_in_order_whichever_ends_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.check.available_cores", lambda: 4)
+    monkeypatch.setattr("pipeline.data.threads.available_cores", lambda: 4)
     first_may_end = threading.Event()
 
     def work(item: int, advance: Callable[[int], None]) -> int:
@@ -294,7 +295,7 @@ def test_results_of_threads_come_in_order_whichever_ends_first(monkeypatch: pyte
 
 
 def test_an_error_ends_the_other_threads_at_their_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.check.available_cores", lambda: 2)
+    monkeypatch.setattr("pipeline.data.threads.available_cores", lambda: 2)
     is_running = threading.Event()
 
     def work(item: int, advance: Callable[[int], None]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.data.sources.members import Members, Where
+from pipeline.data.tar_index import check_end
 from pipeline.errors import DataError
 
-BLOCK = 512
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 COMPRESSED = {
     b"\x1f\x8b": "gunzip",
@@ -65,12 +65,7 @@ def _add(members: Members, member: tarfile.TarInfo) -> None:
 
 
 def _check_end(file: IO[bytes], end: int, path: Path) -> None:
-    """A tar file ends in two empty blocks; tarfile takes one that is cut between members for whole."""
-    file.seek(end)
-    if file.read(2 * BLOCK) != bytes(2 * BLOCK):
-        raise DataError(
-            f"{path} has no end mark after its last whole member: it was cut short or changed. Copy it again."
-        )
+    check_end(file, end, path)
     while rest := file.read(1 << 20):
         if rest.count(0) != len(rest):
             raise DataError(

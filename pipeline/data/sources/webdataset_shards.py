@@ -27,6 +27,7 @@ from pipeline.data.sources.listing import is_hidden, too_large, warn_of_others
 from pipeline.data.sources.members import Members
 from pipeline.data.sources.npy import read_npy_header, to_array
 from pipeline.data.sources.tar_files import list_tar, read_tar_member
+from pipeline.data.tar_index import split_name
 from pipeline.errors import DataError
 
 IMAGES = frozenset((*(extension[1:] for extension in EXTENSIONS), "npy"))
@@ -121,7 +122,7 @@ def tar_files(folder: Path) -> list[Path]:
 
 def has_labels(members: Members) -> bool:
     """Whether a tar file is a labelled webdataset shard, whatever its folders."""
-    return any(_split_name(name)[1] == "cls" for name in members.files)
+    return any(split_name(name)[1] == "cls" for name in members.files)
 
 
 def open_shards(path: Path, shards: Sequence[Members]) -> WebdatasetShards:
@@ -141,7 +142,7 @@ def open_shards(path: Path, shards: Sequence[Members]) -> WebdatasetShards:
 
 
 def _is_read(name: str) -> bool:
-    extension = _split_name(name)[1]
+    extension = split_name(name)[1]
     return extension in IMAGES or extension == "cls"
 
 
@@ -149,7 +150,7 @@ def _samples(members: Members) -> list[Sample]:
     images: dict[str, tuple[int, int, bool]] = {}
     labels: dict[str, int] = {}
     for name, (size, offset) in members.files.items():
-        key, extension = _split_name(name)
+        key, extension = split_name(name)
         if extension == "cls":
             labels[key] = _read_label(members, name, size, offset)
         elif extension in IMAGES:
@@ -166,12 +167,6 @@ def _samples(members: Members) -> list[Sample]:
             f"{members.path} holds a label but no image for the key {key!r}. Pack its image, or leave it out."
         )
     return [Sample(key, *image, labels.get(key, -1)) for key, image in images.items()]
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower()
 
 
 def _read_label(members: Members, name: str, size: int, offset: int) -> int:
