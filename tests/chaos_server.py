@@ -63,8 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
         match self.server.toss(path):
             case "dropped":
                 self.close_connection = True
-            case "unavailable":
-                self.send_response(503)
+            case "unavailable" | "denied" as fault:
+                self.send_response(503 if fault == "unavailable" else 401)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
             case fault:

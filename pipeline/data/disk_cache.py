@@ -3,7 +3,7 @@
     SHA256               a whole file, called after its content
     SHA256.BYTES.TOKEN   one that is being written; its writer holds a lock on it, a killed one does not
     SHA256.fetch         locked by the process that fetches the file, so that the others wait for it
-    .lock                locked while files are counted and room is made, never during a transfer
+    .lock                locked while files are counted, renamed and room is made, never during a transfer
 
 Whoever reads a file holds a shared lock on it, and locked files are not removed.
 """
@@ -71,7 +71,9 @@ class DiskCache:
         def keep() -> None:
             with path.open("rb") as written:
                 os.fsync(written.fileno())
-            path.replace(self.directory / digest)
+            # One that is counting would otherwise miss a file that changes its name meanwhile.
+            with self._counting():
+                path.replace(self.directory / digest)
             sync_directory(self.directory)
 
         try:

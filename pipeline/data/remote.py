@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -108,16 +109,23 @@ class Transport:
 
     def read(self, name: str, limit: int) -> bytes:
         """A small file's content."""
-        streaming = {"block_size": 0} if self._scheme in ("http", "https") else {}
-        with self._files.open(f"{self._url}/{name}", "rb", **streaming) as file:
-            content: bytes = file.read(limit + 1)
-        if len(content) > limit:
-            raise DataError(f"{self._url}/{name} is larger than {limit >> 20} MiB, so it is no manifest.")
-        return content
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "file"
+            try:
+                self.save(name, path, limit)
+            except _TooLargeError:
+                raise DataError(
+                    f"{self._url}/{name} is larger than {limit >> 20} MiB, so it is no manifest."
+                ) from None
+            return path.read_bytes()
 
     def save(self, name: str, path: Path, size: int) -> None:
         """Write a file of so many bytes to `path`; more are not taken."""
         self._files.get_file(f"{self._url}/{name}", str(path), callback=_Bound(size))
+
+
+class _TooLargeError(Exception):
+    """More came than was to come."""
 
 
 class _Bound(Callback):  # type: ignore[misc]
@@ -128,7 +136,7 @@ class _Bound(Callback):  # type: ignore[misc]
     def relative_update(self, inc: int = 1) -> None:
         super().relative_update(inc)
         if self.value > self._limit:
-            raise ValueError(f"more than {self._limit} bytes came")
+            raise _TooLargeError(f"more than {self._limit} bytes came")
 
 
 def _timeouts(scheme: str, seconds: float) -> dict[str, Any]:

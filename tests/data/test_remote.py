@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -374,3 +375,40 @@ def test_what_is_not_kept_leaves_nothing_and_takes_no_room(tmp_path: Path) -> No
         with pytest.raises(NoRoomError), cache.writing("1" * 64, 80):
             pass
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_no_file_changes_its_name_while_another_process_counts(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, 100)
+    with cache.writing("0" * 64, 80) as (path, keep):
+        path.write_bytes(b"x" * 80)
+        keeper = threading.Thread(target=keep)
+        with (tmp_path / ".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            keeper.start()
+            keeper.join(0.2)
+            assert path.exists()
+            assert not cache.has("0" * 64)
+        keeper.join()
+        assert cache.has("0" * 64)
+
+
+def test_a_manifest_of_many_megabytes_arrives_whole(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(text := b"{" + b" " * 12_000_000 + b"}")
+    with chaos(tmp_path) as server:
+        transport = Transport(server.url, RemoteOptions())
+        assert transport.read("manifest.json", 1 << 24) == text
+        with pytest.raises(DataError, match=r"manifest\.json is larger than 1 MiB, so it is no manifest"):
+            transport.read("manifest.json", 1 << 20)
+
+
+def test_a_manifest_that_is_there_is_not_said_to_be_absent(shards: Path, tmp_path: Path) -> None:
+    with (
+        chaos(shards.parent, rate=1.0, faults=("unavailable",)) as server,
+        pytest.raises(DataError, match=r"manifest\.json could not be fetched within 1 s.*503"),
+    ):
+        open_remote(f"{server.url}/set", tmp_path, deadline_seconds=1)
+    with (
+        chaos(shards.parent, rate=1.0, faults=("denied",)) as server,
+        pytest.raises(DataError, match=r"manifest\.json may not be read \(401"),
+    ):
+        open_remote(f"{server.url}/set", tmp_path)
