@@ -39,9 +39,9 @@ from tqdm import tqdm
 from pipeline.checkpoint import list_checkpoints
 from pipeline.durable import replacing, storage_errors, write_text
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.generator_files import open_run
 from pipeline.plots import Record, read_records
 from pipeline.run_directory import RunDirectory
-from pipeline.sampling import open_run
 
 ESTIMATE, NORMALIZED = "wasserstein/estimate_smooth", "wasserstein/normalized"
 OF_CHECKPOINT = "estimate of the checkpoint"

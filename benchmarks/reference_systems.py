@@ -41,10 +41,10 @@ from torchvision.utils import make_grid
 from pipeline.checkpoint import Checkpoint
 from pipeline.durable import replacing, storage_errors, write_text
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.generator_files import open_run
 from pipeline.options import Config
 from pipeline.plots import Record, read_records
 from pipeline.run_directory import RunDirectory
-from pipeline.sampling import open_run
 
 CONFIDENT = 0.9
 PRESENT = 0.02

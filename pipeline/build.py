@@ -28,10 +28,13 @@ from pipeline.models import build_critic, build_generator
 from pipeline.monitor.console import Console
 from pipeline.monitor.grids import image_grid
 from pipeline.monitor.recorder import Recorder
-from pipeline.monitor.sinks import JsonLines, PngFiles, Sinks, TensorBoard
+from pipeline.monitor.sinks import AlarmLines, JsonLines, PngFiles, Sinks, TensorBoard
 from pipeline.noise import Noise, Slice
 from pipeline.objectives import build_objective
+from pipeline.observer import Observer
 from pipeline.options import Config, InitOptions
+from pipeline.quality.best import Best
+from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.resume import flatten
 from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime
@@ -105,40 +108,81 @@ def build_trainer(
     )
     state = build_state(config, shards.manifest, runtime, noise, is_new=first_step == 1, say=say)
     loader, order = build_loader(config, shards, runtime, critic_rows, say)
-    recorder = Recorder(config.monitor.smoothing, runtime.device)
-    trainer = Trainer(
+    objective = build_objective(config.objective)
+    observer = Observer(
         config=config,
         runtime=runtime,
         state=state,
-        objective=build_objective(config.objective),
+        objective=objective,
         loader=loader,
         held_out=order.held_out_ids(),
         noise=noise,
         rows=rows,
         critic_rows=critic_rows,
-        recorder=recorder,
+        recorder=Recorder(config.monitor.smoothing, runtime.device),
+        checkpoints=directory.checkpoints,
+        evaluation=build_evaluation(config, loader, order, runtime, config.seed)
+        if config.quality.every
+        else None,
+        best=Best.of(config.quality),
+    )
+    trainer = Trainer(
+        config=config,
+        runtime=runtime,
+        state=state,
+        objective=objective,
+        loader=loader,
+        noise=noise,
+        rows=rows,
+        critic_rows=critic_rows,
+        observer=observer,
         checkpoints=directory.checkpoints,
         identity=identity,
         stop=stop,
     )
     trainer.rehearse()
     if runtime.is_main:
-        start_records(trainer, directory, order, first_step)
+        start_records(observer, directory, order, first_step)
     return trainer
 
 
-def start_records(trainer: Trainer, directory: RunDirectory, order: Order, first_step: int) -> None:
+def start_records(observer: Observer, directory: RunDirectory, order: Order, first_step: int) -> None:
     """Open what the main rank writes to, and record what the run is made of."""
-    config, grid = trainer.config, trainer.config.monitor.grid
-    environment = describe_environment(trainer.runtime)
+    config, grid = observer.config, observer.config.monitor.grid
+    environment = describe_environment(observer.runtime)
     write_text(directory.environment, environment)
-    trainer.console = Console(first_step - 1, config.schedule.steps, is_shown=True)
-    trainer.sinks = build_sinks(directory, first_step)
-    trainer.sinks.text(first_step - 1, "run/config", dump_config(config))
-    trainer.sinks.text(first_step - 1, "run/environment", environment)
+    observer.console = Console(first_step - 1, config.schedule.steps, is_shown=True)
+    observer.sinks = build_sinks(directory, first_step)
+    observer.sinks.text(first_step - 1, "run/config", dump_config(config))
+    observer.sinks.text(first_step - 1, "run/environment", environment)
+    observer.sinks.options(first_step - 1, compared_options(config))
     if first_step == 1:
-        real = trainer.loader.read(order.first(grid**2))
-        trainer.sinks.images(0, "samples/real", image_grid(real, grid))
+        real = observer.loader.read(order.first(grid**2))
+        observer.sinks.images(0, "samples/real", image_grid(real, grid))
+
+
+def compared_options(config: Config) -> dict[str, Any]:
+    """The options in which runs differ to some purpose, by their dotted names."""
+    parts = config.model_dump(mode="json", exclude={"name", "run_root", "monitor", "checkpoint", "runtime"})
+    return {name: value for name, value in flatten(parts).items() if not name.startswith("data.remote.")}
+
+
+def build_evaluation(
+    config: Config, loader: Loader, order: Order, runtime: Runtime, seed: int, show_progress: bool = False
+) -> Evaluation:
+    """What compares samples with the run's images. Raises ConfigError, DataError or CheckpointError.
+
+    `seed` is that of the samples.
+    """
+    training = order.training_ids()
+    real = RealImages(
+        read=loader.read_pixels,
+        shape=loader.image_shape,
+        compared=order.first(min(config.quality.samples, len(training))),
+        training=training,
+        held_out=order.held_out_ids(),
+    )
+    return Evaluation(config.quality, real, runtime, config.model.latent, seed, show_progress)
 
 
 def build_state(
@@ -251,6 +295,7 @@ def build_sinks(directory: RunDirectory, first_step: int) -> Sinks:
         [
             TensorBoard(directory.path, first_step),
             JsonLines(directory.metrics, first_step),
+            AlarmLines(directory.alarms, first_step),
             PngFiles(directory.samples, "samples/ema", first_step),
         ]
     )

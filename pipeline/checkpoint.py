@@ -142,10 +142,11 @@ def set_aside(checkpoint: Checkpoint) -> Path:
     return target
 
 
-def prune(directory: Path, keep_last: int, keep_every: int | None) -> None:
-    """Delete all but the newest `keep_last` and those at multiples of `keep_every`. Raises StorageError."""
+def prune(directory: Path, keep_last: int, keep_every: int | None, best_step: int | None = None) -> None:
+    """Delete all but the newest `keep_last`, those at multiples of `keep_every` and the best. Raises StorageError."""
     for checkpoint in list_checkpoints(directory)[:-keep_last]:
-        if keep_every is None or checkpoint.step % keep_every:
+        is_kept = keep_every is not None and checkpoint.step % keep_every == 0
+        if not is_kept and checkpoint.step != best_step:
             try:
                 shutil.rmtree(checkpoint.path)
             except OSError as error:

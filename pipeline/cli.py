@@ -31,13 +31,71 @@ examples:
   wgan sample runs/digits                              a grid of 64 images, from the moving average
   wgan sample runs/digits --count 1000 --files         one PNG each
   wgan sample runs/digits --no-ema --checkpoint 800 --seed 7 --out grid.png
+  wgan sample runs/digits --seeds 0-63,100             of each seed the first image
+  wgan sample digits.safetensors --truncation 0.7 --npz --count 5000
+
+An .npz holds uint8 `images` (count, height, width, channels) and float32 `latents` (count, latent).
+"""
+INTERPOLATE_EXAMPLES = """\
+examples:
+  wgan interpolate runs/digits                         a strip: from each of 8 latents to the next
+  wgan interpolate runs/digits --seeds 3,14,15 --positions 12 --out strip.png
+  wgan interpolate runs/digits --animation loop.gif    the same way as a film without a seam, too
+  wgan interpolate runs/digits --animation loop.mp4 --seconds 20      needs the extra `video`
+
+The way goes along great circles, and from the last latent back to the first.
+"""
+EXPORT_EXAMPLES = """\
+examples:
+  wgan export runs/digits --format safetensors --out digits.safetensors
+  wgan export runs/digits --format onnx --out digits.onnx             needs the extra `onnx`
+  wgan export runs/digits --format program --out digits.pt2
+
+safetensors  weights and a card that says how to build the network: for `wgan sample` and
+             pipeline.load_generator(FILE). Reading it never runs code.
+onnx         `latents` (batch, latent) to `images` in [-1, 1], for onnxruntime and others.
+program      the same for torch.export.load, without this package. torch unpickles parts of such a
+             file, which can run code: load only those that you trust. No command here reads one.
+
+The last two are run beside PyTorch before they get their name: no pixel may differ by over 1e-4.
+Beside each file its card is written as FILE.json.
 """
 PLOT_EXAMPLES = """\
 examples:
   wgan plot runs/digits                                curves.png and training.gif in the run's directory
   wgan plot runs/digits --out pictures                 the same in another one
+  wgan plot runs/digits runs/digits-2                  both runs' curves over one another: comparison.png
 
 A run can be drawn while it trains, and after it was stopped.
+"""
+
+EVALUATE_EXAMPLES = """\
+examples:
+  wgan evaluate runs/digits                                          by pixels: needs no weights
+  wgan evaluate runs/mnist --features classifier --classifier data/mnist.classifier.safetensors \\
+      --metrics fid precision recall modes class_distance --checkpoint 200 3000
+  wgan evaluate runs/cifar10 --features inception --metrics fid kid --samples 50000 --processes 8
+
+fid, kid            distances between the distributions of features; smaller is better
+precision, recall   the share of samples among the real images, and of real images among the samples
+density, coverage   the same, less swayed by single odd images
+copied              the share of samples nearer to a training image than 99% of held-out ones: 0.01 is natural
+swd                 sliced Wasserstein distance of patches at several sizes; smaller is better
+modes               classes that occur; class_distance: how far their shares are from the real ones
+
+Figures compare only where samples, features and the set are the same; each is kept with all of these.
+"""
+FEATURES_EXAMPLES = """\
+examples:
+  wgan features train data/mnist                       data/mnist.classifier.safetensors
+  wgan features train data/photos --epochs 30 --out photos.safetensors
+"""
+REPORT_EXAMPLES = """\
+examples:
+  wgan report runs/digits                              report.html in the run's directory
+  wgan report runs/digits --out digits.html
+
+The page holds its pictures in itself: it can be mailed, and opens in any browser without a network.
 """
 
 
@@ -56,15 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    if parsed.processes is not None and parsed.processes < 1:
-        raise ConfigError(f"--processes {parsed.processes}: at least one process is needed.")
+    if parsed.processes is not None:
+        _check_processes(parsed.processes)
     from pipeline.config import load_config
 
     config = load_config(parsed.config, parsed.overrides)
     processes = parsed.processes or _default_processes(config.runtime)
     words = [str(parsed.config), *parsed.overrides]
     if processes > 1:
-        _become_launcher(processes, words)
+        _become_launcher(processes, "pipeline.train", words)
     from pipeline import train
 
     return train.main(words)
@@ -81,13 +139,18 @@ def _default_processes(options: RuntimeOptions) -> int:
     return max(torch.cuda.device_count(), 1)
 
 
-def _become_launcher(processes: int, words: Sequence[str]) -> NoReturn:
+def _check_processes(processes: int) -> None:
+    if processes < 1:
+        raise ConfigError(f"--processes {processes}: at least one process is needed.")
+
+
+def _become_launcher(processes: int, module: str, words: Sequence[str]) -> NoReturn:
     """Turn this process into `accelerate launch`, with every flag that a user's own defaults could change."""
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "pipeline.train", *words]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", module, *words]
     sys.stdout.flush()
     os.execve(sys.executable, command, environment)
 
@@ -98,10 +161,47 @@ def _sample(parsed: argparse.Namespace) -> int:
     return sample(parsed)
 
 
+def _interpolate(parsed: argparse.Namespace) -> int:
+    from pipeline.interpolation import interpolate
+
+    return interpolate(parsed)
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from pipeline.export import export
+
+    return export(parsed)
+
+
 def _plot(parsed: argparse.Namespace) -> int:
     from pipeline.plots import plot
 
     return plot(parsed)
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from pipeline.report import report
+
+    return report(parsed)
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    if parsed.processes is not None:
+        _check_processes(parsed.processes)
+        words = [word for word in sys.argv[1:] if not word.startswith("--processes=")]
+        if "--processes" in words:
+            place = words.index("--processes")
+            del words[place : place + 2]
+        _become_launcher(parsed.processes, "pipeline.cli", words)
+    from pipeline.evaluate import evaluate
+
+    return evaluate(parsed)
+
+
+def _train_features(parsed: argparse.Namespace) -> int:
+    from pipeline.train_features import train_features
+
+    return train_features(parsed)
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
@@ -134,35 +234,166 @@ def _parser() -> argparse.ArgumentParser:
     sample = commands.add_parser(
         "sample", help="draw images from a run", epilog=SAMPLE_EXAMPLES, formatter_class=raw
     )
-    sample.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
-    sample.add_argument("--count", type=int, default=64, help="images to draw (default 64)")
-    sample.add_argument("--seed", type=int, default=0, help="of the latents (default 0)")
-    sample.add_argument(
-        "--ema",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="draw from the moving average of the generator's weights, or from the last weights",
+    _add_generator(sample)
+    sample.add_argument("--count", type=int, help="images to draw (default 64)")
+    sample.add_argument("--seed", type=int, help="of the latents (default 0)")
+    sample.add_argument("--seeds", metavar="LIST", help="one image for each, such as 0-63,100")
+    _add_truncation(sample)
+    kinds = sample.add_mutually_exclusive_group()
+    kinds.add_argument("--files", action="store_true", help="one PNG for each image instead of a grid")
+    kinds.add_argument(
+        "--npz", action="store_true", help="one .npz with images and latents instead of a grid"
     )
-    sample.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
-    sample.add_argument("--files", action="store_true", help="one PNG for each image instead of a grid")
-    sample.add_argument("--out", type=Path, help="where to write (default: RUN/samples/...)")
+    sample.add_argument(
+        "--out", type=Path, help="where to write (default: in RUN/samples, or beside an exported file)"
+    )
     sample.set_defaults(func=_sample)
+
+    interpolate = commands.add_parser(
+        "interpolate",
+        help="draw the way between latents",
+        epilog=INTERPOLATE_EXAMPLES,
+        formatter_class=raw,
+    )
+    _add_generator(interpolate)
+    interpolate.add_argument(
+        "--seeds", default="0-7", metavar="LIST", help="of the latents to pass, such as 0-3,10 (default 0-7)"
+    )
+    _add_truncation(interpolate)
+    interpolate.add_argument(
+        "--positions", type=int, default=9, help="images of a row, with both its ends (default 9)"
+    )
+    interpolate.add_argument(
+        "--out", type=Path, help="the strip, a PNG (default: in RUN/samples, or beside an exported file)"
+    )
+    interpolate.add_argument("--animation", type=Path, metavar="FILE", help="a film too: .gif or .mp4")
+    interpolate.add_argument("--seconds", type=float, help="of the film (default: 1 for each latent)")
+    interpolate.set_defaults(func=_interpolate)
+
+    export = commands.add_parser(
+        "export",
+        help="write a run's generator as one file",
+        epilog=EXPORT_EXAMPLES,
+        formatter_class=raw,
+    )
+    _add_generator(export)
+    export.add_argument("--format", choices=("safetensors", "onnx", "program"), required=True)
+    export.add_argument("--out", type=Path, required=True, metavar="FILE")
+    export.set_defaults(func=_export)
 
     plot = commands.add_parser(
         "plot",
-        help="draw a run's curves, and its samples as an animation",
+        help="draw a run's curves and its samples as an animation, or the curves of several runs",
         epilog=PLOT_EXAMPLES,
         formatter_class=raw,
     )
-    plot.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
-    plot.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN)")
+    plot.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run's directory, such as runs/digits"
+    )
+    plot.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: RUN; of several runs, the current directory)",
+    )
     plot.set_defaults(func=_plot)
+
+    report = commands.add_parser(
+        "report", help="write a run as one HTML page", epilog=REPORT_EXAMPLES, formatter_class=raw
+    )
+    report.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE", help="where to write (default: report.html in RUN)"
+    )
+    report.set_defaults(func=_report)
+
+    _add_evaluate(commands)
+    _add_features(commands)
 
     doctor = commands.add_parser("doctor", help="show versions, devices and what a config would use")
     doctor.add_argument("config", type=Path, metavar="CONFIG", nargs="?")
     doctor.add_argument("overrides", nargs="*", metavar=OVERRIDES)
     doctor.set_defaults(func=_doctor)
     return parser
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="judge the samples of a run",
+        epilog=EVALUATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
+    evaluate.add_argument(
+        "--checkpoint", nargs="+", metavar="STEP", help="of which steps, or all (default: the newest)"
+    )
+    evaluate.add_argument("--metrics", nargs="+", metavar="METRIC", help="default: the run's quality.metrics")
+    evaluate.add_argument(
+        "--features", choices=("pixels", "classifier", "inception"), help="default: the run's"
+    )
+    evaluate.add_argument("--classifier", metavar="FILE", help="made by `wgan features train`")
+    evaluate.add_argument(
+        "--inception", metavar="FILE", help="the network's weights, where there is no network"
+    )
+    evaluate.add_argument("--samples", type=int, help="images to draw (default: the run's quality.samples)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
+    evaluate.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="judge the moving average of the generator's weights, or the last weights",
+    )
+    evaluate.add_argument("--processes", type=int, metavar="N", help="ranks to share the work (default: one)")
+    evaluate.set_defaults(func=_evaluate)
+
+
+def _add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    features = commands.add_parser(
+        "features",
+        help="train a classifier that judges samples",
+        epilog=FEATURES_EXAMPLES,
+        formatter_class=raw,
+    )
+    actions = features.add_subparsers(title="actions", required=True, metavar="ACTION")
+    train = actions.add_parser(
+        "train", help="train it on labelled shards", epilog=FEATURES_EXAMPLES, formatter_class=raw
+    )
+    train.add_argument(
+        "shards", type=Path, metavar="SHARDS", help="made by `wgan shards make` from a labelled source"
+    )
+    train.add_argument("--out", type=Path, metavar="FILE", help="default: SHARDS.classifier.safetensors")
+    train.add_argument("--epochs", type=int, default=10, help="default 10")
+    train.add_argument("--images", type=int, default=100_000, help="the most to train on (default 100,000)")
+    train.add_argument("--seed", type=int, default=0, help="default 0")
+    train.set_defaults(func=_train_features)
+
+
+def _add_generator(parser: argparse.ArgumentParser) -> None:
+    """Which generator a command takes."""
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="a run's directory, such as runs/digits, a checkpoint in it, or an exported .safetensors file",
+    )
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="take the moving average of the generator's weights, or the last weights",
+    )
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="of a run; default: the newest")
+
+
+def _add_truncation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--truncation",
+        type=float,
+        metavar="T",
+        help="redraw a latent's numbers until they are within [-T, T]: fewer odd images, less variety",
+    )
 
 
 if __name__ == "__main__":

@@ -98,7 +98,9 @@ def contradictions(config: Config) -> list[str]:
             "real and generated images at once. Use joint",
         ),
         (
-            objective.name not in ("wasserstein", "gradient_penalty") and config.data.validation > 0,
+            objective.name not in ("wasserstein", "gradient_penalty")
+            and config.data.validation > 0
+            and "copied" not in config.quality.metrics,
             f"data.validation: holds out images for wasserstein/validation, and objective.name: {objective.name} "
             "has no Wasserstein estimate. Set it to 0",
         ),
@@ -149,8 +151,44 @@ def contradictions(config: Config) -> list[str]:
             f"checkpoint.keep_every: {checkpoint.keep_every} is no multiple of checkpoint.every "
             f"{checkpoint.every}, so the checkpoints to keep would never be written",
         ),
+        *_quality_rules(config),
     ]
     return [message for broken, message in rules if broken]
+
+
+def _quality_rules(config: Config) -> list[tuple[bool, str]]:
+    """Of evaluations: whether each rule is broken, and what to say then."""
+    quality = config.quality
+    by_class = [metric for metric in ("modes", "class_distance") if metric in quality.metrics]
+    return [
+        (
+            quality.classifier is None and quality.features == "classifier",
+            "quality.features: classifier needs a trained one. Make it with `wgan features train SHARDS --out FILE`, "
+            "and name it in quality.classifier",
+        ),
+        (
+            quality.classifier is None and bool(by_class),
+            f"quality.metrics: {', '.join(by_class)} needs a classifier. Make one with `wgan features train SHARDS "
+            "--out FILE`, and name it in quality.classifier",
+        ),
+        (
+            quality.every is not None and "copied" in quality.metrics and config.data.validation == 0,
+            "quality.metrics: copied compares samples with held-out images, and data.validation is 0. Set it to "
+            "0.05, for example",
+        ),
+        (
+            quality.keep_best is not None and quality.keep_best not in quality.metrics,
+            f"quality.keep_best: {quality.keep_best} is not among quality.metrics; add it there",
+        ),
+        (
+            quality.keep_best is not None and quality.every is None,
+            "quality.keep_best: without evaluations no checkpoint is the best. Set quality.every",
+        ),
+        (
+            quality.patience is not None and quality.keep_best is None,
+            "quality.patience: says how long to wait for a new best. Name the metric in quality.keep_best",
+        ),
+    ]
 
 
 def describe_options() -> str:

@@ -53,6 +53,22 @@ def wasserstein_estimate(
 
 
 @torch.no_grad()
+def diversity(generator: nn.Module, real: Tensor, latents: Tensor) -> Tensor:
+    """How much generated images differ from one another, as a share of how much real ones do (0-d).
+
+    real: float32 (batch, channels, height, width); latents: (batch, latent). The root mean square distance
+    between two images of a batch, generated over real: near 1 for a good generator, 0 for one that repeats
+    an image.
+    """
+    with frozen(generator):
+        fake = generator(latents)
+    spread: Tensor = (
+        fake.flatten(1).var(0, unbiased=False).sum() / real.flatten(1).var(0, unbiased=False).sum()
+    )
+    return spread.sqrt()
+
+
+@torch.no_grad()
 def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
     """Images with the running statistics of batch norm: float32 (count, channels, height, width)."""
     was_training = generator.training

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import nn
 
-from pipeline.checkpoint import Checkpoint, check_same_tensors, find_defect, newest_valid
+from pipeline.checkpoint import check_same_tensors
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.generator_files import FORMAT, checkpoint_of, read_safetensors
 from pipeline.options import InitOptions
 from pipeline.state import Tensors
 
@@ -44,37 +43,24 @@ def read_weights(source: Path, group: str) -> tuple[Path, Tensors]:
 
     Raises ConfigError or CheckpointError.
     """
-    option = f"init_from.{group}"
-    if (source / "checkpoints").is_dir():
-        checkpoint, defects = newest_valid(source / "checkpoints")
-        if checkpoint is None:
-            found = "; ".join(defects) or "there is none yet"
-            raise CheckpointError(f"{option}: {source} holds no usable checkpoint: {found}.")
+    try:
+        return _read_weights(source, group)
+    except (ConfigError, CheckpointError) as error:
+        raise type(error)(f"init_from.{group}: {error}") from None
+
+
+def _read_weights(source: Path, group: str) -> tuple[Path, Tensors]:
+    if (checkpoint := checkpoint_of(source)) is not None:
         return checkpoint.path / f"{group}.safetensors", checkpoint.tensors(group)
-    if (source / "manifest.json").is_file() and (source / "state.json").is_file():
-        checkpoint = Checkpoint(source, _step_of(source, option))
-        if (defect := find_defect(checkpoint)) is not None:
-            raise CheckpointError(f"{option}: {defect}. Choose another checkpoint.")
-        return source / f"{group}.safetensors", checkpoint.tensors(group)
-    if source.is_file():
-        try:
-            return source, safetensors.torch.load_file(source)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{option}: {source} cannot be read as safetensors ({error}). Other formats can run code "
-                "when they are read, so they never are: convert it first."
-            ) from None
-    raise ConfigError(
-        f"{option}: {source} is no run, no checkpoint and no file. Give a directory such as runs/mnist, a "
-        "checkpoint in it, or a .safetensors file."
-    )
-
-
-def _step_of(path: Path, option: str) -> int:
-    _, _, step = path.resolve().name.rpartition("_")
-    if not step.isdigit():
-        raise ConfigError(f"{option}: {path} is not named like a checkpoint, step_00001000. Rename it back.")
-    return int(step)
+    if not source.is_file():
+        raise ConfigError(
+            f"{source} is no run, no checkpoint and no file. Give a directory such as runs/mnist, a checkpoint in "
+            "it, or a .safetensors file."
+        )
+    tensors, metadata = read_safetensors(source)
+    if group == "critic" and metadata.get("format") == FORMAT:
+        raise CheckpointError(f"{source} is an exported generator, without a critic. Name the run itself.")
+    return source, tensors
 
 
 def freeze_named_layers(options: InitOptions, generator: nn.Module, critic: nn.Module) -> None:

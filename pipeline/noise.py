@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     SAMPLES = 2
     VALIDATION = 3
     WEIGHTS = 4
+    QUALITY = 5
 
 
 @dataclass(frozen=True)

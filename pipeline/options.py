@@ -13,6 +13,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 Norm = Literal["none", "batch", "layer", "instance"]
 ClipScope = Literal["all", "weights", "convolutions", "all_but_gains"]
 Rounds = Literal["joint", "alternating"]
+FeatureKind = Literal["pixels", "classifier", "inception"]
+Metric = Literal[
+    "fid", "kid", "precision", "recall", "density", "coverage", "copied", "swd", "modes", "class_distance"
+]
+
+HIGHER_IS_BETTER: frozenset[Metric] = frozenset({"precision", "recall", "density", "coverage", "modes"})
 
 ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 """The name of a class, which may be written as a number: the digit 7."""
@@ -303,7 +309,11 @@ class MonitorOptions(Options):
     """What is written about a run, and how often (in steps)."""
 
     log_every: int = Field(default=20, ge=1, description="scalars to TensorBoard and metrics.jsonl")
-    sample_every: int = Field(default=200, ge=1, description="image grids and weight histograms")
+    sample_every: int = Field(
+        default=200,
+        ge=1,
+        description="image grids and weight histograms; before the first of these also at steps 1, 2, 4, 8, ...",
+    )
     validation_every: int = Field(default=200, ge=1, description="Wasserstein estimate on held-out images")
     grid: int = Field(default=8, ge=1, le=32, description="rows and columns of the image grids")
     smoothing: float = Field(
@@ -314,6 +324,40 @@ class MonitorOptions(Options):
     )
     plots: bool = Field(
         default=True, description="curves.png and training.gif in the run's directory, at the end"
+    )
+
+
+class QualityOptions(Options):
+    """How good the samples are, measured while training and by `wgan evaluate`."""
+
+    every: int | None = Field(
+        default=None, ge=1, description="steps between evaluations while training; null for none"
+    )
+    metrics: list[Metric] = Field(
+        default=["fid", "precision", "recall", "swd"],
+        min_length=1,
+        description="fid, kid, precision, recall, density, coverage and copied compare features; swd (sliced "
+        "Wasserstein distance) compares pixels; modes and class_distance count a classifier's classes",
+    )
+    features: FeatureKind = Field(
+        default="pixels",
+        description="pixels: along their main directions, no weights needed; classifier: of "
+        "`wgan features train`; inception: of the network that published figures use",
+    )
+    classifier: str | None = Field(
+        default=None, min_length=1, description="file made by `wgan features train SHARDS`"
+    )
+    inception: str | None = Field(
+        default=None, min_length=1, description="file of torch-fidelity's weights; null downloads them"
+    )
+    samples: int = Field(
+        default=2048, ge=128, description="generated images, and at most as many real ones, of an evaluation"
+    )
+    keep_best: Metric | None = Field(
+        default=None, description="a metric whose best checkpoint is saved and stays"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="evaluations without a new best after which the run ends early"
     )
 
 
@@ -391,6 +435,7 @@ class Config(Options):
     generator_optimizer: OptimizerOptions = RmspropOptions()
     schedule: ScheduleOptions
     monitor: MonitorOptions = MonitorOptions()
+    quality: QualityOptions = QualityOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()
     runtime: RuntimeOptions = RuntimeOptions()
     init_from: InitOptions = InitOptions()

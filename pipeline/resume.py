@@ -20,6 +20,7 @@ from pipeline.errors import CheckpointError, PipelineError
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.recorder import Recorder
 from pipeline.options import Config
+from pipeline.quality.best import Best
 from pipeline.runtime import Runtime
 from pipeline.state import Counters, TrainingState
 
@@ -34,6 +35,7 @@ FREE = (
     "data.remote",
     "schedule.steps",
     "monitor",
+    "quality",
     "checkpoint",
     "runtime",
     "init_from.generator",
@@ -92,7 +94,12 @@ def _find_checkpoint(directory: Path) -> Checkpoint | None:
 
 
 def save_run(
-    directory: Path, state: TrainingState, recorder: Recorder, runtime: Runtime, who: Mapping[str, Any]
+    directory: Path,
+    state: TrainingState,
+    recorder: Recorder,
+    best: Best | None,
+    runtime: Runtime,
+    who: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint on the main rank. All ranks call it together. Raises StorageError on the main rank."""
     window, window_facts = recorder.window.save(runtime.gather)
@@ -103,12 +110,15 @@ def save_run(
             "scaler": runtime.scaler_state(),
             "window": window_facts,
             "recorder": recorder.facts(),
+            "best": best.facts() if best else None,
         }
         groups = {**state.named_tensors(), "window": window}
         save_checkpoint(directory, state.counters.step, groups, facts)
 
 
-def restore_run(checkpoint: Checkpoint, state: TrainingState, recorder: Recorder, runtime: Runtime) -> None:
+def restore_run(
+    checkpoint: Checkpoint, state: TrainingState, recorder: Recorder, best: Best | None, runtime: Runtime
+) -> None:
     """Take everything from a checkpoint. Raises CheckpointError where its tensors are not this run's."""
     facts = checkpoint.facts()
     expected = state.named_tensors()
@@ -120,6 +130,8 @@ def restore_run(checkpoint: Checkpoint, state: TrainingState, recorder: Recorder
     window = checkpoint.tensors("window")
     recorder.window.restore(window, facts["window"], runtime.rank, runtime.world_size, runtime.device)
     recorder.restore(facts["recorder"])
+    if best is not None:
+        best.restore(facts.get("best"))
 
 
 def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:

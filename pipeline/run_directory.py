@@ -4,6 +4,8 @@ config.yaml           every option as resolved
 environment.json      versions, device, ranks, revision of the code
 events.out.tfevents*  TensorBoard
 metrics.jsonl         one line of scalars for each logged step
+alarms.jsonl          one line for each alarm that went off
+evaluations.jsonl     one line for each checkpoint that `wgan evaluate` judged
 samples/              image grids as PNG
 curves.png, training.gif    drawn at the end, see plots.py
 checkpoints/          see checkpoint.py
@@ -38,6 +40,8 @@ class RunDirectory:
         self.config = path / "config.yaml"
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
+        self.alarms = path / "alarms.jsonl"
+        self.evaluations = path / "evaluations.jsonl"
 
     def __enter__(self) -> Self:
         """Create what is missing and take the lock.

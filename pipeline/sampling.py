@@ -1,92 +1,69 @@
-"""`wgan sample`: images from a trained run."""
+"""`wgan sample`: images from a trained generator."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.checkpoint import Checkpoint, check_same_tensors, find_defect, list_checkpoints, newest_valid
-from pipeline.config import load_config
 from pipeline.diagnostics import generate
-from pipeline.durable import storage_errors
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.models import build_generator
+from pipeline.durable import replacing, storage_errors
+from pipeline.errors import ConfigError
+from pipeline.generator_files import default_directory, read_generator
+from pipeline.latents import (
+    BATCH,
+    check_seed,
+    check_truncation,
+    latent_batches,
+    latents_of_seeds,
+    parse_seeds,
+)
 from pipeline.monitor.grids import image_grid, save_png, to_uint8
-from pipeline.noise import Noise, Purpose
-from pipeline.options import Config
-from pipeline.run_directory import RunDirectory
 
-BATCH = 256
+COUNT = 64
 LARGEST_GRID = 10_000
 
 
 def sample(arguments: argparse.Namespace) -> int:
-    """Draw images from a run and write them as one grid, or one file each."""
-    _check_arguments(arguments)
-    run: Path = arguments.run
-    config, checkpoint = open_run(run, arguments.checkpoint)
-    generator = load_generator(config, checkpoint, use_ema=arguments.ema)
-    kind = "ema" if arguments.ema else "generator"
-    name = f"step_{checkpoint.step:08d}-{kind}-seed{arguments.seed}"
-    images = draw_images(generator, config.model.latent, arguments.count, arguments.seed)
-    target = arguments.out or run / "samples" / (name if arguments.files else f"{name}.png")
+    """Draw images and write them as one grid, as one file each, or as arrays."""
+    seeds = _check_arguments(arguments)
+    count = len(seeds) if seeds is not None else arguments.count or COUNT
+    seed = arguments.seed or 0
+    truncation: float | None = arguments.truncation
+    generator = read_generator(arguments.run, arguments.checkpoint, arguments.ema)
+    card = generator.card
+    name = f"step_{card.step:08d}-{card.weights}-" + (
+        f"seed{seed}" if seeds is None else f"seeds{arguments.seeds}"
+    )
+    if truncation is not None:
+        name += f"-truncated{truncation:g}"
+    suffix = "" if arguments.files else ".npz" if arguments.npz else ".png"
+    target: Path = arguments.out or default_directory(arguments.run) / f"{name}{suffix}"
+    if seeds is None:
+        batches = latent_batches(card.latent, count, seed, truncation)
+    else:
+        batches = latents_of_seeds(card.latent, seeds, truncation)
     with storage_errors(target):
-        if arguments.files:
-            target.mkdir(parents=True, exist_ok=True)
-            write_files(images, arguments.count, target)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            save_png(image_grid(torch.cat(list(images)), math.ceil(arguments.count**0.5)), target)
-    print(f"{arguments.count} images of step {checkpoint.step} ({kind}): {target}")
+        (target if arguments.files else target.parent).mkdir(parents=True, exist_ok=True)
+    if arguments.npz:
+        write_arrays(generator, batches, count, target)
+    elif arguments.files:
+        names = (
+            [f"{number:06d}" for number in range(count)] if seeds is None else [f"seed{s:06d}" for s in seeds]
+        )
+        write_files(map(generator.draw, batches), names, target)
+    else:
+        grid = image_grid(torch.cat([generator.draw(latents) for latents in batches]), math.ceil(count**0.5))
+        with storage_errors(target):
+            save_png(grid, target)
+    print(f"{count} images of step {card.step} ({card.weights}): {target}")
     return 0
-
-
-def _check_arguments(arguments: argparse.Namespace) -> None:
-    if arguments.count < 1:
-        raise ConfigError(f"--count {arguments.count}: at least one image must be drawn.")
-    if arguments.seed < 0:
-        raise ConfigError(f"--seed {arguments.seed}: a seed is a whole number from 0 on.")
-    if arguments.files:
-        return
-    if arguments.count > LARGEST_GRID:
-        raise ConfigError(
-            f"--count {arguments.count}: a grid of over {LARGEST_GRID:,} images is too large a picture. "
-            "Add --files for one PNG each."
-        )
-    if arguments.out is not None and arguments.out.is_dir():
-        raise ConfigError(
-            f"--out {arguments.out} is a directory, and a grid is one file. Name a file in it, or add --files."
-        )
-
-
-def open_run(run: Path, step: int | None) -> tuple[Config, Checkpoint]:
-    """A run's options and the checkpoint of `step`, or its newest. Raises ConfigError or CheckpointError."""
-    directory = RunDirectory(run)
-    if not directory.config.is_file():
-        raise ConfigError(
-            f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits, made by training."
-        )
-    return load_config(directory.config), _find(directory.checkpoints, step)
-
-
-def load_generator(config: Config, checkpoint: Checkpoint, use_ema: bool) -> nn.Module:
-    """The generator of a checkpoint, ready to draw from: float32, in evaluation mode, on the best device.
-
-    Raises CheckpointError where the options are not those that it was trained with.
-    """
-    channels, height, _ = checkpoint.facts()["identity"]["images"]
-    generator = build_generator(config.model, height, channels)
-    group = "ema" if use_ema else "generator"
-    tensors = checkpoint.tensors(group)
-    check_same_tensors({group: generator.state_dict()}, {group: tensors}, checkpoint.path)
-    generator.load_state_dict(tensors)
-    return generator.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def draw_images(generator: nn.Module, latent: int, count: int, seed: int) -> Iterator[Tensor]:
@@ -96,31 +73,60 @@ def draw_images(generator: nn.Module, latent: int, count: int, seed: int) -> Ite
     not on how many come after it.
     """
     device = next(generator.parameters()).device
-    source = Noise(seed, torch.device("cpu")).seeded(Purpose.SAMPLES)
-    for first in range(0, count, BATCH):
-        # The last batch is cut after it is drawn: fewer numbers in one call would be other numbers.
-        latents = torch.randn(BATCH, latent, generator=source)[: count - first]
+    for latents in latent_batches(latent, count, seed):
         yield generate(generator, latents.to(device), BATCH)
 
 
-def write_files(batches: Iterable[Tensor], count: int, directory: Path) -> None:
-    """One PNG for each image: 000000.png, 000001.png, ..."""
+def write_files(batches: Iterable[Tensor], names: Sequence[str], directory: Path) -> None:
+    """One PNG for each image, NAME.png."""
     images = (image for batch in batches for image in to_uint8(batch).cpu())
-    for number, image in enumerate(tqdm(images, total=count, unit=" images", leave=False, disable=None)):
-        save_png(image, directory / f"{number:06d}.png")
+    progress = tqdm(names, unit=" images", leave=False, disable=None)
+    with storage_errors(directory):
+        for name, image in zip(progress, images, strict=True):
+            save_png(image, directory / f"{name}.png")
 
 
-def _find(directory: Path, step: int | None) -> Checkpoint:
-    if step is None:
-        checkpoint, defects = newest_valid(directory)
-        if checkpoint is None:
-            found = "; ".join(defects) or "there is none yet"
-            raise CheckpointError(f"{directory} holds no usable checkpoint: {found}.")
-        return checkpoint
-    known = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(directory)}
-    if step not in known:
-        steps = ", ".join(map(str, known)) or "none"
-        raise CheckpointError(f"{directory} has no checkpoint of step {step}; it has {steps}.")
-    if (defect := find_defect(known[step])) is not None:
-        raise CheckpointError(f"{defect}. Choose another --checkpoint.")
-    return known[step]
+def write_arrays(generator: nn.Module, batches: Iterable[Tensor], count: int, target: Path) -> None:
+    """An .npz of uint8 `images` (count, height, width, channels) and the float32 `latents` (count, latent).
+
+    The images are in 0..255, rounded as in a PNG. Raises StorageError.
+    """
+    images, latents = [], []
+    device = next(generator.parameters()).device
+    with tqdm(total=count, unit=" images", leave=False, disable=None) as progress:
+        for batch in batches:
+            drawn = to_uint8(generate(generator, batch.to(device))).permute(0, 2, 3, 1)
+            images.append(drawn.cpu().numpy())
+            latents.append(batch.numpy())
+            progress.update(len(batch))
+    with replacing(target) as file:
+        np.savez(file, images=np.concatenate(images), latents=np.concatenate(latents))
+
+
+def _check_arguments(arguments: argparse.Namespace) -> list[int] | None:
+    """The seeds of --seeds, where it is given. Raises ConfigError."""
+    count, seed = arguments.count, arguments.seed
+    if arguments.seeds is not None and (count is not None or seed is not None):
+        raise ConfigError(
+            f"--seeds {arguments.seeds} says how many images there are and of which seeds; it cannot go with "
+            f"{'--count' if count is not None else '--seed'}. Leave one of them out."
+        )
+    if count is not None and count < 1:
+        raise ConfigError(f"--count {count}: at least one image must be drawn.")
+    check_seed(seed or 0)
+    check_truncation(arguments.truncation)
+    seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
+    if arguments.files:
+        return seeds
+    total = len(seeds) if seeds is not None else count or COUNT
+    if total > LARGEST_GRID and not arguments.npz:
+        raise ConfigError(
+            f"{'--count' if seeds is None else '--seeds'}: {total:,} images. A grid of over {LARGEST_GRID:,} is too "
+            "large a picture. Add --files for one PNG each, or --npz for arrays."
+        )
+    if arguments.out is not None and arguments.out.is_dir():
+        what = "arrays are" if arguments.npz else "a grid is"
+        raise ConfigError(
+            f"--out {arguments.out} is a directory, and {what} one file. Name a file in it, or add --files."
+        )
+    return seeds

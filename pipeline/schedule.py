@@ -34,3 +34,9 @@ def learning_rate(step: int, lr: float, decay: Literal["constant", "linear"], st
 def is_due(steps_done: int, every: int, steps: int) -> bool:
     """Whether something that happens every so many steps, and at the run's end, happens now."""
     return steps_done % every == 0 or steps_done == steps
+
+
+def is_picture_due(steps_done: int, every: int, steps: int) -> bool:
+    """Whether grids are drawn now: at 1, 2, 4, 8, ... while much changes, and then every so many steps."""
+    is_early = steps_done < every and steps_done.bit_count() == 1
+    return is_early or is_due(steps_done, every, steps)

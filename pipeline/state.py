@@ -42,6 +42,13 @@ class TrainingState:
             "critic_optimizer": optimizer_tensors(self.critic),
         }
 
+    def flat_tensors(self) -> Tensors:
+        """The same under names such as "critic/score.weight"."""
+        groups = self.named_tensors()
+        return {
+            f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()
+        }
+
     def load_tensors(self, groups: dict[str, Tensors]) -> None:
         """Take the values of groups that have the names and shapes of `named_tensors`."""
         self.generator.module.load_state_dict(groups["generator"])

@@ -18,6 +18,7 @@ from pipeline.config import describe_options, dump_config, load_config
 from pipeline.data.shard_set import ShardSet, open_shards
 from pipeline.errors import PipelineError, StopRequested, StorageError
 from pipeline.options import Config
+from pipeline.quality.best import Best
 from pipeline.run_directory import RunDirectory
 from pipeline.stopping import StopSignals
 
@@ -56,9 +57,9 @@ def run(config: Config) -> int:
             stack.callback(shards.files.close)
             runtime = _join(config)
         with _noting_failure(directory):
-            step = _train(config, shards, directory, runtime, stop)
+            ending = _train(config, shards, directory, runtime, stop)
         if is_main:
-            directory.mark("DONE", f"all {step} steps are done", 0)
+            directory.mark("DONE", ending, 0)
         runtime.close()
     return 0
 
@@ -113,8 +114,8 @@ def _join(config: Config) -> Runtime:
 
 def _train(
     config: Config, shards: ShardSet, directory: RunDirectory, runtime: Runtime, stop: StopSignals
-) -> int:
-    """Train on this rank, and say failures of torch in terms of the run. Returns the step at the end."""
+) -> str:
+    """Train on this rank, and say failures of torch in terms of the run. Returns how the run ended."""
     import torch
 
     from pipeline.errors import OutOfMemoryError
@@ -136,7 +137,7 @@ def _train(
 
 def _train_ranks(
     config: Config, shards: ShardSet, directory: RunDirectory, runtime: Runtime, stop: StopSignals
-) -> int:
+) -> str:
     from pipeline.build import build_trainer, check_data, check_same_on_all_ranks, describe_setup
     from pipeline.resume import check_identity, find_checkpoint, identity, restore_run
 
@@ -147,24 +148,43 @@ def _train_ranks(
     if checkpoint is not None:
         check_identity(checkpoint, who)
     say: Callable[[str], None] = _say if runtime.is_main else lambda text: None
-    if checkpoint is not None and checkpoint.step >= config.schedule.steps:
-        say(f"{directory.path} is complete at step {checkpoint.step}. To go on, raise schedule.steps.")
-        return checkpoint.step
+    best = Best.of(config.quality)
+    if checkpoint is not None and best is not None:
+        best.restore(checkpoint.facts().get("best"))
+    if checkpoint is not None and (ending := describe_ending(checkpoint.step, config, best)) is not None:
+        way_on = "schedule.steps" if checkpoint.step >= config.schedule.steps else "quality.patience"
+        say(f"{directory.path} is complete: {ending}. To go on, raise {way_on}.")
+        return ending
     if runtime.is_main:
         directory.start(dump_config(config))
     with ExitStack() as stack:
         first_step = checkpoint.step + 1 if checkpoint else 1
         trainer = build_trainer(config, shards, directory, runtime, stop, who, first_step, say)
-        stack.callback(trainer.console.close)
-        stack.callback(trainer.sinks.close)
+        stack.callback(trainer.observer.console.close)
+        stack.callback(trainer.observer.sinks.close)
         if checkpoint is not None:
-            restore_run(checkpoint, trainer.state, trainer.recorder, runtime)
+            observer = trainer.observer
+            restore_run(checkpoint, trainer.state, observer.recorder, observer.best, runtime)
         say(describe_setup(trainer, directory, checkpoint))
         trainer.compare_ranks()
         trainer.train()
     if runtime.is_main and config.monitor.plots:
         _draw_pictures(directory)
-    return trainer.state.counters.step
+    ending = describe_ending(trainer.state.counters.step, config, trainer.observer.best)
+    assert ending is not None
+    if trainer.observer.is_exhausted:
+        say(ending)
+    return ending
+
+
+def describe_ending(step: int, config: Config, best: Best | None) -> str | None:
+    """How a run at this step has ended, or None where it has not."""
+    if best is not None and best.is_exhausted:
+        return (
+            f"ended early at step {step}: {best.metric} has been no better than {best.value:.4g} for "
+            f"{best.evaluations_since} evaluations, since step {best.step}"
+        )
+    return f"all {step} steps are done" if step >= config.schedule.steps else None
 
 
 def _draw_pictures(directory: RunDirectory) -> None:

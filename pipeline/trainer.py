@@ -12,33 +12,22 @@ from torch import Tensor
 
 from pipeline.checkpoint import prune
 from pipeline.data.loader import Loader
-from pipeline.data.order import Ids
-from pipeline.diagnostics import (
-    first_non_finite,
-    generate,
-    input_gradient_norm,
-    mean_slope,
-    wasserstein_estimate,
-)
 from pipeline.digest import differing, digest
 from pipeline.ema import update_ema
-from pipeline.errors import DivergenceError, NonFiniteError, StopRequested, StorageError
-from pipeline.monitor.console import Console, say_warning
-from pipeline.monitor.grids import image_grid
-from pipeline.monitor.recorder import Recorder, non_finite
-from pipeline.monitor.sinks import Sinks
+from pipeline.errors import DivergenceError, StopRequested, StorageError
+from pipeline.monitor.console import say_warning
 from pipeline.noise import Noise, Purpose, Slice
 from pipeline.objectives import Metrics, Objective
+from pipeline.observer import Observer
 from pipeline.options import Config
 from pipeline.resume import save_run
 from pipeline.runtime import Runtime
 from pipeline.schedule import critic_updates_at, is_due
 from pipeline.state import TrainingState, optimizer_tensors, set_learning_rate
-from pipeline.steps import add_share, critic_update, generator_update, parts
+from pipeline.steps import critic_update, generator_update
 from pipeline.stopping import StopSignals
 
 SAVES_THAT_MAY_FAIL = 2
-VALIDATION_BATCHES = 16
 
 
 @dataclass
@@ -50,42 +39,36 @@ class Trainer:
     state: TrainingState
     objective: Objective
     loader: Loader
-    held_out: Ids
     noise: Noise
     rows: Slice
     critic_rows: Slice
-    recorder: Recorder
+    observer: Observer
     checkpoints: Path
     identity: dict[str, Any]
     stop: StopSignals
-    sinks: Sinks = field(default_factory=lambda: Sinks([]))
-    console: Console = field(default_factory=lambda: Console(0, 0, is_shown=False))
     failed_saves: int = field(default=0, init=False)
-    fixed_latents: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        count = self.config.monitor.grid**2
-        generator = self.noise.seeded(Purpose.SAMPLES)
-        self.fixed_latents = torch.randn(
-            count, self.config.model.latent, generator=generator, device=generator.device
-        )
 
     def train(self) -> None:
         """Run from the state's step to the last. Raises StopRequested once a requested stop is saved."""
         schedule, counters = self.config.schedule, self.state.counters
         batches = self.loader.batches(counters.position)
-        self.recorder.restart_clock()
-        while counters.step < schedule.steps:
+        self.observer.recorder.restart_clock()
+        while not self.is_complete:
             stop_vote = self.runtime.vote(self.stop.received is not None)
             updates = critic_updates_at(counters.step, schedule)
             self._set_learning_rates()
             metrics, real = self._train_critic(batches, updates)
             metrics |= self._train_generator(updates)
             self._finish_step()
-            self.recorder.add(metrics, images=updates * schedule.real_images)
-            self._watch(real)
+            self.observer.recorder.add(metrics, images=updates * schedule.real_images)
+            is_best = self.observer.watch(real)
             self._keep_ranks_equal()
-            self._save(is_stopping=stop_vote())
+            self._save(is_best, is_stopping=stop_vote())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all steps are done, or no better samples came for as long as the run may wait."""
+        return self.state.counters.step >= self.config.schedule.steps or self.observer.is_exhausted
 
     def rehearse(self) -> None:
         """One step on blank images that leaves no trace, on a state at step 0.
@@ -114,7 +97,7 @@ class Trainer:
     def _train_critic(self, batches: Iterator[Tensor], updates: int) -> tuple[Metrics, Tensor]:
         """The step's critic updates. Returns metrics and images of the last, when the critic is at its best."""
         for update in range(updates):
-            with self.recorder.waiting_for_data():
+            with self.observer.recorder.waiting_for_data():
                 real = next(batches)
             metrics = self._update_critic(real, update)
             self.state.counters.position += self.config.schedule.real_images
@@ -168,99 +151,6 @@ class Trainer:
         set_learning_rate(self.state.critic, self.config.critic_optimizer, step, steps)
         set_learning_rate(self.state.generator, self.config.generator_optimizer, step, steps)
 
-    def _watch(self, real: Tensor) -> None:
-        """Log what is due. Every rank takes part in the means; only the main rank's sinks write."""
-        step, steps, monitor = self.state.counters.step, self.config.schedule.steps, self.config.monitor
-        values: dict[str, float] = {}
-        if is_due(step, monitor.log_every, steps):
-            values |= self._scalars(real)
-        if len(self.held_out) and is_due(step, monitor.validation_every, steps):
-            values["wasserstein/validation"] = self._validation_estimate()
-        if values:
-            self.sinks.scalars(step, values)
-            self.console.show(step, values)
-        if is_due(step, monitor.sample_every, steps):
-            self._refuse_non_finite_state()
-            if self.runtime.is_main:
-                self._show_pictures(step)
-
-    def _scalars(self, real: Tensor) -> dict[str, float]:
-        latents, uniform = self._draw(Purpose.GENERATOR, self.critic_rows)
-        measured = self.objective.report(self.state.critic.module)
-        # No more images at once than the updates take: what they leave of the memory may be little.
-        for part, share, _ in parts(len(real), self.config.schedule.micro_batch):
-            add_share(measured, self._measure(real[part], latents[part], uniform[part]), share)
-        means = self.recorder.window.means(self.runtime.mean)
-        stacked = self.runtime.mean(torch.stack([value.float() for value in measured.values()]))
-        values = means | dict(zip(measured, stacked.tolist(), strict=True))
-        self._refuse_non_finite(values)
-        if self.objective.measures_wasserstein:
-            values["wasserstein/estimate_smooth"] = self.recorder.smooth(values["wasserstein/estimate"])
-            # Of the critic and the images that the slope is of.
-            estimate = values.pop("estimate")
-            if values["critic/slope"] > 0:
-                values["wasserstein/normalized"] = estimate / values["critic/slope"]
-        return {
-            **values,
-            "optimizer/critic_lr": self.state.critic.optimizer.param_groups[0]["lr"],
-            "optimizer/generator_lr": self.state.generator.optimizer.param_groups[0]["lr"],
-            **self.recorder.speed(),
-            **self.recorder.memory(),
-        }
-
-    def _measure(self, real: Tensor, latents: Tensor, uniform: Tensor) -> Metrics:
-        """Figures of the critic as it is now, on one batch."""
-        critic, generator = self.state.critic.module, self.state.generator.module
-        measured = {"critic/input_grad_norm": input_gradient_norm(critic, generator, latents)}
-        if self.objective.measures_wasserstein:
-            measured["critic/slope"] = mean_slope(critic, generator, real, latents, uniform)
-            measured["estimate"] = wasserstein_estimate(critic, generator, [(real, latents)])
-        return measured
-
-    def _refuse_non_finite(self, values: dict[str, float]) -> None:
-        for name in non_finite(values):
-            if self.runtime.precision == "fp16" and name in ("critic/grad_norm", "generator/grad_norm"):
-                # The float16 scale is too high now and then; the scaler skips the step and lowers it.
-                del values[name]
-                continue
-            raise NonFiniteError(
-                f"{name} is {values[name]} at step {self.state.counters.step}: training has become unstable. The "
-                f"last good checkpoint is in {self.checkpoints}. Lower the learning rates, set "
-                "critic_grad_clip and generator_grad_clip, or use precision: float32."
-            )
-
-    def _refuse_non_finite_state(self) -> None:
-        if (name := first_non_finite(self._flat_tensors())) is not None:
-            raise NonFiniteError(
-                f"{name} is not finite at step {self.state.counters.step}, so this state is not saved. The last good "
-                f"checkpoint is in {self.checkpoints}. Lower the learning rates, or use precision: float32."
-            )
-
-    def _validation_estimate(self) -> float:
-        """On held-out images and latents that are the same each time."""
-        total = self.rows.total
-        count = min(VALIDATION_BATCHES, len(self.held_out) // total)
-        batches = (
-            (
-                self.loader.read(self.rows.of(self.held_out[index * total :])),
-                self.noise.draw(Purpose.VALIDATION, 0, index, self.rows, self.config.model.latent)[0],
-            )
-            for index in range(count)
-        )
-        estimate = wasserstein_estimate(self.state.critic.module, self.state.generator.module, batches)
-        return float(self.runtime.mean(estimate))
-
-    def _show_pictures(self, step: int) -> None:
-        columns = self.config.monitor.grid
-        for name, network in (("generated", self.state.generator.module), ("ema", self.state.ema)):
-            images = generate(network, self.fixed_latents)
-            self.sinks.images(step, f"samples/{name}", image_grid(images, columns))
-        weights = {
-            f"critic/weights/{name}": value.detach().cpu()
-            for name, value in self.state.critic.module.named_parameters()
-        }
-        self.sinks.histograms(step, weights)
-
     def _keep_ranks_equal(self) -> None:
         if is_due(self.state.counters.step, self.config.runtime.digest_every, self.config.schedule.steps):
             self.compare_ranks()
@@ -269,7 +159,7 @@ class Trainer:
         """Raise DivergenceError, naming tensors and ranks, unless all ranks hold the same state."""
         if self.runtime.world_size == 1:
             return
-        tensors = self._flat_tensors()
+        tensors = self.state.flat_tensors()
         found = differing(list(tensors), self.runtime.gather(digest(tensors)))
         if found:
             listed = "\n  ".join(f"{name} on rank {', '.join(map(str, ranks))}" for name, ranks in found[:8])
@@ -279,13 +169,17 @@ class Trainer:
                 "on from the last checkpoint; if it comes back, suspect that rank's memory or device."
             )
 
-    def _save(self, is_stopping: bool) -> None:
-        step, options = self.state.counters.step, self.config.checkpoint
-        is_last = step == self.config.schedule.steps
-        if not (is_stopping or is_due(step, options.every, self.config.schedule.steps)):
+    def _save(self, is_best: bool, is_stopping: bool) -> None:
+        step, is_last = self.state.counters.step, self.is_complete
+        if not (
+            is_best
+            or is_last
+            or is_stopping
+            or is_due(step, self.config.checkpoint.every, self.config.schedule.steps)
+        ):
             return
         self.compare_ranks()
-        self._refuse_non_finite_state()
+        self.observer.refuse_non_finite_state()
         self._write_checkpoint(must_succeed=is_stopping or is_last)
         if is_stopping and not is_last:
             reason = self.stop.received or "another rank's signal"
@@ -294,12 +188,21 @@ class Trainer:
     def _write_checkpoint(self, must_succeed: bool) -> None:
         """Save and prune. A save may fail now and then (a disk that is full for a while), not for long."""
         # What was logged up to here must survive a kill that comes right after the save.
-        self.sinks.flush()
+        self.observer.sinks.flush()
         error = None
         try:
-            save_run(self.checkpoints, self.state, self.recorder, self.runtime, self.identity)
+            save_run(
+                self.checkpoints,
+                self.state,
+                self.observer.recorder,
+                self.observer.best,
+                self.runtime,
+                self.identity,
+            )
             if self.runtime.is_main:
-                prune(self.checkpoints, self.config.checkpoint.keep_last, self.config.checkpoint.keep_every)
+                best = self.observer.best
+                options = self.config.checkpoint
+                prune(self.checkpoints, options.keep_last, options.keep_every, best.step if best else None)
         except StorageError as failure:
             error = failure
         has_failed = any(self.runtime.gather_objects(error is not None))
@@ -308,9 +211,3 @@ class Trainer:
             self.runtime.all_agree(error)
         elif error is not None:
             say_warning(f"{error} Training goes on; the next save tries again.")
-
-    def _flat_tensors(self) -> dict[str, Tensor]:
-        groups = self.state.named_tensors()
-        return {
-            f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()
-        }

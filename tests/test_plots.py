@@ -19,12 +19,18 @@ from pipeline.cli import main
 from pipeline.errors import ConfigError, StorageError
 from pipeline.plots import (
     STRIP_HEIGHT,
+    Alarm,
     Record,
     choose_frames,
+    comparison_figure,
     curves_figure,
+    distinct_names,
     draw_animation,
+    draw_comparison,
     draw_curves,
+    is_higher_better,
     read_records,
+    run_styles,
 )
 
 SCORES = {"critic/real": 3.0, "critic/fake": 1.0, "generator/loss": -1.0, "critic/loss": -2.0}
@@ -353,6 +359,127 @@ def test_plot_says_why_there_is_no_animation_yet(tmp_path: Path, capsys: pytest.
     drawn, missing = capsys.readouterr().out.splitlines()
     assert drawn == str(tmp_path / "curves.png")
     assert missing.startswith(f"no training.gif: {tmp_path / 'samples'} holds no whole grid")
+
+
+def test_quality_figures_have_a_panel_each_that_says_which_way_is_better() -> None:
+    lines = [*records([2, 4, 6]), {"step": 4, "quality/swd": 0.5, "quality/recall_pixels": 0.1}]
+    scores, recall, swd = curves_figure(lines, "x").axes
+    assert curves(recall) == {"quality/recall_pixels": [(4, 0.1)]}
+    assert curves(swd) == {"quality/swd": [(4, 0.5)]}
+    assert (recall.get_ylabel(), swd.get_ylabel()) == ("higher is better", "lower is better")
+    assert scores.get_xlim() == swd.get_xlim()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "is_higher"),
+    [
+        (("precision", "recall", "density", "coverage", "modes"), True),
+        (("fid", "kid", "copied", "swd", "class_distance"), False),
+    ],
+)
+def test_every_metric_is_known_by_which_way_is_better(metrics: Sequence[str], is_higher: bool) -> None:
+    for metric in metrics:
+        assert is_higher_better(f"quality/{metric}") == is_higher
+        assert is_higher_better(f"quality/{metric}_classifier") == is_higher
+
+
+def test_an_alarm_is_a_line_through_every_panel_and_no_point_of_a_curve() -> None:
+    lines = records([2, 4, 6], **ESTIMATES)
+    alarm = Alarm(4, "collapse", "Lower the learning rate.")
+    for axes in curves_figure(lines, "x", [alarm]).axes:
+        (marks,) = axes.collections
+        assert [segment[:, 0].tolist() for segment in marks.get_segments()] == [[4, 4]]  # type: ignore[attr-defined]
+        assert marks.get_label() == "alarm"
+        assert all(len(points) == 3 for points in curves(axes).values())
+
+
+def test_words_where_a_figure_should_be_are_no_points() -> None:
+    lines = [
+        {"step": 2, **SCORES},
+        {"step": 4, **SCORES, "critic/real": "NaN"},
+        {"step": 6, "critic/real": None},
+    ]
+    (axes,) = curves_figure(lines, "x").axes
+    assert curves(axes)["critic on real images"] == [(2, 3.0)]
+
+
+def test_runs_are_compared_panel_by_panel_in_one_colour_each() -> None:
+    runs = {
+        "first": [*records([2, 4], **ESTIMATES), {"step": 4, "quality/swd": 0.5}],
+        "second": records([2, 6], **ESTIMATES, **{"wasserstein/normalized": 0.25}),
+    }
+    figure = comparison_figure(runs)
+    smooth, normalized, quality = figure.axes
+    assert curves(smooth) == {"first": [(2, 2.5), (4, 2.5)], "second": [(2, 2.5), (6, 2.5)]}
+    assert curves(normalized) == {"second": [(2, 0.25), (6, 0.25)]}
+    assert curves(quality) == {"first": [(4, 0.5)]}
+    assert quality.get_title("left") == "quality/swd"
+    assert smooth.lines[1].get_color() == normalized.lines[0].get_color() != quality.lines[0].get_color()
+    assert smooth.get_xlim() == quality.get_xlim(), "one run is as long as it looks beside the other"
+
+
+def test_the_legend_names_every_run_whatever_its_name() -> None:
+    names = ["_hidden", "$x$", r"a$\frac$b", "no-estimate"]
+    runs = {name: records([2], **ESTIMATES) for name in names[:-1]} | {"no-estimate": records([2])}
+    figure = comparison_figure(runs)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert all(text.get_visible() for text in legend.get_texts())
+
+
+def test_runs_without_estimate_and_quality_are_compared_by_their_losses() -> None:
+    figure = comparison_figure({"hinge": records([2]), "least squares": records([2])})
+    assert [axes.get_title("left") for axes in figure.axes] == ["critic's loss", "generator's loss"]
+
+
+def test_the_styles_of_28_runs_all_differ() -> None:
+    assert len({tuple(style.values()) for style in run_styles(28)}) == 28
+
+
+def test_runs_of_one_name_are_told_apart_by_what_lies_above_them(tmp_path: Path) -> None:
+    runs = [tmp_path / path for path in ("a/x/run", "b/x/run", "b/y/run", "other")]
+    assert distinct_names(runs) == ["a/x/run", "b/x/run", "y/run", "other"]
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"run is named twice: a run cannot be compared with itself"):
+        distinct_names([tmp_path / "run", Path("run")])
+
+
+def test_more_runs_than_lines_that_look_different_are_refused(tmp_path: Path) -> None:
+    runs = [tmp_path / str(number) for number in range(29)]
+    with pytest.raises(ConfigError, match=r"29 runs are too many .* Name at most 28"):
+        draw_comparison(runs, tmp_path / "comparison.png")
+
+
+def test_plot_compares_runs_in_the_current_directory_or_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [tmp_path / name for name in ("first", "second")]
+    for run in runs:
+        run.mkdir()
+        (run / "config.yaml").touch()
+        write_records(run, records([2, 4], **ESTIMATES))
+    monkeypatch.chdir(tmp_path)
+    for words, out in (([], Path("comparison.png")), (["--out", "a/b"], Path("a/b/comparison.png"))):
+        assert main(["plot", *map(str, runs), *words]) == 0
+        assert capsys.readouterr().out == f"{out}\n"
+        with Image.open(out) as image:
+            assert image.format == "PNG"
+    assert sorted(path.name for path in runs[0].iterdir()) == ["config.yaml", "metrics.jsonl"]
+
+
+def test_plot_compares_nothing_where_one_run_has_logged_nothing(
+    run: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    for path in (run, empty):
+        (path / "config.yaml").touch()
+    assert main(["plot", str(run), str(empty), "--out", str(run / "out")]) == 2
+    assert f"{empty / 'metrics.jsonl'} cannot be read (No such file" in capsys.readouterr().err
+    assert not (run / "out").exists()
 
 
 def test_plot_makes_nothing_where_there_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

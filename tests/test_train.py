@@ -66,12 +66,11 @@ def test_a_run_leaves_what_its_directory_promises(ranks: Ranks, config: str, tmp
     run = tmp_path / "run"
     names = {path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents")}
     assert names == {
-        "config.yaml", "environment.json", "metrics.jsonl", "samples", "checkpoints", "lock", "DONE",
+        "config.yaml", "environment.json", "metrics.jsonl", "alarms.jsonl", "samples", "checkpoints", "lock", "DONE",
     }  # fmt: skip
     assert len(list(run.glob("events.out.tfevents*"))) == 1
     assert sorted(path.name for path in (run / "samples").iterdir()) == [
-        "step_00000010.png",
-        "step_00000020.png",
+        f"step_{step:08d}.png" for step in (1, 2, 4, 8, 10, 20)
     ]
     assert checkpoints(run) == ["step_00000016", "step_00000020"]
     assert sorted(path.name for path in newest(run).iterdir()) == sorted(
@@ -107,7 +106,7 @@ def test_a_run_ends_with_its_curves_and_its_samples_in_motion(
     with Image.open(tmp_path / "run" / "curves.png") as curves:
         assert np.asarray(curves.convert("RGB")).std() > 0
     with Image.open(tmp_path / "run" / "training.gif") as animation:
-        assert animation.n_frames == 2  # type: ignore[attr-defined]
+        assert animation.n_frames == 6  # type: ignore[attr-defined]
 
 
 def test_pictures_that_cannot_be_drawn_do_not_spoil_the_run(
@@ -172,7 +171,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(ranks: Ranks, config: str, tm
     ranks.run(1, [config])
     before = contents(tmp_path / "run")
     again = ranks.run(1, [config])
-    assert "is complete at step 20. To go on, raise schedule.steps." in again.log(0)
+    assert "is complete: all 20 steps are done. To go on, raise schedule.steps." in again.log(0)
     after = contents(tmp_path / "run")
     for changing in ("lock", "DONE"):
         before.pop(changing)

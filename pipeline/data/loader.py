@@ -76,6 +76,10 @@ class Loader:
         """These samples, like a batch."""
         return self._finish(Loaded(self._images.read(ids), None))
 
+    def read_pixels(self, ids: Ids) -> Tensor:
+        """These samples as they are: uint8 (count, channels, height, width), on the device."""
+        return self._images.read(ids).to(self._device).contiguous()
+
     def _announced(self, position: int) -> Iterator[int]:
         """The positions at which batches are handed out. The images learn of their shards when these change.
 

@@ -176,6 +176,11 @@ class Order:
         ids = self._chosen_ids(0, int(self._starts[-1]))
         return ids[self._is_held_out(ids)]
 
+    def training_ids(self) -> Ids:
+        """The ids of all other samples, in the set's own order."""
+        ids = self._chosen_ids(0, int(self._starts[-1]))
+        return ids[~self._is_held_out(ids)]
+
     def _kept(self, shard: int) -> Ids:
         ids = self._chosen_ids(int(self._starts[shard]), int(self._starts[shard + 1]))
         return ids[~self._is_held_out(ids)]

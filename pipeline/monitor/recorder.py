@@ -12,6 +12,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from pipeline.monitor.health import Health
 from pipeline.monitor.window import Window
 
 
@@ -19,7 +20,7 @@ class Recorder:
     """Collects a run's figures between log points."""
 
     def __init__(self, smoothing: float, device: torch.device) -> None:
-        self.window = Window()
+        self.window, self.health = Window(), Health()
         self._smoothing, self._device = smoothing, device
         self._smooth, self._smooth_weight = 0.0, 0.0
         self.restart_clock()
@@ -68,10 +69,13 @@ class Recorder:
 
     def facts(self) -> dict[str, Any]:
         """The plain values that a resumed run needs."""
-        return {"smooth": self._smooth, "smooth_weight": self._smooth_weight}
+        smooth = {"smooth": self._smooth, "smooth_weight": self._smooth_weight}
+        return {**smooth, "health": self.health.facts()}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         self._smooth, self._smooth_weight = facts["smooth"], facts["smooth_weight"]
+        if "health" in facts:  # checkpoints of earlier versions have none
+            self.health.restore(facts["health"])
 
 
 def non_finite(values: Mapping[str, float]) -> list[str]:

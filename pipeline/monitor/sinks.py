@@ -7,14 +7,50 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from pipeline.durable import storage_errors, write_text
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import save_png
+
+ALARM = "health/"
+"""How the names of texts begin that a person should read."""
+BOX_BINS = 64
+PLAIN = (bool, int, float, str)
+
+
+def _chart(*tags: str) -> list[Any]:
+    """A chart of several curves; TensorBoard takes their names as regular expressions."""
+    return ["Multiline", [f"^{tag}$" for tag in tags]]
+
+
+LAYOUT = {
+    "wasserstein": {
+        "estimate": _chart("wasserstein/estimate", "wasserstein/estimate_smooth", "wasserstein/validation"),
+        "its parts: scores of real and generated images": _chart("critic/real", "critic/fake"),
+        "normalized: comparable between runs": _chart("wasserstein/normalized"),
+        "losses": _chart("critic/loss", "generator/loss"),
+    },
+    "quality": {"distances to real images": _chart("quality/.*")},
+    "speed": {
+        "images a second": _chart("speed/images_per_second"),
+        "share of the time that the loop waits for data": _chart("speed/data_wait_fraction"),
+        "memory in MiB": _chart("memory/.*"),
+    },
+    "health": {
+        "share of clipped weights": _chart("critic/clipped_fraction"),
+        "gradient at generated images": _chart("critic/input_grad_norm"),
+        "gradients of the weights": _chart("critic/grad_norm", "generator/grad_norm"),
+        "diversity of generated images": _chart("generator/diversity"),
+    },
+}
+COMPARED = ("wasserstein/estimate_smooth", "wasserstein/normalized", "speed/images_per_second")
+"""The figures by which TensorBoard's table of hparams compares runs."""
 
 
 class Sink:
@@ -29,11 +65,14 @@ class Sink:
     def images(self, step: int, name: str, grid: Tensor) -> None:
         """`grid`: uint8 (channels, height, width) on the host."""
 
-    def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Tensors of any shape by name."""
+    def histograms(self, step: int, values: Mapping[str, Tensor], box: float | None = None) -> None:
+        """Tensors of any shape by name. Those that lie in [-box, box] are shown against these edges."""
 
     def text(self, step: int, name: str, text: str) -> None:
         """Lines of text."""
+
+    def options(self, step: int, values: Mapping[str, Any]) -> None:
+        """The options of the run, by their dotted names."""
 
     def flush(self) -> None:
         """Bring everything so far to the file system."""
@@ -55,11 +94,14 @@ class Sinks:
     def images(self, step: int, name: str, grid: Tensor) -> None:
         self._each(lambda sink: sink.images(step, name, grid))
 
-    def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
-        self._each(lambda sink: sink.histograms(step, values))
+    def histograms(self, step: int, values: Mapping[str, Tensor], box: float | None = None) -> None:
+        self._each(lambda sink: sink.histograms(step, values, box))
 
     def text(self, step: int, name: str, text: str) -> None:
         self._each(lambda sink: sink.text(step, name, text))
+
+    def options(self, step: int, values: Mapping[str, Any]) -> None:
+        self._each(lambda sink: sink.options(step, values))
 
     def flush(self) -> None:
         self._each(lambda sink: sink.flush())
@@ -102,15 +144,24 @@ class TensorBoard(Sink):
         with self._writing() as writer:
             writer.add_image(name, grid, step)
 
-    def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
+    def histograms(self, step: int, values: Mapping[str, Tensor], box: float | None = None) -> None:
         with self._writing() as writer:
             for name, value in values.items():
-                writer.add_histogram(name, value, step)
+                writer.add_histogram(name, value, step, bins=_edges(value, box))
 
     def text(self, step: int, name: str, text: str) -> None:
         with self._writing() as writer:
             # Four spaces make it a block of code in TensorBoard's Markdown.
             writer.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), step)
+
+    def options(self, step: int, values: Mapping[str, Any]) -> None:
+        """As the hparams entry of the run itself, and the layout of the custom scalars beside it."""
+        plain = {name: value if isinstance(value, PLAIN) else str(value) for name, value in values.items()}
+        with self._writing() as writer:
+            writer.add_custom_scalars(LAYOUT)
+            # add_hparams of the writer would make a run of its own in a folder below this one.
+            for summary in cast(Any, hparams)(plain, dict.fromkeys(COMPARED, 0.0)):
+                writer.file_writer.add_summary(summary, step)
 
     def flush(self) -> None:
         with self._writing() as writer:
@@ -137,8 +188,8 @@ class TensorBoard(Sink):
         return SummaryWriter(str(self._directory), purge_step=purge_step, flush_secs=10)
 
 
-class JsonLines(Sink):
-    """metrics.jsonl: one object for each logged step, {"step": ..., NAME: value, ...}."""
+class Lines(Sink):
+    """A file of JSON objects, one a line, each with its step."""
 
     def __init__(self, path: Path, first_step: int) -> None:
         """Lines of `first_step` and later, and lines that are no such object, are dropped.
@@ -149,12 +200,27 @@ class JsonLines(Sink):
             write_text(path, "".join(_lines_before(path, first_step)))
             self._file = path.open("a", encoding="utf-8")
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-
     def close(self) -> None:
         self._file.close()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+
+class JsonLines(Lines):
+    """metrics.jsonl: one object for each logged step, {"step": ..., NAME: value, ...}."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._write({"step": step, **values})
+
+
+class AlarmLines(Lines):
+    """alarms.jsonl: one object for each alarm, {"step": ..., "name": ..., "text": ...}."""
+
+    def text(self, step: int, name: str, text: str) -> None:
+        if name.startswith(ALARM):
+            self._write({"step": step, "name": name.removeprefix(ALARM), "text": text})
 
 
 class PngFiles(Sink):
@@ -175,6 +241,15 @@ class PngFiles(Sink):
     def images(self, step: int, name: str, grid: Tensor) -> None:
         if name == self._name:
             save_png(grid, self._directory / f"step_{step:08d}.png")
+
+
+def _edges(values: Tensor, box: float | None) -> Any:
+    """Where bins meet: from edge to edge of the box where all values lie in it."""
+    if box is None or bool((values.abs() > box).any()):
+        return "auto"
+    # Clipped weights are of float32, and may lie above the box in float64.
+    edge = float(np.float32(box))
+    return np.linspace(-edge, edge, BOX_BINS + 1)
 
 
 def _lines_before(path: Path, first_step: int) -> list[str]:

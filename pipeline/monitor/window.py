@@ -15,6 +15,7 @@ class Window:
         self._names: list[str] = []
         self._sums: Tensor | None = None
         self._count = 0
+        self._own: Tensor | None = None
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Add one step's metrics: the same names each time."""
@@ -27,9 +28,14 @@ class Window:
         """The means over steps and ranks; then the window is empty. The one point that waits for the device."""
         if self._sums is None:
             return {}
-        means = over_ranks(self._sums / self._count).tolist()
+        self._own = self._sums / self._count
+        means = over_ranks(self._own.clone()).tolist()
         self._sums, self._count = None, 0
         return dict(zip(self._names, means, strict=True))
+
+    def own_means(self) -> dict[str, float]:
+        """This rank's part in the last means."""
+        return {} if self._own is None else dict(zip(self._names, self._own.tolist(), strict=True))
 
     def save(self, gather: Callable[[Tensor], Tensor]) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Its tensors, with every rank's sums, and its plain values."""

@@ -1,0 +1,86 @@
+"""Latents of images that somebody looks at: from one seed or a seed each, and from a truncated normal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.noise import Noise, Purpose
+
+BATCH = 256
+MOST_SEEDS = 1_000_000
+
+
+def latent_batches(latent: int, count: int, seed: int, truncation: float | None = None) -> Iterator[Tensor]:
+    """`count` latents ~ N(0, 1) of one seed, in batches: float32 (up to 256, latent), on the host.
+
+    A latent depends on the seed and its place alone: not on the machine, and not on how many come after it.
+    With `truncation` T > 0, numbers z are redrawn until |z| <= T (Brock, Donahue, Simonyan 2019); those that
+    are within T anyway stay as they are.
+    """
+    source = Noise(seed, torch.device("cpu")).seeded(Purpose.SAMPLES)
+    for first in range(0, count, BATCH):
+        # The last batch is cut after it is drawn: fewer numbers in one call would be other numbers.
+        latents = torch.randn(BATCH, latent, generator=source)
+        if truncation is not None:
+            latents = _redraw_outside(latents, truncation, source)
+        yield latents[: count - first]
+
+
+def latents_of_seeds(latent: int, seeds: Sequence[int], truncation: float | None = None) -> Iterator[Tensor]:
+    """One latent for each seed, the first that the seed draws, in batches: float32 (up to 256, latent)."""
+    for first in range(0, len(seeds), BATCH):
+        rows = [next(latent_batches(latent, 1, seed, truncation)) for seed in seeds[first : first + BATCH]]
+        yield torch.cat(rows)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0-3,10" as [0, 1, 2, 3, 10]. Raises ConfigError where it is no list of different whole numbers."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not _is_seed(first) or (dash and not _is_seed(last)):
+            raise ConfigError(
+                f"--seeds {text}: {part.strip()!r} is neither a seed nor a range of them. Write whole numbers from 0 "
+                "on, like 0-63,100."
+            )
+        chosen = range(int(first), int(last or first) + 1)
+        if not chosen:
+            raise ConfigError(f"--seeds {text}: {part.strip()} ends before it begins. Write {last}-{first}.")
+        if len(seeds) + len(chosen) > MOST_SEEDS:
+            raise ConfigError(f"--seeds {text}: over {MOST_SEEDS:,} seeds. Take --seed and --count instead.")
+        seeds += chosen
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds {text}: a seed stands there twice, and would draw the same image twice.")
+    return seeds
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError unless it is a whole number from 0 on."""
+    if seed < 0:
+        raise ConfigError(f"seed {seed}: a seed is a whole number from 0 on.")
+
+
+def check_truncation(truncation: float | None) -> None:
+    """Raise ConfigError unless it is None or a bound that some latents are within."""
+    if truncation is not None and not 0 < truncation < math.inf:
+        raise ConfigError(
+            f"truncation {truncation}: no latent is within this bound. Give a number above 0; 0.5 to 1 is usual, "
+            "and leaving it out draws from the whole normal distribution."
+        )
+
+
+def _is_seed(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20
+
+
+def _redraw_outside(latents: Tensor, bound: float, source: torch.Generator) -> Tensor:
+    # Redrawing until a number is inside is drawing once from the normal distribution cut at the bound. By the
+    # inverse of its distribution function that takes one draw, however small the bound.
+    uniform = torch.rand(latents.shape, generator=source, dtype=torch.float64)
+    inside = math.sqrt(2) * torch.erfinv((2 * uniform - 1) * math.erf(bound / math.sqrt(2)))
+    return torch.where(latents.abs() <= bound, latents, inside.float()).clamp(-bound, bound)

@@ -1,0 +1,152 @@
+"""Alarms: what a person who watches the curves would warn of, each said once with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Values = Mapping[str, float]
+
+
+class Raised(NamedTuple):
+    """An alarm that has gone off."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A condition on the figures of a log point that has to hold several times in a row."""
+
+    name: str
+    needs: tuple[str, ...]
+    """The tags without which there is nothing to say."""
+    is_wrong: Callable[[Values, Values, int], bool]
+    """Of the figures now, the highest so far, and how many log points there have been."""
+    text: Callable[[Values], str]
+    times: int = 5
+
+
+ESTIMATE, VALIDATION = "wasserstein/estimate_smooth", "wasserstein/validation"
+CLIPPED, SIGNAL = "critic/clipped_fraction", "critic/input_grad_norm"
+DIVERSITY, WAITING = "generator/diversity", "speed/data_wait_fraction"
+
+MOST_CLIPPED = 0.5
+LEAST_SIGNAL, LEAST_SIGNAL_OF_HIGHEST = 1e-6, 1e-3
+MOST_APART = 0.5
+LEAST_DIVERSITY, SOUND_DIVERSITY, LEARNING_LOG_POINTS = 0.25, 0.5, 50
+MOST_WAITING = 0.2
+
+ALARMS = (
+    Alarm(
+        "clip_saturation",
+        (CLIPPED,),
+        lambda now, highest, count: now[CLIPPED] > MOST_CLIPPED,
+        lambda now: (
+            f"{now[CLIPPED]:.0%} of the critic's weights are pushed to the edge of the clip box at each update, so "
+            "the critic can hardly be more than a sum of extremes. Lower critic_optimizer.lr or raise objective.clip; "
+            "or use objective.name: gradient_penalty, which has no box."
+        ),
+    ),
+    Alarm(
+        "vanishing_gradient",
+        (SIGNAL,),
+        lambda now, highest, count: (
+            now[SIGNAL] < max(LEAST_SIGNAL, LEAST_SIGNAL_OF_HIGHEST * highest[SIGNAL])
+        ),
+        lambda now: (
+            f"The critic's gradient at generated images has all but vanished (mean norm {now[SIGNAL]:.2g}), and it is "
+            "all that the generator learns from. Raise objective.clip, or use objective.name: gradient_penalty; with "
+            "cross_entropy use generator: non_saturating."
+        ),
+    ),
+    Alarm(
+        "critic_overfits",
+        (VALIDATION, ESTIMATE),
+        lambda now, highest, count: (
+            abs(now[VALIDATION] - now[ESTIMATE]) > MOST_APART * max(abs(now[VALIDATION]), abs(now[ESTIMATE]))
+        ),
+        lambda now: (
+            f"The estimate is {now[ESTIMATE]:.3g} on training images and {now[VALIDATION]:.3g} on held-out ones: the "
+            "critic tells its training images by heart, and neither figure is the distance. Use more images, "
+            "data.flip: true, a smaller critic or a lower critic_optimizer.lr."
+        ),
+        times=3,
+    ),
+    Alarm(
+        "critic_behind",
+        (ESTIMATE,),
+        lambda now, highest, count: now[ESTIMATE] < 0,
+        lambda now: (
+            f"The estimate is {now[ESTIMATE]:.3g}: the critic scores generated images above real ones, so it is far "
+            "from its optimum and misleads the generator. Raise schedule.critic_updates or critic_optimizer.lr, or "
+            "lower generator_optimizer.lr."
+        ),
+    ),
+    Alarm(
+        "collapse",
+        (DIVERSITY,),
+        lambda now, highest, count: (
+            now[DIVERSITY] < LEAST_DIVERSITY
+            # At its start a generator draws much the same for every latent.
+            and (highest[DIVERSITY] > SOUND_DIVERSITY or count > LEARNING_LOG_POINTS)
+        ),
+        lambda now: (
+            f"The generator's images differ only {now[DIVERSITY]:.0%} as much as real ones: it has collapsed to a "
+            "few, or to one. Go back to an earlier checkpoint (init_from) with lower learning rates or more "
+            "schedule.critic_updates; a larger schedule.global_batch helps the critic to see it."
+        ),
+    ),
+    Alarm(
+        "input_bound",
+        (WAITING,),
+        lambda now, highest, count: now[WAITING] > MOST_WAITING,
+        lambda now: (
+            f"The loop waits for images {now[WAITING]:.0%} of the time. Let data.cache hold them in memory (auto, "
+            "host or device), raise data.workers, or make shards at the size that the networks take."
+        ),
+    ),
+)
+
+
+class Health:
+    """Follows a run's figures and says what is wrong with them, each thing once."""
+
+    def __init__(self) -> None:
+        self._log_points = 0
+        self._highest: dict[str, float] = {}
+        self._in_a_row: dict[str, int] = {}
+        self._told: list[str] = []
+
+    def check(self, values: Values) -> list[Raised]:
+        """Take the figures of a step; return the alarms that go off now for the first time."""
+        if SIGNAL in values:
+            self._log_points += 1
+        for tag in (SIGNAL, DIVERSITY):
+            if tag in values:
+                self._highest[tag] = max(values[tag], self._highest.get(tag, values[tag]))
+        found = [alarm for alarm in ALARMS if self._goes_off(alarm, values)]
+        self._told += [alarm.name for alarm in found]
+        return [Raised(alarm.name, alarm.text(values)) for alarm in found]
+
+    def _goes_off(self, alarm: Alarm, values: Values) -> bool:
+        if alarm.name in self._told or not all(tag in values for tag in alarm.needs):
+            return False
+        is_wrong = alarm.is_wrong(values, self._highest, self._log_points)
+        self._in_a_row[alarm.name] = self._in_a_row.get(alarm.name, 0) + 1 if is_wrong else 0
+        return self._in_a_row[alarm.name] >= alarm.times
+
+    def facts(self) -> dict[str, Any]:
+        """The plain values that a resumed run needs."""
+        return {
+            "log_points": self._log_points,
+            "highest": self._highest,
+            "in_a_row": self._in_a_row,
+            "told": self._told,
+        }
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        self._log_points, self._told = facts["log_points"], list(facts["told"])
+        self._highest, self._in_a_row = dict(facts["highest"]), dict(facts["in_a_row"])

@@ -1,0 +1,205 @@
+"""What a run tells of itself while it trains: figures, pictures, alarms and evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.checkpoint import list_checkpoints
+from pipeline.data.loader import Loader
+from pipeline.data.order import Ids
+from pipeline.diagnostics import (
+    diversity,
+    first_non_finite,
+    generate,
+    input_gradient_norm,
+    mean_slope,
+    wasserstein_estimate,
+)
+from pipeline.errors import NonFiniteError
+from pipeline.monitor.console import Console, say_warning
+from pipeline.monitor.grids import image_grid
+from pipeline.monitor.recorder import Recorder, non_finite
+from pipeline.monitor.sinks import ALARM, Sinks
+from pipeline.noise import Noise, Purpose, Slice
+from pipeline.objectives import Metrics, Objective
+from pipeline.options import Config
+from pipeline.quality.best import Best
+from pipeline.quality.evaluation import Evaluation, tag
+from pipeline.runtime import Runtime
+from pipeline.schedule import is_due, is_picture_due
+from pipeline.state import TrainingState
+from pipeline.steps import add_share, parts
+
+VALIDATION_BATCHES = 16
+
+
+@dataclass
+class Observer:
+    """Looks at one rank's state and changes nothing of it. Every rank takes part; the main one writes."""
+
+    config: Config
+    runtime: Runtime
+    state: TrainingState
+    objective: Objective
+    loader: Loader
+    held_out: Ids
+    noise: Noise
+    rows: Slice
+    critic_rows: Slice
+    recorder: Recorder
+    checkpoints: Path
+    evaluation: Evaluation | None
+    best: Best | None
+    sinks: Sinks = field(default_factory=lambda: Sinks([]))
+    console: Console = field(default_factory=lambda: Console(0, 0, is_shown=False))
+    fixed_latents: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = self.config.monitor.grid**2
+        generator = self.noise.seeded(Purpose.SAMPLES)
+        self.fixed_latents = torch.randn(
+            count, self.config.model.latent, generator=generator, device=generator.device
+        )
+
+    def watch(self, real: Tensor) -> bool:
+        """Log what is due after a step whose last critic update saw `real`. Returns whether it is the best yet.
+
+        Raises NonFiniteError.
+        """
+        step, steps, monitor = self.state.counters.step, self.config.schedule.steps, self.config.monitor
+        values: dict[str, float] = {}
+        if is_due(step, monitor.log_every, steps):
+            values |= self._scalars(real)
+        can_validate = len(self.held_out) > 0 and self.objective.measures_wasserstein
+        if can_validate and is_due(step, monitor.validation_every, steps):
+            values["wasserstein/validation"] = self._validation_estimate()
+        is_best = False
+        every = self.config.quality.every
+        if self.evaluation is not None and every is not None and is_due(step, every, steps):
+            figures = self.evaluation.measure(lambda latents: generate(self.state.ema, latents))
+            values |= {tag(name, self.config.quality.features): value for name, value in figures.items()}
+            is_best = self.best is not None and self.best.update(step, figures[self.best.metric])
+        if values:
+            self._record(step, values)
+        if is_picture_due(step, monitor.sample_every, steps):
+            self.refuse_non_finite_state()
+            if self.runtime.is_main:
+                self._show_pictures(step)
+        return is_best
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the run has waited for a better evaluation as long as it may."""
+        return self.best is not None and self.best.is_exhausted
+
+    def refuse_non_finite_state(self) -> None:
+        """Raise NonFiniteError, naming the tensor, unless all numbers of the state are finite."""
+        if (name := first_non_finite(self.state.flat_tensors())) is not None:
+            raise NonFiniteError(
+                f"{name} is not finite at step {self.state.counters.step}, so this state is not "
+                f"saved. {self._last_good()} Lower the learning rates, or use precision: float32."
+            )
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        self.sinks.scalars(step, values)
+        self.console.show(step, values)
+        for alarm in self.recorder.health.check(values):
+            self.sinks.text(step, f"{ALARM}{alarm.name}", alarm.text)
+            if self.runtime.is_main:
+                say_warning(f"step {step}: {alarm.text}")
+
+    def _scalars(self, real: Tensor) -> dict[str, float]:
+        latents, uniform = self.noise.draw(
+            Purpose.GENERATOR, self.state.counters.step, 0, self.critic_rows, self.config.model.latent
+        )
+        measured = self.objective.report(self.state.critic.module)
+        # No more images at once than the updates take: what they leave of the memory may be little.
+        for part, share, _ in parts(len(real), self.config.schedule.micro_batch):
+            add_share(measured, self._measure(real[part], latents[part], uniform[part]), share)
+        means = self.recorder.window.means(self.runtime.mean)
+        own = torch.stack([value.float() for value in measured.values()])
+        stacked = self.runtime.mean(own.clone())
+        values = means | dict(zip(measured, stacked.tolist(), strict=True))
+        self._refuse_non_finite(values, dict(zip(measured, own.tolist(), strict=True)))
+        if self.objective.measures_wasserstein:
+            values["wasserstein/estimate_smooth"] = self.recorder.smooth(values["wasserstein/estimate"])
+            # Of the critic and the images that the slope is of.
+            estimate = values.pop("estimate")
+            if values["critic/slope"] > 0:
+                values["wasserstein/normalized"] = estimate / values["critic/slope"]
+        return {
+            **values,
+            "optimizer/critic_lr": self.state.critic.optimizer.param_groups[0]["lr"],
+            "optimizer/generator_lr": self.state.generator.optimizer.param_groups[0]["lr"],
+            **self.recorder.speed(),
+            **self.recorder.memory(),
+        }
+
+    def _measure(self, real: Tensor, latents: Tensor, uniform: Tensor) -> Metrics:
+        """Figures of the networks as they are now, on one batch."""
+        critic, generator = self.state.critic.module, self.state.generator.module
+        measured = {
+            "critic/input_grad_norm": input_gradient_norm(critic, generator, latents),
+            "generator/diversity": diversity(generator, real, latents),
+        }
+        if self.objective.measures_wasserstein:
+            measured["critic/slope"] = mean_slope(critic, generator, real, latents, uniform)
+            measured["estimate"] = wasserstein_estimate(critic, generator, [(real, latents)])
+        return measured
+
+    def _refuse_non_finite(self, values: dict[str, float], own: dict[str, float]) -> None:
+        """Raise NonFiniteError where a figure is. `own` are this rank's, of those that are measured now."""
+        for name in non_finite(values):
+            if self.runtime.precision == "fp16" and name in ("critic/grad_norm", "generator/grad_norm"):
+                # The float16 scale is too high now and then; the scaler skips the step and lowers it.
+                del values[name]
+                continue
+            ours = {**self.recorder.window.own_means(), **own}
+            raise NonFiniteError(
+                f"{name} is {values[name]} at step {self.state.counters.step}"
+                f"{self._ranks_where(bool(non_finite({name: ours[name]})))}: training has become unstable. "
+                f"{self._last_good()} Lower the learning rates, set critic_grad_clip and generator_grad_clip, or use "
+                "precision: float32."
+            )
+
+    def _ranks_where(self, is_here: bool) -> str:
+        """On which ranks something is, as the end of a clause. All ranks call it together."""
+        found = [rank for rank, is_there in enumerate(self.runtime.gather_objects(is_here)) if is_there]
+        if self.runtime.world_size == 1:
+            return ""
+        if len(found) == self.runtime.world_size:
+            return " on all ranks"
+        return f" on rank {', '.join(map(str, found))}"
+
+    def _last_good(self) -> str:
+        saved = list_checkpoints(self.checkpoints)
+        return f"The last good checkpoint is {saved[-1].path}." if saved else "No checkpoint was saved yet."
+
+    def _validation_estimate(self) -> float:
+        """On held-out images and latents that are the same each time."""
+        total = self.rows.total
+        count = min(VALIDATION_BATCHES, len(self.held_out) // total)
+        batches = (
+            (
+                self.loader.read(self.rows.of(self.held_out[index * total :])),
+                self.noise.draw(Purpose.VALIDATION, 0, index, self.rows, self.config.model.latent)[0],
+            )
+            for index in range(count)
+        )
+        estimate = wasserstein_estimate(self.state.critic.module, self.state.generator.module, batches)
+        return float(self.runtime.mean(estimate))
+
+    def _show_pictures(self, step: int) -> None:
+        columns = self.config.monitor.grid
+        for name, network in (("generated", self.state.generator.module), ("ema", self.state.ema)):
+            images = generate(network, self.fixed_latents)
+            self.sinks.images(step, f"samples/{name}", image_grid(images, columns))
+        weights = {
+            f"critic/weights/{name}": value.detach().cpu()
+            for name, value in self.state.critic.module.named_parameters()
+        }
+        self.sinks.histograms(step, weights, getattr(self.config.objective, "clip", None))

@@ -1,0 +1,235 @@
+"""Judging a generator: samples and real images become features on all ranks, and figures on the main one.
+
+Images go in chunks of 64, which the ranks take in turn. Each chunk's latents depend on the seed and its number
+alone, and each is computed by itself, so any number of ranks compares the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.data.order import Ids
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.monitor.grids import to_uint8
+from pipeline.noise import Noise, Purpose
+from pipeline.options import FeatureKind, Metric, QualityOptions
+from pipeline.quality.class_balance import class_distance, class_histogram, covered_modes
+from pipeline.quality.features import Features, build_features
+from pipeline.quality.features.classifier import ClassifierFeatures
+from pipeline.quality.frechet import Gaussian, frechet_distance, gaussian
+from pipeline.quality.kernel_distance import kernel_distance
+from pipeline.quality.neighbours import SCALE_NEIGHBOURS, copied_share, precision_recall_density_coverage
+from pipeline.quality.sliced_wasserstein import sliced_wasserstein
+
+CHUNK = 64
+NEIGHBOURS = 5
+KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 100, 1000
+MOST_SLICED = 8192
+"""Images that the sliced Wasserstein distance compares; it needs them whole, not their features."""
+
+OF_FEATURES: frozenset[Metric] = frozenset(
+    {"fid", "kid", "precision", "recall", "density", "coverage", "copied"}
+)
+
+Draw = Callable[[Tensor], Tensor]
+"""From latents (count, latent) to images, float32 (count, channels, height, width) in [-1, 1]."""
+
+
+class Ranks(Protocol):
+    """The processes that evaluate together."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool: ...
+
+    def gather(self, values: Tensor) -> Tensor: ...
+
+    def gather_objects(self, value: Any) -> list[Any]: ...
+
+    def all_agree(self, error: Exception | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """The images that samples are compared with."""
+
+    read: Callable[[Ids], Tensor]
+    """From ids to uint8 (count, channels, height, width) on the device."""
+    shape: tuple[int, int, int]
+    """(channels, height, width)"""
+    compared: Ids
+    """A random part of the training images, or all."""
+    training: Ids
+    """All training images."""
+    held_out: Ids
+
+
+class Collected(NamedTuple):
+    """A set of images, on the host, as the metrics need it."""
+
+    features: Tensor
+    """float32 (count, dimensions)"""
+    images: Tensor
+    """uint8 (count or fewer, channels, height, width)"""
+    probabilities: Tensor
+    """float32 (count, classes); no columns without a classifier"""
+
+
+def tag(metric: Metric, features: FeatureKind) -> str:
+    """The name of a metric's curve: a distance between features is named after them."""
+    return f"quality/{metric}_{features}" if metric in OF_FEATURES else f"quality/{metric}"
+
+
+class Evaluation:
+    """Measures the chosen metrics of any generator against the same real images."""
+
+    def __init__(
+        self,
+        options: QualityOptions,
+        real: RealImages,
+        ranks: Ranks,
+        latent: int,
+        seed: int,
+        show_progress: bool = False,
+    ) -> None:
+        """Raises ConfigError, DataError or CheckpointError, on all ranks, where the features cannot be had."""
+        self._options, self._real, self._ranks = options, real, ranks
+        self._latent, self._seed, self._show_progress = latent, seed, show_progress and ranks.is_main
+        self._collected: dict[str, Collected] = {}
+        self.classifier: ClassifierFeatures | None = None
+        error = None
+        try:
+            self.features = self._build()
+        except PipelineError as failure:
+            error = failure
+        ranks.all_agree(error)
+
+    def _build(self) -> Features:
+        options = self._options
+        if options.classifier is not None:
+            self.classifier = ClassifierFeatures.load(Path(options.classifier), self._ranks.device)
+            self.classifier.check_images(self._real.shape)
+        if "copied" in options.metrics and len(self._real.held_out) <= SCALE_NEIGHBOURS:
+            raise ConfigError(
+                f"copied compares samples with held-out images, and {len(self._real.held_out)} are held out; "
+                f"{SCALE_NEIGHBOURS + 1} are the least, some hundreds better. Train with a larger data.validation, or "
+                "leave it out of the metrics."
+            )
+        return build_features(
+            options, self.classifier, lambda: self._real.read(self._real.compared), self._ranks.device
+        )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many generated and real images are compared."""
+        return {"samples": self._options.samples, "real": len(self._real.compared)}
+
+    def measure(self, draw: Draw) -> dict[Metric, float]:
+        """The figures of a generator's samples, the same on all ranks."""
+        fake, real, others = self.samples(draw), self.reference, None
+        if "copied" in self._options.metrics:
+            training = self._collect_real(self._real.training, "training images")
+            others = training.features, self._collect_real(self._real.held_out, "held-out images").features
+        figures = self._compare(fake, real, others) if self._ranks.is_main else {}
+        shared: dict[Metric, float] = self._ranks.gather_objects(figures)[0]
+        return shared
+
+    def samples(self, draw: Draw) -> Collected:
+        """The generated images that are compared."""
+
+        def read(chunk: int) -> Tensor:
+            source = Noise(self._seed, torch.device("cpu")).seeded(Purpose.QUALITY, 0, chunk)
+            latents = torch.randn(CHUNK, self._latent, generator=source)
+            return to_uint8(draw(latents.to(self._ranks.device)))
+
+        return self._collect(self._options.samples, read, "samples")
+
+    @property
+    def reference(self) -> Collected:
+        """The real images that they are compared with."""
+        return self._collect_real(self._real.compared, "real images")
+
+    @cached_property
+    def _gaussian(self) -> Gaussian:
+        return gaussian(self.reference.features)
+
+    def _collect_real(self, ids: Ids, what: str) -> Collected:
+        """All ranks read these together, once."""
+
+        def read(chunk: int) -> Tensor:
+            # A rank whose turn lies beyond the end reads some images again, which are cut off later.
+            return self._real.read(ids[np.arange(chunk * CHUNK, (chunk + 1) * CHUNK) % len(ids)])
+
+        if what not in self._collected:
+            self._collected[what] = self._collect(len(ids), read, what)
+        return self._collected[what]
+
+    def _collect(self, count: int, read: Callable[[int], Tensor], what: str) -> Collected:
+        """`count` images, in the order of the chunks that `read` gives by their numbers."""
+        metrics, world_size = self._options.metrics, self._ranks.world_size
+        judge = self.classifier if {"modes", "class_distance"} & set(metrics) else None
+        most_images = MOST_SLICED if "swd" in metrics else 0
+        parts: list[Collected] = []
+        turns = range(-(-count // (CHUNK * world_size)))
+        for turn in tqdm(turns, desc=what, leave=False, disable=None if self._show_progress else True):
+            images = read(turn * world_size + self._ranks.rank)
+            keeps_images = turn * world_size * CHUNK < most_images
+            parts.append(
+                Collected(
+                    self.features(images).cpu(),
+                    images.cpu() if keeps_images else images[:0].cpu(),
+                    torch.zeros(CHUNK, 0) if judge is None else judge.probabilities(images).cpu(),
+                )
+            )
+        features, kept, probabilities = (self._gather(kind)[:count] for kind in zip(*parts, strict=True))
+        return Collected(features, kept[:most_images], probabilities)
+
+    def _gather(self, chunks: Sequence[Tensor]) -> Tensor:
+        """The chunks of all ranks, back in turn."""
+        ours = torch.stack([chunk for chunk in chunks if len(chunk)] or list(chunks[:1]))
+        if ours.numel() == 0:
+            return ours.flatten(0, 1)
+        return self._ranks.gather(ours).transpose(0, 1).flatten(0, 2)
+
+    def _compare(
+        self, fake: Collected, real: Collected, others: tuple[Tensor, Tensor] | None
+    ) -> dict[Metric, float]:
+        wanted = self._options.metrics
+        figures: dict[Metric, float] = {}
+        if "fid" in wanted:
+            figures["fid"] = frechet_distance(self._gaussian, gaussian(fake.features))
+        if "kid" in wanted:
+            size = min(KERNEL_SUBSET_SIZE, len(fake.features), len(real.features))
+            figures["kid"] = kernel_distance(
+                real.features, fake.features, KERNEL_SUBSETS, size, self._seed
+            ).mean
+        if {"precision", "recall", "density", "coverage"} & set(wanted):
+            found = precision_recall_density_coverage(real.features, fake.features, NEIGHBOURS)._asdict()
+            figures |= {name: found[name] for name in ("precision", "recall", "density", "coverage")}
+        if others is not None:
+            training, held_out = others
+            figures["copied"] = copied_share(fake.features, training, held_out)
+        if "swd" in wanted:
+            levels = sliced_wasserstein(_scaled(real.images), _scaled(fake.images), self._seed)
+            figures["swd"] = sum(levels.values()) / len(levels)
+        if self.classifier is not None and fake.probabilities.shape[1]:
+            ours, theirs = class_histogram(fake.probabilities), class_histogram(real.probabilities)
+            figures["modes"] = float(covered_modes(ours, theirs))
+            figures["class_distance"] = class_distance(ours, theirs)
+        return {metric: figures[metric] for metric in wanted}
+
+
+def _scaled(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1

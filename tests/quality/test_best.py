@@ -1,0 +1,68 @@
+"""The best evaluation is kept by the metric's own direction."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from pipeline.options import HIGHER_IS_BETTER, Metric, QualityOptions
+from pipeline.quality.best import Best
+
+
+def test_lower_is_better_for_distances_and_higher_for_coverage() -> None:
+    falling, rising = Best("fid", None), Best("recall", None)
+    assert [falling.update(step, value) for step, value in enumerate([3.0, 2.0, 2.5, 1.0])] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert [rising.update(step, value) for step, value in enumerate([0.3, 0.2, 0.5])] == [True, False, True]
+    assert (falling.value, falling.step) == (1.0, 3)
+    assert (rising.value, rising.step) == (0.5, 2)
+
+
+def test_all_metrics_with_a_direction_are_metrics() -> None:
+    assert set(get_args(Metric)) >= HIGHER_IS_BETTER
+
+
+def test_an_equal_value_is_no_new_best() -> None:
+    best = Best("fid", 1)
+    assert best.update(1, 2.0)
+    assert not best.update(2, 2.0)
+    assert best.is_exhausted
+
+
+def test_patience_counts_evaluations_since_the_best() -> None:
+    best = Best("fid", 2)
+    for step, value in enumerate([3.0, 4.0, 2.0, 3.0]):
+        best.update(step, value)
+        assert not best.is_exhausted
+    best.update(4, 2.5)
+    assert best.is_exhausted
+
+
+def test_without_patience_a_run_never_ends_early() -> None:
+    best = Best("fid", None)
+    for step in range(100):
+        best.update(step, float(step))
+    assert not best.is_exhausted
+
+
+def test_a_resumed_search_goes_on_and_one_for_another_metric_starts_anew() -> None:
+    best = Best("fid", 2)
+    best.update(1, 3.0)
+    best.update(2, 4.0)
+    same, other, none = Best("fid", 2), Best("kid", 2), Best("fid", 2)
+    same.restore(best.facts())
+    other.restore(best.facts())
+    none.restore(None)
+    assert same == best
+    assert other == Best("kid", 2)
+    assert none == Best("fid", 2)
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("fid", Best("fid", 3)), (None, None)])
+def test_the_options_say_what_is_kept(keep: Metric | None, expected: Best | None) -> None:
+    assert Best.of(QualityOptions(keep_best=keep, patience=3)) == expected

@@ -1,0 +1,180 @@
+"""Features: what they keep, how they are saved, and what is refused."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.errors import CheckpointError, ConfigError, DataError
+from pipeline.quality.features.classifier import (
+    About,
+    Classifier,
+    ClassifierFeatures,
+    accuracy,
+    save,
+    train_classifier,
+)
+from pipeline.quality.features.inception import InceptionFeatures
+from pipeline.quality.features.pixels import PixelFeatures
+
+CPU = torch.device("cpu")
+ABOUT = About(1, 8, 8, ("a", "b"), "f" * 64, 3, 0, 0.97)
+
+
+def stripes(count: int) -> tuple[Tensor, Tensor]:
+    """Noisy 8 x 8 images with a bright row (class 0) or column (class 1)."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 60, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 2
+    places = torch.randint(0, 8, (count,), generator=generator)
+    for image, label, place in zip(images, labels, places, strict=True):
+        (image[0, place] if label == 0 else image[0, :, place]).fill_(255)
+    return images, labels
+
+
+def test_principal_directions_keep_the_distances_of_real_images() -> None:
+    images, _ = stripes(500)
+    features = PixelFeatures.of(images)(images)
+    assert features.shape == (500, 64)
+    pixels = images.float().flatten(1) / 127.5 - 1
+    assert torch.allclose(torch.cdist(features, features), torch.cdist(pixels, pixels), atol=2e-2)
+
+
+def test_large_images_are_averaged_down_first() -> None:
+    images, _ = stripes(100)
+    larger = images.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    small = images.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    ours, theirs = PixelFeatures.of(larger)(larger), PixelFeatures.of(small)(small)
+    assert torch.allclose(torch.cdist(ours, ours), torch.cdist(theirs, theirs), atol=1e-2)
+
+
+def test_a_classifier_learns_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    images, labels = stripes(1200)
+    network = train_classifier(images[:1000], labels[:1000], 2, 3, 0, CPU)
+    assert accuracy(network, images[1000:], labels[1000:]) > 0.9
+    save(network, ABOUT, tmp_path / "c.safetensors")
+    loaded = ClassifierFeatures.load(tmp_path / "c.safetensors", CPU)
+    assert loaded.about == ABOUT
+    assert loaded.name.startswith("classifier ")
+    scaled = images.float() / 127.5 - 1
+    features = loaded(images[:1000])
+    assert torch.allclose(features.mean(0), torch.zeros(160), atol=1e-4)
+    spread = features.std(0)
+    assert ((spread - 1).abs().lt(1e-3) | spread.eq(0)).all(), "all dimensions count alike, or not at all"
+    assert spread.count_nonzero() > 100
+    with torch.no_grad():
+        assert torch.equal(loaded(images), network.features(scaled))
+        assert torch.allclose(loaded.probabilities(images), network(scaled).softmax(1))
+    assert loaded(images).shape == (1200, 32 + 64 + 64)
+    save(train_classifier(images[:1000], labels[:1000], 2, 3, 0, CPU), ABOUT, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "c.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (28, 28), (32, 48), (64, 64), (128, 128)])
+def test_a_classifier_takes_images_of_many_sizes(height: int, width: int) -> None:
+    network = Classifier(3, height, width, 5).eval()
+    assert network(torch.zeros(2, 3, height, width)).shape == (2, 5)
+
+
+def test_what_no_classifier_can_be_made_of_is_refused() -> None:
+    images, labels = stripes(100)
+    with pytest.raises(
+        DataError, match="100 labelled images are too few to train a classifier; 128 are the least"
+    ):
+        train_classifier(images, labels, 2, 1, 0, CPU)
+    with pytest.raises(ConfigError, match="needs images of 8 pixels or more, not 4x4"):
+        Classifier(1, 4, 4, 2)
+
+
+def test_a_file_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(ConfigError, match=r"c\.safetensors is no file\. `wgan features train SHARDS --out"):
+        ClassifierFeatures.load(path, CPU)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match="is no classifier made by `wgan features train`"):
+        ClassifierFeatures.load(path, CPU)
+    save(Classifier(1, 8, 8, 2), replace(ABOUT, classes=("a", "b", "c")), path)
+    with pytest.raises(CheckpointError, match="is no classifier made by"):
+        ClassifierFeatures.load(path, CPU)
+
+
+def test_a_classifier_of_other_images_is_refused(tmp_path: Path) -> None:
+    save(Classifier(1, 8, 8, 2), ABOUT, tmp_path / "c.safetensors")
+    features = ClassifierFeatures.load(tmp_path / "c.safetensors", CPU)
+    features.check_images((1, 8, 8))
+    with pytest.raises(
+        ConfigError, match=r"judges images of \(channels, height, width\) \(1, 8, 8\), and these are"
+    ):
+        features.check_images((3, 32, 32))
+
+
+class Payload:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return (Path.touch, (self.mark,))
+
+
+def test_a_payload_in_place_of_inception_weights_does_not_run(tmp_path: Path) -> None:
+    path, mark = tmp_path / "weights.pth", tmp_path / "ran"
+    for content in (pickle.dumps(Payload(mark)), None):
+        if content is None:
+            torch.save(Payload(mark), path)
+        else:
+            path.write_bytes(content)
+        with pytest.raises(
+            CheckpointError, match=r"weights\.pth cannot be read as tensors .* could run code"
+        ):
+            InceptionFeatures.load(path, CPU)
+        assert not mark.exists()
+    torch.load(path, weights_only=False)
+    assert mark.exists(), "the payload is a real one"
+
+
+def test_other_weights_than_inceptions_are_refused(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "weights.pth")
+    with pytest.raises(
+        CheckpointError, match="holds other weights than those of torch-fidelity's Inception network"
+    ):
+        InceptionFeatures.load(tmp_path / "weights.pth", CPU)
+    with pytest.raises(
+        ConfigError, match=r"none\.pth, named for the Inception network's weights, does not exist"
+    ):
+        InceptionFeatures.load(tmp_path / "none.pth", CPU)
+
+
+def test_without_a_network_the_weights_file_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with pytest.raises(
+        DataError, match=r"weights cannot be downloaded .*\. Fetch https://.*inception.*\.pth elsewhere"
+    ):
+        InceptionFeatures.load(None, CPU)
+
+
+def test_inception_features_are_those_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch_fidelity.feature_extractor_inceptionv3 as library
+
+    torch.manual_seed(0)
+    with monkeypatch.context() as patched:
+        # Random weights: the constructor would download the real ones.
+        patched.setattr(library, "load_state_dict_from_url", lambda *_, **__: {})
+        patched.setattr(library.FeatureExtractorInceptionV3, "load_state_dict", lambda *_, **__: None)
+        source = library.FeatureExtractorInceptionV3("inception", ["2048"])
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+    found = InceptionFeatures.load(tmp_path / "weights.pth", CPU)(images)
+    assert found.shape == (2, 2048)
+    assert found.std() > 0
+    assert torch.allclose(found, source(images.expand(-1, 3, -1, -1))[0], atol=1e-5)

@@ -1,0 +1,58 @@
+"""What the tests of trained generators share: runs as training leaves them, without the training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.checkpoint import save_checkpoint
+from pipeline.config import dump_config
+from pipeline.models import build_generator
+from pipeline.options import Config, DataOptions, DcganOptions, ModelOptions, ScheduleOptions
+
+SMALL = DcganOptions(latent=8, width=4)
+MANIFEST = "5" * 64
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """With weights and statistics of its own in every layer, so that its images are neither grey nor alike."""
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+        elif tensor.dim() > 1:
+            nn.init.kaiming_normal_(tensor)
+        elif tensor.is_floating_point():
+            tensor.add_(torch.randn_like(tensor), alpha=0.2)
+    return network.eval()
+
+
+def write_run(
+    root: Path, model: ModelOptions = SMALL, resolution: int = 8, channels: int = 1, name: str = "run"
+) -> Path:
+    """A run of 4 steps with checkpoints of steps 2 and 4, whose moving averages differ from the last weights."""
+    config = Config(
+        name=name,
+        run_root=str(root),
+        data=DataOptions(shards="shards"),
+        model=model,
+        schedule=ScheduleOptions(steps=4),
+    )
+    run = root / name
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(dump_config(config))
+    identity = {f"model.{key}": value for key, value in model.model_dump(mode="json").items()}
+    identity |= {"seed": 0, "images": [channels, resolution, resolution], "data.manifest": MANIFEST}
+    torch.manual_seed(0)
+    for step in (2, 4):
+        groups: dict[str, dict[str, Tensor]] = {
+            group: lively(build_generator(model, resolution, channels)).state_dict()
+            for group in ("generator", "ema")
+        }
+        save_checkpoint(run / "checkpoints", step, groups, {"identity": identity})
+    return run
+
+
+def newest(run: Path) -> Path:
+    return run / "checkpoints" / "step_00000004"
