@@ -27,6 +27,8 @@ class Alarm:
     """Of the figures now, the highest so far, and how many log points there have been."""
     text: Callable[[Values], str]
     times: int = 5
+    is_of_machine: bool = False
+    """Whether it depends on the machine: a run that goes on elsewhere says it anew."""
 
 
 ESTIMATE, VALIDATION = "wasserstein/estimate_smooth", "wasserstein/validation"
@@ -107,6 +109,7 @@ ALARMS = (
             f"The loop waits for images {now[WAITING]:.0%} of the time. Let data.cache hold them in memory (auto, "
             "host or device), raise data.workers, or make shards at the size that the networks take."
         ),
+        is_of_machine=True,
     ),
 )
 
@@ -139,12 +142,13 @@ class Health:
         return self._in_a_row[alarm.name] >= alarm.times
 
     def facts(self) -> dict[str, Any]:
-        """The plain values that a resumed run needs."""
+        """The plain values that a resumed run needs: equal runs have equal ones on any machine."""
+        of_machine = {alarm.name for alarm in ALARMS if alarm.is_of_machine}
         return {
             "log_points": self._log_points,
             "highest": self._highest,
-            "in_a_row": self._in_a_row,
-            "told": self._told,
+            "in_a_row": {name: times for name, times in self._in_a_row.items() if name not in of_machine},
+            "told": [name for name in self._told if name not in of_machine],
         }
 
     def restore(self, facts: Mapping[str, Any]) -> None:

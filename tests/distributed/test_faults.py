@@ -49,6 +49,23 @@ def train_with_a_poisoned_rank(arguments: list[str], step: int) -> int:
     return main(arguments)
 
 
+def report_nan_on_a_rank(arguments: list[str]) -> int:
+    """Train; at step 4 rank 1 measures what is not a number, though all ranks hold the same weights."""
+    from pipeline.observer import Observer
+    from pipeline.train import main
+
+    measure = Observer._measure
+
+    def spoil(self: Observer, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        measured = measure(self, *batch)
+        if self.state.counters.step == 4 and self.runtime.rank == 1:
+            measured["critic/slope"] = torch.tensor(torch.nan)
+        return measured
+
+    Observer._measure = spoil  # type: ignore[method-assign]
+    return main(arguments)
+
+
 def fail_alone(arguments: list[str], victim: int) -> int:
     """Train; at step 6 one rank finds a damaged image."""
     from pipeline.train import main
@@ -227,9 +244,20 @@ def test_a_run_that_becomes_unstable_stops_with_its_last_good_state(
     assert (codes, note["exit_code"]) == ([5, 5], 5), run.output
     assert "at step 8" in note["reason"]
     assert "not finite" in note["reason"] or "is nan" in note["reason"]
+    assert f"The last good checkpoint is {newest(tmp_path / 'run')}." in note["reason"]
     assert messages(run) == 1
     assert newest(tmp_path / "run").name == "step_00000006"
     assert_same_bits(read_tensors(tmp_path / "run" / "checkpoints" / "step_00000004"), good)
+
+
+def test_a_figure_that_is_not_finite_names_its_rank_and_the_last_good_checkpoint(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    run = ranks.start(2, [config, "checkpoint.every=3"], target=report_nan_on_a_rank)
+    assert run.wait() == [5, 5], run.output
+    reason = read_note(tmp_path / "run", "FAILED")["reason"]
+    assert reason.startswith("critic/slope is nan at step 4 on rank 1: training has become unstable.")
+    assert f"The last good checkpoint is {tmp_path / 'run' / 'checkpoints' / 'step_00000003'}." in reason
 
 
 def test_a_learning_rate_without_bounds_is_reported_by_the_quantity(
@@ -239,6 +267,8 @@ def test_a_learning_rate_without_bounds_is_reported_by_the_quantity(
     assert run.wait() == [5, 5], run.output
     reason = read_note(tmp_path / "run", "FAILED")["reason"]
     assert "training has become unstable" in reason
+    assert "on all ranks: " in reason
+    assert "No checkpoint was saved yet." in reason
     assert "Lower the learning rates" in reason
     assert reason.split(" is ")[0].split("/")[0] in ("critic", "generator", "wasserstein")
     assert messages(run) == 1

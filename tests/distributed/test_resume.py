@@ -37,6 +37,10 @@ OPTIONS = [
     "monitor.sample_every=10",
     "checkpoint.every=3",
     "runtime.digest_every=4",
+    "quality.every=8",
+    "quality.metrics=[fid]",
+    "quality.samples=128",
+    "quality.keep_best=fid",
 ]
 
 
@@ -94,6 +98,7 @@ def assert_same_end(run: Path, reference: Path) -> None:
     assert_same_bits(read_tensors(ours), read_tensors(theirs))
     assert read_state(ours) == read_state(theirs)
     assert read_metrics(run) == read_metrics(reference)
+    assert checkpoints(run) == checkpoints(reference), "the same best one stays"
     shown, expected = read_series(run), read_series(reference)
     assert shown.keys() == expected.keys()
     for tag, points in shown.items():
