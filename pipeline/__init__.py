@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pipeline.generator_files import TrainedGenerator
 
 
-def load_generator(path: str | Path, checkpoint: int | None = None, use_ema: bool = True) -> TrainedGenerator:
+def load_generator(
+    path: str | Path, checkpoint: int | Literal["best"] | None = None, use_ema: bool = True
+) -> TrainedGenerator:
     """The trained generator of a run, of one of its checkpoints, or of a file made by `wgan export`.
 
-    Of a run it takes the newest checkpoint, or that of the step `checkpoint`; and the moving average of the
+    Of a run it takes the newest checkpoint, that of the step `checkpoint`, or the best; and the moving average of the
     weights, or the last ones. `load_generator("runs/digits").sample(16)` are images, float32
     (16, channels, height, width) in [-1, 1]. Raises ConfigError or CheckpointError.
     """

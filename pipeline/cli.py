@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from pipeline import shards_command
 from pipeline.errors import ConfigError, PipelineError
@@ -326,7 +326,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
     evaluate.add_argument(
-        "--checkpoint", nargs="+", metavar="STEP", help="of which steps, or all (default: the newest)"
+        "--checkpoint", nargs="+", metavar="STEP", help="of which steps; best, or all (default: the newest)"
     )
     evaluate.add_argument("--metrics", nargs="+", metavar="METRIC", help="default: the run's quality.metrics")
     evaluate.add_argument(
@@ -384,7 +384,20 @@ def _add_generator(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="take the moving average of the generator's weights, or the last weights",
     )
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="of a run; default: the newest")
+    parser.add_argument(
+        "--checkpoint",
+        type=_checkpoint,
+        metavar="STEP",
+        help="of a run; best for the one that quality.keep_best keeps (default: the newest)",
+    )
+
+
+def _checkpoint(text: str) -> int | Literal["best"]:
+    if text == "best":
+        return "best"
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a step nor the word best")
+    return int(text)
 
 
 def _add_truncation(parser: argparse.ArgumentParser) -> None:

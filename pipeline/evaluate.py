@@ -79,7 +79,7 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
 
 
 def choose_checkpoints(run: Path, wanted: Sequence[str] | None) -> list[Checkpoint]:
-    """The checkpoints of these steps, of "all", or the newest. Raises ConfigError or CheckpointError."""
+    """The checkpoints of these steps, "best" or "all"; else the newest. Raises ConfigError or CheckpointError."""
     if wanted is None:
         return [open_run(run, None)[1]]
     if wanted == ["all"]:
@@ -87,9 +87,11 @@ def choose_checkpoints(run: Path, wanted: Sequence[str] | None) -> list[Checkpoi
         if not found:
             raise CheckpointError(f"{RunDirectory(run).checkpoints} holds no checkpoint yet.")
         return found
-    if wrong := [word for word in wanted if not word.isdigit()]:
-        raise ConfigError(f"--checkpoint {' '.join(wrong)}: give steps, such as 1000 2000, or the word all.")
-    return [open_run(run, int(step))[1] for step in wanted]
+    if wrong := [word for word in wanted if word != "best" and not word.isdigit()]:
+        raise ConfigError(
+            f"--checkpoint {' '.join(wrong)}: give steps, such as 1000 2000, or the word best or all."
+        )
+    return [open_run(run, "best" if word == "best" else int(word))[1] for word in wanted]
 
 
 def describe(evaluation: Evaluation, config: Config, arguments: argparse.Namespace) -> str:

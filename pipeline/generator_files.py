@@ -97,15 +97,19 @@ class TrainedGenerator(nn.Module):
         return torch.cat([self.draw(latents) for latents in batches])
 
 
-def read_generator(path: Path, step: int | None = None, use_ema: bool = True) -> TrainedGenerator:
-    """The generator of a run (`step`, or its newest checkpoint), of a checkpoint, or of an exported file.
+Which = int | Literal["best"] | None
+"""One of a run's checkpoints: by its step, the best by the metric that the run keeps, or None for the newest."""
+
+
+def read_generator(path: Path, which: Which = None, use_ema: bool = True) -> TrainedGenerator:
+    """The generator of a run (`which` of its checkpoints), of a checkpoint, or of an exported file.
 
     It is float32 and on the best device. Raises ConfigError where the path leads to no generator or the arguments
     ask for another one than it holds, CheckpointError where it cannot be used.
     """
-    if step is not None and not (path / "checkpoints").is_dir():
+    if which is not None and not (path / "checkpoints").is_dir():
         raise ConfigError(
-            f"--checkpoint {step} chooses among those of a run, and {path} is none. Name the run, or leave it out."
+            f"--checkpoint {which} chooses among those of a run, and {path} is none. Name the run, or leave it out."
         )
     if path.is_file():
         generator = read_exported(path)
@@ -116,7 +120,7 @@ def read_generator(path: Path, step: int | None = None, use_ema: bool = True) ->
     elif _is_checkpoint(path):
         generator = _of_checkpoint(_open_checkpoint(path), use_ema)
     else:
-        config, checkpoint = open_run(path, step)
+        config, checkpoint = open_run(path, which)
         network = generator_of(config, checkpoint, use_ema)
         generator = TrainedGenerator(network, _card(config.name, config.model, checkpoint, use_ema))
     return generator.to(best_device())
@@ -131,15 +135,15 @@ def default_directory(path: Path) -> Path:
     return RunDirectory(directory.parent).samples if is_in_run else directory
 
 
-def open_run(run: Path, step: int | None) -> tuple[Config, Checkpoint]:
-    """A run's options and the checkpoint of `step`, or its newest. Raises ConfigError or CheckpointError."""
+def open_run(run: Path, which: Which) -> tuple[Config, Checkpoint]:
+    """A run's options and one of its checkpoints. Raises ConfigError or CheckpointError."""
     directory = RunDirectory(run)
     if not directory.config.is_file():
         raise ConfigError(
             f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits, made by training, a "
             "checkpoint in it, or a .safetensors file made by `wgan export`."
         )
-    return load_config(directory.config), _checkpoint_in(directory.checkpoints, step)
+    return load_config(directory.config), _checkpoint_in(directory.checkpoints, which)
 
 
 def generator_of(config: Config, checkpoint: Checkpoint, use_ema: bool) -> nn.Module:
@@ -223,13 +227,14 @@ def _open_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _checkpoint_in(directory: Path, step: int | None) -> Checkpoint:
-    if step is None:
+def _checkpoint_in(directory: Path, which: Which) -> Checkpoint:
+    if which is None:
         checkpoint, defects = newest_valid(directory)
         if checkpoint is None:
             found = "; ".join(defects) or "there is none yet"
             raise CheckpointError(f"{directory} holds no usable checkpoint: {found}.")
         return checkpoint
+    step = _best_step(directory) if which == "best" else which
     known = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(directory)}
     if step not in known:
         steps = ", ".join(map(str, known)) or "none"
@@ -237,6 +242,17 @@ def _checkpoint_in(directory: Path, step: int | None) -> Checkpoint:
     if (defect := find_defect(known[step])) is not None:
         raise CheckpointError(f"{defect}. Choose another --checkpoint.")
     return known[step]
+
+
+def _best_step(directory: Path) -> int:
+    best = _checkpoint_in(directory, None).facts().get("best")
+    if best is None or best["step"] is None:
+        raise ConfigError(
+            f"--checkpoint best: {directory.parent} was not asked to keep one. Train with quality.every and "
+            "quality.keep_best, or name a step."
+        )
+    step: int = best["step"]
+    return step
 
 
 def _of_checkpoint(checkpoint: Checkpoint, use_ema: bool) -> TrainedGenerator:

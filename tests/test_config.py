@@ -354,6 +354,21 @@ def test_an_argument_whose_value_is_no_yaml_is_refused(tmp_path: Path, value: st
         (["data.cache=host", "data.workers=2"], "data.workers: 2 workers have nothing to decode"),
         (["precision=fp16", "runtime.device=cpu"], "precision: fp16 needs a GPU"),
         (["schedule.global_batch=10", "runtime.processes=4"], "10 is no multiple of runtime.processes 4"),
+        (
+            ["quality.every=5", "quality.features=classifier"],
+            "quality.features: classifier needs a trained one",
+        ),
+        (["quality.every=5", "quality.metrics=[fid, modes]"], "quality.metrics: modes needs a classifier"),
+        (["quality.metrics=[copied]", "quality.every=10"], "held-out images, and data.validation is 0"),
+        (
+            ["quality.every=10", "quality.keep_best=kid"],
+            "quality.keep_best: kid is not among quality.metrics",
+        ),
+        (
+            ["quality.samples=256", "quality.keep_best=fid"],
+            "without evaluations no checkpoint is the best. Set quality.every",
+        ),
+        (["quality.every=5", "quality.patience=3"], "Name the metric in quality.keep_best"),
         (["checkpoint.every=10", "checkpoint.keep_every=15"], "15 is no multiple of checkpoint.every 10"),
         (["objective.name=wasserstein", "model.spectral_norm=true"], "model.spectral_norm: cannot go with"),
         (

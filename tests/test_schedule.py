@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.options import BurstOptions, ScheduleOptions
-from pipeline.schedule import critic_updates_at, is_due, learning_rate
+from pipeline.schedule import critic_updates_at, is_due, is_picture_due, learning_rate
 
 
 def updates(steps: int, bursts: BurstOptions | None, critic_updates: int = 5) -> list[int]:
@@ -51,3 +51,8 @@ def test_what_is_due_every_so_often_is_due_at_the_end_too() -> None:
     assert [step for step in range(1, 11) if is_due(step, 4, 10)] == [4, 8, 10]
     assert [step for step in range(1, 11) if is_due(step, 1000, 10)] == [10]
     assert [step for step in range(1, 9) if is_due(step, 4, 8)] == [4, 8]
+
+
+def test_pictures_come_often_at_first_and_then_every_so_many_steps() -> None:
+    assert [step for step in range(1, 71) if is_picture_due(step, 20, 70)] == [1, 2, 4, 8, 16, 20, 40, 60, 70]
+    assert [step for step in range(1, 10) if is_picture_due(step, 1, 9)] == list(range(1, 10))

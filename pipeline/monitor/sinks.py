@@ -21,7 +21,7 @@ from pipeline.monitor.grids import save_png
 ALARM = "health/"
 """How the names of texts begin that a person should read."""
 BOX_BINS = 64
-PLAIN = (bool, int, float, str)
+NUMBERS = (int, float)
 
 
 def _chart(*tags: str) -> list[Any]:
@@ -156,7 +156,7 @@ class TensorBoard(Sink):
 
     def options(self, step: int, values: Mapping[str, Any]) -> None:
         """As the hparams entry of the run itself, and the layout of the custom scalars beside it."""
-        plain = {name: value if isinstance(value, PLAIN) else str(value) for name, value in values.items()}
+        plain = {name: value if type(value) in NUMBERS else str(value) for name, value in values.items()}
         with self._writing() as writer:
             writer.add_custom_scalars(LAYOUT)
             # add_hparams of the writer would make a run of its own in a folder below this one.

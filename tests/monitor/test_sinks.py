@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pipeline.errors import StorageError
-from pipeline.monitor.sinks import JsonLines, PngFiles, Sinks, TensorBoard
+from pipeline.monitor.sinks import LAYOUT, AlarmLines, JsonLines, PngFiles, Sinks, TensorBoard
 
 GRID = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
 
@@ -144,6 +146,54 @@ def test_images_histograms_and_text_reach_tensorboard(tmp_path: Path) -> None:
     assert events.Histograms("critic/weights/score")[0].histogram_value.num == 50
     (text,) = events.Tensors("run/config/text_summary")
     assert text.tensor_proto.string_val[0] == b"    seed: 1\n    name: x"
+
+
+def test_weights_are_shown_against_the_box_that_holds_them(tmp_path: Path) -> None:
+    # As float32, 0.2 lies above the float64 of the same name.
+    clipped = torch.tensor([-0.2, 0.0, 0.1, 0.2, 0.2])
+    sink = TensorBoard(tmp_path, 1)
+    sink.histograms(
+        3, {"all_at_the_edge": torch.full((7,), 0.2), "clipped": clipped, "free": 5 * clipped}, 0.2
+    )
+    sink.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
+    shown = {tag: events.Histograms(tag)[0].histogram_value for tag in events.Tags()["histograms"]}
+    assert shown["all_at_the_edge"].num == 7
+    assert shown["clipped"].bucket_limit[-1] == pytest.approx(0.2)
+    assert sum(shown["clipped"].bucket) == sum(shown["free"].bucket) == 5
+    assert shown["free"].bucket_limit[-1] > 0.9
+
+
+def test_the_options_stand_in_the_run_itself_and_the_charts_have_their_layout(tmp_path: Path) -> None:
+    sink = TensorBoard(tmp_path, 1)
+    sink.options(
+        0, {"seed": 3, "model.name": "dcgan", "data.classes": ["7"], "data.workers": None, "flip": True}
+    )
+    sink.close()
+    assert [path.is_dir() for path in tmp_path.iterdir()] == [False], "no folder for the hparams"
+    plugins = EventAccumulator(str(tmp_path)).Reload().PluginTagToContent("hparams")
+    entry = HParamsPluginData.FromString(plugins["_hparams_/session_start_info"]).session_start_info.hparams
+    assert {name: value.WhichOneof("kind") for name, value in entry.items()} == {
+        "seed": "number_value",
+        "model.name": "string_value",
+        "data.classes": "string_value",
+        "data.workers": "string_value",
+        "flip": "string_value",
+    }
+    layout = EventAccumulator(str(tmp_path)).Reload().Tensors("custom_scalars__config__")[0].tensor_proto
+    categories = Layout.FromString(layout.string_val[0]).category
+    assert [category.title for category in categories] == list(LAYOUT)
+
+
+def test_each_alarm_is_a_line_and_other_texts_are_not(tmp_path: Path) -> None:
+    sink = AlarmLines(tmp_path / "alarms.jsonl", 1)
+    sink.text(0, "run/config", "name: x")
+    sink.text(40, "health/collapse", "It has collapsed.")
+    sink.scalars(40, {"loss": 1.0})
+    sink.close()
+    assert lines(tmp_path / "alarms.jsonl") == [{"step": 40, "name": "collapse", "text": "It has collapsed."}]
+    AlarmLines(tmp_path / "alarms.jsonl", 40).close()
+    assert lines(tmp_path / "alarms.jsonl") == [], "a resumed run raises it again"
 
 
 def test_pictures_of_one_name_become_files(tmp_path: Path) -> None:
