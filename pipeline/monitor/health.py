@@ -51,6 +51,8 @@ ALARMS = (
             "the critic can hardly be more than a sum of extremes. Lower critic_optimizer.lr or raise objective.clip; "
             "or use objective.name: gradient_penalty, which has no box."
         ),
+        # Many do at the start, on the way to where they stay.
+        times=20,
     ),
     Alarm(
         "vanishing_gradient",

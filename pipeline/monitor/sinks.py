@@ -36,7 +36,16 @@ LAYOUT = {
         "normalized: comparable between runs": _chart("wasserstein/normalized"),
         "losses": _chart("critic/loss", "generator/loss"),
     },
-    "quality": {"distances to real images": _chart("quality/.*")},
+    "quality": {
+        "Frechet distance of features": _chart("quality/fid_.*"),
+        "kernel distance of features": _chart("quality/kid_.*"),
+        "sliced Wasserstein distance": _chart("quality/swd"),
+        "precision and recall": _chart("quality/(precision|recall)_.*"),
+        "density and coverage": _chart("quality/(density|coverage)_.*"),
+        "share of copies": _chart("quality/copied_.*"),
+        "classes": _chart("quality/modes"),
+        "distance of their shares": _chart("quality/class_distance"),
+    },
     "speed": {
         "images a second": _chart("speed/images_per_second"),
         "share of the time that the loop waits for data": _chart("speed/data_wait_fraction"),
@@ -150,9 +159,11 @@ class TensorBoard(Sink):
                 writer.add_histogram(name, value, step, bins=_edges(value, box))
 
     def text(self, step: int, name: str, text: str) -> None:
-        with self._writing() as writer:
+        if not name.startswith(ALARM):
             # Four spaces make it a block of code in TensorBoard's Markdown.
-            writer.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), step)
+            text = "\n".join(f"    {line}" for line in text.splitlines())
+        with self._writing() as writer:
+            writer.add_text(name, text, step)
 
     def options(self, step: int, values: Mapping[str, Any]) -> None:
         """As the hparams entry of the run itself, and the layout of the custom scalars beside it."""
