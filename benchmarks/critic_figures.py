@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.data.loader import scale
-from pipeline.diagnostics import mean_slope, wasserstein_estimate
+from pipeline.diagnostics import draw_as_training_does, mean_slope, wasserstein_estimate
 from pipeline.models import build_critic, build_generator
 from pipeline.objectives import build_objective
 from pipeline.options import Config
@@ -49,7 +49,8 @@ def measure_critic(config: Config, checkpoint: Checkpoint, real: Tensor) -> Crit
     # The last batch may be too small for batch norm's statistics.
     for images in scale(real[:IMAGES]).split(config.schedule.real_images)[:-1]:
         latents, uniform = torch.randn(len(images), config.model.latent), torch.rand(len(images))
-        estimates.append(wasserstein_estimate(critic, generator, [(images, latents)]))
-        slopes.append(mean_slope(critic, generator, images, latents, uniform))
+        fake = draw_as_training_does(generator, latents)
+        estimates.append(wasserstein_estimate(critic, [(images, fake)]))
+        slopes.append(mean_slope(critic, images, fake, uniform))
     estimate, slope = float(torch.stack(estimates).mean()), float(torch.stack(slopes).mean())
     return CriticFigures(estimate, estimate / slope)

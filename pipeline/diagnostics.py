@@ -12,60 +12,56 @@ from pipeline.objectives.gradient_penalty import segment_gradient_norms
 from pipeline.steps import frozen
 
 
-def input_gradient_norm(critic: nn.Module, generator: nn.Module, latents: Tensor) -> Tensor:
+@torch.no_grad()
+def draw_as_training_does(generator: nn.Module, latents: Tensor) -> Tensor:
+    """Images with the statistics of this batch in batch norm: float32 (count, channels, height, width)."""
+    with frozen(generator):
+        images: Tensor = generator(latents)
+    return images
+
+
+def input_gradient_norm(critic: nn.Module, fake: Tensor) -> Tensor:
     """The mean over generated images of |grad_x c(x)|, in score units per unit of pixel value (0-d).
 
     This is the signal that the generator learns from. It vanishes where the critic is saturated, and is at
     most 1 for a critic that estimates the Wasserstein distance itself.
     """
-    with frozen(generator), frozen(critic):
-        with torch.no_grad():
-            fake = generator(latents)
-        images = fake.detach().requires_grad_()
+    images = fake.detach().requires_grad_()
+    with frozen(critic):
         (gradient,) = torch.autograd.grad(critic(images, float32=True).sum(), images)
     mean: Tensor = gradient.flatten(1).norm(dim=1).mean()
     return mean
 
 
-def mean_slope(
-    critic: nn.Module, generator: nn.Module, real: Tensor, latents: Tensor, uniform: Tensor
-) -> Tensor:
+def mean_slope(critic: nn.Module, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
     """The mean of |grad_x c(x)| over points of the segments from generated to real images (0-d).
 
-    real: float32 (batch, channels, height, width); latents: (batch, latent); uniform: (batch,) in [0, 1).
-    An estimate divided by it is in units of pixel values, whatever the critic's own scale
-    (docs/objectives.md says when that is the Wasserstein distance).
+    real, fake: float32 (batch, channels, height, width); uniform: (batch,) in [0, 1). An estimate divided by it
+    is in units of pixel values, whatever the critic's own scale (docs/objectives.md says when that is the
+    Wasserstein distance).
     """
-    with frozen(generator), frozen(critic):
-        with torch.no_grad():
-            fake = generator(latents)
+    with frozen(critic):
         return segment_gradient_norms(critic, real, fake, uniform).mean()
 
 
 @torch.no_grad()
-def wasserstein_estimate(
-    critic: nn.Module, generator: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
-) -> Tensor:
-    """mean c(real) - mean c(fake) over batches of (real images, latents), as training computes it (0-d)."""
-    with frozen(generator), frozen(critic):
-        estimates = [critic(real).mean() - critic(generator(latents)).mean() for real, latents in batches]
+def wasserstein_estimate(critic: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """mean c(real) - mean c(fake) over batches of (real, fake) images, as training computes it (0-d)."""
+    with frozen(critic):
+        estimates = [critic(real).mean() - critic(fake).mean() for real, fake in batches]
     return torch.stack(estimates).mean()
 
 
 @torch.no_grad()
-def diversity(generator: nn.Module, real: Tensor, latents: Tensor) -> Tensor:
+def diversity(real: Tensor, fake: Tensor) -> Tensor:
     """How much generated images differ from one another, as a share of how much real ones do (0-d).
 
-    real: float32 (batch, channels, height, width); latents: (batch, latent). The root mean square distance
-    between two images of a batch, generated over real: near 1 for a good generator, 0 for one that repeats
-    an image.
+    Both are float32 (batch, channels, height, width). The root mean square distance between two images of a
+    batch, generated over real: near 1 for a good generator, 0 for one that repeats an image.
     """
-    with frozen(generator):
-        fake = generator(latents)
-    spread: Tensor = (
-        fake.flatten(1).var(0, unbiased=False).sum() / real.flatten(1).var(0, unbiased=False).sum()
-    )
-    return spread.sqrt()
+    spread, expected = (images.flatten(1).var(0, unbiased=False).sum() for images in (fake, real))
+    # Of a single image, or of equal ones, there is nothing to compare with.
+    return (spread / expected.clamp(min=torch.finfo(torch.float32).tiny)).sqrt()
 
 
 @torch.no_grad()

@@ -22,6 +22,9 @@ from pipeline.quality.evaluation import Evaluation
 from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime
 
+LONGEST_COMPARISON = 86_400.0
+"""In seconds."""
+
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Measure samples of the chosen checkpoints, print a table, and add a line for each to evaluations.jsonl."""
@@ -70,6 +73,8 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     # An evaluation reads each image once, on whatever processes there are now.
     overrides = ["runtime.processes=null", "data.cache=none", "data.workers=0", "quality.every=null"]
     overrides += ["quality.keep_best=null", "quality.patience=null"]
+    # The other ranks wait while the main one compares.
+    overrides += [f"runtime.timeout_seconds={LONGEST_COMPARISON}"]
     for name in ("metrics", "features", "classifier", "inception", "samples"):
         value = getattr(arguments, name)
         if value is not None:

@@ -13,6 +13,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.order import Ids
 from pipeline.diagnostics import (
     diversity,
+    draw_as_training_does,
     first_non_finite,
     generate,
     input_gradient_norm,
@@ -141,14 +142,15 @@ class Observer:
 
     def _measure(self, real: Tensor, latents: Tensor, uniform: Tensor) -> Metrics:
         """Figures of the networks as they are now, on one batch."""
-        critic, generator = self.state.critic.module, self.state.generator.module
+        critic = self.state.critic.module
+        fake = draw_as_training_does(self.state.generator.module, latents)
         measured = {
-            "critic/input_grad_norm": input_gradient_norm(critic, generator, latents),
-            "generator/diversity": diversity(generator, real, latents),
+            "critic/input_grad_norm": input_gradient_norm(critic, fake),
+            "generator/diversity": diversity(real, fake),
         }
         if self.objective.measures_wasserstein:
-            measured["critic/slope"] = mean_slope(critic, generator, real, latents, uniform)
-            measured["estimate"] = wasserstein_estimate(critic, generator, [(real, latents)])
+            measured["critic/slope"] = mean_slope(critic, real, fake, uniform)
+            measured["estimate"] = wasserstein_estimate(critic, [(real, fake)])
         return measured
 
     def _refuse_non_finite(self, values: dict[str, float], own: dict[str, float]) -> None:
@@ -183,14 +185,13 @@ class Observer:
         """On held-out images and latents that are the same each time."""
         total = self.rows.total
         count = min(VALIDATION_BATCHES, len(self.held_out) // total)
-        batches = (
-            (
-                self.loader.read(self.rows.of(self.held_out[index * total :])),
-                self.noise.draw(Purpose.VALIDATION, 0, index, self.rows, self.config.model.latent)[0],
-            )
-            for index in range(count)
-        )
-        estimate = wasserstein_estimate(self.state.critic.module, self.state.generator.module, batches)
+
+        def batch(index: int) -> tuple[Tensor, Tensor]:
+            real = self.loader.read(self.rows.of(self.held_out[index * total :]))
+            latents, _ = self.noise.draw(Purpose.VALIDATION, 0, index, self.rows, self.config.model.latent)
+            return real, draw_as_training_does(self.state.generator.module, latents)
+
+        estimate = wasserstein_estimate(self.state.critic.module, map(batch, range(count)))
         return float(self.runtime.mean(estimate))
 
     def _show_pictures(self, step: int) -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diagnostics import (
+    diversity,
+    draw_as_training_does,
     first_non_finite,
     generate,
     input_gradient_norm,
@@ -55,7 +57,7 @@ class Linear(nn.Module):
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_a_linear_critics_input_gradient_is_its_weight(generator: nn.Module, scale: float) -> None:
     critic = Linear(scale)
-    found = input_gradient_norm(critic, generator, LATENTS)
+    found = input_gradient_norm(critic, draw_as_training_does(generator, LATENTS))
     assert found.shape == ()
     torch.testing.assert_close(found, critic.weight.detach().norm())
 
@@ -69,13 +71,15 @@ class Square(Linear):
 
 def test_the_input_gradient_is_the_mean_of_each_images_norm(generator: nn.Module) -> None:
     expected = generator(LATENTS).detach().flatten(1).norm(dim=1).mean()
-    torch.testing.assert_close(input_gradient_norm(Square(1.0), generator, LATENTS), expected)
+    torch.testing.assert_close(
+        input_gradient_norm(Square(1.0), draw_as_training_does(generator, LATENTS)), expected
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_a_linear_critics_mean_slope_is_its_weight(generator: nn.Module, scale: float) -> None:
     critic = Linear(scale)
-    found = mean_slope(critic, generator, REAL, LATENTS, UNIFORM)
+    found = mean_slope(critic, REAL, draw_as_training_does(generator, LATENTS), UNIFORM)
     assert found.shape == ()
     torch.testing.assert_close(found, critic.weight.detach().norm())
 
@@ -83,7 +87,7 @@ def test_a_linear_critics_mean_slope_is_its_weight(generator: nn.Module, scale: 
 def test_the_mean_slope_is_that_of_points_between_images_paired_as_they_come(generator: nn.Module) -> None:
     share = UNIFORM.view(-1, 1, 1, 1)
     between = share * REAL + (1 - share) * generator(LATENTS).detach()
-    found = mean_slope(Square(1.0), generator, REAL, LATENTS, UNIFORM)
+    found = mean_slope(Square(1.0), REAL, draw_as_training_does(generator, LATENTS), UNIFORM)
     torch.testing.assert_close(found, between.flatten(1).norm(dim=1).mean())
 
 
@@ -99,19 +103,31 @@ def test_a_critics_own_scale_and_offset_drop_out_of_estimate_over_slope(generato
         with torch.no_grad():
             critic.score.weight.mul_(scale)
             critic.score.bias.fill_(scale / 10)
-        estimate = wasserstein_estimate(critic, generator, [(REAL, LATENTS)])
-        normalised.append(estimate / mean_slope(critic, generator, REAL, LATENTS, UNIFORM))
+        estimate = wasserstein_estimate(critic, [(REAL, draw_as_training_does(generator, LATENTS))])
+        normalised.append(
+            estimate / mean_slope(critic, REAL, draw_as_training_does(generator, LATENTS), UNIFORM)
+        )
     torch.testing.assert_close(normalised[1], normalised[0], rtol=1e-3, atol=0)
     torch.testing.assert_close(normalised[2], normalised[0], rtol=1e-3, atol=0)
 
 
 def test_the_estimate_is_the_mean_over_batches(generator: nn.Module) -> None:
     critic = Linear(0.1)
-    batches = [(REAL[:5], LATENTS[:5]), (REAL[5:], LATENTS[5:])]
-    expected = torch.stack(
-        [critic(real).mean() - critic(generator(latents)).mean() for real, latents in batches]
-    ).mean()
-    torch.testing.assert_close(wasserstein_estimate(critic, generator, batches), expected.detach())
+    fake = draw_as_training_does(generator, LATENTS)
+    batches = [(REAL[:5], fake[:5]), (REAL[5:], fake[5:])]
+    expected = torch.stack([critic(real).mean() - critic(fake).mean() for real, fake in batches]).mean()
+    torch.testing.assert_close(wasserstein_estimate(critic, batches), expected.detach())
+
+
+def test_diversity_is_the_distance_between_images_over_that_between_real_ones() -> None:
+    fake = REAL.roll(1, 0) * 0.5
+    assert float(diversity(REAL, fake)) == pytest.approx(0.5, rel=1e-5)
+    distances = [
+        torch.cdist(images.flatten(1), images.flatten(1)).square().mean().sqrt() for images in (fake, REAL)
+    ]
+    assert float(diversity(REAL, fake)) == pytest.approx(float(distances[0] / distances[1]), rel=1e-4)
+    assert float(diversity(REAL, REAL[:1].expand(10, -1, -1, -1))) == pytest.approx(0, abs=1e-6)
+    assert math.isfinite(diversity(REAL[:1], fake[:1])), "one image of each has no spread"
 
 
 @pytest.mark.parametrize("is_training", [True, False])
@@ -133,9 +149,16 @@ def test_images_are_the_same_in_parts(generator: nn.Module, batch: int) -> None:
 
 
 MEASURES: dict[str, Callable[[nn.Module, nn.Module], object]] = {
-    "input gradient": lambda critic, generator: input_gradient_norm(critic, generator, LATENTS),
-    "mean slope": lambda critic, generator: mean_slope(critic, generator, REAL, LATENTS, UNIFORM),
-    "estimate": lambda critic, generator: wasserstein_estimate(critic, generator, [(REAL, LATENTS)]),
+    "input gradient": lambda critic, generator: input_gradient_norm(
+        critic, draw_as_training_does(generator, LATENTS)
+    ),
+    "mean slope": lambda critic, generator: mean_slope(
+        critic, REAL, draw_as_training_does(generator, LATENTS), UNIFORM
+    ),
+    "estimate": lambda critic, generator: wasserstein_estimate(
+        critic, [(REAL, draw_as_training_does(generator, LATENTS))]
+    ),
+    "training images": lambda critic, generator: draw_as_training_does(generator, LATENTS),
     "images": lambda critic, generator: generate(generator, LATENTS),
     "finite": lambda critic, generator: first_non_finite(critic.state_dict()),
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.data.order import Ids
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, NonFiniteError, PipelineError
 from pipeline.monitor.grids import to_uint8
 from pipeline.noise import Noise, Purpose
 from pipeline.options import FeatureKind, Metric, QualityOptions
@@ -31,6 +31,7 @@ from pipeline.quality.neighbours import SCALE_NEIGHBOURS, copied_share, precisio
 from pipeline.quality.sliced_wasserstein import sliced_wasserstein
 
 CHUNK = 64
+READ = 1024
 NEIGHBOURS = 5
 KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 100, 1000
 MOST_SLICED = 8192
@@ -117,7 +118,7 @@ class Evaluation:
         ranks.all_agree(error)
 
     def _build(self) -> Features:
-        options = self._options
+        options, compared = self._options, self._real.compared
         if options.classifier is not None:
             self.classifier = ClassifierFeatures.load(Path(options.classifier), self._ranks.device)
             self.classifier.check_images(self._real.shape)
@@ -127,9 +128,8 @@ class Evaluation:
                 f"{SCALE_NEIGHBOURS + 1} are the least, some hundreds better. Train with a larger data.validation, or "
                 "leave it out of the metrics."
             )
-        return build_features(
-            options, self.classifier, lambda: self._real.read(self._real.compared), self._ranks.device
-        )
+        real = map(self._real.read, np.array_split(compared, -(-len(compared) // READ)))
+        return build_features(options, self.classifier, real, self._ranks.device)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -137,11 +137,18 @@ class Evaluation:
         return {"samples": self._options.samples, "real": len(self._real.compared)}
 
     def measure(self, draw: Draw) -> dict[Metric, float]:
-        """The figures of a generator's samples, the same on all ranks."""
+        """The figures of a generator's samples, the same on all ranks. Raises NonFiniteError."""
         fake, real, others = self.samples(draw), self.reference, None
+        if not bool(fake.features.isfinite().all()):
+            raise NonFiniteError(
+                "The samples have features that are not finite, so no figure of them means anything. Judge an earlier "
+                "checkpoint."
+            )
         if "copied" in self._options.metrics:
-            training = self._collect_real(self._real.training, "training images")
-            others = training.features, self._collect_real(self._real.held_out, "held-out images").features
+            others = (
+                self._collect_real(self._real.training, "training images", only_features=True).features,
+                self._collect_real(self._real.held_out, "held-out images", only_features=True).features,
+            )
         figures = self._compare(fake, real, others) if self._ranks.is_main else {}
         shared: dict[Metric, float] = self._ranks.gather_objects(figures)[0]
         return shared
@@ -165,7 +172,7 @@ class Evaluation:
     def _gaussian(self) -> Gaussian:
         return gaussian(self.reference.features)
 
-    def _collect_real(self, ids: Ids, what: str) -> Collected:
+    def _collect_real(self, ids: Ids, what: str, only_features: bool = False) -> Collected:
         """All ranks read these together, once."""
 
         def read(chunk: int) -> Tensor:
@@ -173,12 +180,15 @@ class Evaluation:
             return self._real.read(ids[np.arange(chunk * CHUNK, (chunk + 1) * CHUNK) % len(ids)])
 
         if what not in self._collected:
-            self._collected[what] = self._collect(len(ids), read, what)
+            self._collected[what] = self._collect(len(ids), read, what, only_features)
         return self._collected[what]
 
-    def _collect(self, count: int, read: Callable[[int], Tensor], what: str) -> Collected:
+    def _collect(
+        self, count: int, read: Callable[[int], Tensor], what: str, only_features: bool = False
+    ) -> Collected:
         """`count` images, in the order of the chunks that `read` gives by their numbers."""
-        metrics, world_size = self._options.metrics, self._ranks.world_size
+        world_size = self._ranks.world_size
+        metrics = () if only_features else tuple(self._options.metrics)
         judge = self.classifier if {"modes", "class_distance"} & set(metrics) else None
         most_images = MOST_SLICED if "swd" in metrics else 0
         parts: list[Collected] = []
@@ -212,9 +222,9 @@ class Evaluation:
             figures["fid"] = frechet_distance(self._gaussian, gaussian(fake.features))
         if "kid" in wanted:
             size = min(KERNEL_SUBSET_SIZE, len(fake.features), len(real.features))
-            figures["kid"] = kernel_distance(
-                real.features, fake.features, KERNEL_SUBSETS, size, self._seed
-            ).mean
+            # Where a subset is the whole set, one is enough.
+            subsets = 1 if size == max(len(fake.features), len(real.features)) else KERNEL_SUBSETS
+            figures["kid"] = kernel_distance(real.features, fake.features, subsets, size, self._seed).mean
         if {"precision", "recall", "density", "coverage"} & set(wanted):
             found = precision_recall_density_coverage(real.features, fake.features, NEIGHBOURS)._asdict()
             figures |= {name: found[name] for name in ("precision", "recall", "density", "coverage")}

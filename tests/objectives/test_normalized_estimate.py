@@ -150,8 +150,9 @@ def measure(samples: str, critic: str, steps: int = 200) -> Measured:
         set_learning_rate(player, optimizer, step, steps)
         # Every sample counts in each update, and meets another partner in each.
         critic_update(player, generator, objective, images, *_drawn(fake), OneProcess())
-    slopes = [mean_slope(module, generator, images, *_drawn(fake)) for _ in range(10)]
-    estimate = wasserstein_estimate(module, generator, [(images, fake)])
+    draws = [_drawn(fake) for _ in range(10)]
+    slopes = [mean_slope(module, images, generator(drawn), uniform) for drawn, uniform in draws]
+    estimate = wasserstein_estimate(module, [(images, generator(fake))])
     return Measured(exact_distance(real, fake), estimate.item(), torch.stack(slopes).mean().item())
 
 

@@ -15,7 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.options import Metric, QualityOptions
 from pipeline.quality.evaluation import OF_FEATURES, Evaluation, RealImages, tag
 from pipeline.quality.features.classifier import About, Classifier, save
@@ -171,3 +171,12 @@ def test_what_cannot_be_measured_is_refused_on_every_rank(classifier: str, tmp_p
     assert all(
         "none.safetensors is no file" in t for t in refuse(options(["modes"], classifier=missing), real())
     )
+
+
+def test_samples_that_are_not_finite_are_refused() -> None:
+    evaluation = Evaluation(options(["fid"]), real(), Rank(0, Together(1)), 4, 0)
+    evaluation.features = lambda images: torch.full((len(images), 3), torch.nan)  # type: ignore[assignment]
+    with pytest.raises(
+        NonFiniteError, match="features that are not finite, so no figure of them means anything"
+    ):
+        evaluation.measure(draw)

@@ -39,7 +39,7 @@ def stripes(count: int) -> tuple[Tensor, Tensor]:
 
 def test_principal_directions_keep_the_distances_of_real_images() -> None:
     images, _ = stripes(500)
-    features = PixelFeatures.of(images)(images)
+    features = PixelFeatures.of(torch.split(images, 70))(images)
     assert features.shape == (500, 64)
     pixels = images.float().flatten(1) / 127.5 - 1
     assert torch.allclose(torch.cdist(features, features), torch.cdist(pixels, pixels), atol=2e-2)
@@ -49,7 +49,7 @@ def test_large_images_are_averaged_down_first() -> None:
     images, _ = stripes(100)
     larger = images.repeat_interleave(8, 2).repeat_interleave(8, 3)
     small = images.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    ours, theirs = PixelFeatures.of(larger)(larger), PixelFeatures.of(small)(small)
+    ours, theirs = PixelFeatures.of([larger])(larger), PixelFeatures.of([small])(small)
     assert torch.allclose(torch.cdist(ours, ours), torch.cdist(theirs, theirs), atol=1e-2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -29,10 +29,10 @@ class Features(Protocol):
 def build_features(
     options: QualityOptions,
     classifier: ClassifierFeatures | None,
-    real: Callable[[], Tensor],
+    real: Iterable[Tensor],
     device: torch.device,
 ) -> Features:
-    """The features that the options choose. `real` gives the uint8 images that pixels' directions come from.
+    """The features that the options choose. `real` gives batches of the uint8 images that pixels' directions are of.
 
     Raises ConfigError, DataError or CheckpointError where they cannot be had.
     """
@@ -41,4 +41,4 @@ def build_features(
         return classifier
     if options.features == "inception":
         return InceptionFeatures.load(Path(options.inception) if options.inception else None, device)
-    return PixelFeatures.of(real())
+    return PixelFeatures.of(real)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -27,15 +28,25 @@ class PixelFeatures:
     name: ClassVar[str] = "pixels"
 
     @classmethod
-    def of(cls, real: Tensor) -> Self:
-        """The directions of real images: uint8 (count, channels, height, width), on any device."""
-        pixels = _pixels(real).double()
-        mean = pixels.mean(0)
-        # The same on every rank: each computes it from the same images, on the host.
-        covariance = torch.cov(pixels.T.cpu()).reshape(len(mean), len(mean))
-        _, directions = torch.linalg.eigh(covariance)
-        chosen = directions.flip(1)[:, :MOST_DIMENSIONS]
-        return cls(mean.float(), chosen.float().to(real.device))
+    def of(cls, real: Iterable[Tensor]) -> Self:
+        """The directions of real images: batches of uint8 (count, channels, height, width), on any device."""
+        count, shift = 0, None
+        for batch in real:
+            # On the host and in the same order, so that every rank finds the same.
+            pixels = _pixels(batch).double().cpu()
+            if shift is None:
+                shift = pixels.mean(0)
+                total = torch.zeros_like(shift)
+                products = torch.zeros(len(shift), len(shift), dtype=shift.dtype)
+            # About a point near the mean, where little is lost in the difference below.
+            pixels -= shift
+            count += len(pixels)
+            total += pixels.sum(0)
+            products += pixels.T @ pixels
+        assert shift is not None, "a run has images"
+        mean = total / count
+        _, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+        return cls((shift + mean).float(), directions.flip(1)[:, :MOST_DIMENSIONS].float().contiguous())
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (count, channels, height, width) to float32 (count, up to 64)."""
