@@ -75,6 +75,7 @@ examples:
   wgan evaluate runs/mnist --features classifier --classifier data/mnist.classifier.safetensors \\
       --metrics fid precision recall modes class_distance --checkpoint 200 3000
   wgan evaluate runs/cifar10 --features inception --metrics fid kid --samples 50000 --processes 8
+  wgan evaluate runs/digits --neighbours                             a picture of what it may have copied
 
 fid, kid            distances between the distributions of features; smaller is better
 precision, recall   the share of samples among the real images, and of real images among the samples
@@ -343,6 +344,11 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         action=argparse.BooleanOptionalAction,
         default=True,
         help="judge the moving average of the generator's weights, or the last weights",
+    )
+    evaluate.add_argument(
+        "--neighbours",
+        action="store_true",
+        help="draw samples beside the training images nearest to them: a generator should not repeat these",
     )
     evaluate.add_argument("--processes", type=int, metavar="N", help="ranks to share the work (default: one)")
     evaluate.set_defaults(func=_evaluate)

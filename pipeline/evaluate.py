@@ -16,6 +16,7 @@ from pipeline.data.shard_set import open_shards
 from pipeline.durable import storage_errors
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.generator_files import open_run, read_generator
+from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import Slice
 from pipeline.options import Config
 from pipeline.quality.evaluation import Evaluation
@@ -24,6 +25,7 @@ from pipeline.runtime import Runtime
 
 LONGEST_COMPARISON = 86_400.0
 """In seconds."""
+NEIGHBOUR_ROWS, NEIGHBOURS = 8, 7
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -58,6 +60,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
                 "time": time.strftime("%FT%T%z"),
             }
             append_record(RunDirectory(run).evaluations, record)
+        if arguments.neighbours:
+            pairs = evaluation.nearest_training_images(generator.draw, NEIGHBOUR_ROWS, NEIGHBOURS)
+            path = RunDirectory(run).samples / f"step_{checkpoint.step:08d}-neighbours.png"
+            if runtime.is_main:
+                with storage_errors(path):
+                    save_png(image_grid(pairs.flatten(0, 1).float() / 127.5 - 1, 1 + NEIGHBOURS), path)
+            say(f"each row a sample, and the training images nearest to it: {path}")
     say(f"kept in {RunDirectory(run).evaluations}")
     shards.files.close()
     runtime.close()

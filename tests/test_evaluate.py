@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.cli import main
 from tests.ranks import Ranks, read_metrics
@@ -50,6 +51,12 @@ def test_a_run_is_evaluated_afterwards_as_it_was_while_training(run: Path) -> No
     assert {name: figures[name] for name in ("fid", "swd")} == pytest.approx(
         {"fid": trained["quality/fid_pixels"], "swd": trained["quality/swd"]}, rel=1e-6
     )
+
+
+def test_a_picture_shows_what_samples_may_be_copies_of(run: Path) -> None:
+    assert main(["evaluate", str(run), "--metrics", "fid", "--neighbours", *SMALL]) == 0
+    with Image.open(run / "samples" / "step_00000020-neighbours.png") as picture:
+        assert picture.size == (8 * (32 + 2) + 2, 8 * (32 + 2) + 2)
 
 
 def test_all_checkpoints_and_the_last_weights_can_be_judged(run: Path) -> None:

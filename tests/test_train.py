@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.ranks import (
     PATIENCE,
@@ -128,6 +129,26 @@ def test_other_objectives_have_losses_and_no_wasserstein_estimate(
         assert {"critic/real", "critic/fake", "critic/loss", "generator/loss"} <= tags
         assert not [tag for tag in tags if tag.startswith("wasserstein/")]
         assert "critic loss" in run.log(0)
+
+
+def test_an_alarm_goes_off_once_on_the_console_in_tensorboard_and_in_its_file(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    options = ["critic_optimizer.lr=10.0", "generator_optimizer.lr=1e-9", "monitor.log_every=1"]
+    run = ranks.run(1, [config, *options, "schedule.steps=30", "checkpoint.every=25"])
+    (line,) = [
+        alarm
+        for alarm in map(json.loads, (tmp_path / "run" / "alarms.jsonl").read_text().splitlines())
+        if alarm["name"] == "clip_saturation"
+    ]
+    assert line["step"] == 20
+    assert "Lower critic_optimizer.lr or raise objective.clip" in line["text"]
+    assert run.log(0).count(f"warning: step 20: {line['text']}") == 1
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    (shown,) = events.Tensors("health/clip_saturation/text_summary")
+    assert (shown.step, shown.tensor_proto.string_val[0].decode()) == (20, line["text"])
+    more = ranks.run(1, [config, *options, "schedule.steps=60"])
+    assert "edge of the clip box" not in more.log(0), "a resumed run has said it"
 
 
 def test_the_normalized_estimate_does_not_depend_on_the_critics_scale(

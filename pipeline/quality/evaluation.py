@@ -155,13 +155,24 @@ class Evaluation:
 
     def samples(self, draw: Draw) -> Collected:
         """The generated images that are compared."""
+        return self._collect(self._options.samples, lambda chunk: self._draw(draw, chunk), "samples")
 
-        def read(chunk: int) -> Tensor:
-            source = Noise(self._seed, torch.device("cpu")).seeded(Purpose.QUALITY, 0, chunk)
-            latents = torch.randn(CHUNK, self._latent, generator=source)
-            return to_uint8(draw(latents.to(self._ranks.device)))
+    def nearest_training_images(self, draw: Draw, count: int, each: int) -> Tensor:
+        """The first samples (up to 64), each followed by the training images nearest to it by the features.
 
-        return self._collect(self._options.samples, read, "samples")
+        uint8 (count, 1 + each, channels, height, width), on the host. All ranks call it together.
+        """
+        samples = self._draw(draw, 0)[:count]
+        training = self._collect_real(self._real.training, "training images", only_features=True).features
+        distances = torch.cdist(self.features(samples).cpu().double(), training.double())
+        places = distances.topk(min(each, len(training)), largest=False).indices
+        found = self._real.read(self._real.training[places.flatten().numpy()]).cpu()
+        return torch.cat([samples.cpu()[:, None], found.view(*places.shape, *found.shape[1:])], 1)
+
+    def _draw(self, draw: Draw, chunk: int) -> Tensor:
+        source = Noise(self._seed, torch.device("cpu")).seeded(Purpose.QUALITY, 0, chunk)
+        latents = torch.randn(CHUNK, self._latent, generator=source)
+        return to_uint8(draw(latents.to(self._ranks.device)))
 
     @property
     def reference(self) -> Collected:

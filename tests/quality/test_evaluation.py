@@ -180,3 +180,19 @@ def test_samples_that_are_not_finite_are_refused() -> None:
         NonFiniteError, match="features that are not finite, so no figure of them means anything"
     ):
         evaluation.measure(draw)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_samples_stand_beside_the_training_images_nearest_to_them(world_size: int) -> None:
+    def copy(latents: Tensor) -> Tensor:
+        """Training images, a little darker."""
+        return DIGITS[:64].float() / 127.5 * 0.98 - 1
+
+    for found in on_ranks(
+        world_size,
+        lambda rank: Evaluation(options(["fid"]), real(), rank, 4, 0).nearest_training_images(copy, 6, 3),
+    ):
+        assert found.shape == (6, 4, 1, 8, 8)
+        assert torch.equal(found[:, 1], DIGITS[:6])
+        distances = (found[:, 1:].float() - found[:, :1].float()).square().sum((2, 3, 4))
+        assert torch.equal(distances, distances.sort(1).values), "the nearest first"
