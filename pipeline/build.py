@@ -74,6 +74,17 @@ def check_same_on_all_ranks(config: Config, identity: dict[str, Any], runtime: R
             )
 
 
+def check_batches(config: Config, runtime: Runtime) -> None:
+    """Raise ConfigError unless every rank can take an equal part of each batch."""
+    schedule = config.schedule
+    for name, batch in (("global_batch", schedule.global_batch), ("critic_batch", schedule.real_images)):
+        if batch % runtime.world_size:
+            raise ConfigError(
+                f"schedule.{name}: {batch} cannot be cut into {runtime.world_size} equal parts, one for each rank. "
+                "Choose a multiple of the number of processes."
+            )
+
+
 def check_data(config: Config, shards: ShardSet, runtime: Runtime) -> None:
     """Raise DataError unless every shard has its hash. The ranks of a machine share the work.
 

@@ -102,12 +102,16 @@ The page holds its pictures in itself: it can be mailed, and opens in any browse
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
-    parsed = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_args(words)
+    parsed.words = words
     try:
         code: int = parsed.func(parsed)
         return code
     except PipelineError as error:
-        print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
+        # Ranks of a machine fail alike: it is said once.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -189,11 +193,9 @@ def _report(parsed: argparse.Namespace) -> int:
 def _evaluate(parsed: argparse.Namespace) -> int:
     if parsed.processes is not None:
         _check_processes(parsed.processes)
-        words = [word for word in sys.argv[1:] if not word.startswith("--processes=")]
-        if "--processes" in words:
-            place = words.index("--processes")
-            del words[place : place + 2]
-        _become_launcher(parsed.processes, "pipeline.cli", words)
+        # The ranks that the launcher starts come by here too.
+        if parsed.processes > 1 and "WORLD_SIZE" not in os.environ:
+            _become_launcher(parsed.processes, "pipeline.cli", parsed.words)
     from pipeline.evaluate import evaluate
 
     return evaluate(parsed)

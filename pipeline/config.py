@@ -97,13 +97,6 @@ def contradictions(config: Config) -> list[str]:
             "schedule.critic_rounds: alternating cannot go with objective.name: gradient_penalty, which needs "
             "real and generated images at once. Use joint",
         ),
-        (
-            objective.name not in ("wasserstein", "gradient_penalty")
-            and config.data.validation > 0
-            and "copied" not in config.quality.metrics,
-            f"data.validation: holds out images for wasserstein/validation, and objective.name: {objective.name} "
-            "has no Wasserstein estimate. Set it to 0",
-        ),
         *(
             (
                 getattr(start, f"freeze_{network}") > 0 and getattr(start, network) is None,

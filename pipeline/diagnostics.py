@@ -53,15 +53,14 @@ def wasserstein_estimate(critic: nn.Module, batches: Iterable[tuple[Tensor, Tens
 
 
 @torch.no_grad()
-def diversity(real: Tensor, fake: Tensor) -> Tensor:
-    """How much generated images differ from one another, as a share of how much real ones do (0-d).
+def spread(images: Tensor, centre: Tensor) -> Tensor:
+    """The mean squared distance of images (count, channels, height, width) from their mean image (0-d).
 
-    Both are float32 (batch, channels, height, width). The root mean square distance between two images of a
-    batch, generated over real: near 1 for a good generator, 0 for one that repeats an image.
+    Of generated images over that of real ones, its root is 1 for a good generator and 0 for one that repeats an
+    image.
     """
-    spread, expected = (images.flatten(1).var(0, unbiased=False).sum() for images in (fake, real))
-    # Of a single image, or of equal ones, there is nothing to compare with.
-    return (spread / expected.clamp(min=torch.finfo(torch.float32).tiny)).sqrt()
+    distances: Tensor = (images - centre).square().sum((1, 2, 3))
+    return distances.mean()
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from pipeline.data.shard_set import open_shards
 from pipeline.durable import storage_errors
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.generator_files import open_run, read_generator
+from pipeline.latents import check_seed
 from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import Slice
 from pipeline.options import Config
@@ -23,14 +24,13 @@ from pipeline.quality.evaluation import Evaluation
 from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime
 
-LONGEST_COMPARISON = 86_400.0
-"""In seconds."""
 NEIGHBOUR_ROWS, NEIGHBOURS = 8, 7
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Measure samples of the chosen checkpoints, print a table, and add a line for each to evaluations.jsonl."""
     run: Path = arguments.run
+    check_seed(arguments.seed)
     config = load_options(run, arguments)
     checkpoints = choose_checkpoints(run, arguments.checkpoint)
     shards = open_shards(config.data)
@@ -80,10 +80,9 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
             f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits, made by training."
         )
     # An evaluation reads each image once, on whatever processes there are now.
-    overrides = ["runtime.processes=null", "data.cache=none", "data.workers=0", "quality.every=null"]
+    overrides = ["runtime.processes=null", "runtime.device=auto", "precision=null"]
+    overrides += ["data.cache=none", "data.workers=0", "quality.every=null"]
     overrides += ["quality.keep_best=null", "quality.patience=null"]
-    # The other ranks wait while the main one compares.
-    overrides += [f"runtime.timeout_seconds={LONGEST_COMPARISON}"]
     for name in ("metrics", "features", "classifier", "inception", "samples"):
         value = getattr(arguments, name)
         if value is not None:

@@ -12,12 +12,12 @@ from pipeline.checkpoint import list_checkpoints
 from pipeline.data.loader import Loader
 from pipeline.data.order import Ids
 from pipeline.diagnostics import (
-    diversity,
     draw_as_training_does,
     first_non_finite,
     generate,
     input_gradient_norm,
     mean_slope,
+    spread,
     wasserstein_estimate,
 )
 from pipeline.errors import NonFiniteError
@@ -117,15 +117,23 @@ class Observer:
         latents, uniform = self.noise.draw(
             Purpose.GENERATOR, self.state.counters.step, 0, self.critic_rows, self.config.model.latent
         )
-        measured = self.objective.report(self.state.critic.module)
         # No more images at once than the updates take: what they leave of the memory may be little.
-        for part, share, _ in parts(len(real), self.config.schedule.micro_batch):
-            add_share(measured, self._measure(real[part], latents[part], uniform[part]), share)
+        shares = list(parts(len(real), self.config.schedule.micro_batch))
+        generator = self.state.generator.module
+        fake = torch.cat([draw_as_training_does(generator, latents[part]) for part, _, _ in shares])
+        measured = self.objective.report(self.state.critic.module)
+        for part, share, _ in shares:
+            add_share(measured, self._measure_critic(real[part], fake[part], uniform[part]), share)
+        centres = self.runtime.mean(torch.stack([fake.mean(0), real.mean(0)]))
+        measured |= {"spread of fakes": spread(fake, centres[0]), "spread of reals": spread(real, centres[1])}
         means = self.recorder.window.means(self.runtime.mean)
         own = torch.stack([value.float() for value in measured.values()])
         stacked = self.runtime.mean(own.clone())
         values = means | dict(zip(measured, stacked.tolist(), strict=True))
         self._refuse_non_finite(values, dict(zip(measured, own.tolist(), strict=True)))
+        spread_of_fakes, spread_of_reals = values.pop("spread of fakes"), values.pop("spread of reals")
+        if spread_of_reals > 0:
+            values["generator/diversity"] = (spread_of_fakes / spread_of_reals) ** 0.5
         if self.objective.measures_wasserstein:
             values["wasserstein/estimate_smooth"] = self.recorder.smooth(values["wasserstein/estimate"])
             # Of the critic and the images that the slope is of.
@@ -140,14 +148,10 @@ class Observer:
             **self.recorder.memory(),
         }
 
-    def _measure(self, real: Tensor, latents: Tensor, uniform: Tensor) -> Metrics:
-        """Figures of the networks as they are now, on one batch."""
+    def _measure_critic(self, real: Tensor, fake: Tensor, uniform: Tensor) -> Metrics:
+        """Figures of the critic as it is now, on one batch."""
         critic = self.state.critic.module
-        fake = draw_as_training_does(self.state.generator.module, latents)
-        measured = {
-            "critic/input_grad_norm": input_gradient_norm(critic, fake),
-            "generator/diversity": diversity(real, fake),
-        }
+        measured = {"critic/input_grad_norm": input_gradient_norm(critic, fake)}
         if self.objective.measures_wasserstein:
             measured["critic/slope"] = mean_slope(critic, real, fake, uniform)
             measured["estimate"] = wasserstein_estimate(critic, [(real, fake)])

@@ -85,13 +85,6 @@ class Runtime:
                 "On CPUs, `accelerate launch --cpu --num_processes N` starts a single process: use "
                 f"`wgan train CONFIG --processes {wanted}`, which passes the flags that work."
             )
-        schedule = config.schedule
-        for name, batch in (("global_batch", schedule.global_batch), ("critic_batch", schedule.real_images)):
-            if batch % self.world_size:
-                raise ConfigError(
-                    f"schedule.{name}: {batch} cannot be cut into {self.world_size} equal parts, one for each "
-                    "rank. Choose a multiple of the number of processes."
-                )
         supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if accelerator.distributed_type not in supported:
             raise ConfigError(

@@ -138,9 +138,16 @@ def _train(
 def _train_ranks(
     config: Config, shards: ShardSet, directory: RunDirectory, runtime: Runtime, stop: StopSignals
 ) -> str:
-    from pipeline.build import build_trainer, check_data, check_same_on_all_ranks, describe_setup
+    from pipeline.build import (
+        build_trainer,
+        check_batches,
+        check_data,
+        check_same_on_all_ranks,
+        describe_setup,
+    )
     from pipeline.resume import check_identity, find_checkpoint, identity, restore_run
 
+    check_batches(config, runtime)
     who = identity(config, shards.manifest, runtime.precision)
     check_same_on_all_ranks(config, who, runtime)
     check_data(config, shards, runtime)
@@ -151,8 +158,10 @@ def _train_ranks(
     best = Best.of(config.quality)
     if checkpoint is not None and best is not None:
         best.restore(checkpoint.facts().get("best"))
-    if checkpoint is not None and (ending := describe_ending(checkpoint.step, config, best)) is not None:
-        way_on = "schedule.steps" if checkpoint.step >= config.schedule.steps else "quality.patience"
+    is_exhausted = best is not None and best.is_exhausted
+    if checkpoint is not None and (checkpoint.step >= config.schedule.steps or is_exhausted):
+        ending = describe_ending(checkpoint.step, best)
+        way_on = "quality.patience" if is_exhausted else "schedule.steps"
         say(f"{directory.path} is complete: {ending}. To go on, raise {way_on}.")
         return ending
     if runtime.is_main:
@@ -170,21 +179,20 @@ def _train_ranks(
         trainer.train()
     if runtime.is_main and config.monitor.plots:
         _draw_pictures(directory)
-    ending = describe_ending(trainer.state.counters.step, config, trainer.observer.best)
-    assert ending is not None
+    ending = describe_ending(trainer.state.counters.step, trainer.observer.best)
     if trainer.observer.is_exhausted:
         say(ending)
     return ending
 
 
-def describe_ending(step: int, config: Config, best: Best | None) -> str | None:
-    """How a run at this step has ended, or None where it has not."""
-    if best is not None and best.is_exhausted:
-        return (
-            f"ended early at step {step}: {best.metric} has been no better than {best.value:.4g} for "
-            f"{best.evaluations_since} evaluations, since step {best.step}"
-        )
-    return f"all {step} steps are done" if step >= config.schedule.steps else None
+def describe_ending(step: int, best: Best | None) -> str:
+    """How a run has ended at this step."""
+    if best is None or not best.is_exhausted:
+        return f"all {step} steps are done"
+    return (
+        f"ended early at step {step}: {best.metric} has been no better than {best.value:.4g} for "
+        f"{best.evaluations_since} evaluations, since step {best.step}"
+    )
 
 
 def _draw_pictures(directory: RunDirectory) -> None:

@@ -13,7 +13,9 @@ from tqdm import tqdm
 from pipeline.data.order import Ids, Order
 from pipeline.data.reader import ShardReader
 from pipeline.data.shard_set import ShardSet, open_directory
+from pipeline.durable import storage_errors
 from pipeline.errors import ConfigError, DataError
+from pipeline.latents import check_seed
 from pipeline.quality.features.classifier import About, accuracy, save, train_classifier
 
 HELD_OUT = 0.1
@@ -24,8 +26,14 @@ def train_features(arguments: argparse.Namespace) -> int:
     """Train on nine tenths of a set, say how right it is on the rest, and write the file."""
     if arguments.epochs < 1 or arguments.images < 1:
         raise ConfigError("--epochs and --images must be at least 1.")
+    check_seed(arguments.seed)
     shards = open_directory(arguments.shards)
     out: Path = arguments.out or Path(f"{arguments.shards}".rstrip("/") + ".classifier.safetensors")
+    with storage_errors(out):
+        # Before the training, which would be lost.
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_name(f".{out.name}.probe").touch()
+        out.with_name(f".{out.name}.probe").unlink()
     train, test = split(shards, arguments.shards, arguments.images, arguments.seed)
     labels = read_labels(shards)
     reader = ShardReader(shards)

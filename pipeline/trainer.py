@@ -180,32 +180,28 @@ class Trainer:
             return
         self.compare_ranks()
         self.observer.refuse_non_finite_state()
-        self._write_checkpoint(must_succeed=is_stopping or is_last)
+        self._write_checkpoint(is_best, must_succeed=is_stopping or is_last)
         if is_stopping and not is_last:
             reason = self.stop.received or "another rank's signal"
             raise StopRequested(f"Stopped by {reason} at step {step}; the same command continues from there.")
 
-    def _write_checkpoint(self, must_succeed: bool) -> None:
+    def _write_checkpoint(self, is_best: bool, must_succeed: bool) -> None:
         """Save and prune. A save may fail now and then (a disk that is full for a while), not for long."""
         # What was logged up to here must survive a kill that comes right after the save.
         self.observer.sinks.flush()
-        error = None
+        recorder, best, options = self.observer.recorder, self.observer.best, self.config.checkpoint
+        error, is_saved = None, False
         try:
-            save_run(
-                self.checkpoints,
-                self.state,
-                self.observer.recorder,
-                self.observer.best,
-                self.runtime,
-                self.identity,
-            )
+            save_run(self.checkpoints, self.state, recorder, best, self.runtime, self.identity)
+            is_saved = True
             if self.runtime.is_main:
-                best = self.observer.best
-                options = self.config.checkpoint
                 prune(self.checkpoints, options.keep_last, options.keep_every, best.step if best else None)
         except StorageError as failure:
             error = failure
-        has_failed = any(self.runtime.gather_objects(error is not None))
+        outcomes = self.runtime.gather_objects((is_saved, error is not None))
+        if is_best and best is not None and not all(is_saved for is_saved, _ in outcomes):
+            best.take_back()
+        has_failed = any(has_failed for _, has_failed in outcomes)
         self.failed_saves = self.failed_saves + 1 if has_failed else 0
         if must_succeed or self.failed_saves > SAVES_THAT_MAY_FAIL:
             self.runtime.all_agree(error)

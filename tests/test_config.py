@@ -384,10 +384,6 @@ def test_an_argument_whose_value_is_no_yaml_is_refused(tmp_path: Path, value: st
             "alternating cannot go with objective.name: gradient_penalty",
         ),
         (
-            ["objective.name=hinge", "data.validation=0.1"],
-            "objective.name: hinge has no Wasserstein estimate. Set it to 0",
-        ),
-        (
             ["init_from.critic=x", "init_from.freeze_generator=2"],
             "init_from.freeze_generator: would keep layers as",
         ),

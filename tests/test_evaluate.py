@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from pipeline.cli import main
@@ -117,3 +120,34 @@ def test_what_cannot_be_evaluated_is_refused(
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "is no run: it holds no config.yaml" in capsys.readouterr().err
+
+
+def test_what_the_run_needed_to_train_is_not_needed_to_judge_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["runtime"] |= {"device": "cuda", "processes": 4}
+    content["precision"] = "fp16"
+    config.write_text(yaml.safe_dump(content))
+    assert main(["evaluate", str(run), "--metrics", "swd", *SMALL, "--processes", "1"]) == 0
+
+
+def test_two_processes_share_the_work_whatever_way_they_are_asked_for(run: Path) -> None:
+    for words in (["--proc", "2"], ["--processes=2"]):
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "evaluate",
+            str(run),
+            "--metrics",
+            "swd",
+            *SMALL,
+            *words,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+    assert main(["evaluate", str(run), "--metrics", "swd", *SMALL]) == 0
+    figures = [line["metrics"] for line in lines(run / "evaluations.jsonl")]
+    assert figures[0] == figures[1] == figures[2]

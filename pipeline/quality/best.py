@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pipeline.options import HIGHER_IS_BETTER, Metric, QualityOptions
@@ -20,22 +20,33 @@ class Best:
 
     metric: Metric
     patience: int | None
+    basis: dict[str, Any] = field(default_factory=dict)
+    """What its values depend on beside the samples: only equal ones compare."""
     value: float | None = None
     step: int | None = None
     evaluations_since: int = 0
+    _before: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, options: QualityOptions) -> Self | None:
         """What the options ask to keep, or None."""
-        return None if options.keep_best is None else cls(options.keep_best, options.patience)
+        if options.keep_best is None:
+            return None
+        basis = options.model_dump(include={"features", "classifier", "inception", "samples"})
+        return cls(options.keep_best, options.patience, basis)
 
     def update(self, step: int, value: float) -> bool:
         """Take a new evaluation; return whether it is the best."""
+        self._before = self.facts()
         if self.value is not None and not is_better(self.metric, value, self.value):
             self.evaluations_since += 1
             return False
         self.value, self.step, self.evaluations_since = value, step, 0
         return True
+
+    def take_back(self) -> None:
+        """Forget the last evaluation: its checkpoint could not be saved."""
+        self.restore(self._before)
 
     @property
     def is_exhausted(self) -> bool:
@@ -46,13 +57,14 @@ class Best:
         """The plain values that a resumed run needs."""
         return {
             "metric": self.metric,
+            "basis": self.basis,
             "value": self.value,
             "step": self.step,
             "evaluations_since": self.evaluations_since,
         }
 
     def restore(self, facts: Mapping[str, Any] | None) -> None:
-        """Take saved values, unless they are of another metric: the search starts anew then."""
-        if facts is not None and facts["metric"] == self.metric:
+        """Take saved values, unless they do not compare with new ones: the search starts anew then."""
+        if facts is not None and (facts["metric"], facts["basis"]) == (self.metric, self.basis):
             self.value, self.step = facts["value"], facts["step"]
             self.evaluations_since = facts["evaluations_since"]

@@ -7,6 +7,7 @@ alone, and each is computed by itself, so any number of ranks compares the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +29,14 @@ from pipeline.quality.features.classifier import ClassifierFeatures
 from pipeline.quality.frechet import Gaussian, frechet_distance, gaussian
 from pipeline.quality.kernel_distance import kernel_distance
 from pipeline.quality.neighbours import SCALE_NEIGHBOURS, copied_share, precision_recall_density_coverage
-from pipeline.quality.sliced_wasserstein import sliced_wasserstein
+from pipeline.quality.sliced_wasserstein import SMALLEST_IMAGE, sliced_wasserstein
 
 CHUNK = 64
 READ = 1024
 NEIGHBOURS = 5
 KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 100, 1000
-MOST_SLICED = 8192
+SECONDS_BETWEEN_MEETINGS = 1.0
+MOST_SLICED = 2048
 """Images that the sliced Wasserstein distance compares; it needs them whole, not their features."""
 
 OF_FEATURES: frozenset[Metric] = frozenset(
@@ -109,6 +111,7 @@ class Evaluation:
         self._options, self._real, self._ranks = options, real, ranks
         self._latent, self._seed, self._show_progress = latent, seed, show_progress and ranks.is_main
         self._collected: dict[str, Collected] = {}
+        self._are_finite = True
         self.classifier: ClassifierFeatures | None = None
         error = None
         try:
@@ -119,6 +122,16 @@ class Evaluation:
 
     def _build(self) -> Features:
         options, compared = self._options, self._real.compared
+        _, height, width = self._real.shape
+        if "swd" in options.metrics and min(height, width) < SMALLEST_IMAGE:
+            raise ConfigError(
+                f"swd compares patches of images of {SMALLEST_IMAGE} pixels or more, and these have {width}x{height}. "
+                "Leave it out of the metrics."
+            )
+        if len(compared) <= NEIGHBOURS:
+            raise ConfigError(
+                f"{len(compared)} training images are too few to compare samples with; {NEIGHBOURS + 1} are the least."
+            )
         if options.classifier is not None:
             self.classifier = ClassifierFeatures.load(Path(options.classifier), self._ranks.device)
             self.classifier.check_images(self._real.shape)
@@ -138,20 +151,38 @@ class Evaluation:
 
     def measure(self, draw: Draw) -> dict[Metric, float]:
         """The figures of a generator's samples, the same on all ranks. Raises NonFiniteError."""
+        self._are_finite = True
         fake, real, others = self.samples(draw), self.reference, None
-        if not bool(fake.features.isfinite().all()):
+        if not all(self._ranks.gather_objects(self._are_finite)):
             raise NonFiniteError(
-                "The samples have features that are not finite, so no figure of them means anything. Judge an earlier "
-                "checkpoint."
+                "The generator draws images that are not finite, so no figure of them means anything. Judge an "
+                "earlier checkpoint."
             )
         if "copied" in self._options.metrics:
             others = (
                 self._collect_real(self._real.training, "training images", only_features=True).features,
                 self._collect_real(self._real.held_out, "held-out images", only_features=True).features,
             )
-        figures = self._compare(fake, real, others) if self._ranks.is_main else {}
-        shared: dict[Metric, float] = self._ranks.gather_objects(figures)[0]
-        return shared
+        return self._on_main_rank(lambda: self._compare(fake, real, others))
+
+    def _on_main_rank(self, compare: Callable[[], dict[Metric, float]]) -> dict[Metric, float]:
+        """What one rank finds, on all of them, which meet each second: nobody waits so long that it gives up."""
+        ranks = self._ranks
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(compare) if ranks.is_main else None
+            is_done = False
+            while not is_done:
+                if work is not None:
+                    wait([work], SECONDS_BETWEEN_MEETINGS)
+                is_done = ranks.gather_objects(work is not None and work.done())[0]
+        error, figures = None, {}
+        try:
+            figures = work.result() if work is not None else {}
+        except PipelineError as failure:
+            error = failure
+        ranks.all_agree(error)
+        found: dict[Metric, float] = ranks.gather_objects(figures)[0]
+        return found
 
     def samples(self, draw: Draw) -> Collected:
         """The generated images that are compared."""
@@ -172,7 +203,9 @@ class Evaluation:
     def _draw(self, draw: Draw, chunk: int) -> Tensor:
         source = Noise(self._seed, torch.device("cpu")).seeded(Purpose.QUALITY, 0, chunk)
         latents = torch.randn(CHUNK, self._latent, generator=source)
-        return to_uint8(draw(latents.to(self._ranks.device)))
+        images = draw(latents.to(self._ranks.device))
+        self._are_finite = self._are_finite and bool(images.isfinite().all())
+        return to_uint8(images)
 
     @property
     def reference(self) -> Collected:

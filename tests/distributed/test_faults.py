@@ -54,7 +54,7 @@ def report_nan_on_a_rank(arguments: list[str]) -> int:
     from pipeline.observer import Observer
     from pipeline.train import main
 
-    measure = Observer._measure
+    measure = Observer._measure_critic
 
     def spoil(self: Observer, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
         measured = measure(self, *batch)
@@ -62,7 +62,7 @@ def report_nan_on_a_rank(arguments: list[str]) -> int:
             measured["critic/slope"] = torch.tensor(torch.nan)
         return measured
 
-    Observer._measure = spoil  # type: ignore[method-assign]
+    Observer._measure_critic = spoil  # type: ignore[method-assign]
     return main(arguments)
 
 

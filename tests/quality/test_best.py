@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import get_args
 
-import pytest
-
 from pipeline.options import HIGHER_IS_BETTER, Metric, QualityOptions
 from pipeline.quality.best import Best
 
@@ -43,6 +41,16 @@ def test_patience_counts_evaluations_since_the_best() -> None:
     assert best.is_exhausted
 
 
+def test_an_evaluation_whose_checkpoint_is_not_saved_is_as_if_it_had_not_been() -> None:
+    best = Best("fid", 2)
+    best.update(1, 3.0)
+    best.update(2, 4.0)
+    expected = best.facts()
+    assert best.update(3, 1.0)
+    best.take_back()
+    assert best.facts() == expected
+
+
 def test_without_patience_a_run_never_ends_early() -> None:
     best = Best("fid", None)
     for step in range(100):
@@ -55,6 +63,9 @@ def test_a_resumed_search_goes_on_and_one_for_another_metric_starts_anew() -> No
     best.update(1, 3.0)
     best.update(2, 4.0)
     same, other, none = Best("fid", 2), Best("kid", 2), Best("fid", 2)
+    by_others = Best("fid", 2, {"samples": 4096})
+    by_others.restore(best.facts())
+    assert by_others.value is None, "figures of other samples do not compare"
     same.restore(best.facts())
     other.restore(best.facts())
     none.restore(None)
@@ -63,6 +74,8 @@ def test_a_resumed_search_goes_on_and_one_for_another_metric_starts_anew() -> No
     assert none == Best("fid", 2)
 
 
-@pytest.mark.parametrize(("keep", "expected"), [("fid", Best("fid", 3)), (None, None)])
-def test_the_options_say_what_is_kept(keep: Metric | None, expected: Best | None) -> None:
-    assert Best.of(QualityOptions(keep_best=keep, patience=3)) == expected
+def test_the_options_say_what_is_kept() -> None:
+    assert Best.of(QualityOptions(patience=3)) is None
+    best = Best.of(QualityOptions(keep_best="fid", patience=3, samples=256))
+    assert best is not None
+    assert (best.metric, best.patience, best.basis["samples"]) == ("fid", 3, 256)

@@ -167,19 +167,31 @@ def test_what_cannot_be_measured_is_refused_on_every_rank(classifier: str, tmp_p
         "judges images of (channels, height, width) (1, 8, 8), and these are (1, 8, 16)" in text
         for text in refuse(options(["modes"], classifier=classifier), wide)
     )
+    small = RealImages(
+        lambda chosen: torch.zeros(len(chosen), 1, 4, 4, dtype=torch.uint8), (1, 4, 4), ids, ids, ids
+    )
+    assert all("and these have 4x4. Leave it out" in text for text in refuse(options(["swd"]), small))
+    few = RealImages(lambda chosen: DIGITS[chosen], (1, 8, 8), ids[:5], ids[:5], ids)
+    assert all("5 training images are too few" in text for text in refuse(options(["fid"]), few))
     missing = str(tmp_path / "none.safetensors")
     assert all(
         "none.safetensors is no file" in t for t in refuse(options(["modes"], classifier=missing), real())
     )
 
 
-def test_samples_that_are_not_finite_are_refused() -> None:
-    evaluation = Evaluation(options(["fid"]), real(), Rank(0, Together(1)), 4, 0)
-    evaluation.features = lambda images: torch.full((len(images), 3), torch.nan)  # type: ignore[assignment]
-    with pytest.raises(
-        NonFiniteError, match="features that are not finite, so no figure of them means anything"
-    ):
-        evaluation.measure(draw)
+def test_samples_that_are_not_finite_are_refused_on_every_rank() -> None:
+    def spoil(latents: Tensor) -> Tensor:
+        images = draw(latents)
+        images[latents[:, 0].argmax(), 0, 0, 0] = torch.nan
+        return images
+
+    def refuse(rank: Rank) -> None:
+        with pytest.raises(
+            NonFiniteError, match="draws images that are not finite, so no figure of them means"
+        ):
+            Evaluation(options(["fid"]), real(), rank, 4, 0).measure(spoil if rank.rank else draw)
+
+    on_ranks(2, refuse)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
