@@ -312,7 +312,7 @@ class MonitorOptions(Options):
     sample_every: int = Field(
         default=200,
         ge=1,
-        description="image grids and weight histograms; before the first of these also at steps 1, 2, 4, 8, ...",
+        description="image grids and weight histograms; at the start also at 1/16, 1/8, 1/4 and 1/2 of it",
     )
     validation_every: int = Field(default=200, ge=1, description="Wasserstein estimate on held-out images")
     grid: int = Field(default=8, ge=1, le=32, description="rows and columns of the image grids")

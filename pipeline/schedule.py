@@ -37,6 +37,5 @@ def is_due(steps_done: int, every: int, steps: int) -> bool:
 
 
 def is_picture_due(steps_done: int, every: int, steps: int) -> bool:
-    """Whether grids are drawn now: at 1, 2, 4, 8, ... while much changes, and then every so many steps."""
-    is_early = steps_done < every and steps_done.bit_count() == 1
-    return is_early or is_due(steps_done, every, steps)
+    """Whether grids are drawn now: every so many steps, and at the start at 1/16, 1/8, 1/4 and 1/2 of them."""
+    return steps_done in {every // share for share in (16, 8, 4, 2)} or is_due(steps_done, every, steps)

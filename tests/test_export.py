@@ -34,7 +34,7 @@ NETWORKS = [
         for norm in ("batch", "none", "layer", "instance")
     ),
     (MlpOptions(name="mlp", latent=8, width=8, layers=1), 3),
-    *((ResnetOptions(name="resnet", latent=8, width=4), side) for side in (32, 64, 128)),
+    *((ResnetOptions(name="resnet", latent=8, width=4), side) for side in (32, 128)),
     (WganMnistOptions(name="wgan_mnist", latent=8), 8),
     (WganDcganOptions(name="wgan_dcgan", latent=8), 8),
     (GanBceOptions(name="gan_bce", latent=8), 8),

@@ -54,5 +54,5 @@ def test_what_is_due_every_so_often_is_due_at_the_end_too() -> None:
 
 
 def test_pictures_come_often_at_first_and_then_every_so_many_steps() -> None:
-    assert [step for step in range(1, 71) if is_picture_due(step, 20, 70)] == [1, 2, 4, 8, 16, 20, 40, 60, 70]
+    assert [step for step in range(1, 71) if is_picture_due(step, 20, 70)] == [1, 2, 5, 10, 20, 40, 60, 70]
     assert [step for step in range(1, 10) if is_picture_due(step, 1, 9)] == list(range(1, 10))

@@ -16,7 +16,13 @@ from tests.shards import digits, write
 PRESETS = sorted((Path(__file__).parents[2] / "configs" / "reference").glob("*.yaml"))
 SIDES = {"wgan-gp-cifar10": 32, "wgan-cifar10": 32, "wgan-dcgan64": 64}
 COLOUR = SIDES.keys()
-CPU = ["runtime.device=cpu", "runtime.timeout_seconds=60", "runtime.digest_every=1", "monitor.plots=false"]
+CPU = [
+    "runtime.device=cpu",
+    "runtime.timeout_seconds=60",
+    "runtime.digest_every=1",
+    "monitor.plots=false",
+    "monitor.grid=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +61,7 @@ def test_a_preset_trains_on_two_ranks(
     }
     assert [line["step"] for line in read_metrics(run)] == [1, 2]
     grids = sorted(path.name for path in (run / "samples").iterdir())
-    assert grids == ["step_00000001.png", "step_00000002.png"]
+    assert grids == ["step_00000002.png"]
 
 
 @pytest.mark.parametrize("name", ["wgan-digit7", "wgan-dcgan", "lsgan", "gan-bce"])
