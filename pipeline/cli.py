@@ -109,9 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = parsed.func(parsed)
         return code
     except PipelineError as error:
-        # Ranks of a machine fail alike: it is said once.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
+        print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -178,6 +178,10 @@ def _quality_rules(config: Config) -> list[tuple[bool, str]]:
             "quality.keep_best: without evaluations no checkpoint is the best. Set quality.every",
         ),
         (
+            quality.keep_best == "copied",
+            "quality.keep_best: copied has no better end: 0.01 is natural, and noise scores 0. Name another metric",
+        ),
+        (
             quality.patience is not None and quality.keep_best is None,
             "quality.patience: says how long to wait for a new best. Name the metric in quality.keep_best",
         ),

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.build import build_evaluation, build_loader
 from pipeline.checkpoint import Checkpoint, list_checkpoints
 from pipeline.config import load_config
-from pipeline.data.shard_set import open_shards
+from pipeline.data.shard_set import ShardSet, open_shards
 from pipeline.durable import storage_errors
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.generator_files import open_run, read_generator
@@ -34,6 +34,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     config = load_options(run, arguments)
     checkpoints = choose_checkpoints(run, arguments.checkpoint)
     shards = open_shards(config.data)
+    for checkpoint in checkpoints:
+        check_shape(checkpoint, shards)
     runtime = Runtime(config)
     say = print if runtime.is_main else _say_nothing
     rows = Slice(0, config.schedule.real_images, config.schedule.real_images)
@@ -105,6 +107,17 @@ def choose_checkpoints(run: Path, wanted: Sequence[str] | None) -> list[Checkpoi
             f"--checkpoint {' '.join(wrong)}: give steps, such as 1000 2000, or the word best or all."
         )
     return [open_run(run, "best" if word == "best" else int(word))[1] for word in wanted]
+
+
+def check_shape(checkpoint: Checkpoint, shards: ShardSet) -> None:
+    """Raise ConfigError unless the shards hold images of the size that the run draws."""
+    drawn = tuple(checkpoint.facts()["identity"]["images"])
+    found = (shards.manifest.channels, *shards.manifest.resolution)
+    if drawn != found:
+        raise ConfigError(
+            f"{checkpoint.path} draws images of (channels, height, width) {drawn}, and the shards that the run's "
+            f"config.yaml names hold {found}. Correct data.shards there."
+        )
 
 
 def describe(evaluation: Evaluation, config: Config, arguments: argparse.Namespace) -> str:

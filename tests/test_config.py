@@ -368,6 +368,15 @@ def test_an_argument_whose_value_is_no_yaml_is_refused(tmp_path: Path, value: st
             ["quality.samples=256", "quality.keep_best=fid"],
             "without evaluations no checkpoint is the best. Set quality.every",
         ),
+        (
+            [
+                "data.validation=0.2",
+                "quality.every=5",
+                "quality.metrics=[copied]",
+                "quality.keep_best=copied",
+            ],
+            "quality.keep_best: copied has no better end",
+        ),
         (["quality.every=5", "quality.patience=3"], "Name the metric in quality.keep_best"),
         (["checkpoint.every=10", "checkpoint.keep_every=15"], "15 is no multiple of checkpoint.every 10"),
         (["objective.name=wasserstein", "model.spectral_norm=true"], "model.spectral_norm: cannot go with"),

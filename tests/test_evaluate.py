@@ -13,6 +13,8 @@ from PIL import Image
 
 from pipeline.cli import main
 from tests.ranks import Ranks, read_metrics
+from tests.shards import digits as digits_source
+from tests.shards import write
 
 SMALL = ["--samples", "128"]
 
@@ -151,3 +153,15 @@ def test_two_processes_share_the_work_whatever_way_they_are_asked_for(run: Path)
     assert main(["evaluate", str(run), "--metrics", "swd", *SMALL]) == 0
     figures = [line["metrics"] for line in lines(run / "evaluations.jsonl")]
     assert figures[0] == figures[1] == figures[2]
+
+
+def test_shards_of_other_images_than_the_run_draws_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(digits_source(), tmp_path / "other", 8, 1, 500)
+    config = run / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["data"]["shards"] = str(tmp_path / "other")
+    config.write_text(yaml.safe_dump(content))
+    assert main(["evaluate", str(run), *SMALL]) == 2
+    assert "draws images of (channels, height, width) (1, 16, 16), and the shards" in capsys.readouterr().err
