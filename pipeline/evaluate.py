@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.build import build_evaluation, build_loader
 from pipeline.checkpoint import Checkpoint, list_checkpoints
 from pipeline.config import load_config
+from pipeline.data.loader import scale
 from pipeline.data.shard_set import ShardSet, open_shards
 from pipeline.durable import storage_errors
 from pipeline.errors import CheckpointError, ConfigError
@@ -67,7 +68,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             path = RunDirectory(run).samples / f"step_{checkpoint.step:08d}-neighbours.png"
             if runtime.is_main:
                 with storage_errors(path):
-                    save_png(image_grid(pairs.flatten(0, 1).float() / 127.5 - 1, 1 + NEIGHBOURS), path)
+                    save_png(image_grid(scale(pairs.flatten(0, 1)), 1 + NEIGHBOURS), path)
             say(f"each row a sample, and the training images nearest to it: {path}")
     say(f"kept in {RunDirectory(run).evaluations}")
     shards.files.close()

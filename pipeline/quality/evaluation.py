@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.data.loader import scale
 from pipeline.data.order import Ids
 from pipeline.errors import ConfigError, NonFiniteError, PipelineError
 from pipeline.monitor.grids import to_uint8
@@ -276,14 +277,10 @@ class Evaluation:
             training, held_out = others
             figures["copied"] = copied_share(fake.features, training, held_out)
         if "swd" in wanted:
-            levels = sliced_wasserstein(_scaled(real.images), _scaled(fake.images), self._seed)
+            levels = sliced_wasserstein(scale(real.images), scale(fake.images), self._seed)
             figures["swd"] = sum(levels.values()) / len(levels)
         if self.classifier is not None and fake.probabilities.shape[1]:
             ours, theirs = class_histogram(fake.probabilities), class_histogram(real.probabilities)
             figures["modes"] = float(covered_modes(ours, theirs))
             figures["class_distance"] = class_distance(ours, theirs)
         return {metric: figures[metric] for metric in wanted}
-
-
-def _scaled(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.data.loader import scale
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.quality.features.classifier import (
     About,
@@ -61,7 +62,7 @@ def test_a_classifier_learns_and_comes_back_from_its_file(tmp_path: Path) -> Non
     loaded = ClassifierFeatures.load(tmp_path / "c.safetensors", CPU)
     assert loaded.about == ABOUT
     assert loaded.name.startswith("classifier ")
-    scaled = images.float() / 127.5 - 1
+    scaled = scale(images)
     features = loaded(images[:1000])
     assert torch.allclose(features.mean(0), torch.zeros(160), atol=1e-4)
     spread = features.std(0)

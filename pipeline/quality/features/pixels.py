@@ -9,6 +9,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from pipeline.data.loader import scale
+
 MOST_DIMENSIONS = 64
 MOST_SIDE = 32
 
@@ -54,7 +56,7 @@ class PixelFeatures:
 
 
 def _pixels(images: Tensor) -> Tensor:
-    values = images.float() / 127.5 - 1
+    values = scale(images)
     height, width = images.shape[-2:]
     if max(height, width) > MOST_SIDE:
         size = (min(height, MOST_SIDE), min(width, MOST_SIDE))
