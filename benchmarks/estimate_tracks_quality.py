@@ -201,8 +201,8 @@ def real_images(run: Path, step: int, directory: Path) -> Tensor:
 def measure(run: Path, steps: Sequence[int], measures: Measures, samples: int) -> Iterator[Distances]:
     """The distances of each checkpoint's samples. Raises CheckpointError at a damaged one."""
     for step in tqdm(steps, unit=" checkpoints", leave=False, disable=None):
-        config, checkpoint = open_run(run, step)
-        yield measures(draw_from_run(config, checkpoint, samples, SEED, use_ema=False))
+        _, checkpoint = open_run(run, step)
+        yield measures(draw_from_run(checkpoint, samples, SEED, use_ema=False))
 
 
 def critic_estimate(run: Path, step: int, real: Tensor) -> float:

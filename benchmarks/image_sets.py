@@ -17,10 +17,9 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.data.reader import ShardReader
 from pipeline.data.shard_set import open_directory
 from pipeline.errors import ConfigError, DataError
-from pipeline.generator_files import generator_of
+from pipeline.generator_files import read_generator
 from pipeline.monitor.grids import to_uint8
 from pipeline.options import Config
-from pipeline.sampling import draw_images
 
 
 class LabelledImages(NamedTuple):
@@ -65,8 +64,6 @@ def check_comparable(config: Config, checkpoint: Checkpoint, real: LabelledImage
         )
 
 
-def draw_from_run(config: Config, checkpoint: Checkpoint, count: int, seed: int, use_ema: bool) -> Tensor:
+def draw_from_run(checkpoint: Checkpoint, count: int, seed: int, use_ema: bool) -> Tensor:
     """`count` images of a checkpoint's generator, on the host; of the same latents for the same seed."""
-    generator = generator_of(config, checkpoint, use_ema=use_ema)
-    batches = draw_images(generator, config.model.latent, count, seed)
-    return torch.cat([to_uint8(batch).cpu() for batch in batches])
+    return to_uint8(read_generator(checkpoint.path, use_ema=use_ema).sample(count, seed)).cpu()

@@ -267,7 +267,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _draw(config: Config, checkpoint: Checkpoint, count: int, seed: int) -> Tensor:
-    return draw_from_run(config, checkpoint, count, seed, use_ema=_weights(config) == "ema")
+    return draw_from_run(checkpoint, count, seed, use_ema=_weights(config) == "ema")
 
 
 def _weights(config: Config) -> str:

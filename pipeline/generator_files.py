@@ -121,7 +121,7 @@ def read_generator(path: Path, which: Which = None, use_ema: bool = True) -> Tra
         generator = _of_checkpoint(_open_checkpoint(path), use_ema)
     else:
         config, checkpoint = open_run(path, which)
-        network = generator_of(config, checkpoint, use_ema)
+        network = _network(config.model, checkpoint, use_ema)
         generator = TrainedGenerator(network, _card(config.name, config.model, checkpoint, use_ema))
     return generator.to(best_device())
 
@@ -144,14 +144,6 @@ def open_run(run: Path, which: Which) -> tuple[Config, Checkpoint]:
             "checkpoint in it, or a .safetensors file made by `wgan export`."
         )
     return load_config(directory.config), _checkpoint_in(directory.checkpoints, which)
-
-
-def generator_of(config: Config, checkpoint: Checkpoint, use_ema: bool) -> nn.Module:
-    """The generator of a checkpoint, ready to draw from: float32, in evaluation mode, on the best device.
-
-    Raises CheckpointError where the options are not those that it was trained with.
-    """
-    return _network(config.model, checkpoint, use_ema).to(best_device())
 
 
 def checkpoint_of(path: Path) -> Checkpoint | None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.diagnostics import generate
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import ConfigError
-from pipeline.generator_files import default_directory, read_generator
+from pipeline.generator_files import TrainedGenerator, default_directory, read_generator
 from pipeline.latents import (
-    BATCH,
     check_seed,
     check_truncation,
     latent_batches,
@@ -66,17 +64,6 @@ def sample(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def draw_images(generator: nn.Module, latent: int, count: int, seed: int) -> Iterator[Tensor]:
-    """Batches of images: float32 (up to 256, channels, height, width) in [-1, 1], where the generator is.
-
-    The latents, ~ N(0, 1), depend on the seed and the place of the image alone: not on the machine, and
-    not on how many come after it.
-    """
-    device = next(generator.parameters()).device
-    for latents in latent_batches(latent, count, seed):
-        yield generate(generator, latents.to(device), BATCH)
-
-
 def write_files(batches: Iterable[Tensor], names: Sequence[str], directory: Path) -> None:
     """One PNG for each image, NAME.png."""
     images = (image for batch in batches for image in to_uint8(batch).cpu())
@@ -86,16 +73,15 @@ def write_files(batches: Iterable[Tensor], names: Sequence[str], directory: Path
             save_png(image, directory / f"{name}.png")
 
 
-def write_arrays(generator: nn.Module, batches: Iterable[Tensor], count: int, target: Path) -> None:
+def write_arrays(generator: TrainedGenerator, batches: Iterable[Tensor], count: int, target: Path) -> None:
     """An .npz of uint8 `images` (count, height, width, channels) and the float32 `latents` (count, latent).
 
     The images are in 0..255, rounded as in a PNG. Raises StorageError.
     """
     images, latents = [], []
-    device = next(generator.parameters()).device
     with tqdm(total=count, unit=" images", leave=False, disable=None) as progress:
         for batch in batches:
-            drawn = to_uint8(generate(generator, batch.to(device))).permute(0, 2, 3, 1)
+            drawn = to_uint8(generator.draw(batch)).permute(0, 2, 3, 1)
             images.append(drawn.cpu().numpy())
             latents.append(batch.numpy())
             progress.update(len(batch))

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from pipeline.cli import _default_processes, main
+from pipeline.latents import latent_batches
 from pipeline.options import RuntimeOptions
-from pipeline.sampling import draw_images
 from tests.ranks import Ranks
 
 
@@ -109,15 +108,7 @@ def test_a_grid_is_a_png_whatever_its_name(trained: Path, tmp_path: Path, name: 
 
 
 def test_an_image_of_a_seed_does_not_depend_on_how_many_are_drawn() -> None:
-    class Latents(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.unused = nn.Parameter(torch.zeros(1))
-
-        def forward(self, latents: Tensor) -> Tensor:
-            return latents
-
-    few, many = (torch.cat(list(draw_images(Latents(), 3, count, seed=2))) for count in (301, 600))
+    few, many = (torch.cat(list(latent_batches(3, count, seed=2))) for count in (301, 600))
     assert (few.shape, many.shape) == ((301, 3), (600, 3))
     assert torch.equal(few, many[:301])
     assert len(many.unique()) == 1800, "no batch repeats another"
