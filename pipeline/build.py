@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.checkpoint import Checkpoint
-from pipeline.config import dump_config
+from pipeline.config import dump_config, flatten
 from pipeline.data.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.loader import Loader
 from pipeline.data.manifest import Manifest, check_hashes
@@ -35,7 +35,6 @@ from pipeline.observer import Observer
 from pipeline.options import Config, InitOptions
 from pipeline.quality.best import Best
 from pipeline.quality.evaluation import Evaluation, RealImages
-from pipeline.resume import flatten
 from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime
 from pipeline.state import TrainingState, build_optimizer, seed_weights

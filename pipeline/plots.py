@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import ConfigError
 from pipeline.options import HIGHER_IS_BETTER
-from pipeline.run_directory import RunDirectory
+from pipeline.run_directory import RunDirectory, parse_record
 
 CURVES, ANIMATION, COMPARISON = "curves.png", "training.gif", "comparison.png"
 
@@ -169,7 +168,7 @@ def read_lines(path: Path) -> list[Record]:
     Raises OSError where the file cannot be read.
     """
     with path.open("rb") as file:
-        return [record for line in file if (record := _record(line)) is not None]
+        return [record for line in file if (record := parse_record(line)) is not None]
 
 
 def points_of(records: Iterable[Record], tag: str) -> list[tuple[int, float]]:
@@ -314,14 +313,6 @@ def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
     paths = [path for path, size in sizes.items() if size == last_size]
     count = min(len(paths), most)
     return [paths[index * (len(paths) - 1) // max(count - 1, 1)] for index in range(count)]
-
-
-def _record(line: bytes) -> Record | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def _is_figure(value: object) -> bool:

@@ -11,7 +11,7 @@ import math
 import shlex
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.checkpoint import Checkpoint, list_checkpoints
-from pipeline.config import load_config
+from pipeline.config import flatten, load_config
 from pipeline.durable import storage_errors, write_text
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.options import Config
@@ -188,7 +188,9 @@ def render(run: Path) -> str:
         evaluations=tabulate(_lines(directory.evaluations)),
         config=directory.config.read_text(encoding="utf-8", errors="replace") if config else "",
         config_mistake=config_mistake,
-        environment=list(_flat(environment)),
+        environment=[
+            (name, "none" if value is None else str(value)) for name, value in flatten(environment).items()
+        ],
         data=describe_data(config, checkpoints),
         commands=commands_again(run, config, environment),
         checkpoints=[saved for checkpoint in checkpoints if (saved := _saved(checkpoint)) is not None],
@@ -397,15 +399,6 @@ def _lines(path: Path) -> list[Record]:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """("packages.torch", "2.14.1") and so on."""
-    for name, value in content.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, "none" if value is None else str(value)
 
 
 def _saved(checkpoint: Checkpoint) -> Saved | None:

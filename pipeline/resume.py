@@ -15,6 +15,7 @@ from pipeline.checkpoint import (
     save_checkpoint,
     set_aside,
 )
+from pipeline.config import flatten
 from pipeline.data.manifest import Manifest
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.monitor.console import say_warning
@@ -148,12 +149,3 @@ def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
             + "\n  ".join(differences)
             + "\nSet these options back, or give the new run another name."
         )
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        path = f"{prefix}{key}"
-        flat |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-    return flat

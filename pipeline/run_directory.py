@@ -22,12 +22,21 @@ import socket
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pipeline.durable import storage_errors, write_text
 from pipeline.errors import RunLockedError
 
 Ending = Literal["DONE", "PREEMPTED", "FAILED"]
+
+
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl or alarms.jsonl as an object with a whole "step", or None where it is none."""
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 class RunDirectory:

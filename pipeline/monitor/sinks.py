@@ -17,6 +17,7 @@ from torch.utils.tensorboard.summary import hparams
 from pipeline.durable import storage_errors, write_text
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import save_png
+from pipeline.run_directory import parse_record
 
 ALARM = "health/"
 """How the names of texts begin that a person should read."""
@@ -266,21 +267,11 @@ def _edges(values: Tensor, box: float | None) -> Any:
 def _lines_before(path: Path, first_step: int) -> list[str]:
     # What follows the last line's end is a line that a crash cut short.
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    steps = [_step(line) for line in lines]
-    if foreign := steps.count(None):
+    records = [parse_record(line) for line in lines]
+    if foreign := records.count(None):
         say_warning(f"{path}: {foreign} of {len(lines)} lines are no records of a run and are dropped")
     return [
         f"{line.decode()}\n"
-        for line, step in zip(lines, steps, strict=True)
-        if step is not None and step < first_step
+        for line, record in zip(lines, records, strict=True)
+        if record is not None and record["step"] < first_step
     ]
-
-
-def _step(line: bytes) -> int | None:
-    """The step of a record, or None where the line is none."""
-    try:
-        record = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        return None
-    step = record.get("step") if isinstance(record, dict) else None
-    return step if isinstance(step, int) else None
