@@ -29,7 +29,12 @@ from pipeline.quality.features import Features, build_features
 from pipeline.quality.features.classifier import ClassifierFeatures
 from pipeline.quality.frechet import Gaussian, frechet_distance, gaussian
 from pipeline.quality.kernel_distance import kernel_distance
-from pipeline.quality.neighbours import SCALE_NEIGHBOURS, copied_share, precision_recall_density_coverage
+from pipeline.quality.neighbours import (
+    SCALE_NEIGHBOURS,
+    copied_share,
+    natural_distance,
+    precision_recall_density_coverage,
+)
 from pipeline.quality.sliced_wasserstein import SMALLEST_IMAGE, sliced_wasserstein
 
 CHUNK = 64
@@ -153,18 +158,14 @@ class Evaluation:
     def measure(self, draw: Draw) -> dict[Metric, float]:
         """The figures of a generator's samples, the same on all ranks. Raises NonFiniteError."""
         self._are_finite = True
-        fake, real, others = self.samples(draw), self.reference, None
+        fake, real = self.samples(draw), self.reference
         if not all(self._ranks.gather_objects(self._are_finite)):
             raise NonFiniteError(
                 "The generator draws images that are not finite, so no figure of them means anything. Judge an "
                 "earlier checkpoint."
             )
-        if "copied" in self._options.metrics:
-            others = (
-                self._collect_real(self._real.training, "training images", only_features=True).features,
-                self._collect_real(self._real.held_out, "held-out images", only_features=True).features,
-            )
-        return self._on_main_rank(lambda: self._compare(fake, real, others))
+        known = self._known_images() if "copied" in self._options.metrics else None
+        return self._on_main_rank(lambda: self._compare(fake, real, known))
 
     def _on_main_rank(self, compare: Callable[[], dict[Metric, float]]) -> dict[Metric, float]:
         """What one rank finds, on all of them, which meet each second: nobody waits so long that it gives up."""
@@ -213,6 +214,17 @@ class Evaluation:
         """The real images that they are compared with."""
         return self._collect_real(self._real.compared, "real images")
 
+    def _known_images(self) -> tuple[Tensor, Tensor]:
+        """The features of all training images, and of those that are held out."""
+        return (
+            self._collect_real(self._real.training, "training images", only_features=True).features,
+            self._collect_real(self._real.held_out, "held-out images", only_features=True).features,
+        )
+
+    @cached_property
+    def _natural_distance(self) -> float:
+        return natural_distance(*self._known_images())
+
     @cached_property
     def _gaussian(self) -> Gaussian:
         return gaussian(self.reference.features)
@@ -259,7 +271,7 @@ class Evaluation:
         return self._ranks.gather(ours).transpose(0, 1).flatten(0, 2)
 
     def _compare(
-        self, fake: Collected, real: Collected, others: tuple[Tensor, Tensor] | None
+        self, fake: Collected, real: Collected, known: tuple[Tensor, Tensor] | None
     ) -> dict[Metric, float]:
         wanted = self._options.metrics
         figures: dict[Metric, float] = {}
@@ -273,9 +285,8 @@ class Evaluation:
         if {"precision", "recall", "density", "coverage"} & set(wanted):
             found = precision_recall_density_coverage(real.features, fake.features, NEIGHBOURS)._asdict()
             figures |= {name: found[name] for name in ("precision", "recall", "density", "coverage")}
-        if others is not None:
-            training, held_out = others
-            figures["copied"] = copied_share(fake.features, training, held_out)
+        if known is not None:
+            figures["copied"] = copied_share(fake.features, *known, self._natural_distance)
         if "swd" in wanted:
             levels = sliced_wasserstein(scale(real.images), scale(fake.images), self._seed)
             figures["swd"] = sum(levels.values()) / len(levels)

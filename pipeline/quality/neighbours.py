@@ -90,28 +90,37 @@ def nearest(queries: Tensor, references: Tensor, chunk: int = CHUNK) -> tuple[Te
     ), indices
 
 
-def copied_share(fake: Tensor, train: Tensor, held_out: Tensor) -> float:
+def copied_share(fake: Tensor, train: Tensor, held_out: Tensor, natural: float) -> float:
     """The share of `fake` that lies nearer to a training image than 99 % of the new images, `held_out`, do.
 
-    All are float32 (count, dimensions). Samples as good as new images score about 0.01 (1 / (m + 1) where the
-    m held-out images are fewer than 99), copies 1, and samples far from any training image 0. Where held-out
-    images are in the training set too, one in a hundred or more, nothing can be told, and it is 0.
+    Sets are float32 (count, dimensions); `natural` is their `natural_distance`. Samples as good as new images score
+    about 0.01 (1 / (m + 1) where the m held-out images are fewer than 99), copies 1, and samples far from any
+    training image 0. Where held-out images are in the training set too, one in a hundred or more, nothing can be
+    told, and it is 0.
 
     As in Meehan et al. 2020, "A Non-Parametric Test to Detect Data-Copying in Generative Models", held-out images
     say how near is natural. A distance to the nearest training image is taken in units of that image's distance
     to its 5th held-out neighbour: else samples of a dense region, such as the images of one class alone, would
-    pass for copies. Raises ConfigError where fewer than 6 images are held out.
+    pass for copies.
+    """
+    return _share(_relative_distances(fake, train, held_out, are_held_out=False) < natural)
+
+
+def natural_distance(train: Tensor, held_out: Tensor) -> float:
+    """The distance to their nearest training image that 99 % of the new images, `held_out`, exceed.
+
+    Both are float32 (count, dimensions); the distance is relative, as `copied_share` says. Raises ConfigError
+    where fewer than 6 images are held out.
     """
     if len(held_out) <= SCALE_NEIGHBOURS:
         raise ConfigError(
             f"{len(held_out)} held-out image(s) cannot say how near to the training images is natural. "
             f"Hold out {SCALE_NEIGHBOURS + 1} at least, and some hundreds for a figure to trust."
         )
-    distances = _relative_distances(fake, train, held_out, are_held_out=False)
-    natural = _relative_distances(held_out, train, held_out, are_held_out=True).sort().values
+    distances = _relative_distances(held_out, train, held_out, are_held_out=True).sort().values
     # A new image is below the j-th of m others with probability j / (m + 1), whatever the distribution.
-    place = max(1, (len(natural) + 1) // ONE_IN)
-    return _share(distances < natural[place - 1])
+    place = max(1, (len(distances) + 1) // ONE_IN)
+    return float(distances[place - 1])
 
 
 def _relative_distances(points: Tensor, train: Tensor, held_out: Tensor, are_held_out: bool) -> Tensor:

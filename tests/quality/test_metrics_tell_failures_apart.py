@@ -13,10 +13,19 @@ from torch import Tensor
 from pipeline.quality.class_balance import class_distance, class_histogram, covered_modes
 from pipeline.quality.frechet import frechet_distance, gaussian
 from pipeline.quality.kernel_distance import kernel_distance
-from pipeline.quality.neighbours import copied_share, nearest, precision_recall_density_coverage
+from pipeline.quality.neighbours import (
+    copied_share,
+    natural_distance,
+    nearest,
+    precision_recall_density_coverage,
+)
 from pipeline.quality.sliced_wasserstein import sliced_wasserstein
 
 SAMPLES = 400
+
+
+def share_of_copies(fake: Tensor, train: Tensor, held_out: Tensor) -> float:
+    return copied_share(fake, train, held_out, natural_distance(train, held_out))
 
 
 class Digits(NamedTuple):
@@ -83,7 +92,7 @@ def figures(digits: Digits, fake: Tensor) -> dict[str, float]:
         "fid": frechet_distance(gaussian(real), gaussian(fake)),
         "kid": kernel_distance(real, fake, 20, 100, seed=0).mean,
         **precision_recall_density_coverage(real, fake, 5)._asdict(),
-        "copied": copied_share(fake, digits.train, real),
+        "copied": share_of_copies(fake, digits.train, real),
         "swd": sliced_wasserstein(real.view(-1, 1, 8, 8), fake.view(-1, 1, 8, 8), seed=0)[8],
         "modes": covered_modes(histogram, real_histogram),
         "class_distance": class_distance(histogram, real_histogram),

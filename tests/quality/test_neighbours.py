@@ -9,9 +9,19 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.quality.neighbours import CHUNK, copied_share, nearest, precision_recall_density_coverage
+from pipeline.quality.neighbours import (
+    CHUNK,
+    copied_share,
+    natural_distance,
+    nearest,
+    precision_recall_density_coverage,
+)
 
 Points = list[list[float]]
+
+
+def share_of_copies(fake: Tensor, train: Tensor, held_out: Tensor) -> float:
+    return copied_share(fake, train, held_out, natural_distance(train, held_out))
 
 
 def draw(seed: int, count: int, dimensions: int = 3, shift: float = 0) -> Tensor:
@@ -167,7 +177,7 @@ def test_the_copied_share_is_what_counting_gives(held_out: int) -> None:
     fake[:40] = train[:40] + 0.05 * fake[:40]
     held = draw(2, held_out)
     expected = copied_by_counting(fake.tolist(), train.tolist(), held.tolist())
-    assert copied_share(fake, train, held) == pytest.approx(expected, abs=1e-12)
+    assert share_of_copies(fake, train, held) == pytest.approx(expected, abs=1e-12)
     assert 0 < expected < 1
 
 
@@ -176,7 +186,7 @@ def test_new_samples_of_the_same_kind_are_copies_as_rarely_as_promised(held_out:
     """One in 100, or one in m + 1 where fewer than 99 are held out, on average over draws."""
     shares = torch.tensor(
         [
-            copied_share(draw(3 * seed, 400), draw(3 * seed + 1, 400), draw(3 * seed + 2, held_out))
+            share_of_copies(draw(3 * seed, 400), draw(3 * seed + 1, 400), draw(3 * seed + 2, held_out))
             for seed in range(100)
         ]
     )
@@ -189,7 +199,7 @@ def test_planted_copies_are_counted(planted: float) -> None:
     train, fake, held_out = draw(0, 1000, 16), draw(1, 500, 16), draw(2, 500, 16)
     count = int(planted * 500)
     fake[:count] = train[:count] + 0.05 * draw(3, count, 16)
-    assert copied_share(fake, train, held_out) == pytest.approx(planted + 0.01 * (1 - planted), abs=0.015)
+    assert share_of_copies(fake, train, held_out) == pytest.approx(planted + 0.01 * (1 - planted), abs=0.015)
 
 
 def test_samples_of_a_dense_region_are_no_copies() -> None:
@@ -204,34 +214,34 @@ def test_samples_of_a_dense_region_are_no_copies() -> None:
     assert (distances < held_out_distances.quantile(0.05)).double().mean() > 0.3, (
         "the distance alone misleads"
     )
-    assert copied_share(dense_alone, train, held_out) < 0.05
+    assert share_of_copies(dense_alone, train, held_out) < 0.05
 
 
 def test_samples_far_from_everything_are_no_copies() -> None:
-    assert copied_share(draw(0, 100, shift=50), draw(1, 200), draw(2, 200)) == 0
+    assert share_of_copies(draw(0, 100, shift=50), draw(1, 200), draw(2, 200)) == 0
 
 
 def test_a_copy_of_an_image_that_is_in_the_training_set_many_times_is_found() -> None:
     train, held_out = draw(0, 200, 16), draw(2, 200, 16)
     train[:100] = train[0]
     fake = train[:1] + 0.01 * draw(1, 50, 16)
-    assert copied_share(fake, train, held_out) == 1
+    assert share_of_copies(fake, train, held_out) == 1
 
 
 def test_a_copy_of_an_image_that_is_held_out_many_times_too_is_found() -> None:
     """Whole numbers, of which no distance is rounded: that of the duplicates is 0, and no unit."""
     train, held_out = (10 * draw(0, 200, 16)).round(), (10 * draw(1, 1000, 16)).round()
     held_out[:6] = train[0]
-    assert copied_share(train[:1], train, held_out) == 1
+    assert share_of_copies(train[:1], train, held_out) == 1
 
 
 def test_where_new_images_are_copies_themselves_no_sample_is_called_one() -> None:
     train = draw(0, 200, 16)
-    assert copied_share(train[:50], train, train[50:150]) == 0
+    assert share_of_copies(train[:50], train, train[50:150]) == 0
 
 
 @pytest.mark.parametrize("count", [0, 5])
 def test_too_few_held_out_images_are_refused(count: int) -> None:
     message = rf"{count} held-out image\(s\) cannot say how near .* Hold out 6 at least"
     with pytest.raises(ConfigError, match=message):
-        copied_share(draw(0, 10), draw(1, 10), draw(2, count))
+        share_of_copies(draw(0, 10), draw(1, 10), draw(2, count))
