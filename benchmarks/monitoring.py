@@ -73,7 +73,7 @@ def train(config: Config, runtime: Runtime, place: Path) -> float:
     with directory, StopSignals() as stop:
         shards = open_shards(config.data)
         who = identity(config, shards.manifest, runtime.precision)
-        trainer = build_trainer(config, shards, directory, runtime, stop, who, 1, lambda text: None)
+        trainer = build_trainer(config, shards, directory, runtime, stop, who, 1, None, lambda text: None)
         started = time.perf_counter()
         trainer.train()
         trainer.observer.sinks.close()

@@ -108,9 +108,10 @@ def build_trainer(
     stop: StopSignals,
     identity: dict[str, Any],
     first_step: int,
+    best: Best | None,
     say: Callable[[str], None],
 ) -> Trainer:
-    """A trainer at step 0, with fresh weights that are the same on all ranks."""
+    """A trainer at step 0, with fresh weights that are the same on all ranks, and the best evaluation so far."""
     noise = Noise(config.seed, runtime.device)
     rows, critic_rows = (
         Slice.of_rank(runtime.rank, runtime.world_size, batch)
@@ -134,7 +135,7 @@ def build_trainer(
         evaluation=build_evaluation(config, loader, order, runtime, config.seed)
         if config.quality.every
         else None,
-        best=Best.of(config.quality),
+        best=best,
     )
     trainer = Trainer(
         config=config,

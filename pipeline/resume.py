@@ -117,9 +117,7 @@ def save_run(
         save_checkpoint(directory, state.counters.step, groups, facts)
 
 
-def restore_run(
-    checkpoint: Checkpoint, state: TrainingState, recorder: Recorder, best: Best | None, runtime: Runtime
-) -> None:
+def restore_run(checkpoint: Checkpoint, state: TrainingState, recorder: Recorder, runtime: Runtime) -> None:
     """Take everything from a checkpoint. Raises CheckpointError where its tensors are not this run's."""
     facts = checkpoint.facts()
     expected = state.named_tensors()
@@ -131,8 +129,6 @@ def restore_run(
     window = checkpoint.tensors("window")
     recorder.window.restore(window, facts["window"], runtime.rank, runtime.world_size, runtime.device)
     recorder.restore(facts["recorder"])
-    if best is not None:
-        best.restore(facts.get("best"))
 
 
 def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:

@@ -168,18 +168,17 @@ def _train_ranks(
         directory.start(dump_config(config))
     with ExitStack() as stack:
         first_step = checkpoint.step + 1 if checkpoint else 1
-        trainer = build_trainer(config, shards, directory, runtime, stop, who, first_step, say)
+        trainer = build_trainer(config, shards, directory, runtime, stop, who, first_step, best, say)
         stack.callback(trainer.observer.console.close)
         stack.callback(trainer.observer.sinks.close)
         if checkpoint is not None:
-            observer = trainer.observer
-            restore_run(checkpoint, trainer.state, observer.recorder, observer.best, runtime)
+            restore_run(checkpoint, trainer.state, trainer.observer.recorder, runtime)
         say(describe_setup(trainer, directory, checkpoint))
         trainer.compare_ranks()
         trainer.train()
     if runtime.is_main and config.monitor.plots:
         _draw_pictures(directory)
-    ending = describe_ending(trainer.state.counters.step, trainer.observer.best)
+    ending = describe_ending(trainer.state.counters.step, best)
     if trainer.observer.is_exhausted:
         say(ending)
     return ending
