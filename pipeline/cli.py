@@ -15,6 +15,8 @@ from pipeline.errors import ConfigError, PipelineError
 if TYPE_CHECKING:
     from pipeline.options import RuntimeOptions
 
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 OVERRIDES = "section.option=value"
 TRAIN_EXAMPLES = """\
 examples:
@@ -217,11 +219,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     shards_command.add_parser(commands)
-    raw = argparse.RawDescriptionHelpFormatter
+    for add in (
+        _add_train,
+        _add_sample,
+        _add_interpolate,
+        _add_export,
+        _add_plot,
+        _add_report,
+        _add_evaluate,
+        _add_features,
+        _add_doctor,
+    ):
+        add(commands)
+    return parser
 
-    train = commands.add_parser(
-        "train", help="train on this machine", epilog=TRAIN_EXAMPLES, formatter_class=raw
+
+def _command(commands: Commands, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name, help=summary, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def _add_train(commands: Commands) -> None:
+    train = _command(commands, "train", "train on this machine", TRAIN_EXAMPLES)
     train.add_argument("config", type=Path, metavar="CONFIG")
     train.add_argument("overrides", nargs="*", metavar=OVERRIDES)
     train.add_argument(
@@ -232,9 +252,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(func=_train)
 
-    sample = commands.add_parser(
-        "sample", help="draw images from a run", epilog=SAMPLE_EXAMPLES, formatter_class=raw
-    )
+
+def _add_sample(commands: Commands) -> None:
+    sample = _command(commands, "sample", "draw images from a run", SAMPLE_EXAMPLES)
     _add_generator(sample)
     sample.add_argument("--count", type=int, help="images to draw (default 64)")
     sample.add_argument("--seed", type=int, help="of the latents (default 0)")
@@ -250,12 +270,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.set_defaults(func=_sample)
 
-    interpolate = commands.add_parser(
-        "interpolate",
-        help="draw the way between latents",
-        epilog=INTERPOLATE_EXAMPLES,
-        formatter_class=raw,
-    )
+
+def _add_interpolate(commands: Commands) -> None:
+    interpolate = _command(commands, "interpolate", "draw the way between latents", INTERPOLATE_EXAMPLES)
     _add_generator(interpolate)
     interpolate.add_argument(
         "--seeds", default="0-7", metavar="LIST", help="of the latents to pass, such as 0-3,10 (default 0-7)"
@@ -271,22 +288,21 @@ def _parser() -> argparse.ArgumentParser:
     interpolate.add_argument("--seconds", type=float, help="of the film (default: 1 for each latent)")
     interpolate.set_defaults(func=_interpolate)
 
-    export = commands.add_parser(
-        "export",
-        help="write a run's generator as one file",
-        epilog=EXPORT_EXAMPLES,
-        formatter_class=raw,
-    )
+
+def _add_export(commands: Commands) -> None:
+    export = _command(commands, "export", "write a run's generator as one file", EXPORT_EXAMPLES)
     _add_generator(export)
     export.add_argument("--format", choices=("safetensors", "onnx", "program"), required=True)
     export.add_argument("--out", type=Path, required=True, metavar="FILE")
     export.set_defaults(func=_export)
 
-    plot = commands.add_parser(
+
+def _add_plot(commands: Commands) -> None:
+    plot = _command(
+        commands,
         "plot",
-        help="draw a run's curves and its samples as an animation, or the curves of several runs",
-        epilog=PLOT_EXAMPLES,
-        formatter_class=raw,
+        "draw a run's curves and its samples as an animation, or the curves of several runs",
+        PLOT_EXAMPLES,
     )
     plot.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="a run's directory, such as runs/digits"
@@ -299,32 +315,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     plot.set_defaults(func=_plot)
 
-    report = commands.add_parser(
-        "report", help="write a run as one HTML page", epilog=REPORT_EXAMPLES, formatter_class=raw
-    )
+
+def _add_report(commands: Commands) -> None:
+    report = _command(commands, "report", "write a run as one HTML page", REPORT_EXAMPLES)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
     report.add_argument(
         "--out", type=Path, metavar="FILE", help="where to write (default: report.html in RUN)"
     )
     report.set_defaults(func=_report)
 
-    _add_evaluate(commands)
-    _add_features(commands)
 
+def _add_doctor(commands: Commands) -> None:
     doctor = commands.add_parser("doctor", help="show versions, devices and what a config would use")
     doctor.add_argument("config", type=Path, metavar="CONFIG", nargs="?")
     doctor.add_argument("overrides", nargs="*", metavar=OVERRIDES)
     doctor.set_defaults(func=_doctor)
-    return parser
 
 
-def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="judge the samples of a run",
-        epilog=EVALUATE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _add_evaluate(commands: Commands) -> None:
+    evaluate = _command(commands, "evaluate", "judge the samples of a run", EVALUATE_EXAMPLES)
     evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
     evaluate.add_argument(
         "--checkpoint", nargs="+", metavar="STEP", help="of which steps; best, or all (default: the newest)"
@@ -354,18 +363,10 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     evaluate.set_defaults(func=_evaluate)
 
 
-def _add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    raw = argparse.RawDescriptionHelpFormatter
-    features = commands.add_parser(
-        "features",
-        help="train a classifier that judges samples",
-        epilog=FEATURES_EXAMPLES,
-        formatter_class=raw,
-    )
+def _add_features(commands: Commands) -> None:
+    features = _command(commands, "features", "train a classifier that judges samples", FEATURES_EXAMPLES)
     actions = features.add_subparsers(title="actions", required=True, metavar="ACTION")
-    train = actions.add_parser(
-        "train", help="train it on labelled shards", epilog=FEATURES_EXAMPLES, formatter_class=raw
-    )
+    train = _command(actions, "train", "train it on labelled shards", FEATURES_EXAMPLES)
     train.add_argument(
         "shards", type=Path, metavar="SHARDS", help="made by `wgan shards make` from a labelled source"
     )
