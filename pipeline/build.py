@@ -108,7 +108,7 @@ def build_trainer(
     stop: StopSignals,
     identity: dict[str, Any],
     first_step: int,
-    best: Best | None,
+    best: Best,
     say: Callable[[str], None],
 ) -> Trainer:
     """A trainer at step 0, with fresh weights that are the same on all ranks, and the best evaluation so far."""

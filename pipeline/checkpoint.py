@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,11 @@ def set_aside(checkpoint: Checkpoint) -> Path:
     return target
 
 
-def prune(directory: Path, keep_last: int, keep_every: int | None, best_step: int | None = None) -> None:
-    """Delete all but the newest `keep_last`, those at multiples of `keep_every` and the best. Raises StorageError."""
+def prune(directory: Path, keep_last: int, keep_every: int | None, kept_steps: Collection[int] = ()) -> None:
+    """Delete all but the newest `keep_last`, multiples of `keep_every` and `kept_steps`. Raises StorageError."""
     for checkpoint in list_checkpoints(directory)[:-keep_last]:
         is_kept = keep_every is not None and checkpoint.step % keep_every == 0
-        if not is_kept and checkpoint.step != best_step:
+        if not is_kept and checkpoint.step not in kept_steps:
             try:
                 shutil.rmtree(checkpoint.path)
             except OSError as error:

@@ -54,7 +54,7 @@ class Observer:
     recorder: Recorder
     checkpoints: Path
     evaluation: Evaluation | None
-    best: Best | None
+    best: Best
     sinks: Sinks = field(default_factory=lambda: Sinks([]))
     console: Console = field(default_factory=lambda: Console(0, 0, is_shown=False))
     fixed_latents: Tensor = field(init=False)
@@ -72,21 +72,17 @@ class Observer:
         Raises NonFiniteError.
         """
         step, steps, monitor = self.state.counters.step, self.config.schedule.steps, self.config.monitor
-        values: dict[str, float] = {}
-        if is_due(step, monitor.log_every, steps):
+        values, is_best = self._evaluate(step)
+        # Once the wait for a better evaluation is over, this is the last step.
+        last = step if self.is_exhausted else steps
+        if is_due(step, monitor.log_every, last):
             values |= self._scalars(real)
         can_validate = len(self.held_out) > 0 and self.objective.measures_wasserstein
-        if can_validate and is_due(step, monitor.validation_every, steps):
+        if can_validate and is_due(step, monitor.validation_every, last):
             values["wasserstein/validation"] = self._validation_estimate()
-        is_best = False
-        every = self.config.quality.every
-        if self.evaluation is not None and every is not None and is_due(step, every, steps):
-            figures = self.evaluation.measure(lambda latents: generate(self.state.ema, latents))
-            values |= {tag(name, self.config.quality.features): value for name, value in figures.items()}
-            is_best = self.best is not None and self.best.update(step, figures[self.best.metric])
         if values:
             self._record(step, values)
-        if is_picture_due(step, monitor.sample_every, steps):
+        if is_picture_due(step, monitor.sample_every, last):
             self.refuse_non_finite_state()
             if self.runtime.is_main:
                 self._show_pictures(step)
@@ -95,7 +91,7 @@ class Observer:
     @property
     def is_exhausted(self) -> bool:
         """Whether the run has waited for a better evaluation as long as it may."""
-        return self.best is not None and self.best.is_exhausted
+        return self.best.is_exhausted
 
     def refuse_non_finite_state(self) -> None:
         """Raise NonFiniteError, naming the tensor, unless all numbers of the state are finite."""
@@ -104,6 +100,16 @@ class Observer:
                 f"{name} is not finite at step {self.state.counters.step}, so this state is not "
                 f"saved. {self._last_good()} Lower the learning rates, or use precision: float32."
             )
+
+    def _evaluate(self, step: int) -> tuple[dict[str, float], bool]:
+        """The quality figures that are due, and whether they are the best yet."""
+        every = self.config.quality.every
+        if self.evaluation is None or every is None or not is_due(step, every, self.config.schedule.steps):
+            return {}, False
+        with self.recorder.paused():
+            figures = self.evaluation.measure(lambda latents: generate(self.state.ema, latents))
+        values = {tag(name, self.config.quality.features): value for name, value in figures.items()}
+        return values, self.best.update(step, figures)
 
     def _record(self, step: int, values: dict[str, float]) -> None:
         self.sinks.scalars(step, values)

@@ -98,7 +98,7 @@ def save_run(
     directory: Path,
     state: TrainingState,
     recorder: Recorder,
-    best: Best | None,
+    best: Best,
     runtime: Runtime,
     who: Mapping[str, Any],
 ) -> None:
@@ -111,7 +111,7 @@ def save_run(
             "scaler": runtime.scaler_state(),
             "window": window_facts,
             "recorder": recorder.facts(),
-            "best": best.facts() if best else None,
+            "best": best.facts(),
         }
         groups = {**state.named_tensors(), "window": window}
         save_checkpoint(directory, state.counters.step, groups, facts)

@@ -156,12 +156,11 @@ def _train_ranks(
         check_identity(checkpoint, who)
     say: Callable[[str], None] = _say if runtime.is_main else lambda text: None
     best = Best.of(config.quality)
-    if checkpoint is not None and best is not None:
-        best.restore(checkpoint.facts().get("best"))
-    is_exhausted = best is not None and best.is_exhausted
-    if checkpoint is not None and (checkpoint.step >= config.schedule.steps or is_exhausted):
+    if checkpoint is not None and not best.restore(checkpoint.facts().get("best")):
+        say(f"step {best.former[-1]} was the best by other quality options: it stays, and the search starts anew")
+    if checkpoint is not None and (checkpoint.step >= config.schedule.steps or best.is_exhausted):
         ending = describe_ending(checkpoint.step, best)
-        way_on = "quality.patience" if is_exhausted else "schedule.steps"
+        way_on = "quality.patience" if best.is_exhausted else "schedule.steps"
         say(f"{directory.path} is complete: {ending}. To go on, raise {way_on}.")
         return ending
     if runtime.is_main:
@@ -184,9 +183,9 @@ def _train_ranks(
     return ending
 
 
-def describe_ending(step: int, best: Best | None) -> str:
+def describe_ending(step: int, best: Best) -> str:
     """How a run has ended at this step."""
-    if best is None or not best.is_exhausted:
+    if not best.is_exhausted:
         return f"all {step} steps are done"
     return (
         f"ended early at step {step}: {best.metric} has been no better than {best.value:.4g} for "

@@ -195,11 +195,11 @@ class Trainer:
             save_run(self.checkpoints, self.state, recorder, best, self.runtime, self.identity)
             is_saved = True
             if self.runtime.is_main:
-                prune(self.checkpoints, options.keep_last, options.keep_every, best.step if best else None)
+                prune(self.checkpoints, options.keep_last, options.keep_every, best.kept_steps)
         except StorageError as failure:
             error = failure
         outcomes = self.runtime.gather_objects((is_saved, error is not None))
-        if is_best and best is not None and not all(is_saved for is_saved, _ in outcomes):
+        if is_best and not all(is_saved for is_saved, _ in outcomes):
             best.take_back()
         has_failed = any(has_failed for _, has_failed in outcomes)
         self.failed_saves = self.failed_saves + 1 if has_failed else 0

@@ -22,7 +22,7 @@ class Alarm:
 
     name: str
     needs: tuple[str, ...]
-    """The tags without which there is nothing to say."""
+    """The tags without which there is nothing to say: the first one new, others at least once before."""
     is_wrong: Callable[[Values, Values, int], bool]
     """Of the figures now, the highest so far, and how many log points there have been."""
     text: Callable[[Values], str]
@@ -124,6 +124,7 @@ class Health:
         self._highest: dict[str, float] = {}
         self._in_a_row: dict[str, int] = {}
         self._told: list[str] = []
+        self._last: dict[str, float] = {}
 
     def check(self, values: Values) -> list[Raised]:
         """Take the figures of a step; return the alarms that go off now for the first time."""
@@ -132,14 +133,18 @@ class Health:
         for tag in (SIGNAL, DIVERSITY):
             if tag in values:
                 self._highest[tag] = max(values[tag], self._highest.get(tag, values[tag]))
-        found = [alarm for alarm in ALARMS if self._goes_off(alarm, values)]
+        if ESTIMATE in values:
+            # It need not be logged at the steps of the validation that it is compared with.
+            self._last = {ESTIMATE: values[ESTIMATE]}
+        known = {**self._last, **values}
+        found = [alarm for alarm in ALARMS if alarm.needs[0] in values and self._goes_off(alarm, known)]
         self._told += [alarm.name for alarm in found]
-        return [Raised(alarm.name, alarm.text(values)) for alarm in found]
+        return [Raised(alarm.name, alarm.text(known)) for alarm in found]
 
-    def _goes_off(self, alarm: Alarm, values: Values) -> bool:
-        if alarm.name in self._told or not all(tag in values for tag in alarm.needs):
+    def _goes_off(self, alarm: Alarm, known: Values) -> bool:
+        if alarm.name in self._told or not all(tag in known for tag in alarm.needs):
             return False
-        is_wrong = alarm.is_wrong(values, self._highest, self._log_points)
+        is_wrong = alarm.is_wrong(known, self._highest, self._log_points)
         self._in_a_row[alarm.name] = self._in_a_row.get(alarm.name, 0) + 1 if is_wrong else 0
         return self._in_a_row[alarm.name] >= alarm.times
 
@@ -149,6 +154,7 @@ class Health:
         return {
             "log_points": self._log_points,
             "highest": self._highest,
+            "last": self._last,
             "in_a_row": {name: times for name, times in self._in_a_row.items() if name not in of_machine},
             "told": [name for name in self._told if name not in of_machine],
         }
@@ -156,3 +162,4 @@ class Health:
     def restore(self, facts: Mapping[str, Any]) -> None:
         self._log_points, self._told = facts["log_points"], list(facts["told"])
         self._highest, self._in_a_row = dict(facts["highest"]), dict(facts["in_a_row"])
+        self._last = dict(facts.get("last", {}))  # checkpoints of earlier versions have none

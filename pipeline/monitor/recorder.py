@@ -36,6 +36,13 @@ class Recorder:
         yield
         self._waited += time.perf_counter() - started
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time within out of the figures of speed: it is no part of training."""
+        started = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - started
+
     def add(self, metrics: Mapping[str, Tensor], images: int) -> None:
         """One step's metrics, and how many real images all ranks took for it."""
         self.window.add(metrics)

@@ -16,27 +16,30 @@ def is_better(metric: Metric, value: float, than: float) -> bool:
 
 @dataclass
 class Best:
-    """The best value so far, its step, and how many evaluations have passed since."""
+    """The best value so far, its step, and how many evaluations have passed since. Without a metric none is sought."""
 
-    metric: Metric
+    metric: Metric | None
     patience: int | None
     basis: dict[str, Any] = field(default_factory=dict)
     """What its values depend on beside the samples: only equal ones compare."""
     value: float | None = None
     step: int | None = None
     evaluations_since: int = 0
+    former: list[int] = field(default_factory=list)
+    """Steps that were the best by another metric or basis, before the options changed: they stay."""
     _before: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(cls, options: QualityOptions) -> Self | None:
-        """What the options ask to keep, or None."""
-        if options.keep_best is None:
-            return None
+    def of(cls, options: QualityOptions) -> Self:
+        """What the options ask to keep."""
         basis = options.model_dump(include={"features", "classifier", "inception", "samples"})
         return cls(options.keep_best, options.patience, basis)
 
-    def update(self, step: int, value: float) -> bool:
+    def update(self, step: int, figures: Mapping[Metric, float]) -> bool:
         """Take a new evaluation; return whether it is the best."""
+        if self.metric is None:
+            return False
+        value = figures[self.metric]
         self._before = self.facts()
         if self.value is not None and not is_better(self.metric, value, self.value):
             self.evaluations_since += 1
@@ -53,6 +56,11 @@ class Best:
         """Whether there was no new best for as many evaluations as the patience lasts."""
         return self.patience is not None and self.evaluations_since >= self.patience
 
+    @property
+    def kept_steps(self) -> set[int]:
+        """The steps whose checkpoints are never pruned."""
+        return {*self.former, *([] if self.step is None else [self.step])}
+
     def facts(self) -> dict[str, Any]:
         """The plain values that a resumed run needs."""
         return {
@@ -61,10 +69,18 @@ class Best:
             "value": self.value,
             "step": self.step,
             "evaluations_since": self.evaluations_since,
+            "former": list(self.former),
         }
 
-    def restore(self, facts: Mapping[str, Any] | None) -> None:
-        """Take saved values, unless they do not compare with new ones: the search starts anew then."""
-        if facts is not None and (facts["metric"], facts["basis"]) == (self.metric, self.basis):
+    def restore(self, facts: Mapping[str, Any] | None) -> bool:
+        """Take saved values, where they compare with new ones. Returns whether the search goes on, or starts anew."""
+        if facts is None:
+            return True
+        self.former = list(facts.get("former", []))  # earlier versions forgot them
+        if (facts["metric"], facts["basis"]) == (self.metric, self.basis):
             self.value, self.step = facts["value"], facts["step"]
             self.evaluations_since = facts["evaluations_since"]
+        elif facts["step"] is not None:
+            self.former.append(facts["step"])
+            return False
+        return True

@@ -71,6 +71,7 @@ def test_a_run_ends_early_once_nothing_gets_better(ranks: Ranks, config: str, tm
     assert ending.endswith(" for 2 evaluations, since step 3")
     assert ending in run.log(0)
     assert checkpoints(tmp_path / "run") == ["step_00000003", "step_00000009"]
+    assert (tmp_path / "run" / "samples" / "step_00000009.png").is_file(), "as at any run's end"
     again = ranks.run(2, arguments)
     assert f"is complete: {ending}. To go on, raise quality.patience." in again.log(0)
     ranks.run(2, [*arguments, "quality.patience=4"])

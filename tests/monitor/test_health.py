@@ -97,3 +97,10 @@ def test_a_generator_that_has_not_learnt_yet_has_not_collapsed() -> None:
 
 def test_figures_that_a_run_does_not_have_raise_no_alarm() -> None:
     assert [Health().check({"critic/loss": 1.0}) for _ in range(60)] == [[]] * 60
+
+
+def test_the_estimates_compared_need_not_be_of_one_step() -> None:
+    health = Health()
+    health.check({"wasserstein/estimate_smooth": 2.0})
+    held_out = {"wasserstein/validation": 0.1}
+    assert [alarm.name for _ in range(3) for alarm in health.check(held_out)] == ["critic_overfits"]

@@ -80,3 +80,12 @@ def test_values_that_are_not_finite_are_named() -> None:
     values = {"a": 1.0, "b": math.nan, "c": -math.inf, "d": 0.0, "e": math.inf}
     assert non_finite(values) == ["b", "c", "e"]
     assert non_finite({}) == []
+
+
+def test_what_is_no_training_is_left_out_of_the_speed() -> None:
+    recorder = Recorder(0.9, CPU)
+    time.sleep(0.02)
+    with recorder.paused():
+        time.sleep(0.5)
+    recorder.add({"loss": torch.tensor(1.0)}, images=10)
+    assert 0.02 <= recorder.speed()["speed/step_seconds"] < 0.4
