@@ -51,12 +51,20 @@ class Player:
     largest_grad_norm: float | None = None
 
 
+@torch.no_grad()
+def draw_fakes(generator: nn.Module, latents: Tensor, micro_batch: int | None = None) -> Tensor:
+    """Images for the critic to tell from real ones, without a graph: float32 (batch, channels, height, width).
+
+    latents: (batch, latent). In training batch norm takes the statistics of each part of the batch.
+    """
+    return torch.cat([generator(latents[part]) for part, _, _ in parts(len(latents), micro_batch)])
+
+
 def critic_update(
     critic: Player,
-    generator: nn.Module,
     objective: Objective,
     real: Tensor,
-    latents: Tensor,
+    fake: Tensor,
     uniform: Tensor,
     parallel: Parallel,
     micro_batch: int | None = None,
@@ -64,7 +72,7 @@ def critic_update(
 ) -> Metrics:
     """Move the critic towards its optimum on one batch, and constrain it. Returns 0-d tensors.
 
-    real: float32 (batch, channels, height, width) in [-1, 1]; latents: (batch, latent); uniform: (batch,).
+    real, fake: float32 (batch, channels, height, width) in [-1, 1], `fake` without a graph; uniform: (batch,).
     Joint, it is one optimizer step on real and generated images; alternating, one step on the real and then
     one on the generated, each constrained. Metrics are of the critic as their round finds it, the estimate of
     the critic as the last round finds it.
@@ -75,26 +83,25 @@ def critic_update(
         return objective.real_loss(scores), {"critic/real": scores.mean()}
 
     def on_fake(part: slice) -> tuple[Tensor, Metrics]:
-        fake, metrics = _images(generator, latents[part]), {}
+        metrics = {}
         if objective.measures_wasserstein:
             # An estimate is of one critic, and the round before has moved this one.
             with frozen(critic.module), torch.no_grad():
                 real_score = critic.module(real[part]).mean()
-        scores = critic.wrapped(fake)
+        scores = critic.wrapped(fake[part])
         metrics["critic/fake"] = scores.mean()
         if objective.measures_wasserstein:
             metrics["wasserstein/estimate"] = real_score - metrics["critic/fake"]
         return objective.fake_loss(scores), metrics
 
     def on_both(part: slice) -> tuple[Tensor, Metrics]:
-        fake = _images(generator, latents[part])
         # Two passes and not one over both: batch norm takes statistics of each kind apart.
-        real_scores, fake_scores = critic.wrapped(real[part]), critic.wrapped(fake)
+        real_scores, fake_scores = critic.wrapped(real[part]), critic.wrapped(fake[part])
         loss = objective.real_loss(real_scores) + objective.fake_loss(fake_scores)
         metrics = {"critic/real": real_scores.mean(), "critic/fake": fake_scores.mean()}
         if objective.measures_wasserstein:
             metrics["wasserstein/estimate"] = metrics["critic/real"] - metrics["critic/fake"]
-        penalty = objective.penalty(critic.wrapped, real[part], fake, uniform[part])
+        penalty = objective.penalty(critic.wrapped, real[part], fake[part], uniform[part])
         if penalty is not None:
             loss, metrics["critic/penalty"] = loss + penalty, penalty
         return loss, metrics
@@ -147,12 +154,6 @@ def _descend(
         add_share(totals, {**metrics, f"{name}/loss": loss}, share)
     totals[f"{name}/grad_norm"] = _step(player, parallel)
     return totals
-
-
-@torch.no_grad()
-def _images(generator: nn.Module, latents: Tensor) -> Tensor:
-    images: Tensor = generator(latents)
-    return images
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pipeline.data.loader import Loader
 from pipeline.digest import differing, digest
 from pipeline.ema import update_ema
 from pipeline.errors import DivergenceError, StopRequested, StorageError
+from pipeline.models.norms import has_running_statistics
 from pipeline.monitor.console import say_warning
 from pipeline.noise import Noise, Purpose, Slice
 from pipeline.objectives import Metrics, Objective
@@ -24,10 +25,12 @@ from pipeline.resume import save_run
 from pipeline.runtime import Runtime
 from pipeline.schedule import critic_updates_at, is_due
 from pipeline.state import TrainingState, optimizer_tensors, set_learning_rate
-from pipeline.steps import critic_update, generator_update
+from pipeline.steps import critic_update, draw_fakes, generator_update
 from pipeline.stopping import StopSignals
 
 SAVES_THAT_MAY_FAIL = 2
+UPDATES_AT_ONCE = 8
+"""Critic updates whose generated images are drawn in one pass: a burst's hundred would need too much memory."""
 
 
 @dataclass
@@ -85,7 +88,7 @@ class Trainer:
         # At its first scale float16 overflows on purpose, and a skipped step would leave no optimizer state.
         self.runtime.restore_scaler({**scaler, "scale": 1.0})
         blank = torch.zeros(self.critic_rows.count, *self.loader.image_shape, device=self.runtime.device)
-        self._update_critic(blank, update=0)
+        self._update_critic(blank, *next(self._fakes(updates=1)))
         self._train_generator(updates=1)
         for player, weights in zip((generator, critic), before, strict=True):
             player.module.load_state_dict(weights)
@@ -96,21 +99,37 @@ class Trainer:
 
     def _train_critic(self, batches: Iterator[Tensor], updates: int) -> tuple[Metrics, Tensor]:
         """The step's critic updates. Returns metrics and images of the last, when the critic is at its best."""
-        for update in range(updates):
+        for fake, uniform in self._fakes(updates):
             with self.observer.recorder.waiting_for_data():
                 real = next(batches)
-            metrics = self._update_critic(real, update)
+            metrics = self._update_critic(real, fake, uniform)
             self.state.counters.position += self.config.schedule.real_images
         return metrics, real
 
-    def _update_critic(self, real: Tensor, update: int) -> Metrics:
-        latents, uniform = self._draw(Purpose.CRITIC, self.critic_rows, update)
+    def _fakes(self, updates: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Generated images and uniform numbers for each critic update.
+
+        The images of several are drawn in one pass, unless batch norm makes each depend on its batch.
+        """
+        generator = self.state.generator.module
+        at_once = 1 if has_running_statistics(generator) else UPDATES_AT_ONCE
+        for first in range(0, updates, at_once):
+            drawn = [
+                self._draw(Purpose.CRITIC, self.critic_rows, update)
+                for update in range(first, min(first + at_once, updates))
+            ]
+            latents = torch.cat([latents for latents, _ in drawn])
+            fakes = draw_fakes(generator, latents, self.config.schedule.micro_batch)
+            yield from zip(
+                torch.split(fakes, self.critic_rows.count), [uniform for _, uniform in drawn], strict=True
+            )
+
+    def _update_critic(self, real: Tensor, fake: Tensor, uniform: Tensor) -> Metrics:
         return critic_update(
             self.state.critic,
-            self.state.generator.module,
             self.objective,
             real,
-            latents,
+            fake,
             uniform,
             self.runtime,
             self.config.schedule.micro_batch,

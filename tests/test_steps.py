@@ -24,7 +24,7 @@ from pipeline.options import (
     Norm,
     WassersteinOptions,
 )
-from pipeline.steps import Player, Rounds, critic_update, frozen, generator_update
+from pipeline.steps import Player, Rounds, critic_update, draw_fakes, frozen, generator_update
 
 BATCH = 7
 WASSERSTEIN = build_objective(WassersteinOptions(clip=0.03))
@@ -102,7 +102,9 @@ class Pair:
 
     def update_critic(self, objective: Objective, batch: int = BATCH, **options: Any) -> dict[str, Tensor]:
         options = {"parallel": Plain(), **options}
-        return critic_update(self.critic, self.generator.module, objective, *critic_batch(batch), **options)
+        real, latents, uniform = critic_batch(batch)
+        fake = draw_fakes(self.generator.module, latents, options.get("micro_batch"))
+        return critic_update(self.critic, objective, real, fake, uniform, **options)
 
     def update_generator(self, objective: Objective, **options: Any) -> dict[str, Tensor]:
         options = {"parallel": Plain(), **options}
@@ -501,10 +503,9 @@ def test_batch_norm_takes_the_statistics_of_real_and_of_generated_images_apart(r
 
     metrics = critic_update(
         pair.critic,
-        pair.generator.module,
         WIDE_BOX,
         real,
-        latents,
+        draw_fakes(pair.generator.module, latents),
         torch.zeros(BATCH),
         Plain(),
         rounds=rounds,
@@ -583,10 +584,11 @@ def test_a_critic_update_may_have_another_batch_than_the_generators(rounds: Roun
 def test_a_critics_step_does_not_grow_with_its_batch(objective: Objective, rounds: Rounds) -> None:
     small, large = Pair("layer"), Pair("layer")
     before = state(small.critic.module)
-    batch = critic_batch(3)
+    real, latents, uniform = critic_batch(3)
+    batch = real, draw_fakes(small.generator.module, latents), uniform
     for pair, times in ((small, 1), (large, 2)):
-        repeated = [torch.cat([tensor] * times) for tensor in batch]
-        critic_update(pair.critic, pair.generator.module, objective, *repeated, Plain(), rounds=rounds)
+        reals, fakes, places = (torch.cat([tensor] * times) for tensor in batch)
+        critic_update(pair.critic, objective, reals, fakes, places, Plain(), rounds=rounds)
     moved = change(small.critic.module, before)
     assert moved.norm() > 1e-3
     assert (change(large.critic.module, before) - moved).norm() < 1e-4 * moved.norm()

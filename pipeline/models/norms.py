@@ -71,6 +71,11 @@ class BatchNorm2d(RunningStatistics, nn.BatchNorm2d):
         self.running_var.lerp_(variance, self.momentum)
 
 
+def has_running_statistics(network: nn.Module) -> bool:
+    """Whether a training pass leaves a trace in the network, and what it gives depends on the whole batch."""
+    return any(isinstance(layer, RunningStatistics) for layer in network.modules())
+
+
 def norm(name: Norm, channels: int) -> nn.Module:
     """The layer by its name; `layer` normalises each sample over channels and pixels together."""
     layers: dict[str, Callable[[], Any]] = {

@@ -149,7 +149,8 @@ def measure(samples: str, critic: str, steps: int = 200) -> Measured:
     for step in range(steps):
         set_learning_rate(player, optimizer, step, steps)
         # Every sample counts in each update, and meets another partner in each.
-        critic_update(player, generator, objective, images, *_drawn(fake), OneProcess())
+        drawn, uniform = _drawn(fake)
+        critic_update(player, objective, images, generator(drawn), uniform, OneProcess())
     draws = [_drawn(fake) for _ in range(10)]
     slopes = [mean_slope(module, images, generator(drawn), uniform) for drawn, uniform in draws]
     estimate = wasserstein_estimate(module, [(images, generator(fake))])
