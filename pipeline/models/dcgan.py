@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.models import initialisation
 from pipeline.models.critic import BaseCritic
 from pipeline.models.norms import norm
+from pipeline.models.scattered import ScatteredConvTranspose2d
 from pipeline.models.spectral_norm import normalise_spectra
 from pipeline.options import DcganOptions
 
@@ -39,7 +40,7 @@ class Generator(nn.Module):
                 nn.ReLU(inplace=True),
             ]
         self.layers = nn.Sequential(*layers)
-        self.to_image = _doubling(widths[0], channels, sides[0])
+        self.to_image = _doubling(widths[0], channels, sides[0], kind=ScatteredConvTranspose2d)
         self.apply(initialisation.dcgan)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -86,6 +87,8 @@ def plan(options: DcganOptions, resolution: int) -> tuple[list[int], list[int]]:
     return sides, widths
 
 
-def _doubling(wide: int, narrow: int, side: int, bias: bool = True) -> nn.ConvTranspose2d:
+def _doubling(
+    wide: int, narrow: int, side: int, bias: bool = True, kind: type[nn.ConvTranspose2d] = nn.ConvTranspose2d
+) -> nn.ConvTranspose2d:
     """From maps of side // 2 to maps of `side`."""
-    return nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, output_padding=side % 2, bias=bias)
+    return kind(wide, narrow, 4, stride=2, padding=1, output_padding=side % 2, bias=bias)

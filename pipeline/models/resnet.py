@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.models import initialisation
 from pipeline.models.critic import BaseCritic
 from pipeline.models.norms import norm
+from pipeline.models.scattered import ScatteredConv2d
 from pipeline.models.spectral_norm import normalise_spectra
 from pipeline.options import Norm, ResnetOptions
 
@@ -34,7 +35,9 @@ class Generator(nn.Module):
         self.deepest = widths[-1]
         self.project = nn.Linear(options.latent, self.deepest * SMALLEST**2)
         self.blocks = nn.Sequential(*[up_block(wide, narrow) for wide, narrow in pairwise(reversed(widths))])
-        self.to_image = nn.Sequential(*_activation("batch", widths[0]), _convolution(widths[0], channels))
+        self.to_image = nn.Sequential(
+            *_activation("batch", widths[0]), ScatteredConv2d(widths[0], channels, 3)
+        )
         self.project.apply(initialisation.glorot_uniform)
         self.to_image.apply(initialisation.glorot_uniform)
 

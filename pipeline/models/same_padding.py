@@ -9,6 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.models.scattered import ScatteredConvTranspose2d
+
 
 class SameConv2d(nn.Conv2d):
     """A convolution of stride 1 that keeps the size of its maps."""
@@ -23,7 +25,7 @@ class SameConv2d(nn.Conv2d):
         return super().forward(F.pad(x, self.margins))
 
 
-class SameConvTranspose2d(nn.ConvTranspose2d):
+class SameConvTranspose2d(ScatteredConvTranspose2d):
     """The adjoint of `SameConv2d` from out to in channels: a transposed convolution that keeps the size."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:

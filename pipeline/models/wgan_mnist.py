@@ -11,6 +11,7 @@ from pipeline.models import initialisation
 from pipeline.models.critic import BaseCritic
 from pipeline.models.norms import BatchNorm2d
 from pipeline.models.quartering import quarter
+from pipeline.models.scattered import ScatteredConv2d
 from pipeline.options import WganMnistOptions
 
 EPSILON = 1e-3
@@ -32,7 +33,7 @@ class Generator(nn.Module):
             nn.LeakyReLU(0.2, inplace=True),
             *_doubling(),
             *_doubling(),
-            nn.Conv2d(128, channels, 7, padding=3),
+            ScatteredConv2d(128, channels, 7),
             nn.Tanh(),
         )
         self.apply(initialisation.normal)

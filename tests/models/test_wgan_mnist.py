@@ -22,7 +22,7 @@ def test_parameters_of_the_28_pixel_pair_counted_by_hand() -> None:
 
 def test_layers_stand_as_published() -> None:
     doubling = ["ConvTranspose2d", "BatchNorm2d", "LeakyReLU"]
-    expected = ["Linear", "Unflatten", "LeakyReLU", *doubling, *doubling, "Conv2d", "Tanh"]
+    expected = ["Linear", "Unflatten", "LeakyReLU", *doubling, *doubling, "ScatteredConv2d", "Tanh"]
     assert kinds(build_generator(OPTIONS, 28, 1)) == expected
     halving = ["Conv2d", "BatchNorm2d", "LeakyReLU"]
     assert kinds(build_critic(OPTIONS, 28, 1)) == [*halving, *halving, "Linear"]
