@@ -19,6 +19,7 @@ from pipeline.durable import replacing, storage_errors
 from pipeline.errors import ConfigError
 from pipeline.generator_files import Card, TrainedGenerator, read_generator, write_card, write_exported
 from pipeline.latents import latent_batches
+from pipeline.targets import check_file
 
 TOLERANCE = 1e-4
 """Most that an exported network's images may differ from PyTorch's, of the 2 from black to white."""
@@ -34,8 +35,7 @@ Run = Callable[[Tensor], Tensor]
 def export(arguments: argparse.Namespace) -> int:
     """Write a generator to one file, once what was written makes the same images."""
     target: Path = arguments.out
-    if target.is_dir():
-        raise ConfigError(f"--out {target} is a directory, and a generator is one file. Name a file in it.")
+    check_file("--out", target, "a generator")
     if arguments.format == "onnx":
         _check_onnx_packages()
     generator = read_generator(arguments.run, arguments.checkpoint, arguments.ema).cpu()

@@ -163,6 +163,11 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
+        if path.suffix.lower() == ".onnx":
+            raise CheckpointError(
+                f"{path} is named like an ONNX model, which onnxruntime runs and nothing here can load. Name the run's "
+                "directory, or the .safetensors file that `wgan export --format safetensors` writes."
+            ) from None
         raise CheckpointError(
             f"{path} cannot be read as safetensors ({error}). Other formats can run code when they are read, so they "
             "never are: convert it first, or name the run."

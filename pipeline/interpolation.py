@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -16,8 +16,9 @@ from tqdm import tqdm
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import ConfigError
 from pipeline.generator_files import TrainedGenerator, default_directory, read_generator
-from pipeline.latents import BATCH, check_truncation, latents_of_seeds, parse_seeds
+from pipeline.latents import BATCH, check_truncation, latents_of_seeds, name_seeds, parse_seeds
 from pipeline.monitor.grids import image_grid, save_png, to_uint8
+from pipeline.targets import check_file
 
 FRAMES_PER_SECOND = 25
 """A frame lasts 40 ms, which the hundredths of a second of a GIF can say."""
@@ -35,17 +36,17 @@ def interpolate(arguments: argparse.Namespace) -> int:
     seeds = _check_arguments(arguments)
     generator = read_generator(arguments.run, arguments.checkpoint, arguments.ema)
     card = generator.card
-    name = f"step_{card.step:08d}-{card.weights}-interpolation-seeds{arguments.seeds}.png"
+    listed = name_seeds(arguments.seeds, seeds)
+    name = f"step_{card.step:08d}-{card.weights}-interpolation-seeds{listed}.png"
     strip: Path = arguments.out or default_directory(arguments.run) / name
     stops = torch.cat(list(latents_of_seeds(card.latent, seeds, arguments.truncation)))
     with storage_errors(strip):
         strip.parent.mkdir(parents=True, exist_ok=True)
-        save_png(
-            image_grid(generator.draw(strip_latents(stops, arguments.positions)), arguments.positions), strip
-        )
+    images = generator.draw(strip_latents(stops, arguments.positions))
+    save_png(image_grid(images, arguments.positions), strip)
     print(f"{len(seeds)} pairs of step {card.step} ({card.weights}): {strip}")
     if arguments.animation is not None:
-        count = round((arguments.seconds or len(seeds)) * FRAMES_PER_SECOND)
+        count = round(_seconds(arguments, seeds) * FRAMES_PER_SECOND)
         frames = _frames(generator, loop_latents(stops, count))
         write_animation(frames, arguments.animation)
         print(f"{len(frames)} frames, {len(frames) / FRAMES_PER_SECOND:g} s: {arguments.animation}")
@@ -188,17 +189,21 @@ def _check_arguments(arguments: argparse.Namespace) -> list[int]:
             f"--positions {arguments.positions}: {len(seeds)} rows of them are over {MOST_IMAGES:,} images, too "
             "large a picture. Name fewer seeds or positions."
         )
-    if arguments.out is not None and arguments.out.is_dir():
-        raise ConfigError(
-            f"--out {arguments.out} is a directory, and a strip is one file. Name a file in it."
-        )
+    if arguments.out is not None:
+        check_file("--out", arguments.out, "a strip", [".png"])
     if arguments.animation is not None:
-        _check_animation(arguments.animation, arguments.seconds or len(seeds))
+        _check_animation(arguments.animation, _seconds(arguments, seeds))
     elif arguments.seconds is not None:
         raise ConfigError(
             f"--seconds {arguments.seconds}: says how long an animation is. Add --animation FILE.gif."
         )
     return seeds
+
+
+def _seconds(arguments: argparse.Namespace, seeds: Sequence[int]) -> float:
+    """How long the animation is to last."""
+    seconds: float | None = arguments.seconds
+    return len(seeds) if seconds is None else seconds
 
 
 def _check_animation(target: Path, seconds: float) -> None:
@@ -207,12 +212,8 @@ def _check_animation(target: Path, seconds: float) -> None:
             f"--seconds {seconds:g}: an animation takes from {FEWEST_SECONDS:g} to {MOST_SECONDS:g} seconds, by "
             "default one for each seed."
         )
-    kind = target.suffix.lower()
-    if kind not in (".gif", ".mp4") or target.is_dir():
-        raise ConfigError(
-            f"--animation {target}: is neither .gif nor .mp4. Name a file that ends in one of them."
-        )
-    if kind == ".mp4":
+    check_file("--animation", target, "an animation", [".gif", ".mp4"])
+    if target.suffix.lower() == ".mp4":
         try:
             import av
         except ImportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 
@@ -13,6 +14,8 @@ from pipeline.noise import Noise, Purpose
 
 BATCH = 256
 MOST_SEEDS = 1_000_000
+LONGEST_NAME = 64
+"""Characters of a list of seeds in a file's name, which a file system ends at 255 bytes."""
 
 
 def latent_batches(latent: int, count: int, seed: int, truncation: float | None = None) -> Iterator[Tensor]:
@@ -57,6 +60,18 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds {text}: a seed stands there twice, and would draw the same image twice.")
     return seeds
+
+
+def name_seeds(text: str, seeds: Sequence[int]) -> str:
+    """What --seeds `text` is called in a file's name: itself, or where it is long FIRST..LAST-COUNT-HASH.
+
+    The hash, of the first 8 digits of a SHA-256, tells lists apart that begin and end alike.
+    """
+    name = "".join(text.split())
+    if len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(",".join(map(str, seeds)).encode()).hexdigest()
+    return f"{seeds[0]}..{seeds[-1]}-{len(seeds)}-{digest[:8]}"
 
 
 def check_seed(seed: int) -> None:

@@ -15,10 +15,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.config import load_config
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import ConfigError
+from pipeline.monitor.console import say_warning
 from pipeline.options import HIGHER_IS_BETTER
 from pipeline.run_directory import RunDirectory, parse_record
+from pipeline.targets import check_directory
 
 CURVES, ANIMATION, COMPARISON = "curves.png", "training.gif", "comparison.png"
 
@@ -95,6 +98,9 @@ def plot(arguments: argparse.Namespace) -> int:
             raise ConfigError(
                 f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits."
             )
+    if arguments.out is not None:
+        names = COMPARISON if len(runs) > 1 else f"{CURVES} and {ANIMATION}"
+        check_directory("--out", arguments.out, f"plots ({names})")
     if len(runs) > 1:
         target = (arguments.out or Path()) / COMPARISON
         draw_comparison(runs, target)
@@ -134,7 +140,30 @@ def draw_comparison(runs: Sequence[Path], target: Path) -> None:
         )
     names = distinct_names(runs)
     records = [read_records(RunDirectory(run).metrics) for run in runs]
-    _save(comparison_figure(dict(zip(names, records, strict=True))), target)
+    labels = label_runs(names, records, [_quality_samples(run) for run in runs])
+    _save(comparison_figure(dict(zip(labels, records, strict=True))), target)
+
+
+def label_runs(
+    names: Sequence[str], runs: Sequence[Sequence[Record]], samples: Sequence[int | None]
+) -> list[str]:
+    """The runs' names, with what a reader of their comparison must know of them.
+
+    That is how many samples their quality figures are of, where these counts differ: most figures depend on
+    the count. And that a run has none of the figures that are compared, so that nobody looks for its line.
+    """
+    counts = [count if quality_tags(run) else None for run, count in zip(runs, samples, strict=True)]
+    compared = compared_figures(runs)
+    are_unlike = len({count for count in counts if count is not None}) > 1
+    labels = []
+    for name, run, count in zip(names, runs, counts, strict=True):
+        if not any(points_of(run, tag) for tag in compared):
+            labels.append(f"{name} (has none of these)")
+        elif are_unlike and count is not None:
+            labels.append(f"{name} (quality by {count:,} samples)")
+        else:
+            labels.append(name)
+    return labels
 
 
 def distinct_names(runs: Sequence[Path]) -> list[str]:
@@ -163,12 +192,15 @@ def read_records(path: Path) -> list[Record]:
 
 
 def read_lines(path: Path) -> list[Record]:
-    """The JSON objects of `path`, one a line, that have a step; lines that are none are left out.
+    """The JSON objects of `path`, one a line, that have a step; lines that are none are left out with a warning.
 
     Raises OSError where the file cannot be read.
     """
     with path.open("rb") as file:
-        return [record for line in file if (record := parse_record(line)) is not None]
+        records = [parse_record(line) for line in file]
+    if damaged := records.count(None):
+        say_warning(f"{path}: {damaged} of {len(records)} lines are no records of a run and are left out")
+    return [record for record in records if record is not None]
 
 
 def points_of(records: Iterable[Record], tag: str) -> list[tuple[int, float]]:
@@ -287,7 +319,10 @@ def draw_animation(run: Path, target: Path) -> None:
     Raises ConfigError where the run has no grids, StorageError where the file cannot be written.
     """
     paths = choose_frames(RunDirectory(run).samples)
-    frames = [_frame(path, last_step=step_of(paths[-1])) for path in paths]
+    grids = {path: grid for path in paths if (grid := read_grid(path)) is not None}
+    if not grids:
+        raise _no_grid(paths[0].parent)
+    frames = [_frame(grid, step_of(path), last_step=step_of(paths[-1])) for path, grid in grids.items()]
     durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
     _make_directory_of(target)
     with replacing(target) as file:
@@ -306,13 +341,25 @@ def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
     paths = sorted((path for path in samples.glob("*") if FRAME_NAME.fullmatch(path.name)), key=step_of)
     sizes = {path: size for path in paths if (size := _size(path)) is not None}
     if not sizes:
-        raise _nothing_to_draw(
-            f"{samples} holds no whole grid such as step_00000200.png", "monitor.sample_every"
-        )
+        raise _no_grid(samples)
     *_, last_size = sizes.values()
     paths = [path for path, size in sizes.items() if size == last_size]
     count = min(len(paths), most)
     return [paths[index * (len(paths) - 1) // max(count - 1, 1)] for index in range(count)]
+
+
+def read_grid(path: Path) -> Image.Image | None:
+    """A grid in RGB, at most 640 pixels wide; None, with a warning, where it can no longer be read.
+
+    A run that goes on may delete or replace grids after they were listed.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            # By a whole factor, so that all pixels of small images stay equally large.
+            return image.convert("RGB").reduce(-(-image.width // MOST_WIDTH))
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a chunk that is damaged
+        say_warning(f"{path} is left out, as it cannot be read: {error}")
+        return None
 
 
 def _is_figure(value: object) -> bool:
@@ -337,7 +384,7 @@ def _dress(axes: Axes, steps: Sequence[int]) -> None:
     """The look of every panel; its axis runs from the first of `steps` to the last."""
     margin = max(0.01 * (max(steps) - min(steps)), 0.5)
     axes.set_xlim(min(steps) - margin, max(steps) + margin)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -391,17 +438,14 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _frame(path: Path, last_step: int) -> Image.Image:
-    """A grid in its own 256 colours, at most 640 pixels wide, above a strip that names its step."""
-    with Image.open(path, formats=["PNG"]) as image:
-        # By a whole factor, so that all pixels of small images stay equally large.
-        grid = image.convert("RGB").reduce(-(-image.width // MOST_WIDTH))
+def _frame(grid: Image.Image, step: int, last_step: int) -> Image.Image:
+    """A grid in its own 256 colours above a strip that names its step."""
     font = ImageFont.load_default(size=12)
     # The strip of a very small grid is wider than the grid, and equally wide in all frames.
     width = max(grid.width, math.ceil(font.getlength(_caption(last_step))) + 8)
     frame = Image.new("RGB", (width, grid.height + STRIP_HEIGHT), "white")
     frame.paste(grid)
-    ImageDraw.Draw(frame).text((4, grid.height + 1), _caption(step_of(path)), fill="black", font=font)
+    ImageDraw.Draw(frame).text((4, grid.height + 1), _caption(step), fill="black", font=font)
     # Pillow dithers only towards a palette that it is given; without it colours fall into flat patches.
     return frame.quantize(palette=frame.quantize(), dither=Image.Dither.FLOYDSTEINBERG)
 
@@ -413,6 +457,20 @@ def _caption(step: int) -> str:
 def _make_directory_of(target: Path) -> None:
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _quality_samples(run: Path) -> int | None:
+    """How many samples the run's quality figures are of; None where its config is of another version."""
+    try:
+        return load_config(RunDirectory(run).config).quality.samples
+    except ConfigError:
+        return None
+
+
+def _no_grid(samples: Path) -> ConfigError:
+    return _nothing_to_draw(
+        f"{samples} holds no whole grid such as step_00000200.png", "monitor.sample_every"
+    )
 
 
 def _nothing_to_draw(found: str, option: str) -> ConfigError:

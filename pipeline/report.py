@@ -47,17 +47,25 @@ from pipeline.plots import (
     points_of,
     quality_tags,
     read_alarms,
+    read_grid,
     read_lines,
     step_of,
 )
 from pipeline.run_directory import RunDirectory
+from pipeline.targets import check_file
 
 REPORT = "report.html"
 
 MOST_GRIDS = 12
-MOST_WIDTH = 640
 MOST_PNG_BYTES = 150_000
 CHART_SIZE = (4.6, 2.5)
+
+ASKED_FOR = ("step", "weights", "samples", "seed", "features")
+"""What an evaluation depends on beside its metrics and its set."""
+SETS = ("real", "manifest")
+"""How many images samples were compared with, and the SHA-256 of the manifest that lists them."""
+SET_CHARACTERS = 12
+"""Of a cell for these: enough to tell a SHA-256 from others."""
 
 # Colours no chart uses otherwise. The page replaces them, and those of the curves, by its own for light and dark.
 INK, RULE = "#010203", "#040506"
@@ -151,8 +159,7 @@ def report(arguments: argparse.Namespace) -> int:
     """Write the page of a run, and print where it is and its size."""
     run: Path = arguments.run
     target: Path = arguments.out or run / REPORT
-    if target.is_dir():
-        raise ConfigError(f"--out {target} is a directory, and a report is one file. Name a file in it.")
+    check_file("--out", target, "a report", [".html", ".htm"])
     page = render(run)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -184,8 +191,9 @@ def render(run: Path) -> str:
         charts=draw_charts(records, alarms),
         grids=read_grids(directory.samples),
         quality=summarise_quality(records),
+        quality_samples=config.quality.samples if config else None,
         alarms=alarms,
-        evaluations=tabulate(_lines(directory.evaluations)),
+        evaluations=tabulate(newest_of_equal(_lines(directory.evaluations))),
         config=directory.config.read_text(encoding="utf-8", errors="replace") if config else "",
         config_mistake=config_mistake,
         environment=[
@@ -271,25 +279,43 @@ def draw_charts(records: Sequence[Record], alarms: Sequence[Alarm]) -> list[Char
 
 
 def read_grids(samples: Path) -> list[Grid]:
-    """Up to 12 sample grids, with the first and the last; none where the run has drawn none."""
+    """Up to 12 sample grids, with the first and the last; none where the run has drawn none.
+
+    Those that a run which goes on has deleted meanwhile are left out with a warning.
+    """
     try:
         paths = choose_frames(samples, MOST_GRIDS)
     except ConfigError:
         return []
-    return [_read_grid(path) for path in paths]
+    pictures = {path: picture for path in paths if (picture := read_grid(path)) is not None}
+    return [_embed(picture, step_of(path)) for path, picture in pictures.items()]
+
+
+def newest_of_equal(evaluations: Sequence[Record]) -> list[Record]:
+    """The lines of evaluations.jsonl without those that were measured again later, of the same everything."""
+
+    def asked_for(line: Record) -> str:
+        names = sorted(_mapping(line.get("metrics")))
+        return json.dumps([names, *(line.get(name) for name in (*ASKED_FOR, *SETS))])
+
+    return list({asked_for(line): line for line in evaluations}.values())
 
 
 def tabulate(evaluations: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """The lines of evaluations.jsonl as a table: its columns, and rows of as many cells."""
-    common = ["step", "weights", "samples", "seed", "features"]
+    """The lines of evaluations.jsonl as a table: its columns, and rows of as many cells.
+
+    The set that samples were compared with has columns where it is not the same in all lines.
+    """
+    sets = [name for name in SETS if len({str(line.get(name)) for line in evaluations}) > 1]
     metrics = list(dict.fromkeys(name for line in evaluations for name in _mapping(line.get("metrics"))))
     rows = [
-        [_cell(line.get(name, "")) for name in common]
+        [_cell(line.get(name, "")) for name in ASKED_FOR]
+        + [_cell(line.get(name, ""))[:SET_CHARACTERS] for name in sets]
         + [_cell(_mapping(line.get("metrics")).get(name, "")) for name in metrics]
         + [_cell(line.get("time", ""))]
         for line in evaluations
     ]
-    return [*common, *metrics, "time"], rows
+    return [*ASKED_FOR, *sets, *metrics, "time"], rows
 
 
 def describe_data(config: Config | None, checkpoints: Sequence[Checkpoint]) -> list[Fact]:
@@ -349,15 +375,13 @@ def _key(curve: Curve) -> Key:
     return Key(curve.label, PAGE_COLOURS[curve.style["color"]], "linestyle" in curve.style)
 
 
-def _read_grid(path: Path) -> Grid:
-    """A grid of at most 640 pixels in width: as PNG, or where that is large as WebP."""
-    with Image.open(path, formats=["PNG"]) as image:
-        picture = image.convert("RGB").reduce(-(-image.width // MOST_WIDTH))
+def _embed(picture: Image.Image, step: int) -> Grid:
+    """As PNG, or where that is large as WebP."""
     content, kind = _encode(picture, "PNG"), "png"
     if len(content) > MOST_PNG_BYTES:
         content, kind = _encode(picture, "WEBP", quality=88), "webp"
     uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return Grid(step_of(path), uri, picture.width, picture.height)
+    return Grid(step, uri, picture.width, picture.height)
 
 
 def _encode(picture: Image.Image, kind: str, **options: Any) -> bytes:

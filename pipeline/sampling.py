@@ -20,9 +20,11 @@ from pipeline.latents import (
     check_truncation,
     latent_batches,
     latents_of_seeds,
+    name_seeds,
     parse_seeds,
 )
 from pipeline.monitor.grids import image_grid, save_png, to_uint8
+from pipeline.targets import check_directory, check_file
 
 COUNT = 64
 LARGEST_GRID = 10_000
@@ -37,7 +39,7 @@ def sample(arguments: argparse.Namespace) -> int:
     generator = read_generator(arguments.run, arguments.checkpoint, arguments.ema)
     card = generator.card
     name = f"step_{card.step:08d}-{card.weights}-" + (
-        f"seed{seed}" if seeds is None else f"seeds{arguments.seeds}"
+        f"seed{seed}" if seeds is None else f"seeds{name_seeds(arguments.seeds, seeds)}"
     )
     if truncation is not None:
         name += f"-truncated{truncation:g}"
@@ -58,19 +60,17 @@ def sample(arguments: argparse.Namespace) -> int:
         write_files(map(generator.draw, batches), names, target)
     else:
         grid = image_grid(torch.cat([generator.draw(latents) for latents in batches]), math.ceil(count**0.5))
-        with storage_errors(target):
-            save_png(grid, target)
+        save_png(grid, target)
     print(f"{count} images of step {card.step} ({card.weights}): {target}")
     return 0
 
 
 def write_files(batches: Iterable[Tensor], names: Sequence[str], directory: Path) -> None:
-    """One PNG for each image, NAME.png."""
+    """One PNG for each image, NAME.png. Raises StorageError."""
     images = (image for batch in batches for image in to_uint8(batch).cpu())
     progress = tqdm(names, unit=" images", leave=False, disable=None)
-    with storage_errors(directory):
-        for name, image in zip(progress, images, strict=True):
-            save_png(image, directory / f"{name}.png")
+    for name, image in zip(progress, images, strict=True):
+        save_png(image, directory / f"{name}.png")
 
 
 def write_arrays(generator: TrainedGenerator, batches: Iterable[Tensor], count: int, target: Path) -> None:
@@ -102,6 +102,8 @@ def _check_arguments(arguments: argparse.Namespace) -> list[int] | None:
     check_seed(seed or 0)
     check_truncation(arguments.truncation)
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
+    if arguments.out is not None:
+        _check_target(arguments.out, arguments.files, arguments.npz)
     if arguments.files:
         return seeds
     total = len(seeds) if seeds is not None else count or COUNT
@@ -110,9 +112,14 @@ def _check_arguments(arguments: argparse.Namespace) -> list[int] | None:
             f"{'--count' if seeds is None else '--seeds'}: {total:,} images. A grid of over {LARGEST_GRID:,} is too "
             "large a picture. Add --files for one PNG each, or --npz for arrays."
         )
-    if arguments.out is not None and arguments.out.is_dir():
-        what = "arrays are" if arguments.npz else "a grid is"
-        raise ConfigError(
-            f"--out {arguments.out} is a directory, and {what} one file. Name a file in it, or add --files."
-        )
     return seeds
+
+
+def _check_target(out: Path, is_files: bool, is_arrays: bool) -> None:
+    if is_files:
+        check_directory("--out", out, "the PNGs of --files")
+    elif is_arrays:
+        check_file("--out", out, "an archive of arrays", [".npz"])
+    else:
+        otherwise = ", or add --npz for arrays or --files for one PNG each"
+        check_file("--out", out, "a grid", [".png"], otherwise)

@@ -81,7 +81,7 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
         (["sample", "{run}", "--count", "10001"], 2, "too large a picture. Add --files"),
         (["sample", "{run}", "--out", "{run}"], 2, "is a directory, and a grid is one file"),
         (["plot", "{run}/samples"], 2, "is no run: it holds no config.yaml"),
-        (["plot", "{run}", "--out", "{run}/config.yaml"], 7, "Move away what stands there"),
+        (["plot", "{run}", "--out", "{run}/config.yaml"], 2, "config.yaml is a file, and plots ("),
         (["train", "{run}/config.yaml", "schedule.step=5"], 2, "did you mean schedule.steps?"),
         (["train", "{run}/config.yaml", "--processes", "0"], 2, "at least one process is needed"),
         (["doctor", "{run}/absent.yaml"], 2, "There is no config"),
@@ -101,9 +101,14 @@ def test_mistakes_are_said_with_their_exit_code(
 
 
 @pytest.mark.parametrize("name", ["grid", "grid.xyz", "grid.jpg"])
-def test_a_grid_is_a_png_whatever_its_name(trained: Path, tmp_path: Path, name: str) -> None:
-    assert main(["sample", str(trained), "--count", "4", "--out", str(tmp_path / name)]) == 0
-    with Image.open(tmp_path / name) as grid:
+def test_a_grid_is_a_png_and_called_so(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(["sample", str(trained), "--count", "4", "--out", str(tmp_path / name)]) == 2
+    assert f"{name}: a grid is written as .png, and this name" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+    assert main(["sample", str(trained), "--count", "4", "--out", str(tmp_path / "grid.PNG")]) == 0
+    with Image.open(tmp_path / "grid.PNG") as grid:
         assert grid.format == "PNG"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline import export, load_generator
 from pipeline.cli import main
-from pipeline.errors import ConfigError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.export import check_same_images
 from pipeline.options import (
     DcganOptions,
@@ -164,3 +164,14 @@ def test_a_place_that_cannot_be_written_is_said(run: Path, capsys: pytest.Captur
     assert "is a directory, and a generator is one file" in capsys.readouterr().err
     assert main([*words, str(run / "config.yaml" / "x")]) == 7
     assert "Move away what stands there" in capsys.readouterr().err
+
+
+def test_an_onnx_file_is_not_loaded_here_and_the_message_says_what_is(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(run, "onnx")
+    with pytest.raises(CheckpointError, match=r"onnx is named like an ONNX model, which onnxruntime runs"):
+        load_generator(path)
+    assert main(["sample", str(path)]) == 4
+    message = capsys.readouterr().err
+    assert "nothing here can load. Name the run's directory, or the .safetensors file" in message

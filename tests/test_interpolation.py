@@ -213,7 +213,11 @@ def test_films_keep_colours_and_have_sides_that_their_format_allows(
         (["--truncation", "-1"], "truncation -1.0: no latent is within this bound"),
         (["--out", "{run}"], "is a directory, and a strip is one file"),
         (["--seconds", "3"], "Add --animation FILE.gif"),
-        (["--animation", "x.webm"], "is neither .gif nor .mp4"),
+        (["--out", "x.txt"], "--out x.txt: a strip is written as .png, and this name ends in .txt"),
+        (["--animation", "x.webm"], "--animation x.webm: an animation is written as .gif or .mp4"),
+        (["--animation", "x.gif", "--seconds", "0"], "--seconds 0: an animation takes from 0.2"),
+        (["--animation", "x.gif", "--seconds", "-1"], "--seconds -1: an animation takes from 0.2"),
+        (["--animation", "x.gif", "--seconds", "nan"], "--seconds nan: an animation takes from 0.2"),
         (["--animation", "x.gif", "--seconds", "0.1"], "takes from 0.2 to 120 seconds"),
         (["--animation", "x.gif", "--seeds", "0-120"], "--seconds 121: an animation takes"),
     ],
@@ -233,3 +237,10 @@ def test_without_pyav_an_mp4_is_refused_before_anything_is_drawn(
     assert main(["interpolate", str(run), "--animation", "x.mp4"]) == 2
     assert "MP4 needs PyAV, which is not installed. Install it with" in capsys.readouterr().err
     assert not (run / "samples").exists()
+
+
+def test_a_strip_of_many_single_seeds_has_a_name_that_file_systems_take(run: Path) -> None:
+    seeds = ",".join(map(str, range(0, 400, 2)))
+    assert main(["interpolate", str(run), "--seeds", seeds, "--positions", "2"]) == 0
+    (path,) = (run / "samples").iterdir()
+    assert path.name.startswith("step_00000004-ema-interpolation-seeds0..398-200-")

@@ -6,13 +6,14 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 
 from pipeline.cli import main
@@ -29,6 +30,7 @@ from pipeline.plots import (
     draw_comparison,
     draw_curves,
     is_higher_better,
+    label_runs,
     read_records,
     run_styles,
 )
@@ -163,10 +165,14 @@ def test_drawing_needs_neither_torch_nor_pyplot(run: Path) -> None:
 @pytest.mark.parametrize(
     "cut", [b"{", b'{"step": 8, "critic/re', b"hello\n", b"3\n", b"{}\n", b"[" * 100_000]
 )
-def test_a_line_that_is_no_record_is_passed_over(run: Path, cut: bytes) -> None:
+def test_a_line_that_is_no_record_is_left_out_with_a_warning(
+    run: Path, cut: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = run / "metrics.jsonl"
     path.write_bytes(path.read_bytes() + cut)
     assert [record["step"] for record in read_records(path)] == [2, 4, 6]
+    warning = f"warning: {path}: 1 of 4 lines are no records of a run and are left out\n"
+    assert capsys.readouterr().err == warning
     draw_curves(run, run / "curves.png")
 
 
@@ -486,3 +492,103 @@ def test_plot_makes_nothing_where_there_is_no_run(tmp_path: Path, capsys: pytest
     assert main(["plot", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]) == 2
     assert "absent is no run: it holds no config.yaml" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_point_has_one_step_below_it() -> None:
+    figure = curves_figure(records([20]), "x")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    shown = [label.get_text() for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert shown == ["20"]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:60])])
+def test_a_grid_that_goes_while_it_is_drawn_is_left_out_with_a_warning(
+    run: Path,
+    damage: Callable[[Path], object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_grid(run, 60)
+    chosen = choose_frames(run / "samples")
+    monkeypatch.setattr("pipeline.plots.choose_frames", lambda samples: chosen)
+    damage(chosen[1])
+    draw_animation(run, run / "training.gif")
+    assert len(frames(run / "training.gif")) == 2
+    assert f"warning: {chosen[1]} is left out, as it cannot be read: " in capsys.readouterr().err
+    for path in chosen:
+        path.unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match="samples holds no whole grid"):
+        draw_animation(run, run / "training.gif")
+
+
+def test_runs_whose_quality_is_of_different_sample_counts_say_theirs() -> None:
+    plain, measured = records([2], **ESTIMATES), records([2], **ESTIMATES, **{"quality/swd": 0.5})
+    names = ["a", "b", "c", "d"]
+    runs = [measured, measured, plain, measured]
+    assert label_runs(names, runs, [2000, 5000, 300, None]) == [
+        "a (quality by 2,000 samples)",
+        "b (quality by 5,000 samples)",
+        "c",
+        "d",
+    ]
+    assert label_runs(names, runs, [2000, 2000, 300, None]) == names
+
+
+def test_a_run_without_a_line_in_a_comparison_says_so() -> None:
+    runs = [records([2], **ESTIMATES), records([2])]
+    assert label_runs(["a", "b"], runs, [None, None]) == ["a", "b (has none of these)"]
+    assert label_runs(["a", "b"], runs[1:] * 2, [None, None]) == ["a", "b"]
+
+
+def test_a_comparison_reads_the_sample_counts_of_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [tmp_path / name for name in ("few", "many")]
+    for run, samples in zip(runs, (500, 2000), strict=True):
+        run.mkdir()
+        quality = f"quality: {{every: 100, samples: {samples}}}"
+        (run / "config.yaml").write_text(f"name: x\ndata: {{shards: y}}\nschedule: {{steps: 2}}\n{quality}\n")
+        write_records(run, records([2], **{"quality/swd": 0.5}))
+    drawn: list[str] = []
+
+    def note(compared: Mapping[str, Sequence[Record]]) -> Figure:
+        drawn.extend(compared)
+        return comparison_figure(compared)
+
+    monkeypatch.setattr("pipeline.plots.comparison_figure", note)
+    draw_comparison(runs, tmp_path / "comparison.png")
+    assert drawn == ["few (quality by 500 samples)", "many (quality by 2,000 samples)"]
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "message"),
+    [
+        (
+            1,
+            "x.txt",
+            "this name reads like a file's, and plots (curves.png and training.gif) go into a directory",
+        ),
+        (2, "x.png", "this name reads like a file's, and plots (comparison.png) go into a directory"),
+        (1, "config.yaml", "config.yaml is a file, and plots"),
+    ],
+)
+def test_a_file_is_no_place_for_plots(
+    run: Path, count: int, name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "config.yaml").touch()
+    before = sorted(run.iterdir())
+    assert main(["plot", *[str(run)] * count, "--out", str(run / name)]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
+
+
+def test_a_directory_may_be_called_like_a_file_or_a_version(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "config.yaml").touch()
+    (run / "out.txt").mkdir()
+    for name in ("out.txt", "plots.v2"):
+        assert main(["plot", str(run), "--out", str(run / name)]) == 0
+        assert (run / name / "curves.png").is_file()

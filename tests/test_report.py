@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from PIL import Image
 
 from pipeline.cli import main
 from pipeline.errors import ConfigError
-from pipeline.plots import Alarm
+from pipeline.plots import Alarm, choose_frames
 from pipeline.report import (
     MOST_GRIDS,
     Quality,
     draw_charts,
+    newest_of_equal,
     read_grids,
     render,
     summarise_quality,
@@ -181,6 +182,51 @@ def test_evaluations_of_different_metrics_share_one_table() -> None:
     )
 
 
+EVALUATION = {"step": 3000, "weights": "ema", "samples": 2000, "seed": 0, "features": "pixels", "real": 2000}
+
+
+def test_of_equal_evaluations_the_newest_is_kept() -> None:
+    first = {**EVALUATION, "metrics": {"fid": 9.0, "swd": 1.0}, "time": "morning"}
+    again = {**EVALUATION, "metrics": {"swd": 1.0, "fid": 8.0}, "time": "noon"}
+    assert newest_of_equal([first, again]) == [again]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 2000},
+        {"weights": "generator"},
+        {"samples": 500},
+        {"seed": 1},
+        {"features": "inception"},
+        {"manifest": "5ea1"},
+        {"metrics": {"fid": 9.0, "swd": 1.0}},
+    ],
+)
+def test_evaluations_that_differ_in_what_was_asked_for_are_all_kept(change: Mapping[str, Any]) -> None:
+    first = {**EVALUATION, "metrics": {"fid": 9.0}}
+    assert newest_of_equal([first, {**first, **change}]) == [first, {**first, **change}]
+
+
+def test_the_set_is_a_column_where_evaluations_are_of_different_ones() -> None:
+    lines = [{**EVALUATION, "manifest": letter * 64} for letter in "ab"]
+    assert "manifest" not in tabulate(lines[:1])[0]
+    columns, rows = tabulate(lines)
+    assert [row[columns.index("manifest")] for row in rows] == ["a" * 12, "b" * 12]
+    assert "real" not in columns
+
+
+def test_the_page_shows_each_evaluation_once_and_how_many_samples_the_quality_is_of(run: Path) -> None:
+    write_lines(run / "metrics.jsonl", {"step": 400, "quality/swd": 0.5})
+    write_lines(run / "evaluations.jsonl", *[{**EVALUATION, "metrics": {"fid": fid}} for fid in (7.25, 6.5)])
+    quality = {"every": 200, "samples": 1500}
+    (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "quality": quality}))
+    found = sections(render(run))
+    assert "6.5" in found["evaluations"]
+    assert "7.25" not in found["evaluations"]
+    assert "Measured while it trained, on 1,500 samples each time." in found["quality"]
+
+
 def test_the_time_of_steps_that_were_not_logged_counts_too() -> None:
     lines = [{"step": 10, "speed/step_seconds": 0.5}, {"step": 15}, {"step": 30, "speed/step_seconds": 2.0}]
     assert training_seconds(lines) == 10 * 0.5 + 20 * 2.0
@@ -264,11 +310,33 @@ def test_a_config_of_another_version_is_told_and_the_rest_is_shown(run: Path) ->
     assert "there is no command that makes it again" in found["reproduce"]
 
 
-def test_a_line_that_a_kill_cut_short_is_passed_over(run: Path) -> None:
-    for name in ("metrics.jsonl", "evaluations.jsonl"):
+def test_a_line_that_a_kill_cut_short_is_left_out_with_one_warning_a_file(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("metrics.jsonl", "alarms.jsonl", "evaluations.jsonl")
+    counts = (21, 1, 1)
+    for name in names:
         with (run / name).open("a") as file:
             file.write('{"step": 420, "cri')
     assert "Steps 400" in sections(render(run))["head"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {run / name}: 1 of {count} lines are no records of a run and are left out"
+        for name, count in zip(names, counts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:60])])
+def test_a_grid_that_goes_while_the_report_is_made_is_left_out_with_a_warning(
+    run: Path,
+    damage: Callable[[Path], object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = choose_frames(run / "samples")
+    monkeypatch.setattr("pipeline.report.choose_frames", lambda samples, most: chosen)
+    damage(chosen[0])
+    assert [grid.step for grid in read_grids(run / "samples")] == [400]
+    assert f"warning: {chosen[0]} is left out, as it cannot be read: " in capsys.readouterr().err
 
 
 def test_what_a_run_holds_is_text_on_the_page(run: Path) -> None:
@@ -316,6 +384,16 @@ def test_a_directory_is_no_place_for_a_page(
 ) -> None:
     assert main(["report", str(run), "--out", str(tmp_path)]) == 2
     assert "is a directory, and a report is one file. Name a file in it." in capsys.readouterr().err
+
+
+def test_a_page_has_a_name_that_browsers_open(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(run), "--out", str(tmp_path / "x.txt")]) == 2
+    assert (
+        "x.txt: a report is written as .html or .htm, and this name ends in .txt" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "x.txt").exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline import load_generator
 from pipeline.cli import main
 from pipeline.errors import ConfigError
-from pipeline.latents import latent_batches, latents_of_seeds, parse_seeds
+from pipeline.latents import latent_batches, latents_of_seeds, name_seeds, parse_seeds
 from tests.trained import newest, write_run
 
 
@@ -174,7 +174,16 @@ def test_files_of_seeds_are_images_of_these_seeds(run: Path, tmp_path: Path) -> 
         (["--seeds", "0-10000"], "A grid of over 10,000 is too large a picture. Add --files"),
         (["--truncation", "0"], "truncation 0.0: no latent is within this bound"),
         (["--truncation", "nan"], "truncation nan: no latent is within this bound"),
-        (["--npz", "--out", "{run}"], "is a directory, and arrays are one file"),
+        (["--out", "{run}"], "is a directory, and a grid is one file. Name a file in it, or add --npz for"),
+        (["--npz", "--out", "{run}"], "is a directory, and an archive of arrays is one file"),
+        (["--npz", "--out", "x.png"], "an archive of arrays is written as .npz, and this name ends in .png"),
+        (
+            ["--out", "a.txt"],
+            "--out a.txt: a grid is written as .png, and this name ends in .txt. Name a file",
+        ),
+        (["--out", "a"], "a grid is written as .png, and this name has no ending"),
+        (["--files", "--out", "x.png"], "the PNGs of --files go into a directory"),
+        (["--files", "--out", "{run}/config.yaml"], "config.yaml is a file, and the PNGs of --files go into"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_drawn(
@@ -189,3 +198,28 @@ def test_files_and_arrays_are_not_both_written(run: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         main(["sample", str(run), "--files", "--npz"])
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_a_short_list_of_seeds_is_its_own_name_and_a_long_one_is_told_by_its_hash() -> None:
+    assert name_seeds("0-3, 10", [0, 1, 2, 3, 10]) == "0-3,10"
+    even = list(range(0, 2000, 2))
+    text = ",".join(map(str, even))
+    other = [*even[:500], 1001, *even[501:]]
+    name = name_seeds(text, even)
+    assert name.startswith("0..1998-1000-")
+    assert name == name_seeds(text, even) != name_seeds(",".join(map(str, other)), other)
+    assert len(name) < 40
+
+
+def test_images_of_many_single_seeds_have_a_name_that_file_systems_take(run: Path) -> None:
+    seeds = ",".join(map(str, range(0, 200, 2)))
+    assert main(["sample", str(run), "--seeds", seeds]) == 0
+    (path,) = (run / "samples").iterdir()
+    assert path.name.startswith("step_00000004-ema-seeds0..198-100-")
+
+
+def test_a_name_that_the_file_system_does_not_take_is_said(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample", str(run), "--out", f"{'x' * 300}.png"]) == 7
+    assert "cannot be written: File name too long. Choose a shorter name" in capsys.readouterr().err

@@ -9,6 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from pipeline.durable import replacing
+
 
 def image_grid(images: Tensor, columns: int) -> Tensor:
     """float32 (count, channels, height, width) in [-1, 1] to one uint8 (channels, height, width) picture.
@@ -29,6 +31,11 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def save_png(picture: Tensor, path: Path) -> None:
-    """Write a uint8 (channels, height, width) picture as PNG, whatever `path` ends in; one channel is grey."""
+    """Write a uint8 (channels, height, width) picture as PNG, whatever `path` ends in; one channel is grey.
+
+    The file is whole or absent. Raises StorageError.
+    """
     pixels = picture.permute(1, 2, 0).numpy()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path, format="PNG")
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    with replacing(path) as file:
+        image.save(file, format="PNG")

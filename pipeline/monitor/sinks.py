@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from pipeline.durable import storage_errors, write_text
+from pipeline.errors import StorageError
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import save_png
 from pipeline.run_directory import parse_record
@@ -66,7 +67,7 @@ COMPARED = ("wasserstein/estimate_smooth", "wasserstein/normalized", "speed/imag
 class Sink:
     """Takes what is logged at a step; each kind keeps what it has a place for and ignores the rest.
 
-    Its OSErrors are counted by `Sinks` and never stop training.
+    Its OSErrors and StorageErrors are counted by `Sinks` and never stop training.
     """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -125,11 +126,10 @@ class Sinks:
         for sink in self._sinks:
             try:
                 call(sink)
-            except OSError as error:
+            except (OSError, StorageError) as error:
                 self.failures += 1
                 if self.failures == 1:
-                    name = type(sink).__name__
-                    say_warning(f"{name} cannot write ({error}); training goes on")
+                    say_warning(f"{type(sink).__name__} cannot write, and training goes on: {error}")
 
 
 class TensorBoard(Sink):

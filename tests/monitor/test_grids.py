@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.errors import StorageError
 from pipeline.monitor.grids import image_grid, save_png, to_uint8
 
 
@@ -79,3 +81,19 @@ def test_a_picture_is_saved_as_it_is(tmp_path: Path, channels: int, mode: str) -
     with Image.open(tmp_path / "picture.png") as image:
         assert (image.mode, image.size) == (mode, (7, 5))
         assert np.array_equal(np.asarray(image), picture.permute(1, 2, 0).squeeze(2).numpy())
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    save_png(torch.zeros(3, 5, 7, dtype=torch.uint8), path)
+    before = path.read_bytes()
+    noise = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(StorageError, match=r"picture\.png cannot be written: File too large"):
+            save_png(noise, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
