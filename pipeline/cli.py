@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,9 +194,9 @@ def _report(parsed: argparse.Namespace) -> int:
 def _evaluate(parsed: argparse.Namespace) -> int:
     if parsed.processes is not None:
         _check_processes(parsed.processes)
-        # The ranks that the launcher starts come by here too.
-        if parsed.processes > 1 and "WORLD_SIZE" not in os.environ:
-            _become_launcher(parsed.processes, "pipeline.cli", parsed.words)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # A rank that waits for another one hears no KeyboardInterrupt until that one answers.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from pipeline.evaluate import evaluate
 
     return evaluate(parsed)
@@ -266,7 +267,9 @@ def _add_sample(commands: Commands) -> None:
         "--npz", action="store_true", help="one .npz with images and latents instead of a grid"
     )
     sample.add_argument(
-        "--out", type=Path, help="where to write (default: in RUN/samples, or beside an exported file)"
+        "--out",
+        type=Path,
+        help="a .png, an .npz or a directory of files (default: in RUN/samples, or beside an exported file)",
     )
     sample.set_defaults(func=_sample)
 
@@ -319,9 +322,7 @@ def _add_plot(commands: Commands) -> None:
 def _add_report(commands: Commands) -> None:
     report = _command(commands, "report", "write a run as one HTML page", REPORT_EXAMPLES)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
-    report.add_argument(
-        "--out", type=Path, metavar="FILE", help="where to write (default: report.html in RUN)"
-    )
+    report.add_argument("--out", type=Path, metavar="FILE", help="an .html (default: report.html in RUN)")
     report.set_defaults(func=_report)
 
 
@@ -337,6 +338,11 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
     evaluate.add_argument(
         "--checkpoint", nargs="+", metavar="STEP", help="of which steps; best, or all (default: the newest)"
+    )
+    evaluate.add_argument(
+        "--shards",
+        metavar="DIRECTORY_OR_URL",
+        help="the training images, where they are not where the run's config.yaml says",
     )
     evaluate.add_argument("--metrics", nargs="+", metavar="METRIC", help="default: the run's quality.metrics")
     evaluate.add_argument(

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +29,9 @@ from accelerate import Accelerator
 from accelerate.commands.config.config_args import default_yaml_config_file
 from accelerate.utils import DistributedType, GradScalerKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pipeline.errors import ConfigError, PeerLostError, PipelineError
 from pipeline.models.norms import BatchNorm2d
@@ -35,6 +40,8 @@ from pipeline.schedule import optimizer_steps
 from pipeline.steps import Player
 
 PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+SECONDS_TO_END = 5
+"""How long ranks that were told to end may take before they are killed."""
 
 
 class Runtime:
@@ -212,6 +219,16 @@ class Runtime:
                 kind, message = failure
                 raise (kind if issubclass(kind, PipelineError) else RuntimeError)(f"rank {rank}: {message}")
 
+    @contextmanager
+    def agreement(self) -> Iterator[None]:
+        """What fails within it on one rank is raised on all of them, at its end. Nothing in it may be collective."""
+        error = None
+        try:
+            yield
+        except PipelineError as failure:
+            error = failure
+        self.all_agree(error)
+
     def close(self) -> None:
         """Leave the process group, once the caller holds no wrapped module any more."""
         self._accelerator.free_memory()
@@ -300,6 +317,71 @@ def follow_launcher() -> None:
     if has_launcher and sys.platform == "linux":
         parent_death_signal = 1
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+
+
+def is_launched() -> bool:
+    """Whether this process is one of the ranks that torchrun, or a launcher built on it, has started.
+
+    WORLD_SIZE does not say so: clusters set it for processes that are no ranks, too.
+    """
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launch(processes: int, module: str, words: Sequence[str]) -> int:
+    """Run `python -m module words...` as so many ranks of this machine. Returns the exit code of the first to fail.
+
+    Raises KeyboardInterrupt where Ctrl-C ended them, PeerLostError where another signal ended one of them.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # What it logs of a rank that fails is a stack of its own, below what the rank itself has said.
+    log = logging.getLogger("torch.distributed.elastic")
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
+    options = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        shutdown_timeout=SECONDS_TO_END,
+    )
+    try:
+        elastic_launch(options, sys.executable)("-u", "-m", module, *words)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            raise PeerLostError(
+                f"Rank {rank} was ended by {name}. Where nobody sent it, the machine may be short of memory: start "
+                "fewer processes."
+            ) from None
+        return failure.exitcode
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        return 128 + error.sigval
+    return 0
+
+
+def join(config: Config) -> Runtime:
+    """Meet the other ranks. Raises ConfigError or PeerLostError."""
+    try:
+        return Runtime(config)
+    except RuntimeError as error:
+        raise as_meeting_failure(error) from error
+
+
+@contextmanager
+def peer_losses() -> Iterator[None]:
+    """Within it, a collective whose other side is gone raises PeerLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (lost := as_peer_loss(error)) is not None:
+            raise lost from error
+        raise
 
 
 def as_meeting_failure(error: RuntimeError) -> PipelineError:

@@ -55,7 +55,10 @@ def run(config: Config) -> int:
         with _noting_failure(directory) if is_main else nullcontext():
             shards = open_shards(config.data)
             stack.callback(shards.files.close)
-            runtime = _join(config)
+            # From here on torch is needed.
+            from pipeline.runtime import join
+
+            runtime = join(config)
         with _noting_failure(directory):
             ending = _train(config, shards, directory, runtime, stop)
         if is_main:
@@ -102,16 +105,6 @@ def _tell(error: PipelineError) -> None:
     print(f"{label}: {error}", file=sys.stderr, flush=True)
 
 
-def _join(config: Config) -> Runtime:
-    """Meet the other ranks. From here on torch is needed."""
-    from pipeline.runtime import Runtime, as_meeting_failure
-
-    try:
-        return Runtime(config)
-    except RuntimeError as error:
-        raise as_meeting_failure(error) from error
-
-
 def _train(
     config: Config, shards: ShardSet, directory: RunDirectory, runtime: Runtime, stop: StopSignals
 ) -> str:
@@ -119,20 +112,17 @@ def _train(
     import torch
 
     from pipeline.errors import OutOfMemoryError
-    from pipeline.runtime import as_peer_loss
+    from pipeline.runtime import peer_losses
 
-    try:
-        return _train_ranks(config, shards, directory, runtime, stop)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            f"The device ran out of memory ({str(error).splitlines()[0]}). Set schedule.micro_batch below "
-            f"{config.schedule.global_batch} divided by the number of ranks, lower model.width, or use "
-            "precision: bf16 and data.cache: host."
-        ) from None
-    except RuntimeError as error:
-        if (lost := as_peer_loss(error)) is not None:
-            raise lost from error
-        raise
+    with peer_losses():
+        try:
+            return _train_ranks(config, shards, directory, runtime, stop)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"The device ran out of memory ({str(error).splitlines()[0]}). Set schedule.micro_batch below "
+                f"{config.schedule.global_batch} divided by the number of ranks, lower model.width, or use "
+                "precision: bf16 and data.cache: host."
+            ) from None
 
 
 def _train_ranks(
@@ -157,7 +147,9 @@ def _train_ranks(
     say: Callable[[str], None] = _say if runtime.is_main else lambda text: None
     best = Best.of(config.quality)
     if checkpoint is not None and not best.restore(checkpoint.facts().get("best")):
-        say(f"step {best.former[-1]} was the best by other quality options: it stays, and the search starts anew")
+        say(
+            f"step {best.former[-1]} was the best by other quality options: it stays, and the search starts anew"
+        )
     if checkpoint is not None and (checkpoint.step >= config.schedule.steps or best.is_exhausted):
         ending = describe_ending(checkpoint.step, best)
         way_on = "quality.patience" if best.is_exhausted else "schedule.steps"

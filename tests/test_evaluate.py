@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from pipeline.checkpoint import Checkpoint
 from pipeline.cli import main
+from pipeline.errors import PeerLostError
+from pipeline.evaluate import append_record, neighbours_name
+from pipeline.runtime import launch
 from tests.ranks import Ranks, read_metrics
 from tests.shards import digits as digits_source
 from tests.shards import write
@@ -60,8 +69,39 @@ def test_a_run_is_evaluated_afterwards_as_it_was_while_training(run: Path) -> No
 
 def test_a_picture_shows_what_samples_may_be_copies_of(run: Path) -> None:
     assert main(["evaluate", str(run), "--metrics", "fid", "--neighbours", *SMALL]) == 0
-    with Image.open(run / "samples" / "step_00000020-neighbours.png") as picture:
+    with Image.open(run / "samples" / "step_00000020-neighbours-ema-seed0-pixels.png") as picture:
         assert picture.size == (8 * (32 + 2) + 2, 8 * (32 + 2) + 2)
+
+
+def test_pictures_of_other_weights_and_seeds_stand_side_by_side(run: Path) -> None:
+    for words in ([], ["--no-ema"], ["--seed", "3"]):
+        assert main(["evaluate", str(run), "--metrics", "swd", "--neighbours", *SMALL, *words]) == 0
+    assert sorted(path.name for path in (run / "samples").glob("*neighbours*")) == [
+        "step_00000020-neighbours-ema-seed0-pixels.png",
+        "step_00000020-neighbours-ema-seed3-pixels.png",
+        "step_00000020-neighbours-generator-seed0-pixels.png",
+    ]
+
+
+def test_a_picture_of_named_features_has_a_name_without_spaces() -> None:
+    record = {"step": 20, "weights": "ema", "seed": 0, "features": "classifier 1f0c2a9e"}
+    assert neighbours_name(record) == "step_00000020-neighbours-ema-seed0-classifier-1f0c2a9e.png"
+
+
+def test_a_record_below_a_line_that_was_cut_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    append_record(path, {"step": 1})
+    with path.open("a") as file:
+        file.write('{"step": 2, "wei')
+    append_record(path, {"step": 3})
+    append_record(path, {"step": 4})
+    assert path.read_text().split("\n") == [
+        '{"step": 1}',
+        '{"step": 2, "wei',
+        '{"step": 3}',
+        '{"step": 4}',
+        "",
+    ]
 
 
 def test_all_checkpoints_and_the_last_weights_can_be_judged(run: Path) -> None:
@@ -92,7 +132,13 @@ def test_a_classifier_is_trained_and_judges(
     assert main(["evaluate", str(run), *judged, *SMALL]) == 0
     (line,) = lines(run / "evaluations.jsonl")
     assert str(line["features"]).startswith("classifier ")
+    assert line["classifier"] == line["features"]
     assert set(line["metrics"]) == {"fid", "modes", "class_distance"}  # type: ignore[call-overload]
+    for metric in ("modes", "swd"):
+        assert main(["evaluate", str(run), "--classifier", str(file), "--metrics", metric, *SMALL]) == 0
+    counted, uncounted = lines(run / "evaluations.jsonl")[1:]
+    assert (counted["features"], counted["classifier"]) == ("pixels", line["classifier"])
+    assert "classifier" not in uncounted
 
 
 @pytest.mark.parametrize(
@@ -103,11 +149,25 @@ def test_a_classifier_is_trained_and_judges(
             2,
             "--checkpoint ten: give steps, such as 1000 2000, or the word best or all.",
         ),
+        (
+            ["--checkpoint", "best", "all"],
+            2,
+            "--checkpoint best all: all names every checkpoint there is. Give it alone, or steps and best.",
+        ),
         (["--checkpoint", "15"], 4, "has no checkpoint of step 15; it has 10, 20."),
-        (["--metrics", "speed"], 2, "quality.metrics"),
+        (
+            ["--metrics", "speed"],
+            2,
+            "error (exit 2): --metrics: 'speed' will not do: it must be 'fid', 'kid'",
+        ),
         (["--metrics", "copied"], 2, "copied compares samples with held-out images, and 0 are held out"),
         (["--features", "classifier"], 2, "quality.features: classifier needs a trained one."),
-        (["--samples", "10"], 2, "quality.samples"),
+        (
+            ["--samples", "0"],
+            2,
+            "error (exit 2): --samples: 0 will not do: it must be greater than or equal to 128.",
+        ),
+        (["--shards", "nowhere"], 3, "There is no shard directory nowhere."),
         (["--processes", "0"], 2, "--processes 0: at least one process is needed."),
     ],
 )
@@ -135,33 +195,113 @@ def test_what_the_run_needed_to_train_is_not_needed_to_judge_it(
     assert main(["evaluate", str(run), "--metrics", "swd", *SMALL, "--processes", "1"]) == 0
 
 
+def start(run: Path, words: list[str], **variables: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline.cli", "evaluate", str(run), "--metrics", "swd", *words]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **variables},
+        start_new_session=True,
+    )
+
+
 def test_two_processes_share_the_work_whatever_way_they_are_asked_for(run: Path) -> None:
-    for words in (["--proc", "2"], ["--processes=2"]):
-        command = [
-            sys.executable,
-            "-m",
-            "pipeline.cli",
-            "evaluate",
-            str(run),
-            "--metrics",
-            "swd",
-            *SMALL,
-            *words,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
+    # Clusters set WORLD_SIZE for processes that are no ranks.
+    for words, variables in ((["--proc", "2"], {}), (["--processes=2"], {"WORLD_SIZE": "3"})):
+        process = start(run, [*SMALL, *words], **variables)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
     assert main(["evaluate", str(run), "--metrics", "swd", *SMALL]) == 0
     figures = [line["metrics"] for line in lines(run / "evaluations.jsonl")]
     assert figures[0] == figures[1] == figures[2]
 
 
+def test_what_is_wrong_is_said_once_before_ranks_are_started(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.evaluate.launch", lambda *_: pytest.fail("ranks were started"))
+    for words, code in ((["--checkpoint", "15"], 4), (["--shards", "nowhere"], 3), (["--seed", "-1"], 2)):
+        assert main(["evaluate", str(run), *SMALL, "--processes", "2", *words]) == code
+        assert capsys.readouterr().err.count("error (exit") == 1
+
+
+def test_an_interrupt_ends_all_ranks_at_once(run: Path) -> None:
+    process = start(run, ["--samples", "5000000", "--processes", "2"])
+    assert process.stdout is not None
+    assert "5,000,000 samples" in process.stdout.readline()
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    # The ranks hold the other ends of the pipes.
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 15
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in errors
+
+
+def ended_by(exit_code: int) -> ChildFailedError:
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=exit_code, error_file="none")
+    return ChildFailedError("evaluate", {1: failure})
+
+
+def launch_that_ends(monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
+    def run_ranks(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pipeline.runtime.elastic_launch", lambda *_: run_ranks)
+    # Set here, so that it is as before afterwards.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return launch(2, "pipeline.cli", [])
+
+
+def test_a_launcher_ends_as_its_ranks_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch_that_ends(monkeypatch, ended_by(3)) == 3
+    assert launch_that_ends(monkeypatch, SignalException("told to end", signal.SIGTERM)) == 143
+    with pytest.raises(KeyboardInterrupt):
+        launch_that_ends(monkeypatch, SignalException("told to end", signal.SIGINT))
+    with pytest.raises(
+        PeerLostError, match=r"Rank 1 was ended by SIGKILL. Where nobody sent it, the machine"
+    ):
+        launch_that_ends(monkeypatch, ended_by(-signal.SIGKILL))
+
+
+def test_a_run_whose_shards_have_moved_is_judged_by_those_that_are_named(
+    run: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["data"]["shards"] = "moved/away"
+    config.write_text(yaml.safe_dump(content))
+    assert main(["evaluate", str(run), "--metrics", "swd", *SMALL]) == 3
+    assert "Where the run's shards have moved, name their place with --shards." in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--metrics", "swd", *SMALL, "--shards", str(digits)]) == 0
+    printed = capsys.readouterr()
+    assert f"training images of {digits}" in printed.out
+    assert "warning" not in printed.err
+
+
+def test_shards_that_the_run_was_not_trained_on_are_judged_with_a_warning(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    write(digits_source(), other, 16, 1, 500)
+    assert main(["evaluate", str(run), "--metrics", "swd", *SMALL, "--shards", str(other)]) == 0
+    (line,) = lines(run / "evaluations.jsonl")
+    trained = Checkpoint(run / "checkpoints" / "step_00000020", 20).facts()["identity"]["data.manifest"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: the run was trained on shards {trained[:8]}, and these are {str(line['manifest'])[:8]} (SHA-256 of "
+        "the manifest): the figures compare with other images than it was trained on"
+    ]
+
+
 def test_shards_of_other_images_than_the_run_draws_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(digits_source(), tmp_path / "other", 8, 1, 500)
-    config = run / "config.yaml"
-    content = yaml.safe_load(config.read_text())
-    content["data"]["shards"] = str(tmp_path / "other")
-    config.write_text(yaml.safe_dump(content))
-    assert main(["evaluate", str(run), *SMALL]) == 2
-    assert "draws images of (channels, height, width) (1, 16, 16), and the shards" in capsys.readouterr().err
+    other = tmp_path / "other"
+    write(digits_source(), other, 8, 1, 500)
+    assert main(["evaluate", str(run), *SMALL, "--shards", str(other)]) == 2
+    message = capsys.readouterr().err
+    assert "draws images of (channels, height, width) (1, 16, 16), and the shards" in message
+    assert f"of {other} hold (1, 8, 8). Name the run's own with --shards." in message

@@ -1,11 +1,17 @@
-"""Evaluations while training: alike on any number of ranks, without influence, and able to end a run."""
+"""Evaluations on several ranks: alike on any number of them, without influence on a run, and able to end it."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.checkpoint import Checkpoint, list_checkpoints
+from pipeline.cli import main
 from tests.ranks import (
     Ranks,
     assert_same_bits,
@@ -76,3 +82,82 @@ def test_a_run_ends_early_once_nothing_gets_better(ranks: Ranks, config: str, tm
     assert f"is complete: {ending}. To go on, raise quality.patience." in again.log(0)
     ranks.run(2, [*arguments, "quality.patience=4"])
     assert read_note(tmp_path / "run", "DONE")["reason"].startswith("ended early at step 15:")
+
+
+def trained(ranks: Ranks, config: str, tmp_path: Path) -> Path:
+    """A run with checkpoints of steps 10 and 20."""
+    ranks.run(1, [config, "checkpoint.every=10"])
+    return tmp_path / "run"
+
+
+def evaluation_of(run: Path) -> list[str]:
+    return ["evaluate", str(run), "--metrics", "fid", "--samples", "128"]
+
+
+def evaluate(words: list[str]) -> int:
+    """What a rank of `wgan evaluate` does."""
+    return main(words)
+
+
+def evaluate_where_rank_1_sees_only_the_oldest_checkpoint(words: list[str]) -> int:
+    from pipeline import generator_files
+
+    def oldest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+        return list_checkpoints(directory)[0], []
+
+    if os.environ.get("RANK") == "1":
+        generator_files.newest_valid = oldest
+    return main(words)
+
+
+def evaluate_where_rank_1_finds_damage(words: list[str]) -> int:
+    from pipeline import generator_files
+
+    if os.environ.get("RANK") == "1":
+        generator_files.find_defect = lambda checkpoint: "a bit is wrong"
+    return main(words)
+
+
+def evaluate_where_rank_1_is_killed(words: list[str]) -> int:
+    from pipeline import evaluate
+
+    def end(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if os.environ.get("RANK") == "1":
+        evaluate.read_generator = end  # type: ignore[assignment]
+    return main(words)
+
+
+def test_ranks_judge_the_checkpoint_that_the_main_rank_finds(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    run = trained(ranks, config, tmp_path)
+    words = evaluation_of(run)
+    ranks.run(2, words, target=evaluate_where_rank_1_sees_only_the_oldest_checkpoint)
+    ranks.run(1, words, target=evaluate)
+    two, one = (json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines())
+    assert two["step"] == one["step"] == 20
+    assert two["metrics"] == one["metrics"]
+
+
+def test_what_fails_on_one_rank_of_an_evaluation_ends_all_with_its_code(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    run = trained(ranks, config, tmp_path)
+    damaged = ranks.start(2, evaluation_of(run), target=evaluate_where_rank_1_finds_damage)
+    assert damaged.wait() == [4, 4]
+    assert "error (exit 4): rank 1: a bit is wrong" in damaged.log(0)
+    assert "error (exit 4): a bit is wrong" in damaged.log(1)
+    (run / "evaluations.jsonl").mkdir()
+    unwritable = ranks.start(2, evaluation_of(run), target=evaluate)
+    assert unwritable.wait() == [7, 7]
+    assert "evaluations.jsonl cannot be written: Is a directory" in unwritable.log(0)
+    assert "error (exit 7): rank 0: " in unwritable.log(1)
+
+
+def test_an_evaluation_says_that_a_rank_is_gone(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    run = trained(ranks, config, tmp_path)
+    lost = ranks.start(2, evaluation_of(run), target=evaluate_where_rank_1_is_killed)
+    assert lost.wait() == [6, -signal.SIGKILL]
+    assert "error (exit 6): Another rank is gone or did not answer in time" in lost.log(0)
