@@ -62,10 +62,10 @@ CHART_SIZE = (4.6, 2.5)
 
 ASKED_FOR = ("step", "weights", "samples", "seed", "features")
 """What an evaluation depends on beside its metrics and its set."""
-SETS = ("real", "manifest")
-"""How many images samples were compared with, and the SHA-256 of the manifest that lists them."""
-SET_CHARACTERS = 12
-"""Of a cell for these: enough to tell a SHA-256 from others."""
+SETS = ("real", "manifest", "classifier")
+"""How many images samples were compared with, the SHA-256 of the manifest that lists them, and whose verdicts count."""
+SET_CHARACTERS = 24
+"""Of a cell for these: enough to tell a SHA-256, or a classifier by its own, from others."""
 
 # Colours no chart uses otherwise. The page replaces them, and those of the curves, by its own for light and dark.
 INK, RULE = "#010203", "#040506"

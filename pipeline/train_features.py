@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.data.order import Ids, Order
+from pipeline.data.order import Ids, Order, shuffled
 from pipeline.data.reader import ShardReader
 from pipeline.data.shard_set import ShardSet, open_directory
 from pipeline.durable import storage_errors
@@ -29,6 +29,8 @@ def train_features(arguments: argparse.Namespace) -> int:
     check_seed(arguments.seed)
     shards = open_directory(arguments.shards)
     out: Path = arguments.out or Path(f"{arguments.shards}".rstrip("/") + ".classifier.safetensors")
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a directory, and a classifier is one file. Name a file in it.")
     with storage_errors(out):
         # Before the training, which would be lost.
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,10 @@ def train_features(arguments: argparse.Namespace) -> int:
 
 
 def split(shards: ShardSet, where: Path, most: int, seed: int) -> tuple[Ids, Ids]:
-    """Ids to train on, `most` at most, and ids to test with. Raises DataError where the set has no classes."""
+    """Ids to train on and others to test with, of each `most` at most, drawn at random.
+
+    Raises DataError where the set has no classes, or too few images.
+    """
     manifest = shards.manifest
     if len(manifest.classes) < 2:
         raise DataError(
@@ -74,9 +79,14 @@ def split(shards: ShardSet, where: Path, most: int, seed: int) -> tuple[Ids, Ids
         )
     counts = [shard.count for shard in manifest.shards]
     order = Order(counts, seed, shuffle_shards=len(counts), held_out=HELD_OUT)
-    test = order.held_out_ids()[:most]
-    if len(test) == 0:
-        raise DataError(f"{manifest.count} images are too few to hold some out for a test.")
+    held_out = order.held_out_ids()
+    if len(held_out) == 0:
+        raise DataError(
+            f"{where} has {manifest.count} images, too few to hold one in {round(1 / HELD_OUT)} out for a test. Make "
+            "shards of some hundreds at least."
+        )
+    # At random, for in the order of a sorted set the first ones are of the first classes alone.
+    test = held_out[shuffled(len(held_out), (seed,))][:most]
     return order.first(min(most, order.epoch_size)), test
 
 

@@ -157,9 +157,11 @@ class Order:
         return self.batch(position, Slice(0, count, count)).ids
 
     def first(self, count: int) -> Ids:
-        """The ids of some samples, as many as asked for."""
-        streams = len(self.streams)
-        return self.samples(0, -(-count // streams) * streams)[:count]
+        """The ids of as many samples as asked for; none comes again before all have come."""
+        each = -(-count // len(self.streams))
+        # Streams differ by a sample: where the others still have one, a stream that has none left must not begin anew.
+        ids = [stream.samples(0, min(each, stream.epoch_size)) for stream in self.streams]
+        return np.resize(np.concatenate(ids), count)
 
     def windows(self, position: int, rows: Slice) -> tuple[list[int], list[int]]:
         """The shards that these rows are read from at this position, and those that come next."""

@@ -12,6 +12,8 @@ from pipeline.errors import ConfigError
 
 CHUNK = 512
 """Rows of a matrix of distances that are held at once."""
+COLUMNS = 8192
+"""Columns of it that are held at once where each row's nearest are enough."""
 TIE = 1e-12
 """Squared distances that differ by less, in units of the squared norms of the two points, count as equal."""
 
@@ -48,7 +50,6 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int) -> Prd
             f"k = {k}: among {smaller_count:,} samples each has neighbours 1 to {smaller_count - 1:,}. "
             "Choose k from these, or take more samples."
         )
-    real, fake = real.double(), fake.double()
     real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
     is_precise, is_recalled, is_covered = (
         torch.zeros(len(points), dtype=torch.bool, device=points.device) for points in (fake, real, real)
@@ -69,25 +70,18 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int) -> Prd
     )
 
 
-def nearest(queries: Tensor, references: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """The Euclidean distance, float64 (count,), to each query's nearest reference, and its row, int64 (count,).
+def nearest(
+    queries: Tensor, references: Tensor, k: int = 1, rows: int = CHUNK, columns: int = COLUMNS
+) -> tuple[Tensor, Tensor]:
+    """The Euclidean distances to each query's k nearest references, nearest first, and their numbers.
 
-    Both sets are (count, dimensions). `chunk` queries are compared at once, which changes the memory alone.
-    Which one of several equally near references is named is not defined.
+    Both sets are float32 (count, dimensions), and there are k references at least; the results are float64 and
+    int64 (count, k). `rows` queries are compared with `columns` references at once, which changes the memory
+    alone. Which of several equally near references are named is not defined.
     """
-    indices = torch.cat(
-        [
-            distances.argmin(1)
-            for _, distances, _ in _squared_distances(queries.double(), references.double(), chunk)
-        ]
-    )
-    # Once more, by differences: a copy's distance is 0 exactly.
-    return torch.cat(
-        [
-            (some.double() - references[rows].double()).norm(dim=1)
-            for some, rows in zip(torch.split(queries, chunk), torch.split(indices, chunk), strict=True)
-        ]
-    ), indices
+    parts = [_nearest(some, references, k, columns) for some in torch.split(queries, rows)]
+    distances, numbers = zip(*parts, strict=True)
+    return torch.cat(distances), torch.cat(numbers)
 
 
 def copied_share(fake: Tensor, train: Tensor, held_out: Tensor, natural: float) -> float:
@@ -125,15 +119,34 @@ def natural_distance(train: Tensor, held_out: Tensor) -> float:
 
 def _relative_distances(points: Tensor, train: Tensor, held_out: Tensor, are_held_out: bool) -> Tensor:
     """Distances to the nearest training image, over that image's to its 5th held-out one: float64 (count,)."""
-    distances, indices = nearest(points, train)
-    scales = []
-    for rows, squared, _ in _squared_distances(train[indices].double(), held_out.double()):
-        if are_held_out:
-            # Each without itself: it must not be measured by how near it is.
-            squared.scatter_(1, rows[:, None], torch.inf)
-        scales.append(squared.kthvalue(SCALE_NEIGHBOURS, dim=1).values.sqrt())
+    distances, images = (found[:, 0] for found in nearest(points, train))
+    if are_held_out:
+        # Each without itself: it must not be measured by how near it is.
+        to_held_out, numbers = nearest(train[images], held_out, SCALE_NEIGHBOURS + 1)
+        is_itself = numbers == torch.arange(len(points), device=numbers.device)[:, None]
+        to_held_out = to_held_out.masked_fill(is_itself, torch.inf).sort(1).values
+    else:
+        to_held_out, _ = nearest(train[images], held_out, SCALE_NEIGHBOURS)
     # An exact copy is one, even of an image that is among the held-out ones too.
-    return torch.where(distances == 0, 0.0, distances / torch.cat(scales))
+    return torch.where(distances == 0, 0.0, distances / to_held_out[:, SCALE_NEIGHBOURS - 1])
+
+
+def _nearest(queries: Tensor, references: Tensor, k: int, columns: int) -> tuple[Tensor, Tensor]:
+    """`nearest` of queries that are compared all at once."""
+    squared = torch.zeros(len(queries), 0, dtype=torch.float64, device=queries.device)
+    numbers = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for first in range(0, len(references), columns):
+        some = references[first : first + columns]
+        _, distances, _ = next(_squared_distances(queries, some, len(queries)))
+        found = distances.topk(min(k, len(some)), largest=False)
+        squared = torch.cat([squared, found.values], 1)
+        numbers = torch.cat([numbers, found.indices + first], 1)
+        squared, places = squared.topk(min(k, squared.shape[1]), largest=False)
+        numbers = numbers.gather(1, places)
+    # Once more, by differences: a copy's distance is 0 exactly.
+    distances = (queries.double()[:, None] - references[numbers].double()).norm(dim=2)
+    distances, places = distances.sort(1)
+    return distances, numbers.gather(1, places)
 
 
 def _squared_distances(
@@ -141,13 +154,16 @@ def _squared_distances(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Chunk by chunk: the numbers of its rows, their squared distances to all columns, and what counts as a tie.
 
-    Through a product, which is far faster than differences. It rounds: equal distances come out unequal, and
-    those of duplicates as not quite 0. Hence the tie, which is beyond any rounding of float64.
+    All three in float64 but the numbers. Through a product, which is far faster than differences. It rounds: equal
+    distances come out unequal, and those of duplicates as not quite 0. Hence the tie, which is beyond any
+    rounding of float64.
     """
+    columns = columns.double()
     column_norms = columns.square().sum(1)
     for numbers in torch.split(torch.arange(len(rows), device=rows.device), chunk):
-        norms = rows[numbers].square().sum(1)[:, None] + column_norms
-        yield numbers, torch.addmm(norms, rows[numbers], columns.T, alpha=-2).clamp_(min=0), TIE * norms
+        points = rows[numbers].double()
+        norms = points.square().sum(1)[:, None] + column_norms
+        yield numbers, torch.addmm(norms, points, columns.T, alpha=-2).clamp_(min=0), norms.mul_(TIE)
 
 
 def _squared_radii(points: Tensor, k: int) -> Tensor:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.data.loader import scale
 from pipeline.errors import ConfigError
 
 SMALLEST_IMAGE = 8
@@ -13,10 +18,26 @@ SMALLEST_LEVEL = 16
 PATCH = 7
 PATCHES = 64
 DIRECTIONS = 128
+BATCH_OF_IMAGES = 16
 BATCH_OF_DIRECTIONS = 32
 SCALE = 1e3
 CONSTANT = 1e-6
 """A channel whose patches deviate by less is constant: one grey level is 0.008."""
+
+
+class Level(NamedTuple):
+    """Where the patches of one level lie, and what they are projected on."""
+
+    height: int
+    """Of the level, in pixels."""
+    side: int
+    """Of its patches, in pixels."""
+    y: Tensor
+    """Upper edges of the patches: int64 (images, patches)."""
+    x: Tensor
+    """Left edges, alike."""
+    directions: Tensor
+    """float32 (directions, channels * side * side)"""
 
 
 def sliced_wasserstein(
@@ -24,31 +45,80 @@ def sliced_wasserstein(
 ) -> dict[int, float]:
     """The distance, times 1000, at each level of the Laplacian pyramid, by the level's height in pixels.
 
-    Images are float32 (count, channels, height, width) in [-1, 1]. Karras et al. 2018, "Progressive Growing of
-    GANs", section 5: levels are halved down to 16 pixels, the last is the image that is left, and of each image
-    `patches` patches of 7 x 7 are compared. Both sets are normalised by the real channels,
+    Images are uint8, or float32 in [-1, 1], (count, channels, height, width) on the host. Karras et al. 2018,
+    "Progressive Growing of GANs", section 5: levels are halved down to 16 pixels, the last is the image that is
+    left, and of each image `patches` patches of 7 x 7 are compared. Both sets are normalised by the real channels,
     not each by its own as in the paper, so that a wrong brightness or contrast counts. Of the larger set as many
     images as the smaller one has are drawn. The result depends on the seed, the images and their order; both
     sets lend patches at the same places, so equal sets are exactly 0 apart.
 
     Raises ConfigError where the images have different sizes, or fewer than 8 pixels.
     """
-    _check_images(real, fake)
-    source = torch.Generator().manual_seed(seed)
-    count = min(len(real), len(fake))
-    real, fake = _draw(real, count, source), _draw(fake, count, source)
-    distances = {}
-    for real_level, fake_level in zip(laplacian_pyramid(real), laplacian_pyramid(fake), strict=True):
-        height, width = real_level.shape[-2:]
-        side = min(PATCH, height, width)
-        y = torch.randint(height - side + 1, (count, patches), generator=source).to(real.device)
-        x = torch.randint(width - side + 1, (count, patches), generator=source).to(real.device)
-        real_patches, fake_patches = _normalise(
-            _cut_patches(real_level, side, y, x), _cut_patches(fake_level, side, y, x)
-        )
-        slices = F.normalize(torch.randn(directions, real_patches.shape[1], generator=source)).to(real.device)
-        distances[height] = SCALE * projected_distance(real_patches, fake_patches, slices)
-    return distances
+    return RealPatches.of(real, len(fake), seed, patches, directions).distances(fake)
+
+
+@dataclass(frozen=True)
+class RealPatches:
+    """The real images' side of the distance: what it takes to measure any number of generated sets."""
+
+    shape: tuple[int, ...]
+    """Of an image: (channels, height, width)."""
+    fakes: Tensor
+    """Which of the generated images are compared: int64 (images,)."""
+    levels: Sequence[Level]
+    """With directions over the real channels' deviations."""
+    projections: Sequence[Tensor]
+    """Of each level, its patches along each direction, sorted: float32 (directions, images * patches)."""
+
+    @classmethod
+    def of(
+        cls, real: Tensor, fakes: int, seed: int, patches: int = PATCHES, directions: int = DIRECTIONS
+    ) -> Self:
+        """Of real images, as `sliced_wasserstein` takes them, to compare with sets of `fakes` generated ones.
+
+        Raises ConfigError for images of fewer than 8 pixels.
+        """
+        channels, height, width = real.shape[1:]
+        if min(height, width) < SMALLEST_IMAGE:
+            raise ConfigError(
+                f"Images of {_size(real.shape[1:])} (channels x height x width) are too small for patches of {PATCH} x "
+                f"{PATCH}. Take images of {SMALLEST_IMAGE} pixels at least."
+            )
+        source = torch.Generator().manual_seed(seed)
+        count = min(len(real), fakes)
+        chosen, chosen_fakes = _draw(len(real), count, source), _draw(fakes, count, source)
+        drawn = [
+            _draw_level(level, channels, count, patches, directions, source)
+            for level in level_sizes(height, width)
+        ]
+        levels, projections = [], []
+        for level, found in zip(drawn, _cut_patches(real, chosen, drawn), strict=True):
+            level = level._replace(directions=level.directions / _deviations(found, channels))
+            levels.append(level)
+            projections.append(torch.cat(list(sorted_projections(found, level.directions))))
+        return cls(tuple(real.shape[1:]), chosen_fakes, levels, projections)
+
+    def distances(self, fake: Tensor) -> dict[int, float]:
+        """The distance of generated images at each level, by its height. Raises ConfigError for other sizes."""
+        if fake.shape[1:] != self.shape:
+            raise ConfigError(
+                f"Real images are {_size(self.shape)} (channels x height x width) and generated ones "
+                f"{_size(fake.shape[1:])}: patches of different sizes have no distance. Bring both to one size."
+            )
+        found = _cut_patches(fake, self.fakes, self.levels)
+        return {
+            level.height: SCALE * transport_distance(real, sorted_projections(patches, level.directions))
+            for level, real, patches in zip(self.levels, self.projections, found, strict=True)
+        }
+
+
+def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """(height, width) of each level of the pyramid, finest first: halved, an odd size rounded up."""
+    sizes = [(height, width)]
+    while min(sizes[-1]) >= 2 * SMALLEST_LEVEL:
+        height, width = sizes[-1]
+        sizes.append((-(-height // 2), -(-width // 2)))
+    return sizes
 
 
 def laplacian_pyramid(images: Tensor) -> list[Tensor]:
@@ -77,35 +147,64 @@ def enlarge(images: Tensor, height: int, width: int) -> Tensor:
     return _blur(spread)
 
 
-def projected_distance(real: Tensor, fake: Tensor, directions: Tensor) -> float:
-    """The mean 1-Wasserstein distance of (count, dimensions), equally many, along unit vectors (n, dimensions)."""
-    total = torch.zeros((), dtype=torch.float64, device=real.device)
+def sorted_projections(points: Tensor, directions: Tensor) -> Iterator[Tensor]:
+    """float32 (count, dimensions) along (n, dimensions), sorted: (up to 32, count), until all directions came."""
     for some in torch.split(directions, BATCH_OF_DIRECTIONS):
+        projections = some @ points.T
+        # NumPy sorts in place, and several times as fast as torch, which keeps the order too.
+        projections.numpy().sort(axis=1)
+        yield projections
+
+
+def transport_distance(real: Tensor, fake: Iterator[Tensor]) -> float:
+    """The mean 1-Wasserstein distance of sorted projections: float32 (directions, count), and the same in parts."""
+    total, first = 0.0, 0
+    for some in fake:
         # In one dimension the optimal transport takes the i-th smallest to the i-th smallest.
-        real_sorted, fake_sorted = ((some @ points.T).sort(1).values for points in (real, fake))
-        total += (real_sorted - fake_sorted).abs().mean(1, dtype=torch.float64).sum()
-    return total.item() / len(directions)
+        differences = (real[first : first + len(some)] - some).abs_()
+        total += differences.mean(1, dtype=torch.float64).sum().item()
+        first += len(some)
+    return total / len(real)
 
 
-def _check_images(real: Tensor, fake: Tensor) -> None:
-    real_size, fake_size = (" x ".join(map(str, images.shape[1:])) for images in (real, fake))
-    if real_size != fake_size:
-        raise ConfigError(
-            f"Real images are {real_size} (channels x height x width) and generated ones {fake_size}: patches of "
-            "different sizes have no distance. Bring both to one size."
-        )
-    if min(real.shape[-2:]) < SMALLEST_IMAGE:
-        raise ConfigError(
-            f"Images of {real_size} (channels x height x width) are too small for patches of {PATCH} x {PATCH}. "
-            f"Take images of {SMALLEST_IMAGE} pixels at least."
-        )
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
-def _draw(images: Tensor, count: int, source: torch.Generator) -> Tensor:
-    """`count` of the images at random, or all in their order where there are no more."""
-    if len(images) == count:
-        return images
-    return images[torch.randperm(len(images), generator=source)[:count].to(images.device)]
+def _draw(available: int, count: int, source: torch.Generator) -> Tensor:
+    """The numbers of `count` images at random, or all in their order where there are no more: int64 (count,)."""
+    if available == count:
+        return torch.arange(count)
+    return torch.randperm(available, generator=source)[:count]
+
+
+def _draw_level(
+    size: tuple[int, int], channels: int, count: int, patches: int, directions: int, source: torch.Generator
+) -> Level:
+    """The places of `patches` patches in each of `count` images, and unit vectors."""
+    height, width = size
+    side = min(PATCH, height, width)
+    return Level(
+        height,
+        side,
+        torch.randint(height - side + 1, (count, patches), generator=source),
+        torch.randint(width - side + 1, (count, patches), generator=source),
+        F.normalize(torch.randn(directions, channels * side * side, generator=source)),
+    )
+
+
+def _cut_patches(images: Tensor, chosen: Tensor, levels: Sequence[Level]) -> list[Tensor]:
+    """The patches of the chosen images at each level: float32 (images * patches, channels * side * side).
+
+    Some images at a time: pyramids of all of them would take many times the memory of the patches.
+    """
+    found: list[list[Tensor]] = [[] for _ in levels]
+    for places in torch.split(torch.arange(len(chosen)), BATCH_OF_IMAGES):
+        batch = images[chosen[places]]
+        pyramid = laplacian_pyramid(scale(batch) if batch.dtype == torch.uint8 else batch)
+        for parts, level, pixels in zip(found, levels, pyramid, strict=True):
+            parts.append(_windows(pixels, level.side, level.y[places], level.x[places]))
+    return [torch.cat(parts) for parts in found]
 
 
 def _blur(images: Tensor) -> Tensor:
@@ -117,21 +216,22 @@ def _blur(images: Tensor) -> Tensor:
     return F.conv2d(rows, taps.view(1, 1, 5, 1).expand(channels, 1, 5, 1), groups=channels)
 
 
-def _cut_patches(images: Tensor, side: int, y: Tensor, x: Tensor) -> Tensor:
-    """The patches whose upper left corners are y, x (count, patches): (count * patches, channels, side, side)."""
+def _windows(images: Tensor, side: int, y: Tensor, x: Tensor) -> Tensor:
+    """The patches whose upper left corners are y, x (count, patches): (count * patches, channels * side * side)."""
     windows = images.unfold(2, side, 1).unfold(3, side, 1)
-    numbers = torch.arange(len(images), device=images.device)[:, None]
-    return windows[numbers, :, y, x].flatten(0, 1)
+    numbers = torch.arange(len(images))[:, None]
+    return windows[numbers, :, y, x].flatten(0, 1).flatten(1)
 
 
-def _normalise(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Both (count, channels, side, side) in units of the real channels' deviations, as (count, dimensions).
+def _deviations(patches: Tensor, channels: int) -> Tensor:
+    """The deviation of each patch's channel, repeated for its pixels: float32 (channels * side * side,).
 
-    Their means would be taken from both, and so are left: distances do not see them.
+    The means are left, which would be taken from both sets: distances do not see them.
     """
-    axes = (0, 2, 3)
-    deviation = real.double().std(axes, unbiased=False, keepdim=True)
+    by_channel = patches.view(len(patches), channels, -1)
+    deviations = torch.stack(
+        [by_channel[:, number].double().std(unbiased=False) for number in range(channels)]
+    )
     # A channel that is constant in the real images has no unit of its own, and keeps that of the pixels.
-    deviation = torch.where(deviation < CONSTANT, 1.0, deviation)
-    scaled = [(patches / deviation).to(patches.dtype).flatten(1) for patches in (real, fake)]
-    return scaled[0], scaled[1]
+    deviations = torch.where(deviations < CONSTANT, 1.0, deviations)
+    return deviations.float().repeat_interleave(by_channel.shape[2])

@@ -87,6 +87,19 @@ def test_each_stream_gives_each_of_its_samples_once_before_any_again(counts: lis
     assert sorted(n for part in parts for n in part) == [n for n in range(sum(counts)) if n not in held_out]
 
 
+@pytest.mark.parametrize("counts", [[13], UNEQUAL, [3, 4]])
+@pytest.mark.parametrize("streams", [1, 2, 3, 4])
+def test_the_first_samples_are_different_ones_also_where_streams_are_unequal(
+    counts: list[int], streams: int
+) -> None:
+    order = Order(counts, seed=4, shuffle_shards=3, streams=streams)
+    for count in range(1, order.epoch_size + 1):
+        assert len(set(order.first(count).tolist())) == count
+    again = np.bincount(order.first(2 * order.epoch_size + 1))
+    assert again.sum() == 2 * order.epoch_size + 1
+    assert again.min() >= 2
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_read_only_their_streams_and_batches_are_the_same_for_any_world_size(world_size: int) -> None:
     counts, alone = [10] * 40, Slice(0, 16, 16)

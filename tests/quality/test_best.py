@@ -16,7 +16,11 @@ def test_lower_is_better_for_distances_and_higher_for_coverage() -> None:
         False,
         True,
     ]
-    assert [rising.update(step, {"recall": value}) for step, value in enumerate([0.3, 0.2, 0.5])] == [True, False, True]
+    assert [rising.update(step, {"recall": value}) for step, value in enumerate([0.3, 0.2, 0.5])] == [
+        True,
+        False,
+        True,
+    ]
     assert (falling.value, falling.step) == (1.0, 3)
     assert (rising.value, rising.step) == (0.5, 2)
 

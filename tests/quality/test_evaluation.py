@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from threading import Barrier
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -15,10 +18,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from pipeline.build import check_same_on_all_ranks
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.options import Metric, QualityOptions
+from pipeline.options import Config, DataOptions, Metric, QualityOptions, ScheduleOptions
 from pipeline.quality.evaluation import OF_FEATURES, Evaluation, RealImages, tag
-from pipeline.quality.features.classifier import About, Classifier, save
+from pipeline.quality.features.classifier import About, Classifier, ClassifierFeatures, save
+from pipeline.quality.features.pixels import PixelFeatures
+from pipeline.runtime import Runtime
 
 DIGITS = torch.from_numpy((load_digits().images * 15.9375).astype(np.uint8))[:, None]
 ALL: tuple[Metric, ...] = get_args(Metric)
@@ -179,6 +185,110 @@ def test_what_cannot_be_measured_is_refused_on_every_rank(classifier: str, tmp_p
     )
 
 
+def test_features_that_no_metric_needs_are_neither_loaded_nor_computed(
+    classifier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        pytest.fail("features are computed")
+
+    monkeypatch.setattr(ClassifierFeatures, "__call__", never)
+    alone = Rank(0, Together(1))
+    missing = Evaluation(options(["swd"], features="inception", inception="none.pth"), real(), alone, 4, 0)
+    assert list(missing.measure(draw)) == ["swd"]
+    assert missing.features.name == "inception"
+    chosen = options(["modes"], features="classifier", classifier=classifier)
+    judged = Evaluation(chosen, real(), alone, 4, 0)
+    assert list(judged.measure(draw)) == ["modes"]
+    assert judged.features.name == judged.classifier.name  # type: ignore[union-attr]
+    assert Evaluation(options(["swd"]), real(), alone, 4, 0).features.name == "pixels"
+
+
+def test_figures_do_not_depend_on_the_metrics_beside_them(classifier: str) -> None:
+    def measure(*metrics: Metric) -> dict[Metric, float]:
+        chosen = options(metrics, classifier=classifier)
+        return Evaluation(chosen, real(), Rank(0, Together(1)), 4, 0).measure(draw)
+
+    assert measure("swd") | measure("modes", "class_distance") | measure("fid") == measure(
+        "swd", "modes", "class_distance", "fid"
+    )
+
+
+def test_what_one_rank_is_enough_for_is_done_on_the_main_rank_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def count(place: str, name: str) -> None:
+        function = attrgetter(name)(import_module(place))
+
+        def counted(*arguments: Any) -> Any:
+            calls.append(name)
+            return function(*arguments)
+
+        monkeypatch.setattr(f"{place}.{name}", counted)
+
+    count("pipeline.quality.evaluation", "nearest")
+    count("pipeline.quality.evaluation", "PixelFeatures.of")
+    count("pipeline.quality.evaluation", "RealPatches.of")
+
+    def work(rank: Rank) -> None:
+        evaluation = Evaluation(options(["fid", "swd"]), real(), rank, 4, 0)
+        evaluation.measure(draw)
+        evaluation.measure(draw)
+        evaluation.nearest_training_images(draw, 2, 2)
+
+    on_ranks(2, work)
+    assert sorted(calls) == ["PixelFeatures.of", "RealPatches.of", "nearest"]
+
+
+def test_all_ranks_compare_pixels_along_the_directions_of_the_main_one() -> None:
+    """Also where a rank's own would be others: here as if another machine rounded very differently."""
+
+    def directions(rank: Rank) -> Tensor:
+        images = replace(real(), read=lambda chosen: DIGITS[(chosen + 700 * rank.rank) % 1700])
+        features = Evaluation(options(["fid"]), images, rank, 4, 0).features
+        assert isinstance(features, PixelFeatures)
+        return features.directions
+
+    first, second = on_ranks(2, directions)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("chosen", [{"features": "classifier", "metrics": ["fid"]}, {"metrics": ["modes"]}])
+def test_ranks_whose_classifiers_differ_are_refused(
+    chosen: dict[str, Any], classifier: str, tmp_path: Path
+) -> None:
+    other = str(tmp_path / "c.safetensors")
+    torch.manual_seed(1)
+    save(Classifier(1, 8, 8, 10), About(1, 8, 8, tuple("0123456789"), "0" * 64, 1, 0, 0.1), Path(other))
+
+    def refuse(rank: Rank) -> None:
+        mine = options(**{**chosen, "classifier": (classifier, other)[rank.rank]})
+        with pytest.raises(
+            ConfigError,
+            match=r"Rank 1 judges samples by .*classifier \w{8}, and rank 0 by .*classifier \w{8}: .* same content",
+        ):
+            Evaluation(mine, real(), rank, 4, 0)
+
+    on_ranks(2, refuse)
+
+
+def test_ranks_may_keep_the_same_classifier_in_different_places(classifier: str, tmp_path: Path) -> None:
+    copy = str(shutil.copy(classifier, tmp_path))
+
+    def measure(rank: Rank) -> dict[Metric, float]:
+        mine = options(["modes"], classifier=(classifier, copy)[rank.rank])
+        config = Config(
+            name="run",
+            data=DataOptions(shards=f"of rank {rank.rank}"),
+            schedule=ScheduleOptions(steps=1, global_batch=2),
+            quality=mine,
+        )
+        check_same_on_all_ranks(config, {}, cast(Runtime, rank))
+        return Evaluation(mine, real(), rank, 4, 0).measure(draw)
+
+    first, second = on_ranks(2, measure)
+    assert first == second
+
+
 def test_samples_that_are_not_finite_are_refused_on_every_rank() -> None:
     def spoil(latents: Tensor) -> Tensor:
         images = draw(latents)
@@ -195,14 +305,15 @@ def test_samples_that_are_not_finite_are_refused_on_every_rank() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_samples_stand_beside_the_training_images_nearest_to_them(world_size: int) -> None:
+@pytest.mark.parametrize("metric", ["fid", "swd"])
+def test_samples_stand_beside_the_training_images_nearest_to_them(world_size: int, metric: Metric) -> None:
     def copy(latents: Tensor) -> Tensor:
         """Training images, a little darker."""
         return DIGITS[:64].float() / 127.5 * 0.98 - 1
 
     for found in on_ranks(
         world_size,
-        lambda rank: Evaluation(options(["fid"]), real(), rank, 4, 0).nearest_training_images(copy, 6, 3),
+        lambda rank: Evaluation(options([metric]), real(), rank, 4, 0).nearest_training_images(copy, 6, 3),
     ):
         assert found.shape == (6, 4, 1, 8, 8)
         assert torch.equal(found[:, 1], DIGITS[:6])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.quality.features.classifier import (
     Classifier,
     ClassifierFeatures,
     accuracy,
+    cross_entropy,
     save,
     train_classifier,
 )
@@ -74,6 +76,20 @@ def test_a_classifier_learns_and_comes_back_from_its_file(tmp_path: Path) -> Non
     assert loaded(images).shape == (1200, 32 + 64 + 64)
     save(train_classifier(images[:1000], labels[:1000], 2, 3, 0, CPU), ABOUT, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "c.safetensors").read_bytes()
+
+
+def test_kernels_that_round_otherwise_each_time_are_off_while_a_classifier_is_trained() -> None:
+    images, labels = stripes(128)
+    seen = []
+
+    def watch(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+        seen.append((torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32))
+        return cross_entropy(classifier, images, labels)
+
+    before = (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic)
+    train_classifier(images, labels, 2, 1, 0, CPU, watch)
+    assert seen == [(True, False)]
+    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic) == before
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (28, 28), (32, 48), (64, 64), (128, 128)])
@@ -147,9 +163,71 @@ def test_other_weights_than_inceptions_are_refused(tmp_path: Path) -> None:
     ):
         InceptionFeatures.load(tmp_path / "weights.pth", CPU)
     with pytest.raises(
-        ConfigError, match=r"none\.pth, named for the Inception network's weights, does not exist"
+        ConfigError, match=r"none\.pth, the file of the Inception network's weights, cannot be read: No such"
     ):
         InceptionFeatures.load(tmp_path / "none.pth", CPU)
+    with pytest.raises(ConfigError, match=r"weights, cannot be read: Is a directory\. Name one that can"):
+        InceptionFeatures.load(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(3)], {"weight": 3}, {3: torch.zeros(3)}, torch.zeros(3)])
+def test_tensors_without_names_are_no_weights(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    kind = type(content).__name__
+    with pytest.raises(
+        CheckpointError, match=rf"weights\.pth holds a {kind}, and weights are tensors by their"
+    ):
+        InceptionFeatures.load(tmp_path / "weights.pth", CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"weights": 3}', b"PK\x03\x04 and no archive"])
+def test_a_file_that_is_no_tensors_is_no_weights(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=r"weights\.pth cannot be read as tensors .*\. Name another file"
+    ):
+        InceptionFeatures.load(tmp_path / "weights.pth", CPU)
+
+
+def offer(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the library's weights be had from a file of this content, into a directory of its own."""
+    import torch_fidelity.feature_extractor_inceptionv3 as library
+
+    source = tmp_path / "weights-6726825d.pth"
+    source.write_bytes(content)
+    monkeypatch.setattr(library, "URL_INCEPTION_V3", source.as_uri())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+
+
+def test_a_download_of_other_content_is_refused_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(b"<html>please log in</html>", tmp_path, monkeypatch)
+    with pytest.raises(
+        DataError, match=r"its SHA-256 does not begin with 6726825d .* Fetch file:.*6726825d\.pth elsewhere"
+    ):
+        InceptionFeatures.load(None, CPU)
+    assert list((tmp_path / "home").rglob("*.*")) == []
+
+
+def test_a_damaged_download_of_earlier_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(b"", tmp_path, monkeypatch)
+    kept = tmp_path / "home" / "hub" / "checkpoints" / "weights-6726825d.pth"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match=rf"{kept} cannot be read as tensors .* delete it if it was"):
+        InceptionFeatures.load(None, CPU)
+
+
+def test_where_a_download_cannot_be_kept_another_place_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(b"", tmp_path, monkeypatch)
+    (tmp_path / "home").touch()
+    with pytest.raises(
+        ConfigError, match=r"cannot keep the Inception network's weights: Not a directory\. .* TORCH_HOME\."
+    ):
+        InceptionFeatures.load(None, CPU)
 
 
 def test_without_a_network_the_weights_file_is_asked_for(
@@ -175,7 +253,10 @@ def test_inception_features_are_those_of_the_library(tmp_path: Path, monkeypatch
         source = library.FeatureExtractorInceptionV3("inception", ["2048"])
     torch.save(source.state_dict(), tmp_path / "weights.pth")
     images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
-    found = InceptionFeatures.load(tmp_path / "weights.pth", CPU)(images)
+    features = InceptionFeatures.load(tmp_path / "weights.pth", CPU)
+    digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    assert features.name == f"inception {digest[:8]}"
+    found = features(images)
     assert found.shape == (2, 2048)
     assert found.std() > 0
     assert torch.allclose(found, source(images.expand(-1, 3, -1, -1))[0], atol=1e-5)

@@ -84,7 +84,7 @@ def figures(digits: Digits, fake: Tensor) -> dict[str, float]:
     real = digits.held_out
 
     def classes(images: Tensor) -> Tensor:
-        labels = digits.train_labels[nearest(images, digits.train)[1]]
+        labels = digits.train_labels[nearest(images, digits.train)[1][:, 0]]
         return class_histogram(torch.nn.functional.one_hot(labels, 10))
 
     histogram, real_histogram = classes(fake), classes(real)

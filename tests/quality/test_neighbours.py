@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -144,21 +146,42 @@ def test_a_neighbour_that_no_sample_has_is_refused(k: int) -> None:
             precision_recall_density_coverage(draw(0, counts[0]), draw(1, counts[1]), k)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 40, 100])
-def test_the_nearest_is_found_whatever_the_chunk(chunk: int) -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 11), (40, 30), (100, 4), (3, 100)])
+@pytest.mark.parametrize("k", [1, 5, 30])
+def test_the_nearest_are_found_whatever_the_blocks(k: int, rows: int, columns: int) -> None:
     queries, references = draw(0, 40), draw(1, 30)
-    distances, indices = nearest(queries, references, chunk)
-    for query, distance, index in zip(queries.tolist(), distances, indices, strict=True):
+    distances, numbers = nearest(queries, references, k, rows, columns)
+    assert distances.shape == numbers.shape == (40, k)
+    for query, found, places in zip(queries.tolist(), distances, numbers, strict=True):
         to_all = [math.dist(query, reference) for reference in references.tolist()]
-        assert distance.item() == pytest.approx(min(to_all), rel=1e-12)
-        assert index.item() == to_all.index(min(to_all))
+        assert found.tolist() == pytest.approx(sorted(to_all)[:k], rel=1e-12)
+        assert places.tolist() == sorted(range(30), key=to_all.__getitem__)[:k]
 
 
 def test_a_copy_is_at_distance_0_exactly() -> None:
     references = 100 + draw(0, 50, 64)
-    distances, indices = nearest(references.flip(0), references)
+    distances, numbers = nearest(references.flip(0), references)
     assert distances.count_nonzero() == 0
-    assert indices.tolist() == list(range(49, -1, -1))
+    assert numbers[:, 0].tolist() == list(range(49, -1, -1))
+
+
+def test_memory_does_not_grow_with_the_images_that_are_searched() -> None:
+    """A whole row of distances to 200,000 images for each of 512 samples would take 781 MiB."""
+    code = """
+import resource, torch
+from pipeline.quality.neighbours import copied_share
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+train = torch.rand(200_000, 4)
+copied_share(train[:512], train[:10_000], train[:10_000], 1)
+before = peak()
+copied_share(train[:512], train, train, 1)
+print(peak() - before)
+"""
+    grown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert float(grown.stdout) < 100
 
 
 def copied_by_counting(fake: Points, train: Points, held_out: Points) -> float:
@@ -210,7 +233,7 @@ def test_samples_of_a_dense_region_are_no_copies() -> None:
 
     train, held_out = draw_of_two(0, 100, 900), draw_of_two(2, 50, 450)
     dense_alone = draw_of_two(4, 500, 0)
-    distances, held_out_distances = (nearest(points, train)[0] for points in (dense_alone, held_out))
+    distances, held_out_distances = (nearest(points, train)[0][:, 0] for points in (dense_alone, held_out))
     assert (distances < held_out_distances.quantile(0.05)).double().mean() > 0.3, (
         "the distance alone misleads"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -12,13 +14,19 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from pipeline.data.loader import scale
 from pipeline.errors import ConfigError
+from pipeline.monitor.grids import to_uint8
+from pipeline.quality import sliced_wasserstein as module
 from pipeline.quality.sliced_wasserstein import (
+    RealPatches,
     enlarge,
     laplacian_pyramid,
-    projected_distance,
+    level_sizes,
     shrink,
     sliced_wasserstein,
+    sorted_projections,
+    transport_distance,
 )
 
 Array = npt.NDArray[np.float64]
@@ -112,6 +120,12 @@ def test_levels_go_down_to_16_pixels(size: int, levels: list[int]) -> None:
     assert [level.shape[-1] for level in laplacian_pyramid(noise(0, 1, size))] == levels
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (33, 65), (128, 96), (67, 31)])
+def test_sizes_of_levels_are_those_of_the_pyramid(height: int, width: int) -> None:
+    levels = laplacian_pyramid(torch.zeros(1, 1, height, width))
+    assert level_sizes(height, width) == [level.shape[-2:] for level in levels]
+
+
 @pytest.mark.parametrize("size", [32, 33, 50, 96])
 def test_the_pyramid_holds_the_whole_image(size: int) -> None:
     images = noise(0, 2, size, 3)
@@ -131,6 +145,11 @@ def test_constant_images_stay_constant(size: int) -> None:
 def test_equal_sets_are_0_apart() -> None:
     images = smooth(0, 20, 32, 3)
     assert sliced_wasserstein(images, images.clone(), seed=0) == {32: 0, 16: 0}
+
+
+def projected_distance(real: Tensor, fake: Tensor, directions: Tensor) -> float:
+    ours, theirs = (sorted_projections(points, directions) for points in (real, fake))
+    return transport_distance(torch.cat(list(ours)), theirs)
 
 
 @pytest.mark.parametrize("shift", [0.5, -2.0])
@@ -158,6 +177,45 @@ def test_brightness_is_seen_by_the_last_level_alone() -> None:
 def test_contrast_is_seen_by_every_level() -> None:
     images = noise(0, 50, 32)
     assert min(sliced_wasserstein(images, images / 2, seed=0).values()) > 100
+
+
+@pytest.mark.parametrize("batch", [1, 7, 100])
+def test_how_many_images_are_cut_at_once_changes_nothing(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = smooth(0, 40, 32, 3), noise(1, 50, 32, 3)
+    expected = sliced_wasserstein(real, fake, seed=3)
+    monkeypatch.setattr(module, "BATCH_OF_IMAGES", batch)
+    assert sliced_wasserstein(real, fake, seed=3) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_real_side_serves_any_number_of_generated_sets() -> None:
+    real, sets = smooth(0, 20, 32, 3), [smooth(1, 30, 32, 3), noise(2, 30, 32, 3)]
+    patches = RealPatches.of(real, 30, seed=4)
+    for fake in (*sets, *sets):
+        assert patches.distances(fake) == sliced_wasserstein(real, fake, seed=4)
+
+
+def test_bytes_are_compared_as_the_numbers_that_they_stand_for() -> None:
+    real, fake = (to_uint8(images) for images in (smooth(0, 20, 32, 3), noise(1, 20, 32, 3)))
+    assert sliced_wasserstein(real, fake, seed=0) == sliced_wasserstein(scale(real), scale(fake), seed=0)
+
+
+def test_memory_is_that_of_the_patches_and_not_of_all_pyramids() -> None:
+    """512 images of 96 pixels: 54 MiB a set as float32, and its pyramid and blurred copies several times that."""
+    code = """
+import resource, torch
+from pipeline.quality.sliced_wasserstein import RealPatches
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+images = torch.randint(0, 256, (512, 3, 96, 96), dtype=torch.uint8)
+RealPatches.of(images[:16], 16, 0, patches=2).distances(images[:16])
+before = peak()
+RealPatches.of(images, 512, 0, patches=2).distances(images)
+print(peak() - before)
+"""
+    grown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert float(grown.stdout) < 50
 
 
 def blurred(images: Tensor) -> Tensor:

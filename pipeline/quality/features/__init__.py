@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from pipeline.options import QualityOptions
 from pipeline.quality.features.classifier import ClassifierFeatures
 from pipeline.quality.features.inception import InceptionFeatures
-from pipeline.quality.features.pixels import PixelFeatures
 
 
 class Features(Protocol):
@@ -26,19 +25,26 @@ class Features(Protocol):
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
-def build_features(
-    options: QualityOptions,
-    classifier: ClassifierFeatures | None,
-    real: Iterable[Tensor],
-    device: torch.device,
+@dataclass(frozen=True)
+class NoFeatures:
+    """In place of features where no metric needs any."""
+
+    name: str
+    """Of those that the options choose, which are not there."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (count, channels, height, width) to float32 (count, 0)."""
+        return images.new_zeros(len(images), 0, dtype=torch.float32)
+
+
+def load_features(
+    options: QualityOptions, classifier: ClassifierFeatures | None, device: torch.device
 ) -> Features:
-    """The features that the options choose. `real` gives batches of the uint8 images that pixels' directions are of.
+    """The features that the options choose, where these are a network's.
 
     Raises ConfigError, DataError or CheckpointError where they cannot be had.
     """
     if options.features == "classifier":
         assert classifier is not None, "the config's rules see to that"
         return classifier
-    if options.features == "inception":
-        return InceptionFeatures.load(Path(options.inception) if options.inception else None, device)
-    return PixelFeatures.of(real)
+    return InceptionFeatures.load(Path(options.inception) if options.inception else None, device)

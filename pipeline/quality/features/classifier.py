@@ -213,7 +213,9 @@ def train_classifier(
         raise DataError(
             f"{len(images)} labelled images are too few to train a classifier; {BATCH} are the least."
         )
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    # As in a run: no TF32, and no kernels that add in any order.
+    kernels = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with kernels, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         channels, height, width = images.shape[1:]
         network = Classifier(channels, height, width, classes).to(device)
