@@ -33,6 +33,7 @@ from pipeline.noise import Noise, Slice
 from pipeline.objectives import build_objective
 from pipeline.observer import Observer
 from pipeline.options import Config, InitOptions
+from pipeline.profiling import StepProfiler, choose_window
 from pipeline.quality.best import Best
 from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.run_directory import RunDirectory
@@ -58,6 +59,9 @@ def check_same_on_all_ranks(config: Config, identity: dict[str, Any], runtime: R
         "run_root",
         "init_from.generator",
         "init_from.critic",
+        # An evaluation compares what is in them.
+        "quality.classifier",
+        "quality.inception",
     ):
         del ours[name]
     for rank, theirs in enumerate(runtime.gather_objects(ours)):
@@ -112,6 +116,7 @@ def build_trainer(
     say: Callable[[str], None],
 ) -> Trainer:
     """A trainer at step 0, with fresh weights that are the same on all ranks, and the best evaluation so far."""
+    window = choose_window(first_step, config.schedule) if config.profile else None
     noise = Noise(config.seed, runtime.device)
     rows, critic_rows = (
         Slice.of_rank(runtime.rank, runtime.world_size, batch)
@@ -150,6 +155,9 @@ def build_trainer(
         checkpoints=directory.checkpoints,
         identity=identity,
         stop=stop,
+        profiler=StepProfiler(config, runtime, directory.path, loader.image_shape, window, say)
+        if window
+        else None,
     )
     trainer.rehearse()
     if runtime.is_main:
@@ -174,7 +182,9 @@ def start_records(observer: Observer, directory: RunDirectory, order: Order, fir
 
 def compared_options(config: Config) -> dict[str, Any]:
     """The options in which runs differ to some purpose, by their dotted names."""
-    parts = config.model_dump(mode="json", exclude={"name", "run_root", "monitor", "checkpoint", "runtime"})
+    parts = config.model_dump(
+        mode="json", exclude={"name", "run_root", "monitor", "checkpoint", "runtime", "profile"}
+    )
     return {name: value for name, value in flatten(parts).items() if not name.startswith("data.remote.")}
 
 
@@ -210,9 +220,9 @@ def build_state(
     """
     resolution, channels = square_resolution(manifest), manifest.channels
     seed_weights(noise)
-    generator = build_generator(config.model, resolution, channels).to(runtime.device)
-    critic = build_critic(config.model, resolution, channels).to(runtime.device)
-    ema = build_generator(config.model, resolution, channels).to(runtime.device).requires_grad_(False)
+    generator = runtime.place(build_generator(config.model, resolution, channels))
+    critic = runtime.place(build_critic(config.model, resolution, channels))
+    ema = runtime.place(build_generator(config.model, resolution, channels)).requires_grad_(False)
     if is_new:
         start_from_saved(config.init_from, generator, critic, runtime, say)
     elif config.init_from.generator or config.init_from.critic:

@@ -439,3 +439,7 @@ class Config(Options):
     checkpoint: CheckpointOptions = CheckpointOptions()
     runtime: RuntimeOptions = RuntimeOptions()
     init_from: InitOptions = InitOptions()
+    profile: bool = Field(
+        default=False,
+        description="record a few steps: trace.json and profile.json say where a step's time goes",
+    )

@@ -39,6 +39,7 @@ FREE = (
     "quality",
     "checkpoint",
     "runtime",
+    "profile",
     "init_from.generator",
     "init_from.critic",
 )

@@ -99,9 +99,11 @@ def load_optimizer_tensors(player: Player, tensors: Tensors) -> None:
     for path, value in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = parameters[name]
-        # Optimizers keep their step counters on the host.
-        device = "cpu" if key == "step" else parameter.device
-        player.optimizer.state[parameter][key] = value.to(device)
+        # Optimizers keep their step counters on the host. All else lies as the weights do: fused passes over many
+        # tensors ask for that.
+        player.optimizer.state[parameter][key] = (
+            value if key == "step" else torch.empty_like(parameter.data).copy_(value)
+        )
 
 
 def seed_weights(noise: Noise) -> None:

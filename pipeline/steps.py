@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pipeline.models.norms import RunningStatistics
 from pipeline.objectives import Metrics, Objective
 from pipeline.options import Rounds
+from pipeline.phases import phase
 
 
 class Parallel(Protocol):
@@ -110,7 +111,8 @@ def critic_update(
     losses = [on_both] if rounds == "joint" else [on_real, on_fake]
     for loss in losses:
         found = _descend(critic, "critic", loss, len(real), parallel, micro_batch)
-        objective.constrain(critic.module)
+        with phase("clip"):
+            objective.constrain(critic.module)
         add_share(totals, found)
     totals["critic/grad_norm"] /= len(losses)
     return totals
@@ -149,10 +151,13 @@ def _descend(
     totals: Metrics = {}
     for part, share, is_last in parts(batch, micro_batch):
         with nullcontext() if is_last else parallel.no_sync(player.wrapped):
-            loss, metrics = loss_of(part)
-            parallel.backward(loss * share)
+            with phase("forward"):
+                loss, metrics = loss_of(part)
+            with phase("backward"):
+                parallel.backward(loss * share)
         add_share(totals, {**metrics, f"{name}/loss": loss}, share)
-    totals[f"{name}/grad_norm"] = _step(player, parallel)
+    with phase("optimizer"):
+        totals[f"{name}/grad_norm"] = _step(player, parallel)
     return totals
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from pipeline.noise import Noise, Purpose, Slice
 from pipeline.objectives import Metrics, Objective
 from pipeline.observer import Observer
 from pipeline.options import Config
+from pipeline.phases import phase
+from pipeline.profiling import StepProfiler
 from pipeline.resume import save_run
 from pipeline.runtime import Runtime
 from pipeline.schedule import critic_updates_at, is_due
@@ -49,6 +52,7 @@ class Trainer:
     checkpoints: Path
     identity: dict[str, Any]
     stop: StopSignals
+    profiler: StepProfiler | None
     failed_saves: int = field(default=0, init=False)
 
     def train(self) -> None:
@@ -56,17 +60,25 @@ class Trainer:
         schedule, counters = self.config.schedule, self.state.counters
         batches = self.loader.batches(counters.position)
         self.observer.recorder.restart_clock()
-        while not self.is_complete:
-            stop_vote = self.runtime.vote(self.stop.received is not None)
-            updates = critic_updates_at(counters.step, schedule)
-            self._set_learning_rates()
-            metrics, real = self._train_critic(batches, updates)
-            metrics |= self._train_generator(updates)
-            self._finish_step()
-            self.observer.recorder.add(metrics, images=updates * schedule.real_images)
-            is_best = self.observer.watch(real)
-            self._keep_ranks_equal()
-            self._save(is_best, is_stopping=stop_vote())
+        with self.profiler or nullcontext():
+            while not self.is_complete:
+                stop_vote = self.runtime.vote(self.stop.received is not None)
+                updates = critic_updates_at(counters.step, schedule)
+                self._set_learning_rates()
+                metrics, real = self._train_critic(batches, updates)
+                metrics |= self._train_generator(updates)
+                with phase("averaging"):
+                    self._finish_step()
+                self.observer.recorder.add(metrics, images=updates * schedule.real_images)
+                with phase("logging"):
+                    is_best = self.observer.watch(real)
+                with phase("digest"):
+                    self._keep_ranks_equal()
+                with phase("saving"):
+                    self._save(is_best, is_stopping=stop_vote())
+                if self.profiler is not None:
+                    with self.observer.recorder.paused():
+                        self.profiler.after_step(counters.step)
 
     @property
     def is_complete(self) -> bool:
@@ -100,7 +112,7 @@ class Trainer:
     def _train_critic(self, batches: Iterator[Tensor], updates: int) -> tuple[Metrics, Tensor]:
         """The step's critic updates. Returns metrics and images of the last, when the critic is at its best."""
         for fake, uniform in self._fakes(updates):
-            with self.observer.recorder.waiting_for_data():
+            with phase("data"), self.observer.recorder.waiting_for_data():
                 real = next(batches)
             metrics = self._update_critic(real, fake, uniform)
             self.state.counters.position += self.config.schedule.real_images
@@ -119,7 +131,8 @@ class Trainer:
                 for update in range(first, min(first + at_once, updates))
             ]
             latents = torch.cat([latents for latents, _ in drawn])
-            fakes = draw_fakes(generator, latents, self.config.schedule.micro_batch)
+            with phase("fakes"):
+                fakes = draw_fakes(generator, latents, self.config.schedule.micro_batch)
             yield from zip(
                 torch.split(fakes, self.critic_rows.count), [uniform for _, uniform in drawn], strict=True
             )
@@ -138,7 +151,8 @@ class Trainer:
 
     def _draw(self, purpose: Purpose, rows: Slice, update: int = 0) -> tuple[Tensor, Tensor]:
         """This step's latents and uniform numbers."""
-        return self.noise.draw(purpose, self.state.counters.step, update, rows, self.config.model.latent)
+        with phase("latents"):
+            return self.noise.draw(purpose, self.state.counters.step, update, rows, self.config.model.latent)
 
     def _train_generator(self, updates: int) -> Metrics:
         """The step's generator update, after so many critic updates."""

@@ -19,4 +19,4 @@ class AlignedUpsample(nn.Module):
         distances = (places[:, None] - torch.arange(side, device=x.device)).abs()
         weights = (1 - distances).clamp(min=0)
         with torch.autocast(x.device.type, enabled=False):
-            return (weights @ x.float() @ weights.T).to(x.dtype)
+            return (weights @ x.to(weights.dtype) @ weights.T).to(x.dtype)

@@ -69,7 +69,7 @@ def train_and_keep_state(arguments: list[str], folder: str) -> int:
     train = Trainer.train
 
     def keep(self: Trainer, moment: str) -> None:
-        tensors = {name: value.clone() for name, value in self.state.flat_tensors().items()}
+        tensors = {name: value.contiguous() for name, value in self.state.flat_tensors().items()}
         safetensors.torch.save_file(tensors, Path(folder) / f"{moment}_rank{self.runtime.rank}.safetensors")
 
     def train_and_keep(self: Trainer) -> None:
