@@ -108,7 +108,7 @@ def fast_step(
     with (
         nullcontext()
         if has_scattered
-        else mock.patch.object(scattered, "_is_faster_scattered", lambda x: False)
+        else mock.patch.object(scattered, "_is_faster_scattered", return_value=False)
     ):
         for real, latents, uniform in batches[:-1]:
             fake = draw_fakes(generator.module, latents)
@@ -120,7 +120,7 @@ def fast_step(
 def plain_step(config: Config, generator: Player, critic: Player, batches: Batches) -> None:
     """The same step as a tutorial writes it: layer by layer, weight by weight."""
     objective = build_objective(config.objective)
-    with mock.patch.object(scattered, "_is_faster_scattered", lambda x: False):
+    with mock.patch.object(scattered, "_is_faster_scattered", return_value=False):
         for real, latents, uniform in batches[:-1]:
             with torch.no_grad():
                 fake = generator.module(latents)

@@ -21,18 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import build_trainer
+from timing import NEVER, open_trainer
+
 from pipeline.config import load_config
-from pipeline.data.shard_set import open_shards
 from pipeline.monitor.sinks import Sinks
 from pipeline.observer import Observer
 from pipeline.options import Config
-from pipeline.resume import identity
-from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime
-from pipeline.stopping import StopSignals
 
-NEVER = 10**9
 PARTS = {
     "measuring": (Observer, "_scalars"),
     "drawing": (Observer, "_show_pictures"),
@@ -69,11 +65,7 @@ def timed_parts() -> Iterator[Counter[str]]:
 
 def train(config: Config, runtime: Runtime, place: Path) -> float:
     """Train a fresh run in `place`; return its seconds, without the start."""
-    directory = RunDirectory(place)
-    with directory, StopSignals() as stop:
-        shards = open_shards(config.data)
-        who = identity(config, shards.manifest, runtime.precision)
-        trainer = build_trainer(config, shards, directory, runtime, stop, who, 1, None, lambda text: None)
+    with open_trainer(config, runtime, place) as trainer:
         started = time.perf_counter()
         trainer.train()
         trainer.observer.sinks.close()

@@ -17,16 +17,12 @@ from matplotlib.figure import Figure
 from pipeline.build import build_trainer, check_batches
 from pipeline.data.shard_set import open_shards
 from pipeline.durable import replacing, storage_errors, write_text
-from pipeline.ema import update_ema
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.noise import Purpose
 from pipeline.options import Config
 from pipeline.quality.best import Best
 from pipeline.resume import identity
 from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime
-from pipeline.schedule import critic_updates_at
-from pipeline.steps import critic_update, generator_update
 from pipeline.stopping import StopSignals
 from pipeline.trainer import Trainer
 
@@ -53,35 +49,9 @@ def open_trainer(config: Config, runtime: Runtime, place: Path) -> Iterator[Trai
 
 def train_bare(trainer: Trainer, steps: int) -> None:
     """So many steps of the updates and the loader alone: nothing is logged, looked after or saved."""
-    config, state, runtime = trainer.config, trainer.state, trainer.runtime
-    schedule, generator = config.schedule, state.generator.module
-    batches = trainer.loader.batches(state.counters.position)
+    batches = trainer.loader.batches(trainer.state.counters.position)
     for _ in range(steps):
-        updates = critic_updates_at(state.counters.step, schedule)
-        for fake, uniform in trainer._fakes(updates):
-            critic_update(
-                state.critic,
-                trainer.objective,
-                next(batches),
-                fake,
-                uniform,
-                runtime,
-                schedule.micro_batch,
-                schedule.critic_rounds,
-            )
-            state.counters.position += schedule.real_images
-        if schedule.reuse_fakes:
-            latents, _ = trainer._draw(Purpose.CRITIC, trainer.critic_rows, updates - 1)
-        else:
-            latents, _ = trainer._draw(Purpose.GENERATOR, trainer.rows)
-        generator_update(
-            state.generator, state.critic.module, trainer.objective, latents, runtime, schedule.micro_batch
-        )
-        if not config.model.sync_batch_norm:
-            runtime.average_buffers(generator)
-            runtime.average_buffers(state.critic.module)
-        state.counters.step += 1
-        update_ema(state.ema, generator, config.ema_decay, state.counters.step)
+        trainer.step.take(batches)
 
 
 def train_whole(trainer: Trainer, steps: int) -> None:

@@ -24,6 +24,7 @@ from pipeline.data.threads import available_cores
 from pipeline.durable import write_text
 from pipeline.errors import ConfigError, DataError, PipelineError
 from pipeline.finetune import freeze_named_layers, load_initial_weights
+from pipeline.graphed_step import GraphedStep
 from pipeline.models import build_critic, build_generator
 from pipeline.monitor.console import Console
 from pipeline.monitor.grids import image_grid
@@ -41,6 +42,7 @@ from pipeline.runtime import Runtime
 from pipeline.state import TrainingState, build_optimizer, seed_weights
 from pipeline.stopping import StopSignals
 from pipeline.trainer import Trainer
+from pipeline.training_step import TrainingStep
 
 MOST_THREADS = 16
 PACKAGES = ("torch", "torchvision", "accelerate", "tensorboard", "numpy", "wgan-pipeline")
@@ -86,6 +88,22 @@ def check_batches(config: Config, runtime: Runtime) -> None:
                 f"schedule.{name}: {batch} cannot be cut into {runtime.world_size} equal parts, one for each rank. "
                 "Choose a multiple of the number of processes."
             )
+
+
+def check_cuda_graph(config: Config, runtime: Runtime) -> None:
+    """Raise ConfigError where steps cannot be captured as a CUDA graph and are to be."""
+    if not config.runtime.cuda_graph:
+        return
+    wrong = [
+        (runtime.device.type != "cuda", "needs a GPU, and this run is on the CPU"),
+        (runtime.world_size > 1, f"is for one process, and there are {runtime.world_size}"),
+        (
+            runtime.precision == "fp16",
+            "does not go with fp16, whose scaler asks the device at each step; use bf16",
+        ),
+    ]
+    if found := [text for is_wrong, text in wrong if is_wrong]:
+        raise ConfigError(f"runtime.cuda_graph {', and '.join(found)}. Leave it out.")
 
 
 def check_data(config: Config, shards: ShardSet, runtime: Runtime) -> None:
@@ -134,7 +152,6 @@ def build_trainer(
         held_out=order.held_out_ids(),
         noise=noise,
         rows=rows,
-        critic_rows=critic_rows,
         recorder=Recorder(config.monitor.smoothing, runtime.device),
         checkpoints=directory.checkpoints,
         evaluation=build_evaluation(config, loader, order, runtime, config.seed)
@@ -142,15 +159,15 @@ def build_trainer(
         else None,
         best=best,
     )
+    kind = GraphedStep if config.runtime.cuda_graph else TrainingStep
+    step = kind(config, runtime, state, objective, noise, rows, critic_rows)
+    step.rehearse(loader.image_shape)
     trainer = Trainer(
         config=config,
         runtime=runtime,
         state=state,
-        objective=objective,
+        step=step,
         loader=loader,
-        noise=noise,
-        rows=rows,
-        critic_rows=critic_rows,
         observer=observer,
         checkpoints=directory.checkpoints,
         identity=identity,
@@ -159,7 +176,6 @@ def build_trainer(
         if window
         else None,
     )
-    trainer.rehearse()
     if runtime.is_main:
         start_records(observer, directory, order, first_step)
     return trainer
@@ -231,9 +247,12 @@ def build_state(
     if config.model.sync_batch_norm:
         runtime.synchronize_batch_norm(generator)
         runtime.synchronize_batch_norm(critic)
+    is_captured = config.runtime.cuda_graph
     state = TrainingState(
-        generator=runtime.prepare(generator, build_optimizer(generator, config.generator_optimizer)),
-        critic=runtime.prepare(critic, build_optimizer(critic, config.critic_optimizer)),
+        generator=runtime.prepare(
+            generator, build_optimizer(generator, config.generator_optimizer, is_captured)
+        ),
+        critic=runtime.prepare(critic, build_optimizer(critic, config.critic_optimizer, is_captured)),
         ema=ema.eval(),
     )
     # Only now, when DDP has given all ranks the same weights.
@@ -353,7 +372,7 @@ def describe_setup(trainer: Trainer, directory: RunDirectory, checkpoint: Checkp
         f"{directory.path}: {start}, to step {config.schedule.steps}\n"
         f"{setup['world_size']} x {setup['device_name']} ({setup['backend']}), {setup['precision']}, "
         f"{setup['threads']} threads each, batch {config.schedule.global_batch} = {setup['world_size']} x "
-        f"{trainer.rows.count}\n"
+        f"{trainer.step.rows.count}\n"
         f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "
         f"{config.objective.name}, {config.schedule.critic_updates} critic updates a step\n"
         f"watch: tensorboard --logdir {directory.path}"

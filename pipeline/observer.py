@@ -33,7 +33,7 @@ from pipeline.quality.evaluation import Evaluation, tag
 from pipeline.runtime import Runtime
 from pipeline.schedule import is_due, is_picture_due
 from pipeline.state import TrainingState
-from pipeline.steps import add_share, parts
+from pipeline.steps import Seen, add_share, parts
 
 VALIDATION_BATCHES = 16
 
@@ -50,7 +50,6 @@ class Observer:
     held_out: Ids
     noise: Noise
     rows: Slice
-    critic_rows: Slice
     recorder: Recorder
     checkpoints: Path
     evaluation: Evaluation | None
@@ -66,8 +65,8 @@ class Observer:
             count, self.config.model.latent, generator=generator, device=generator.device
         )
 
-    def watch(self, real: Tensor) -> bool:
-        """Log what is due after a step whose last critic update saw `real`. Returns whether it is the best yet.
+    def watch(self, seen: Seen) -> bool:
+        """Log what is due after a step whose last critic update was on `seen`. Returns whether it is the best yet.
 
         Raises NonFiniteError.
         """
@@ -76,7 +75,7 @@ class Observer:
         # Once the wait for a better evaluation is over, this is the last step.
         last = step if self.is_exhausted else steps
         if is_due(step, monitor.log_every, last):
-            values |= self._scalars(real)
+            values |= self._scalars(seen)
         can_validate = len(self.held_out) > 0 and self.objective.measures_wasserstein
         if can_validate and is_due(step, monitor.validation_every, last):
             values["wasserstein/validation"] = self._validation_estimate()
@@ -119,14 +118,10 @@ class Observer:
             if self.runtime.is_main:
                 say_warning(f"step {step}: {alarm.text}")
 
-    def _scalars(self, real: Tensor) -> dict[str, float]:
-        latents, uniform = self.noise.draw(
-            Purpose.GENERATOR, self.state.counters.step, 0, self.critic_rows, self.config.model.latent
-        )
+    def _scalars(self, seen: Seen) -> dict[str, float]:
+        real, fake, uniform = seen
         # No more images at once than the updates take: what they leave of the memory may be little.
         shares = list(parts(len(real), self.config.schedule.micro_batch))
-        generator = self.state.generator.module
-        fake = torch.cat([draw_as_training_does(generator, latents[part]) for part, _, _ in shares])
         measured = self.objective.report(self.state.critic.module)
         for part, share, _ in shares:
             add_share(measured, self._measure_critic(real[part], fake[part], uniform[part]), share)

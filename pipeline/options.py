@@ -399,6 +399,9 @@ class RuntimeOptions(Options):
     digest_every: int = Field(
         default=100, ge=1, description="steps between comparisons of all state across ranks"
     )
+    cuda_graph: bool = Field(
+        default=False, description="launch each ordinary step as one CUDA graph: on one GPU, not in fp16"
+    )
 
 
 ModelOptions = Annotated[
@@ -420,8 +423,10 @@ class Config(Options):
     )
     run_root: str = Field(default="runs", min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
-    precision: Literal["float32", "bf16", "fp16"] | None = Field(
-        default=None, description="of the networks' forward and backward; null takes the launcher's choice"
+    precision: Literal["auto", "float32", "bf16", "fp16"] | None = Field(
+        default=None,
+        description="of the networks' forward and backward; auto takes bf16 where the device computes in it, else "
+        "float32; null takes the launcher's choice, else float32",
     )
     ema_decay: float = Field(
         default=0.999, ge=0.0, lt=1.0, description="of the generator's moving average, per step"

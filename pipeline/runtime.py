@@ -51,7 +51,9 @@ class Runtime:
     def __init__(self, config: Config) -> None:
         """Join the process group. Raises ConfigError where what was asked for is not what there is."""
         requested = requested_processes()
-        on_cpu = chosen_device(config).type == "cpu"
+        device = chosen_device(config)
+        precision = fastest_precision(device) if config.precision == "auto" else config.precision
+        on_cpu = device.type == "cpu"
         if on_cpu:
             # Without it Accelerate starts unconnected single processes under a CPU torchrun.
             os.environ["ACCELERATE_USE_CPU"] = "1"
@@ -63,7 +65,7 @@ class Runtime:
         timeout = timedelta(seconds=config.runtime.timeout_seconds)
         self._accelerator = Accelerator(
             cpu=on_cpu,
-            mixed_precision=PRECISIONS[config.precision] if config.precision else None,
+            mixed_precision=PRECISIONS[precision] if precision else None,
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=timeout),
                 # The scaler counts one growth step for each optimizer's step.
@@ -278,9 +280,17 @@ def chosen_device(config: Config) -> torch.device:
             "Set runtime.device: cpu, or install a driver and a CUDA build of torch (see `wgan doctor`)."
         )
     device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-    if config.precision is not None:
+    if config.precision not in (None, "auto"):
         check_precision(config.precision, device)
     return device
+
+
+def fastest_precision(device: torch.device) -> str:
+    """bf16 where the device has instructions for it, else float32."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(False) else "float32"
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_bf16 else "float32"
 
 
 def check_precision(precision: str, device: torch.device) -> None:

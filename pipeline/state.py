@@ -58,20 +58,27 @@ class TrainingState:
         load_optimizer_tensors(self.critic, groups["critic_optimizer"])
 
 
-def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """The optimizer that the options name, over all of the module's parameters."""
+def build_optimizer(
+    module: nn.Module, options: OptimizerOptions, is_captured: bool = False
+) -> torch.optim.Optimizer:
+    """The optimizer that the options name, over all of the module's parameters.
+
+    For one whose steps are captured in a CUDA graph all that changes lies on the device, the learning rate too.
+    """
     parameters = list(module.parameters())
+    lr = torch.tensor(options.lr, device=parameters[0].device) if is_captured else options.lr
     if options.name == "rmsprop":
         return torch.optim.RMSprop(
-            parameters, lr=options.lr, alpha=options.alpha, eps=options.eps, foreach=True
+            parameters, lr=lr, alpha=options.alpha, eps=options.eps, foreach=True, capturable=is_captured
         )
     return torch.optim.Adam(
         parameters,
-        lr=options.lr,
+        lr=lr,
         betas=(options.beta1, options.beta2),
         eps=options.eps,
         amsgrad=options.amsgrad,
         foreach=True,
+        capturable=is_captured,
     )
 
 
@@ -79,7 +86,10 @@ def set_learning_rate(player: Player, options: OptimizerOptions, step: int, step
     """Set and return the learning rate of this step."""
     rate = learning_rate(step, options.lr, options.decay, steps)
     for group in player.optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
     return rate
 
 
@@ -99,11 +109,13 @@ def load_optimizer_tensors(player: Player, tensors: Tensors) -> None:
     for path, value in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = parameters[name]
-        # Optimizers keep their step counters on the host. All else lies as the weights do: fused passes over many
-        # tensors ask for that.
-        player.optimizer.state[parameter][key] = (
-            value if key == "step" else torch.empty_like(parameter.data).copy_(value)
-        )
+        state = player.optimizer.state[parameter]
+        if key in state:
+            # In place, where a CUDA graph will look for it.
+            state[key].copy_(value)
+        else:
+            # Step counters stay on the host. All else lies as the weights do: fused passes over many ask for that.
+            state[key] = value if key == "step" else torch.empty_like(parameter.data).copy_(value)
 
 
 def seed_weights(noise: Noise) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,17 @@ class Player:
     wrapped: nn.Module
     optimizer: torch.optim.Optimizer
     largest_grad_norm: float | None = None
+
+
+class Seen(NamedTuple):
+    """What a critic update has seen."""
+
+    real: Tensor
+    """float32 (batch, channels, height, width) in [-1, 1]"""
+    fake: Tensor
+    """the same, without a graph"""
+    uniform: Tensor
+    """float32 (batch,) in [0, 1)"""
 
 
 @torch.no_grad()

@@ -131,6 +131,7 @@ def _train_ranks(
     from pipeline.build import (
         build_trainer,
         check_batches,
+        check_cuda_graph,
         check_data,
         check_same_on_all_ranks,
         describe_setup,
@@ -138,6 +139,7 @@ def _train_ranks(
     from pipeline.resume import check_identity, find_checkpoint, identity, restore_run
 
     check_batches(config, runtime)
+    check_cuda_graph(config, runtime)
     who = identity(config, shards.manifest, runtime.precision)
     check_same_on_all_ranks(config, who, runtime)
     check_data(config, shards, runtime)

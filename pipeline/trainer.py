@@ -8,28 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pipeline.checkpoint import prune
 from pipeline.data.loader import Loader
 from pipeline.digest import differing, digest
-from pipeline.ema import update_ema
 from pipeline.errors import DivergenceError, StopRequested, StorageError
-from pipeline.models.norms import has_running_statistics
 from pipeline.monitor.console import say_warning
-from pipeline.noise import Noise, Purpose, Slice
-from pipeline.objectives import Metrics, Objective
 from pipeline.observer import Observer
 from pipeline.options import Config
 from pipeline.phases import phase
 from pipeline.profiling import StepProfiler
 from pipeline.resume import save_run
 from pipeline.runtime import Runtime
-from pipeline.schedule import critic_updates_at, is_due
-from pipeline.state import TrainingState, optimizer_tensors, set_learning_rate
-from pipeline.steps import critic_update, draw_fakes, generator_update
+from pipeline.schedule import is_due
+from pipeline.state import TrainingState
 from pipeline.stopping import StopSignals
+from pipeline.training_step import TrainingStep
 
 SAVES_THAT_MAY_FAIL = 2
 UPDATES_AT_ONCE = 8
@@ -43,11 +38,8 @@ class Trainer:
     config: Config
     runtime: Runtime
     state: TrainingState
-    objective: Objective
+    step: TrainingStep
     loader: Loader
-    noise: Noise
-    rows: Slice
-    critic_rows: Slice
     observer: Observer
     checkpoints: Path
     identity: dict[str, Any]
@@ -57,132 +49,39 @@ class Trainer:
 
     def train(self) -> None:
         """Run from the state's step to the last. Raises StopRequested once a requested stop is saved."""
-        schedule, counters = self.config.schedule, self.state.counters
-        batches = self.loader.batches(counters.position)
+        batches, counters = self._batches(), self.state.counters
         self.observer.recorder.restart_clock()
         with self.profiler or nullcontext():
             while not self.is_complete:
                 stop_vote = self.runtime.vote(self.stop.received is not None)
-                updates = critic_updates_at(counters.step, schedule)
-                self._set_learning_rates()
-                metrics, real = self._train_critic(batches, updates)
-                metrics |= self._train_generator(updates)
-                with phase("averaging"):
-                    self._finish_step()
-                self.observer.recorder.add(metrics, images=updates * schedule.real_images)
+                position = counters.position
+                metrics, seen = self.step.take(batches)
+                self.observer.recorder.add(metrics, images=counters.position - position)
                 with phase("logging"):
-                    is_best = self.observer.watch(real)
+                    is_best = self.observer.watch(seen)
                 with phase("digest"):
                     self._keep_ranks_equal()
                 with phase("saving"):
                     self._save(is_best, is_stopping=stop_vote())
-                if self.profiler is not None:
-                    with self.observer.recorder.paused():
-                        self.profiler.after_step(counters.step)
+                self._look_into_step()
 
     @property
     def is_complete(self) -> bool:
         """Whether all steps are done, or no better samples came for as long as the run may wait."""
         return self.state.counters.step >= self.config.schedule.steps or self.observer.is_exhausted
 
-    def rehearse(self) -> None:
-        """One step on blank images that leaves no trace, on a state at step 0.
-
-        DDP settles the order of its gradient buckets on the first backward pass. Settled here, it is the
-        same for a run that starts and for one that resumes, and so is every rounding. What does not fit into
-        memory fails here too, before any long work; and the optimizers' state takes its final shape.
-        """
-        generator, critic = self.state.generator, self.state.critic
-        before = [
-            {k: v.clone() for k, v in player.module.state_dict().items()} for player in (generator, critic)
-        ]
-        scaler = self.runtime.scaler_state()
-        # At its first scale float16 overflows on purpose, and a skipped step would leave no optimizer state.
-        self.runtime.restore_scaler({**scaler, "scale": 1.0})
-        blank = torch.zeros(self.critic_rows.count, *self.loader.image_shape, device=self.runtime.device)
-        self._update_critic(blank, *next(self._fakes(updates=1)))
-        self._train_generator(updates=1)
-        for player, weights in zip((generator, critic), before, strict=True):
-            player.module.load_state_dict(weights)
-            player.optimizer.zero_grad(set_to_none=True)
-            # Zeros are what RMSprop and Adam start from.
-            torch._foreach_zero_(list(optimizer_tensors(player).values()))
-        self.runtime.restore_scaler(scaler)
-
-    def _train_critic(self, batches: Iterator[Tensor], updates: int) -> tuple[Metrics, Tensor]:
-        """The step's critic updates. Returns metrics and images of the last, when the critic is at its best."""
-        for fake, uniform in self._fakes(updates):
+    def _batches(self) -> Iterator[Tensor]:
+        """Real images from the state's position on; the time that the loop waits for them is counted."""
+        batches = self.loader.batches(self.state.counters.position)
+        while True:
             with phase("data"), self.observer.recorder.waiting_for_data():
                 real = next(batches)
-            metrics = self._update_critic(real, fake, uniform)
-            self.state.counters.position += self.config.schedule.real_images
-        return metrics, real
+            yield real
 
-    def _fakes(self, updates: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Generated images and uniform numbers for each critic update.
-
-        The images of several are drawn in one pass, unless batch norm makes each depend on its batch.
-        """
-        generator = self.state.generator.module
-        at_once = 1 if has_running_statistics(generator) else UPDATES_AT_ONCE
-        for first in range(0, updates, at_once):
-            drawn = [
-                self._draw(Purpose.CRITIC, self.critic_rows, update)
-                for update in range(first, min(first + at_once, updates))
-            ]
-            latents = torch.cat([latents for latents, _ in drawn])
-            with phase("fakes"):
-                fakes = draw_fakes(generator, latents, self.config.schedule.micro_batch)
-            yield from zip(
-                torch.split(fakes, self.critic_rows.count), [uniform for _, uniform in drawn], strict=True
-            )
-
-    def _update_critic(self, real: Tensor, fake: Tensor, uniform: Tensor) -> Metrics:
-        return critic_update(
-            self.state.critic,
-            self.objective,
-            real,
-            fake,
-            uniform,
-            self.runtime,
-            self.config.schedule.micro_batch,
-            self.config.schedule.critic_rounds,
-        )
-
-    def _draw(self, purpose: Purpose, rows: Slice, update: int = 0) -> tuple[Tensor, Tensor]:
-        """This step's latents and uniform numbers."""
-        with phase("latents"):
-            return self.noise.draw(purpose, self.state.counters.step, update, rows, self.config.model.latent)
-
-    def _train_generator(self, updates: int) -> Metrics:
-        """The step's generator update, after so many critic updates."""
-        if self.config.schedule.reuse_fakes:
-            # Equal latents through an unchanged generator are the last critic update's images again.
-            latents, _ = self._draw(Purpose.CRITIC, self.critic_rows, updates - 1)
-        else:
-            latents, _ = self._draw(Purpose.GENERATOR, self.rows)
-        return generator_update(
-            self.state.generator,
-            self.state.critic.module,
-            self.objective,
-            latents,
-            self.runtime,
-            self.config.schedule.micro_batch,
-        )
-
-    def _finish_step(self) -> None:
-        if not self.config.model.sync_batch_norm:
-            self.runtime.average_buffers(self.state.generator.module)
-            self.runtime.average_buffers(self.state.critic.module)
-        self.state.counters.step += 1
-        update_ema(
-            self.state.ema, self.state.generator.module, self.config.ema_decay, self.state.counters.step
-        )
-
-    def _set_learning_rates(self) -> None:
-        step, steps = self.state.counters.step, self.config.schedule.steps
-        set_learning_rate(self.state.critic, self.config.critic_optimizer, step, steps)
-        set_learning_rate(self.state.generator, self.config.generator_optimizer, step, steps)
+    def _look_into_step(self) -> None:
+        if self.profiler is not None:
+            with self.observer.recorder.paused():
+                self.profiler.after_step(self.state.counters.step)
 
     def _keep_ranks_equal(self) -> None:
         if is_due(self.state.counters.step, self.config.runtime.digest_every, self.config.schedule.steps):

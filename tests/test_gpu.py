@@ -91,3 +91,47 @@ def test_a_run_stopped_between_saves_is_restored_bit_for_bit(
     before = read_tensors(newest(tmp_path / "run"))
     ranks.run(1, [config, *CUDA, "schedule.steps=4"])
     assert_same_bits(read_tensors(newest(tmp_path / "run")), before)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["objective.name=gradient_penalty", "critic_optimizer.name=adam"],
+        ["schedule.bursts={first_steps: 2, every: 6, critic_updates: 5}", "critic_optimizer.decay=linear"],
+    ],
+)
+def test_a_step_that_is_one_cuda_graph_trains_the_same_weights(
+    options: list[str], precision: str, ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    common = [config, *CUDA, f"precision={precision}", *options]
+    ranks.run(1, [*common, "name=eager"])
+    ranks.run(1, [*common, "name=graph", "runtime.cuda_graph=true"])
+    eager, graph = (read_tensors(newest(tmp_path / name)) for name in ("eager", "graph"))
+    moved = [name for name in eager if name.startswith(("critic/", "generator/"))]
+    for name in moved:
+        # The learning rate is a tensor there, which rounds otherwise.
+        np.testing.assert_allclose(graph[name], eager[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_captured_run_goes_on_from_its_checkpoint(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    options = [config, *CUDA, "runtime.cuda_graph=true"]
+    ranks.run(1, [*options, "name=moves", "schedule.steps=11"])
+    ranks.run(1, [*options, "name=moves", "schedule.steps=20"])
+    ranks.run(1, [*options, "name=whole", "schedule.steps=20"])
+    moves, whole = (read_tensors(newest(tmp_path / name)) for name in ("moves", "whole"))
+    for name in whole:
+        np.testing.assert_allclose(moves[name], whole[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_fp16_is_not_captured(ranks: Ranks, config: str) -> None:
+    run = ranks.start(1, [config, *CUDA, "precision=fp16", "runtime.cuda_graph=true"])
+    assert run.wait() == [2]
+    assert "runtime.cuda_graph does not go with fp16" in run.output
+
+
+def test_the_precision_that_is_chosen_is_half_where_the_device_has_it(ranks: Ranks, config: str) -> None:
+    expected = "bf16" if torch.cuda.is_bf16_supported(False) else "float32"
+    run = ranks.run(1, [config, *CUDA, "precision=auto", "schedule.steps=1"])
+    assert f"{expected}," in run.log(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.trainer import Trainer
+from pipeline.training_step import TrainingStep
 from tests.ranks import Ranks, checkpoints, read_note
 
 STEP = 6
@@ -17,15 +17,15 @@ def flip_a_bit(arguments: list[str], group: str, name: str) -> int:
     """Train; after step 6, rank 1 has one wrong bit in one element of one tensor."""
     from pipeline.train import main
 
-    finish = Trainer._finish_step
+    finish = TrainingStep._finish
 
-    def finish_then_flip(self: Trainer) -> None:
+    def finish_then_flip(self: TrainingStep) -> None:
         finish(self)
         if self.state.counters.step == STEP and self.runtime.rank == 1:
-            bits = self.state.named_tensors()[group][name].data.view(torch.int32).view(-1)
-            bits[-1] ^= 1
+            bits = self.state.named_tensors()[group][name].data.view(torch.int32)
+            bits[(-1,) * bits.ndim] ^= 1
 
-    Trainer._finish_step = finish_then_flip  # type: ignore[method-assign]
+    TrainingStep._finish = finish_then_flip  # type: ignore[method-assign]
     return main(arguments)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
-from pipeline.trainer import Trainer
+from pipeline.training_step import TrainingStep
 from tests.ranks import (
     Ranks,
     Run,
@@ -38,14 +38,15 @@ def train_with_a_poisoned_rank(arguments: list[str], step: int) -> int:
     """Train; after this step, rank 1 has a weight that is not a number."""
     from pipeline.train import main
 
-    set_rates = Trainer._set_learning_rates
+    set_rates = TrainingStep._set_learning_rates
 
-    def poison(self: Trainer) -> None:
+    def poison(self: TrainingStep) -> None:
         set_rates(self)
         if self.state.counters.step == step and self.runtime.rank == 1:
-            next(self.state.critic.module.parameters()).data.view(-1)[0] = torch.nan
+            weight = next(self.state.critic.module.parameters()).data
+            weight[(0,) * weight.ndim] = torch.nan
 
-    Trainer._set_learning_rates = poison  # type: ignore[method-assign]
+    TrainingStep._set_learning_rates = poison  # type: ignore[method-assign]
     return main(arguments)
 
 
@@ -70,14 +71,14 @@ def fail_alone(arguments: list[str], victim: int) -> int:
     """Train; at step 6 one rank finds a damaged image."""
     from pipeline.train import main
 
-    set_rates = Trainer._set_learning_rates
+    set_rates = TrainingStep._set_learning_rates
 
-    def fail(self: Trainer) -> None:
+    def fail(self: TrainingStep) -> None:
         set_rates(self)
         if self.state.counters.step == 6 and self.runtime.rank == victim:
             raise DataError("Sample 3 of digits-000001.tar cannot be decoded.")
 
-    Trainer._set_learning_rates = fail  # type: ignore[method-assign]
+    TrainingStep._set_learning_rates = fail  # type: ignore[method-assign]
     return main(arguments)
 
 

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.ranks import Ranks, checkpoints, read_note, wait_until
+from tests.ranks import Ranks, checkpoints, newest, read_note, read_state, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,25 +162,34 @@ def rehearse_in_float16(arguments: list[str]) -> int:
     from accelerate.optimizer import AcceleratedOptimizer
 
     from pipeline.train import main
-    from pipeline.trainer import Trainer
+    from pipeline.training_step import TrainingStep
 
-    rehearse = Trainer.rehearse
+    rehearse = TrainingStep.rehearse
 
-    def emulated(trainer: Trainer) -> None:
-        accelerator = trainer.runtime._accelerator
+    def emulated(step: TrainingStep, image_shape: tuple[int, int, int]) -> None:
+        accelerator = step.runtime._accelerator
         accelerator.scaler = torch.amp.GradScaler("cpu")
-        for player in (trainer.state.generator, trainer.state.critic):
+        for player in (step.state.generator, step.state.critic):
             player.optimizer = AcceleratedOptimizer(
                 player.optimizer.optimizer, device_placement=False, scaler=accelerator.scaler
             )
             player.module.forward = torch.autocast("cpu", torch.float16)(player.module.forward)
-        rehearse(trainer)
-        for group, tensors in trainer.state.named_tensors().items():
+        rehearse(step, image_shape)
+        for group, tensors in step.state.named_tensors().items():
             assert tensors, f"{group} has no tensors"
             if group.endswith("optimizer"):
                 assert not any(tensor.any() for tensor in tensors.values())
         assert accelerator.scaler.get_scale() == 65536.0
         raise SystemExit(0)
 
-    Trainer.rehearse = emulated  # type: ignore[method-assign]
+    TrainingStep.rehearse = emulated  # type: ignore[method-assign]
     return main(arguments)
+
+
+def test_the_precision_that_is_chosen_is_said_and_kept(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    from pipeline.runtime import fastest_precision
+
+    chosen = fastest_precision(torch.device("cpu"))
+    run = ranks.run(1, [config, "precision=auto", "schedule.steps=1"])
+    assert f"(none), {chosen}," in run.log(0)
+    assert read_state(newest(tmp_path / "run"))["identity"]["precision"] == chosen

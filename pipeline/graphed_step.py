@@ -1,0 +1,84 @@
+"""A step that is captured once as a CUDA graph and replayed.
+
+A small network's kernels are done before Python has launched the next. A graph launches the whole ordinary step
+at once: all critic updates, the clipping and the generator's update. What changes from step to step comes in
+through tensors that keep their place: images, latents, uniform numbers and learning rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pipeline.noise import Purpose, Slice
+from pipeline.objectives import Metrics
+from pipeline.steps import Seen
+from pipeline.training_step import TrainingStep
+
+Result = tuple[Metrics, Seen]
+Replay = Callable[[], Result]
+
+
+def capture_cuda_graph(run: Callable[[], Result]) -> Replay:
+    """What does `run` again, on the same tensors, without Python. Capturing itself changes no tensor."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+
+    def replay() -> Result:
+        graph.replay()
+        return result
+
+    return replay
+
+
+@dataclass
+class GraphedStep(TrainingStep):
+    """A step on one GPU, after `rehearse`. A burst of critic updates goes step by step, as ever."""
+
+    capture: Callable[[Callable[[], Result]], Replay] = capture_cuda_graph
+    _reals: list[Tensor] = field(default_factory=list, init=False)
+    _noise: dict[tuple[Purpose, int], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _is_within: bool = field(default=False, init=False)
+    _replay: Replay | None = field(default=None, init=False)
+
+    def _train(self, batches: Iterator[Tensor], updates: int) -> Result:
+        if updates != self.config.schedule.critic_updates:
+            return super()._train(batches, updates)
+        self._fill(batches, updates)
+        if self._replay is None:
+            self._replay = self.capture(self._run)
+        return self._replay()
+
+    def _run(self) -> Result:
+        self._is_within = True
+        result = super()._train(iter(self._reals), len(self._reals))
+        self._is_within = False
+        return result
+
+    def _fill(self, batches: Iterator[Tensor], updates: int) -> None:
+        """Put this step's images and noise where the graph reads them."""
+        draws = {(Purpose.CRITIC, update): self.critic_rows for update in range(updates)}
+        if not self.config.schedule.reuse_fakes:
+            draws[Purpose.GENERATOR, 0] = self.rows
+        drawn = {key: super(GraphedStep, self)._draw(key[0], rows, key[1]) for key, rows in draws.items()}
+        reals = [next(batches) for _ in range(updates)]
+        if self._replay is None:
+            self._reals = [real.clone() for real in reals]
+            self._noise = {
+                key: (latents.clone(), uniform.clone()) for key, (latents, uniform) in drawn.items()
+            }
+            return
+        for place, real in zip(self._reals, reals, strict=True):
+            place.copy_(real, non_blocking=True)
+        for key, values in drawn.items():
+            for place, value in zip(self._noise[key], values, strict=True):
+                place.copy_(value)
+
+    def _draw(self, purpose: Purpose, rows: Slice, update: int = 0) -> tuple[Tensor, Tensor]:
+        if self._is_within:
+            return self._noise[purpose, update]
+        return super()._draw(purpose, rows, update)

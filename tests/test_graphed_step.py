@@ -1,0 +1,68 @@
+"""A captured step takes what changes from step to step from tensors that keep their place.
+
+There is no CUDA graph here: in its place the same tensors are gone through again. The graph itself is tested
+in test_gpu.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import build
+from pipeline.graphed_step import GraphedStep, Replay
+from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_tensors
+
+
+def train_as_if_captured(arguments: list[str]) -> int:
+    """Train with steps that are captured once and replayed."""
+    from pipeline.train import main
+
+    captured = []
+
+    def capture(run: Replay) -> Replay:
+        captured.append(run)
+        return run
+
+    build.TrainingStep = lambda *parts: GraphedStep(*parts, capture=capture)  # type: ignore[misc, assignment]
+    code = main(arguments)
+    assert len(captured) == 1
+    return code
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["model.generator_norm=none"],
+        ["model.generator_norm=batch", "schedule.reuse_fakes=true"],
+        ["schedule.bursts={first_steps: 2, every: 6, critic_updates: 5}", "critic_optimizer.decay=linear"],
+        ["objective.name=gradient_penalty", "schedule.micro_batch=5"],
+    ],
+)
+def test_a_captured_step_trains_the_same_weights(
+    options: list[str], ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    ranks.run(1, [config, *options, "name=eager"])
+    ranks.run(1, [config, *options, "name=captured"], target=train_as_if_captured)
+    eager, captured = (newest(tmp_path / name) for name in ("eager", "captured"))
+    assert_same_bits(read_tensors(eager), read_tensors(captured))
+    ours, theirs = (read_metrics(tmp_path / name) for name in ("eager", "captured"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["wasserstein/estimate"] == other["wasserstein/estimate"]
+        assert one["critic/slope"] == other["critic/slope"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "runtime.cuda_graph needs a GPU, and this run is on the CPU. Leave it out."),
+        (["precision=bf16"], "runtime.cuda_graph needs a GPU"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused(
+    options: list[str], message: str, ranks: Ranks, config: str
+) -> None:
+    run = ranks.start(1, [config, "runtime.cuda_graph=true", "runtime.device=cpu", *options])
+    assert run.wait() == [2]
+    assert message in run.output
