@@ -3,7 +3,7 @@
 A pixel of the maps adds a patch to the image: its channels times a matrix give the patch, and patches are summed
 where they overlap. The arithmetic is that of the convolution, and so are the weights. CPU kernels compute
 channels in blocks of 16 and more, of which an image of one channel leaves most idle: written like this a 7x7
-convolution from 128 channels to 1 is about four times as fast (docs/performance.md). GPUs keep the convolution.
+convolution from 128 channels to 1 is about four times as fast (docs/benchmarks.md). GPUs keep the convolution.
 """
 
 from __future__ import annotations
