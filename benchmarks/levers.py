@@ -159,8 +159,8 @@ def _in_bf16(forward: Callable[..., Tensor], device: torch.device) -> Callable[.
 class OneProcess:
     """Gradients are what backward makes."""
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
+    def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
+        loss.backward(inputs=weights)
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
         return nullcontext()

@@ -36,8 +36,8 @@ LONGEST_SECONDS = 1.0
 class SingleProcess:
     """Gradients of one process in float32: what counting needs of a `steps.Parallel`."""
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+    def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
+        loss.backward(inputs=weights)  # type: ignore[no-untyped-call]
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
         return nullcontext()

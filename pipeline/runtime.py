@@ -163,8 +163,8 @@ class Runtime:
                 if isinstance(layer, BatchNorm2d):
                     layer.sum_over_ranks = _SumOverRanks.apply
 
-    def backward(self, loss: Tensor) -> None:
-        self._accelerator.backward(loss)
+    def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
+        self._accelerator.backward(loss, inputs=weights)
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self._accelerator.no_sync(module)

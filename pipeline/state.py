@@ -77,7 +77,7 @@ def build_optimizer(
         betas=(options.beta1, options.beta2),
         eps=options.eps,
         amsgrad=options.amsgrad,
-        foreach=True,
+        fused=True,
         capturable=is_captured,
     )
 

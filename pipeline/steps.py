@@ -7,7 +7,7 @@ moment when gradients are averaged) comes in as a `Parallel`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.norms import RunningStatistics
+from pipeline.models.norms import RunningStatistics, has_running_statistics
 from pipeline.objectives import Metrics, Objective
 from pipeline.options import Rounds
 from pipeline.phases import phase
@@ -25,8 +25,8 @@ from pipeline.phases import phase
 class Parallel(Protocol):
     """How losses become gradients that are equal on all ranks."""
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradients, scaled where float16 needs it."""
+    def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
+        """Add the loss's gradients to those of the weights, and to nothing else's, scaled where float16 needs it."""
         ...
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
@@ -107,8 +107,7 @@ def critic_update(
         return objective.fake_loss(scores), metrics
 
     def on_both(part: slice) -> tuple[Tensor, Metrics]:
-        # Two passes and not one over both: batch norm takes statistics of each kind apart.
-        real_scores, fake_scores = critic.wrapped(real[part]), critic.wrapped(fake[part])
+        real_scores, fake_scores = _scores(critic, real[part], fake[part])
         loss = objective.real_loss(real_scores) + objective.fake_loss(fake_scores)
         metrics = {"critic/real": real_scores.mean(), "critic/fake": fake_scores.mean()}
         if objective.measures_wasserstein:
@@ -127,6 +126,14 @@ def critic_update(
         add_share(totals, found)
     totals["critic/grad_norm"] /= len(losses)
     return totals
+
+
+def _scores(critic: Player, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    if has_running_statistics(critic.module):
+        # Batch norm takes statistics of each kind apart.
+        return critic.wrapped(real), critic.wrapped(fake)
+    real_scores, fake_scores = torch.split(critic.wrapped(torch.cat([real, fake])), len(real))
+    return real_scores, fake_scores
 
 
 def generator_update(
@@ -159,13 +166,15 @@ def _descend(
 ) -> Metrics:
     """One optimizer step on the mean of a loss over the batch, taken in parts. Returns its metrics."""
     player.optimizer.zero_grad(set_to_none=True)
+    # Named, for a gradient penalty's images would get a gradient too, which nobody reads.
+    weights = [parameter for parameter in player.module.parameters() if parameter.requires_grad]
     totals: Metrics = {}
     for part, share, is_last in parts(batch, micro_batch):
         with nullcontext() if is_last else parallel.no_sync(player.wrapped):
             with phase("forward"):
                 loss, metrics = loss_of(part)
             with phase("backward"):
-                parallel.backward(loss * share)
+                parallel.backward(loss * share, weights)
         add_share(totals, {**metrics, f"{name}/loss": loss}, share)
     with phase("optimizer"):
         totals[f"{name}/grad_norm"] = _step(player, parallel)

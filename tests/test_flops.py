@@ -38,8 +38,8 @@ def test_a_gradient_penalty_adds_a_forward_pass_its_gradient_and_that_gradients_
     penalised = step_flops(config(model=MLP, objective={"name": "gradient_penalty"}), 8, 1)
     hidden = MLP_CRITIC - 2 * WIDTH
     # The gradient's gradient goes back through the gradient's own products, of which the first has a constant
-    # in it, and through the hidden layers.
-    extra = 2 * MLP_CRITIC + (2 * MLP_CRITIC - 2 * WIDTH) + 2 * hidden
+    # in it, and through the hidden layers, but not to the images, whose gradient it already is.
+    extra = 2 * MLP_CRITIC + (2 * MLP_CRITIC - 2 * WIDTH) + 2 * hidden - 2 * PIXELS * WIDTH
     assert penalised["critic updates"] == plain["critic updates"] + UPDATES * BATCH * extra
     assert penalised["fakes"] == plain["fakes"]
     assert penalised["generator update"] == plain["generator update"]

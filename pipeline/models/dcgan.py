@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.models import initialisation
-from pipeline.models.critic import BaseCritic
+from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import norm
 from pipeline.models.scattered import ScatteredConvTranspose2d
 from pipeline.models.spectral_norm import normalise_spectra
@@ -64,7 +64,7 @@ class Critic(BaseCritic):
                 norm(options.critic_norm, wide),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-        super().__init__(nn.Sequential(*layers), nn.Linear(widths[-1] * sides[-1] ** 2, 1))
+        super().__init__(nn.Sequential(*layers), Score(widths[-1] * sides[-1] ** 2))
         self.apply(initialisation.dcgan)
         if options.spectral_norm:
             normalise_spectra(self)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.critic import BaseCritic
+from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import BatchNorm2d
 from pipeline.models.quartering import quarter
 from pipeline.models.upsampling import AlignedUpsample
@@ -51,7 +51,7 @@ class Critic(BaseCritic):
             nn.MaxPool2d(2),
             *_convolution(32, 64),
         )
-        super().__init__(layers, nn.Linear(64 * side * side, 1))
+        super().__init__(layers, Score(64 * side * side))
 
 
 class ToUnitRange(nn.Module):

@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from pipeline.models import initialisation
-from pipeline.models.critic import BaseCritic
+from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.spectral_norm import normalise_spectra
 from pipeline.options import MlpOptions
 
@@ -39,7 +39,7 @@ class Critic(BaseCritic):
 
     def __init__(self, options: MlpOptions, resolution: int, channels: int) -> None:
         hidden = _hidden(channels * resolution**2, options)
-        super().__init__(nn.Sequential(nn.Flatten(), *hidden), nn.Linear(options.width, 1))
+        super().__init__(nn.Sequential(nn.Flatten(), *hidden), Score(options.width))
         self.layers.apply(initialisation.he_normal)
         self.score.apply(initialisation.glorot_uniform)
         if options.spectral_norm:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.models import initialisation
-from pipeline.models.critic import BaseCritic
+from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import norm
 from pipeline.models.scattered import ScatteredConv2d
 from pipeline.models.spectral_norm import normalise_spectra
@@ -52,10 +52,10 @@ class Critic(BaseCritic):
     def __init__(self, options: ResnetOptions, resolution: int, channels: int) -> None:
         widths = plan(options, resolution)
         if resolution == 32:
-            super().__init__(_to_means(options, channels), nn.Linear(options.width, 1))
+            super().__init__(_to_means(options, channels), Score(options.width))
         else:
             layers = _to_smallest(options, widths, channels)
-            super().__init__(layers, nn.Linear(widths[-1] * SMALLEST**2, 1))
+            super().__init__(layers, Score(widths[-1] * SMALLEST**2))
         self.score.apply(initialisation.glorot_uniform)
         if options.spectral_norm:
             normalise_spectra(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pipeline.models import initialisation
-from pipeline.models.critic import BaseCritic
+from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import BatchNorm2d
 from pipeline.models.quartering import quarter
 from pipeline.models.same_padding import SameConv2d, SameConvTranspose2d
@@ -54,5 +54,5 @@ class Critic(BaseCritic):
             SameConv2d(128, 64, 4),
             nn.LeakyReLU(0.2, inplace=True),
         )
-        super().__init__(layers, nn.Linear(64 * side * side, 1))
+        super().__init__(layers, Score(64 * side * side))
         self.apply(initialisation.glorot_uniform)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pipeline.models import initialisation
-from pipeline.models.critic import BaseCritic
+from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import BatchNorm2d
 from pipeline.models.quartering import quarter
 from pipeline.models.scattered import ScatteredConv2d
@@ -49,7 +49,7 @@ class Critic(BaseCritic):
     def __init__(self, options: WganMnistOptions, resolution: int, channels: int) -> None:
         side = quarter(resolution, options.name)
         layers = nn.Sequential(*_halving(channels), *_halving(64))
-        super().__init__(layers, nn.Linear(64 * side * side, 1))
+        super().__init__(layers, Score(64 * side * side))
         self.apply(initialisation.normal)
 
 

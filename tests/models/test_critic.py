@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.critic import BaseCritic
+from pipeline.models.critic import BaseCritic, Score
 
 
 class Squares(nn.Module):
@@ -19,7 +19,7 @@ class Squares(nn.Module):
 
 
 def test_a_score_is_linear_in_all_of_an_images_features() -> None:
-    critic = BaseCritic(Squares(), nn.Linear(18, 1))
+    critic = BaseCritic(Squares(), Score(18))
     images = torch.randn(5, 2, 3, 3)
     expected = [
         (image.square().flatten() @ critic.score.weight[0] + critic.score.bias[0]) for image in images
@@ -28,13 +28,24 @@ def test_a_score_is_linear_in_all_of_an_images_features() -> None:
 
 
 def test_one_image_has_one_score_in_a_batch_of_one() -> None:
-    assert BaseCritic(nn.Flatten(), nn.Linear(4, 1))(torch.randn(1, 1, 2, 2)).shape == (1,)
+    assert BaseCritic(nn.Flatten(), Score(4))(torch.randn(1, 1, 2, 2)).shape == (1,)
 
 
 def test_float32_reaches_layers_and_score_alike() -> None:
-    critic = BaseCritic(Squares(), nn.Linear(4, 1))
+    critic = BaseCritic(Squares(), Score(4))
     images = torch.randn(3, 1, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
         assert critic(images).dtype == critic.layers.precision == torch.bfloat16
         assert critic(images, float32=True).dtype == critic.layers.precision == torch.float32
         assert critic(images).dtype == torch.bfloat16
+
+
+def test_a_score_is_the_same_however_the_maps_lie() -> None:
+    score, maps = Score(24).double(), torch.randn(5, 2, 3, 4, dtype=torch.float64)
+    expected = maps.flatten(1) @ score.weight[0] + score.bias
+    for layout in (torch.contiguous_format, torch.channels_last):
+        lying = maps.clone(memory_format=layout).requires_grad_()
+        torch.testing.assert_close(score(lying), expected)
+        (gradient,) = torch.autograd.grad(score(lying).sum(), lying)
+        torch.testing.assert_close(gradient, score.weight.view(1, 2, 3, 4).expand(5, -1, -1, -1))
+        assert gradient.is_contiguous(memory_format=layout)

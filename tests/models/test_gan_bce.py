@@ -26,7 +26,7 @@ def test_layers_stand_as_published() -> None:
     up = ["AlignedUpsample", *convolution]
     assert kinds(build_generator(OPTIONS, 28, 1)) == ["Linear", "Unflatten", *up, *up, "Conv2d"]
     halving = [*convolution, "MaxPool2d"]
-    assert kinds(build_critic(OPTIONS, 28, 1)) == ["ToUnitRange", *halving, *halving, *convolution, "Linear"]
+    assert kinds(build_critic(OPTIONS, 28, 1)) == ["ToUnitRange", *halving, *halving, *convolution, "Score"]
 
 
 def test_only_convolutions_before_a_norm_lack_a_bias() -> None:

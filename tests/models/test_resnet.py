@@ -113,7 +113,7 @@ def test_the_critics_norms_stand_before_its_relus_but_for_the_first_and_last() -
     half = ["GroupNorm", "ReLU", "Conv2d"]
     down = [*half, *half, "AvgPool2d", "AvgPool2d", "Conv2d"]
     flat = [*half, *half, "Identity"]
-    assert normed == [*first, *down, *flat, *flat, "ReLU", "AdaptiveAvgPool2d", "Linear"]
+    assert normed == [*first, *down, *flat, *flat, "ReLU", "AdaptiveAvgPool2d", "Score"]
     assert [kind for kind in plain if kind != "Identity"] == [
         kind for kind in normed if kind not in ("Identity", "GroupNorm")
     ]
@@ -132,7 +132,7 @@ def test_at_32_pixels_a_score_is_of_means_over_all_pixels() -> None:
     critic, images = build_critic(SMALL, 32, 1), torch.randn(2, 1, 32, 32)
     maps = critic.layers[:-2](images)
     assert maps.shape == (2, 4, 8, 8)
-    torch.testing.assert_close(critic(images), critic.score(maps.relu().mean((2, 3)))[:, 0])
+    torch.testing.assert_close(critic(images), critic.score(maps.relu().mean((2, 3))))
 
 
 @pytest.mark.parametrize("resolution", [32, 64])

@@ -26,7 +26,7 @@ def test_layers_stand_as_published_with_norms_in_the_generator_alone() -> None:
     up = ["ConvTranspose2d", "BatchNorm2d", "ReLU"]
     expected = ["Linear", "Unflatten", "BatchNorm2d", "ReLU", *up, *up, "SameConvTranspose2d", "Tanh"]
     assert kinds(build_generator(OPTIONS, 28, 1)) == expected
-    expected = ["Conv2d", "LeakyReLU", "Conv2d", "LeakyReLU", "SameConv2d", "LeakyReLU", "Linear"]
+    expected = ["Conv2d", "LeakyReLU", "Conv2d", "LeakyReLU", "SameConv2d", "LeakyReLU", "Score"]
     assert kinds(build_critic(OPTIONS, 28, 1)) == expected
 
 

@@ -25,7 +25,7 @@ def test_layers_stand_as_published() -> None:
     expected = ["Linear", "Unflatten", "LeakyReLU", *doubling, *doubling, "ScatteredConv2d", "Tanh"]
     assert kinds(build_generator(OPTIONS, 28, 1)) == expected
     halving = ["Conv2d", "BatchNorm2d", "LeakyReLU"]
-    assert kinds(build_critic(OPTIONS, 28, 1)) == [*halving, *halving, "Linear"]
+    assert kinds(build_critic(OPTIONS, 28, 1)) == [*halving, *halving, "Score"]
 
 
 def test_slopes_momenta_and_epsilons_are_the_published_ones() -> None:

@@ -15,6 +15,7 @@ is one-sided.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -54,8 +55,8 @@ class Given(nn.Module):
 class OneProcess:
     """Gradients are what backward makes."""
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
+    def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
+        loss.backward(inputs=weights)
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
         return nullcontext()
