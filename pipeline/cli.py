@@ -106,7 +106,7 @@ The page holds its pictures in itself: it can be mailed, and opens in any browse
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser().parse_args(words)
+    parsed = _parse(words)
     parsed.words = words
     try:
         code: int = parsed.func(parsed)
@@ -117,6 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments. Options of a config may stand after flags too, where argparse leaves them over."""
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(words)
+    are_overrides = hasattr(parsed, "overrides") and all("=" in word and word[0] != "-" for word in rest)
+    if rest and not are_overrides:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.overrides += rest
+    return parsed
 
 
 def _train(parsed: argparse.Namespace) -> int:

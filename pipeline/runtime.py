@@ -16,6 +16,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -161,7 +162,7 @@ class Runtime:
         if self.world_size > 1:
             for layer in module.modules():
                 if isinstance(layer, BatchNorm2d):
-                    layer.sum_over_ranks = _SumOverRanks.apply
+                    layer.over_ranks = _OverRanks(self.world_size)
 
     def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
         self._accelerator.backward(loss, inputs=weights)
@@ -257,18 +258,20 @@ class Runtime:
             dist.destroy_process_group()
 
 
-class _SumOverRanks(torch.autograd.Function):
-    """A sum over all ranks whose gradient, and the gradient's gradient, is one too."""
+@dataclass(frozen=True)
+class _OverRanks:
+    """What batch norm asks of the ranks, over the gradients' own connections."""
 
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+    world_size: int
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return _SumOverRanks.apply(gradients[0])
+    def gather(self, values: Tensor) -> Tensor:
+        rows = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(rows, values)
+        return torch.stack(rows)
+
+    def sum(self, values: Tensor) -> Tensor:
+        dist.all_reduce(values)
+        return values
 
 
 def chosen_device(config: Config) -> torch.device:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.norms import RunningStatistics, has_running_statistics
+from pipeline.models.norms import RunningStatistics, grouped
 from pipeline.objectives import Metrics, Objective
 from pipeline.options import Rounds
 from pipeline.phases import phase
@@ -64,12 +64,16 @@ class Seen(NamedTuple):
 
 
 @torch.no_grad()
-def draw_fakes(generator: nn.Module, latents: Tensor, micro_batch: int | None = None) -> Tensor:
+def draw_fakes(
+    generator: nn.Module, latents: Tensor, micro_batch: int | None = None, batches: int = 1
+) -> Tensor:
     """Images for the critic to tell from real ones, without a graph: float32 (batch, channels, height, width).
 
-    latents: (batch, latent). In training batch norm takes the statistics of each part of the batch.
+    latents: (batch, latent), of one batch or of several that do not see one another. In training batch norm takes the
+    statistics of each batch, or of each of its parts.
     """
-    return torch.cat([generator(latents[part]) for part, _, _ in parts(len(latents), micro_batch)])
+    with grouped(generator, batches):
+        return torch.cat([generator(latents[part]) for part, _, _ in parts(len(latents), micro_batch)])
 
 
 def critic_update(
@@ -107,7 +111,9 @@ def critic_update(
         return objective.fake_loss(scores), metrics
 
     def on_both(part: slice) -> tuple[Tensor, Metrics]:
-        real_scores, fake_scores = _scores(critic, real[part], fake[part])
+        # Two passes and not one over both: batch norm takes statistics of each kind apart, and the score's bias has a
+        # gradient of exactly 0 only where two equal sums cancel; of its rounding RMSprop would make full steps.
+        real_scores, fake_scores = critic.wrapped(real[part]), critic.wrapped(fake[part])
         loss = objective.real_loss(real_scores) + objective.fake_loss(fake_scores)
         metrics = {"critic/real": real_scores.mean(), "critic/fake": fake_scores.mean()}
         if objective.measures_wasserstein:
@@ -126,14 +132,6 @@ def critic_update(
         add_share(totals, found)
     totals["critic/grad_norm"] /= len(losses)
     return totals
-
-
-def _scores(critic: Player, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    if has_running_statistics(critic.module):
-        # Batch norm takes statistics of each kind apart.
-        return critic.wrapped(real), critic.wrapped(fake)
-    real_scores, fake_scores = torch.split(critic.wrapped(torch.cat([real, fake])), len(real))
-    return real_scores, fake_scores
 
 
 def generator_update(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.ema import update_ema
-from pipeline.models.norms import has_running_statistics
+from pipeline.models.norms import can_be_grouped
 from pipeline.noise import Noise, Purpose, Slice
 from pipeline.objectives import Metrics, Objective
 from pipeline.options import Config
@@ -85,12 +85,9 @@ class TrainingStep:
         return metrics | self._train_generator(updates), seen
 
     def _fakes(self, updates: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Generated images and uniform numbers for each critic update.
-
-        The images of several are drawn in one pass, unless batch norm makes each depend on its batch.
-        """
-        generator = self.state.generator.module
-        at_once = 1 if has_running_statistics(generator) else UPDATES_AT_ONCE
+        """Generated images and uniform numbers for each critic update, those of several drawn in one pass."""
+        generator, micro_batch = self.state.generator.module, self.config.schedule.micro_batch
+        at_once = UPDATES_AT_ONCE if micro_batch is None and can_be_grouped(generator) else 1
         for first in range(0, updates, at_once):
             drawn = [
                 self._draw(Purpose.CRITIC, self.critic_rows, update)
@@ -98,7 +95,7 @@ class TrainingStep:
             ]
             latents = torch.cat([latents for latents, _ in drawn])
             with phase("fakes"):
-                fakes = draw_fakes(generator, latents, self.config.schedule.micro_batch)
+                fakes = draw_fakes(generator, latents, micro_batch, batches=len(drawn))
             yield from zip(
                 torch.split(fakes, self.critic_rows.count), [uniform for _, uniform in drawn], strict=True
             )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.cli import _default_processes, main
+from pipeline.cli import _default_processes, _parse, main
 from pipeline.latents import latent_batches
 from pipeline.options import RuntimeOptions
 from tests.ranks import Ranks
@@ -192,3 +192,12 @@ def test_train_with_two_processes_becomes_the_launcher(config: str, tmp_path: Pa
     assert result.returncode == 0, result.stderr
     assert "2 x CPU (gloo)" in result.stdout
     assert (tmp_path / "run" / "DONE").exists()
+
+
+def test_options_may_stand_before_and_after_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    parsed = _parse(["train", "a.yaml", "seed=1", "--processes", "2", "name=b", "data.shards=c"])
+    assert (parsed.overrides, parsed.processes) == (["seed=1", "name=b", "data.shards=c"], 2)
+    for words in (["train", "a.yaml", "--processes", "2", "--fresh=1"], ["plot", "runs/a", "--out", "b", "seed=1"]):
+        with pytest.raises(SystemExit):
+            _parse(words)
+        assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err

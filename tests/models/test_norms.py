@@ -3,15 +3,53 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.norms import BatchNorm2d, norm
+from pipeline.models.norms import BatchNorm2d, can_be_grouped, grouped, norm
 
 SHAPE = (5, 3, 4, 4)
+
+
+class Alone:
+    """The only rank."""
+
+    def gather(self, values: Tensor) -> Tensor:
+        return values[None]
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+
+class Meeting:
+    """Ranks that are threads of this process."""
+
+    def __init__(self, world_size: int) -> None:
+        self._barrier, self._values = threading.Barrier(world_size, timeout=30), [torch.empty(0)] * world_size
+
+    def rows(self, rank: int, values: Tensor) -> Tensor:
+        self._values[rank] = values
+        self._barrier.wait()
+        rows = torch.stack(self._values)
+        self._barrier.wait()
+        return rows
+
+
+@dataclass
+class Rank:
+    meeting: Meeting
+    rank: int
+
+    def gather(self, values: Tensor) -> Tensor:
+        return self.meeting.rows(self.rank, values)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return self.meeting.rows(self.rank, values).sum(0)
 
 
 def pair(summing: bool) -> tuple[BatchNorm2d, nn.BatchNorm2d]:
@@ -23,7 +61,7 @@ def pair(summing: bool) -> tuple[BatchNorm2d, nn.BatchNorm2d]:
         theirs.bias.copy_(torch.randn(3, generator=generator))
     ours.load_state_dict(theirs.state_dict())
     if summing:
-        ours.sum_over_ranks = lambda values: values
+        ours.over_ranks = Alone()
     return ours, theirs
 
 
@@ -37,12 +75,24 @@ def assert_same_state(ours: nn.Module, theirs: nn.Module, **tolerance: float) ->
         torch.testing.assert_close(ours.state_dict()[name], value, **tolerance)
 
 
+def weights_of(x: Tensor) -> Tensor:
+    return torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)
+
+
+def gradients(layer: nn.BatchNorm2d, x: Tensor, weights: Tensor) -> list[Tensor]:
+    """The output, and the gradients of a loss."""
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    found = torch.autograd.grad((y.sin() * weights).sum(), [x, layer.weight, layer.bias])
+    return [y.detach(), *found]
+
+
 def derivatives(layer: nn.BatchNorm2d, x: Tensor) -> list[Tensor]:
     """The output, its gradients, and the gradients of a penalty on those of the input."""
     x = x.clone().requires_grad_()
-    weights = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)
     y = layer(x)
-    first = torch.autograd.grad((y.sin() * weights).sum(), [x, layer.weight, layer.bias], create_graph=True)
+    loss = (y.sin() * weights_of(x)).sum()
+    first = torch.autograd.grad(loss, [x, layer.weight, layer.bias], create_graph=True)
     penalty = (first[0].flatten(1).norm(dim=1) - 1).square().sum()
     second = torch.autograd.grad(penalty, [x, layer.weight, layer.bias])
     return [y.detach(), *(gradient.detach() for gradient in (*first, *second))]
@@ -65,7 +115,9 @@ def test_with_one_rank_to_sum_over_it_is_pytorchs_up_to_rounding() -> None:
     ours, theirs = pair(summing=True)
     theirs.double()
     for number in range(3):
-        found, expected = derivatives(ours, batch(number)), derivatives(theirs, batch(number).double())
+        x = batch(number)
+        found = gradients(ours, x, weights_of(x))
+        expected = gradients(theirs, x.double(), weights_of(x.double()))
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other.float(), rtol=2e-4, atol=2e-4)
     assert_same_state(ours, theirs.float(), rtol=1e-5, atol=1e-5)
@@ -80,31 +132,40 @@ def test_a_small_spread_around_a_large_mean_keeps_its_digits() -> None:
     torch.testing.assert_close(ours(x), theirs.double()(x.double()).float(), rtol=1e-3, atol=1e-3)
 
 
-def test_half_of_a_batch_with_the_sums_of_both_halves_is_normalised_like_the_whole() -> None:
-    """Two ranks, one after the other: the sums of the other half come from a run of it that came before."""
-    x = batch()
-    halves = [x[:2], x[2:]]
-    whole, theirs = pair(summing=False)
-    expected = theirs(x)
-
-    # The mean needs the other rank's first sum, the variance its second, which depends on the mean.
-    sums: list[list[Tensor]] = []
-    for half in halves:
-        sums.append([torch.cat([half.sum((0, 2, 3)), torch.tensor([half.numel() / 3])])])
-    mean = (sums[0][0] + sums[1][0])[:3] / (x.numel() / 3)
-    for half, mine in zip(halves, sums, strict=True):
-        mine.append((half - mean[None, :, None, None]).square().sum((0, 2, 3)))
-
-    for rank, half in enumerate(halves):
-        ours = copy.deepcopy(whole)
-        ours.sum_over_ranks = adding(sums[1 - rank])
-        torch.testing.assert_close(ours(half), expected[2 * rank :][: len(half)], rtol=1e-4, atol=1e-5)
-        assert_same_state(ours, theirs, rtol=1e-5, atol=1e-5)
+def test_two_ranks_normalise_and_differentiate_like_one_with_the_whole_batch() -> None:
+    """They have unequal parts of it, and losses that add up to its own."""
+    x, meeting = batch().double(), Meeting(2)
+    halves, weights = [x[:2], x[2:]], [weights_of(x)[:2], weights_of(x)[2:]]
+    alone = pair(summing=False)[0].double()
+    expected = gradients(alone, x, weights_of(x))
+    layers = [copy.deepcopy(pair(summing=False)[0].double()) for _ in halves]
+    for rank, layer in enumerate(layers):
+        layer.over_ranks = Rank(meeting, rank)
+    with ThreadPoolExecutor(2) as pool:
+        (images, slopes, gains, biases) = zip(*pool.map(gradients, layers, halves, weights), strict=True)
+    torch.testing.assert_close(torch.cat(images), expected[0])
+    torch.testing.assert_close(torch.cat(slopes), expected[1])
+    # DDP adds up what the ranks find for the weights.
+    torch.testing.assert_close(sum(gains), expected[2])
+    torch.testing.assert_close(sum(biases), expected[3])
+    for layer in layers:
+        assert_same_state(layer, alone, rtol=1e-9, atol=1e-9)
 
 
-def adding(others: list[Tensor]) -> Callable[[Tensor], Tensor]:
-    remaining = iter(others)
-    return lambda values: values + next(remaining)
+def test_batches_in_one_pass_are_normalised_as_if_they_came_one_after_the_other() -> None:
+    ours, theirs = pair(summing=True)[0], pair(summing=False)[0]
+    batches = [batch(0), batch(1, offset=-5.0), batch(2)]
+    with torch.no_grad(), grouped(ours, 3):
+        found = ours(torch.cat(batches))
+    torch.testing.assert_close(found, torch.cat([theirs(each) for each in batches]))
+    assert_same_state(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert ours.groups == 1
+
+
+def test_only_batch_norm_over_ranks_can_be_grouped() -> None:
+    over_ranks, alone = pair(summing=True)[0], pair(summing=False)[0]
+    assert can_be_grouped(nn.Sequential(nn.Conv2d(3, 3, 1), over_ranks, nn.GroupNorm(1, 3)))
+    assert not can_be_grouped(nn.Sequential(over_ranks, alone))
 
 
 @pytest.mark.parametrize("summing", [False, True])
@@ -128,7 +189,7 @@ def test_running_statistics_stay_where_they_are_asked_to(summing: bool) -> None:
 def test_momentum_is_the_share_of_the_newest_batch_and_a_tenth_unless_set(summing: bool) -> None:
     for layer, share in ((BatchNorm2d(3, momentum=0.2), 0.2), (BatchNorm2d(3), 0.1), (norm("batch", 3), 0.1)):
         if summing:
-            layer.sum_over_ranks = lambda values: values
+            layer.over_ranks = Alone()
         layer(batch())
         torch.testing.assert_close(layer.running_mean, share * batch().mean((0, 2, 3)))
         torch.testing.assert_close(layer.running_var, 1 - share + share * batch().var((0, 2, 3)))
