@@ -164,7 +164,7 @@ def train(kind: Kind, config: Config, words: Sequence[str], steps: int, place: P
     ]
     command += [f"run_root={place}", f"schedule.steps={log_every * (LOG_POINTS + 1)}"]
     command += [f"monitor.log_every={log_every}", f"monitor.sample_every={NEVER}", "monitor.plots=false"]
-    command += [f"checkpoint.every={NEVER}", "--processes", str(kind.ranks)]
+    command += [f"checkpoint.every={NEVER}", "checkpoint.keep_every=null", "--processes", str(kind.ranks)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(kind.threads)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode != 0:

@@ -197,7 +197,10 @@ def test_train_with_two_processes_becomes_the_launcher(config: str, tmp_path: Pa
 def test_options_may_stand_before_and_after_flags(capsys: pytest.CaptureFixture[str]) -> None:
     parsed = _parse(["train", "a.yaml", "seed=1", "--processes", "2", "name=b", "data.shards=c"])
     assert (parsed.overrides, parsed.processes) == (["seed=1", "name=b", "data.shards=c"], 2)
-    for words in (["train", "a.yaml", "--processes", "2", "--fresh=1"], ["plot", "runs/a", "--out", "b", "seed=1"]):
+    for words in (
+        ["train", "a.yaml", "--processes", "2", "--fresh=1"],
+        ["plot", "runs/a", "--out", "b", "seed=1"],
+    ):
         with pytest.raises(SystemExit):
             _parse(words)
         assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,8 @@ from torch.nn import functional as F
 
 from pipeline.options import Norm
 
-
-class OverRanks(Protocol):
-    """What ranks do together, on their devices and without a gradient."""
-
-    def gather(self, values: Tensor) -> Tensor:
-        """All ranks' tensors of one shape, stacked by rank."""
-        ...
-
-    def sum(self, values: Tensor) -> Tensor: ...
+Gather = Callable[[Tensor], Tensor]
+"""From a tensor to those of all ranks, of the same shape and stacked by rank, on the device and without a gradient."""
 
 
 class RunningStatistics:
@@ -34,31 +27,31 @@ class RunningStatistics:
 
 
 class BatchNorm2d(RunningStatistics, nn.BatchNorm2d):
-    """Batch norm with statistics over all ranks where `over_ranks` is set, else over this rank's batch.
+    """Batch norm with statistics over all ranks where `gather_over_ranks` is set, else over this rank's batch.
 
     PyTorch's own SyncBatchNorm takes GPU tensors only; this one works wherever the ranks can meet. They do so once
     forward and once backward. Its gradient has none of its own.
     """
 
-    over_ranks: OverRanks | None = None
+    gather_over_ranks: Gather | None = None
     groups = 1
-    """Equal parts of a rank's batch that are normalised apart, as if each came alone. More than one need `over_ranks`,
-    and have no gradient."""
+    """Equal parts of a rank's batch that are normalised apart, as if each came alone. More than one need
+    `gather_over_ranks`, and have no gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) to the same shape."""
         if not self.training:
             return super().forward(x)
-        if self.over_ranks is None:
+        if self.gather_over_ranks is None:
             return self._forward_alone(x)
         parts = x.chunk(self.groups)
-        means, variances, count = _statistics(parts, self.over_ranks)
+        means, variances, count = _statistics(parts, self.gather_over_ranks)
         if self.updates_statistics:
             for mean, variance in zip(means, variances, strict=True):
                 self._update(mean, variance * (count / (count - 1)))
         if self.groups == 1:
             normalised: Tensor = _Normalise.apply(
-                x, self.weight, self.bias, means[0], variances[0], count, self.eps, self.over_ranks
+                x, self.weight, self.bias, means[0], variances[0], count, self.eps, self.gather_over_ranks
             )
             return normalised
         return torch.cat(
@@ -87,7 +80,7 @@ class BatchNorm2d(RunningStatistics, nn.BatchNorm2d):
 
 
 @torch.no_grad()
-def _statistics(parts: tuple[Tensor, ...], over_ranks: OverRanks) -> tuple[Tensor, Tensor, Tensor]:
+def _statistics(parts: tuple[Tensor, ...], gather: Gather) -> tuple[Tensor, Tensor, Tensor]:
     """Over all ranks, of each part: means and variances (parts, channels), and how many values each is of (0-d).
 
     Variances are of deviations from each rank's own mean, and put together by the parallel algorithm of Chan, Golub and
@@ -95,7 +88,7 @@ def _statistics(parts: tuple[Tensor, ...], over_ranks: OverRanks) -> tuple[Tenso
     """
     own = torch.stack([torch.stack(_moments(part)) for part in parts])
     count = own.new_full((1,), parts[0].numel() / parts[0].shape[1])
-    rows = over_ranks.gather(torch.cat([own.flatten(), count]))
+    rows = gather(torch.cat([own.flatten(), count]))
     counts = rows[:, -1].view(-1, 1, 1)
     means, variances = rows[:, :-1].view(len(rows), *own.shape).unbind(2)
     shares = counts / counts.sum()
@@ -123,10 +116,10 @@ class _Normalise(torch.autograd.Function):
         variance: Tensor,
         count: Tensor,
         eps: float,
-        over_ranks: OverRanks,
+        gather: Gather,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, variance, count)
-        ctx.eps, ctx.over_ranks = eps, over_ranks
+        ctx.eps, ctx.gather = eps, gather
         return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
 
     @staticmethod
@@ -137,7 +130,7 @@ class _Normalise(torch.autograd.Function):
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
-        shared = ctx.over_ranks.sum(torch.stack([of_weight, of_bias])) / count
+        shared = ctx.gather(torch.stack([of_weight, of_bias])).sum(0) / count
         shared = shared * (weight * torch.rsqrt(variance + ctx.eps))
         of_x -= F.batch_norm(x, mean, variance, shared[0], shared[1], eps=ctx.eps)
         return of_x, of_weight, of_bias, None, None, None, None, None
@@ -159,7 +152,7 @@ def grouped(network: nn.Module, groups: int) -> Iterator[None]:
 def can_be_grouped(network: nn.Module) -> bool:
     """Whether several batches can pass through the network at once, in training, as if one after the other."""
     return all(
-        getattr(layer, "over_ranks", None) is not None
+        getattr(layer, "gather_over_ranks", None) is not None
         for layer in network.modules()
         if isinstance(layer, RunningStatistics)
     )

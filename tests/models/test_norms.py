@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -16,14 +16,9 @@ from pipeline.models.norms import BatchNorm2d, can_be_grouped, grouped, norm
 SHAPE = (5, 3, 4, 4)
 
 
-class Alone:
-    """The only rank."""
-
-    def gather(self, values: Tensor) -> Tensor:
-        return values[None]
-
-    def sum(self, values: Tensor) -> Tensor:
-        return values
+def alone(values: Tensor) -> Tensor:
+    """What the only rank gathers."""
+    return values[None]
 
 
 class Meeting:
@@ -40,18 +35,6 @@ class Meeting:
         return rows
 
 
-@dataclass
-class Rank:
-    meeting: Meeting
-    rank: int
-
-    def gather(self, values: Tensor) -> Tensor:
-        return self.meeting.rows(self.rank, values)
-
-    def sum(self, values: Tensor) -> Tensor:
-        return self.meeting.rows(self.rank, values).sum(0)
-
-
 def pair(summing: bool) -> tuple[BatchNorm2d, nn.BatchNorm2d]:
     """Ours and PyTorch's, with the same gains, biases and running statistics."""
     generator = torch.Generator().manual_seed(0)
@@ -61,7 +44,7 @@ def pair(summing: bool) -> tuple[BatchNorm2d, nn.BatchNorm2d]:
         theirs.bias.copy_(torch.randn(3, generator=generator))
     ours.load_state_dict(theirs.state_dict())
     if summing:
-        ours.over_ranks = Alone()
+        ours.gather_over_ranks = alone
     return ours, theirs
 
 
@@ -136,11 +119,11 @@ def test_two_ranks_normalise_and_differentiate_like_one_with_the_whole_batch() -
     """They have unequal parts of it, and losses that add up to its own."""
     x, meeting = batch().double(), Meeting(2)
     halves, weights = [x[:2], x[2:]], [weights_of(x)[:2], weights_of(x)[2:]]
-    alone = pair(summing=False)[0].double()
-    expected = gradients(alone, x, weights_of(x))
+    whole = pair(summing=False)[0].double()
+    expected = gradients(whole, x, weights_of(x))
     layers = [copy.deepcopy(pair(summing=False)[0].double()) for _ in halves]
     for rank, layer in enumerate(layers):
-        layer.over_ranks = Rank(meeting, rank)
+        layer.gather_over_ranks = partial(meeting.rows, rank)
     with ThreadPoolExecutor(2) as pool:
         (images, slopes, gains, biases) = zip(*pool.map(gradients, layers, halves, weights), strict=True)
     torch.testing.assert_close(torch.cat(images), expected[0])
@@ -149,7 +132,7 @@ def test_two_ranks_normalise_and_differentiate_like_one_with_the_whole_batch() -
     torch.testing.assert_close(sum(gains), expected[2])
     torch.testing.assert_close(sum(biases), expected[3])
     for layer in layers:
-        assert_same_state(layer, alone, rtol=1e-9, atol=1e-9)
+        assert_same_state(layer, whole, rtol=1e-9, atol=1e-9)
 
 
 def test_batches_in_one_pass_are_normalised_as_if_they_came_one_after_the_other() -> None:
@@ -163,9 +146,9 @@ def test_batches_in_one_pass_are_normalised_as_if_they_came_one_after_the_other(
 
 
 def test_only_batch_norm_over_ranks_can_be_grouped() -> None:
-    over_ranks, alone = pair(summing=True)[0], pair(summing=False)[0]
+    over_ranks, by_itself = pair(summing=True)[0], pair(summing=False)[0]
     assert can_be_grouped(nn.Sequential(nn.Conv2d(3, 3, 1), over_ranks, nn.GroupNorm(1, 3)))
-    assert not can_be_grouped(nn.Sequential(over_ranks, alone))
+    assert not can_be_grouped(nn.Sequential(over_ranks, by_itself))
 
 
 @pytest.mark.parametrize("summing", [False, True])
@@ -189,7 +172,7 @@ def test_running_statistics_stay_where_they_are_asked_to(summing: bool) -> None:
 def test_momentum_is_the_share_of_the_newest_batch_and_a_tenth_unless_set(summing: bool) -> None:
     for layer, share in ((BatchNorm2d(3, momentum=0.2), 0.2), (BatchNorm2d(3), 0.1), (norm("batch", 3), 0.1)):
         if summing:
-            layer.over_ranks = Alone()
+            layer.gather_over_ranks = alone
         layer(batch())
         torch.testing.assert_close(layer.running_mean, share * batch().mean((0, 2, 3)))
         torch.testing.assert_close(layer.running_var, 1 - share + share * batch().var((0, 2, 3)))
