@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.clipping import weights_in_scope
 from pipeline.config import load_config
+from pipeline.flops import SingleProcess
 from pipeline.host_memory import keep_freed_memory
 from pipeline.models import build_critic, build_generator, scattered
 from pipeline.objectives import build_objective
@@ -104,7 +105,7 @@ def fast_step(
     config: Config, generator: Player, critic: Player, batches: Batches, has_scattered: bool = True
 ) -> None:
     """The step of this pipeline, without ranks, noise and data."""
-    objective, schedule, alone = build_objective(config.objective), config.schedule, OneProcess()
+    objective, schedule, alone = build_objective(config.objective), config.schedule, SingleProcess()
     with (
         nullcontext()
         if has_scattered
@@ -154,16 +155,3 @@ def _in_bf16(forward: Callable[..., Tensor], device: torch.device) -> Callable[.
             return forward(*inputs, **options).float()
 
     return run
-
-
-class OneProcess:
-    """Gradients are what backward makes."""
-
-    def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
-        loss.backward(inputs=weights)
-
-    def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        pass

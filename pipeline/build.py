@@ -96,6 +96,7 @@ def check_cuda_graph(config: Config, runtime: Runtime) -> None:
         return
     wrong = [
         (runtime.device.type != "cuda", "needs a GPU, and this run is on the CPU"),
+        (config.profile, "does not go with profile=true, for its kernels are of no part of the step"),
         (runtime.world_size > 1, f"is for one process, and there are {runtime.world_size}"),
         (
             runtime.precision == "fp16",

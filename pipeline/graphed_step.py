@@ -25,7 +25,8 @@ Replay = Callable[[], Result]
 def capture_cuda_graph(run: Callable[[], Result]) -> Replay:
     """What does `run` again, on the same tensors, without Python. Capturing itself changes no tensor."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Threads that decode images may go on meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = run()
 
     def replay() -> Result:

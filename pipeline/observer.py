@@ -143,8 +143,8 @@ class Observer:
                 values["wasserstein/normalized"] = estimate / values["critic/slope"]
         return {
             **values,
-            "optimizer/critic_lr": self.state.critic.optimizer.param_groups[0]["lr"],
-            "optimizer/generator_lr": self.state.generator.optimizer.param_groups[0]["lr"],
+            "optimizer/critic_lr": float(self.state.critic.optimizer.param_groups[0]["lr"]),
+            "optimizer/generator_lr": float(self.state.generator.optimizer.param_groups[0]["lr"]),
             **self.recorder.speed(),
             **self.recorder.memory(),
         }

@@ -109,13 +109,8 @@ def load_optimizer_tensors(player: Player, tensors: Tensors) -> None:
     for path, value in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = parameters[name]
-        state = player.optimizer.state[parameter]
-        if key in state:
-            # In place, where a CUDA graph will look for it.
-            state[key].copy_(value)
-        else:
-            # Step counters stay on the host. All else lies as the weights do: fused passes over many ask for that.
-            state[key] = value if key == "step" else torch.empty_like(parameter.data).copy_(value)
+        # In place: fused passes want it to lie as the weights do, and a CUDA graph looks for it there.
+        player.optimizer.state[parameter][key].copy_(value)
 
 
 def seed_weights(noise: Noise) -> None:

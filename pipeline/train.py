@@ -149,9 +149,8 @@ def _train_ranks(
     say: Callable[[str], None] = _say if runtime.is_main else lambda text: None
     best = Best.of(config.quality)
     if checkpoint is not None and not best.restore(checkpoint.facts().get("best")):
-        say(
-            f"step {best.former[-1]} was the best by other quality options: it stays, and the search starts anew"
-        )
+        anew = ", and the search starts anew" if best.metric else ""
+        say(f"step {best.former[-1]} was the best by other quality options: it stays{anew}")
     if checkpoint is not None and (checkpoint.step >= config.schedule.steps or best.is_exhausted):
         ending = describe_ending(checkpoint.step, best)
         way_on = "quality.patience" if best.is_exhausted else "schedule.steps"

@@ -27,8 +27,6 @@ from pipeline.stopping import StopSignals
 from pipeline.training_step import TrainingStep
 
 SAVES_THAT_MAY_FAIL = 2
-UPDATES_AT_ONCE = 8
-"""Critic updates whose generated images are drawn in one pass: a burst's hundred would need too much memory."""
 
 
 @dataclass

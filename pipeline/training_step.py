@@ -19,7 +19,7 @@ from pipeline.schedule import critic_updates_at
 from pipeline.state import TrainingState, optimizer_tensors, set_learning_rate
 from pipeline.steps import Seen, critic_update, draw_fakes, generator_update
 
-UPDATES_AT_ONCE = 8
+UPDATES_AT_ONCE = 5
 """Critic updates whose generated images are drawn in one pass: a burst's hundred would need too much memory."""
 
 
@@ -63,7 +63,9 @@ class TrainingStep:
         # At its first scale float16 overflows on purpose, and a skipped step would leave no optimizer state.
         self.runtime.restore_scaler({**scaler, "scale": 1.0})
         blank = torch.zeros(self.critic_rows.count, *image_shape, device=self.runtime.device)
-        self._update_critic(Seen(blank, *next(self._fakes(updates=1))))
+        bursts, updates = self.config.schedule.bursts, self.config.schedule.critic_updates
+        most = max(updates, bursts.critic_updates if bursts else 0)
+        self._update_critic(Seen(blank, *next(self._fakes(min(most, UPDATES_AT_ONCE)))))
         self._train_generator(updates=1)
         for player, weights in zip((generator, critic), before, strict=True):
             player.module.load_state_dict(weights)

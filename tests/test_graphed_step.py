@@ -7,11 +7,14 @@ in test_gpu.py.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from pipeline import build
 from pipeline.graphed_step import GraphedStep, Replay
+from pipeline.training_step import TrainingStep
 from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_tensors
 
 
@@ -51,6 +54,32 @@ def test_a_captured_step_trains_the_same_weights(
     for one, other in zip(ours, theirs, strict=True):
         assert one["wasserstein/estimate"] == other["wasserstein/estimate"]
         assert one["critic/slope"] == other["critic/slope"]
+
+
+def train_with_tensor_rates(arguments: list[str]) -> int:
+    """Train with learning rates that lie on the device, as captured optimizers have them."""
+    from pipeline.train import main
+
+    def build_step(*parts: Any) -> TrainingStep:
+        step = TrainingStep(*parts)
+        for player in (step.state.generator, step.state.critic):
+            for group in player.optimizer.param_groups:
+                group["lr"] = torch.tensor(group["lr"])
+        return step
+
+    build.TrainingStep = build_step  # type: ignore[misc, assignment]
+    return main(arguments)
+
+
+def test_learning_rates_on_the_device_change_and_are_logged(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    options = [config, "critic_optimizer.decay=linear", "monitor.log_every=5"]
+    ranks.run(1, options, target=train_with_tensor_rates)
+    rates = [line["optimizer/critic_lr"] for line in read_metrics(tmp_path / "run")]
+    assert len(rates) == 4
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < rates[0] / 3
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ class BatchNorm2d(RunningStatistics, nn.BatchNorm2d):
             return super().forward(x)
         if self.gather_over_ranks is None:
             return self._forward_alone(x)
+        assert self.groups == 1 or not torch.is_grad_enabled()
         parts = x.chunk(self.groups)
         means, variances, count = _statistics(parts, self.gather_over_ranks)
         if self.updates_statistics:
@@ -126,6 +127,9 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight, mean, variance, count = ctx.saved_tensors
+        # What is taken off below may be most of it, and half precision would round both.
+        half, precision = x.dtype, torch.promote_types(x.dtype, torch.float32)
+        x, gradient = x.to(precision), gradient.to(precision)
         # As if the statistics were constants; then what they pass back, which is an affine map of x again.
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
@@ -133,7 +137,7 @@ class _Normalise(torch.autograd.Function):
         shared = ctx.gather(torch.stack([of_weight, of_bias])).sum(0) / count
         shared = shared * (weight * torch.rsqrt(variance + ctx.eps))
         of_x -= F.batch_norm(x, mean, variance, shared[0], shared[1], eps=ctx.eps)
-        return of_x, of_weight, of_bias, None, None, None, None, None
+        return of_x.to(half), of_weight, of_bias, None, None, None, None, None
 
 
 @contextmanager

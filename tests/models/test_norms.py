@@ -199,3 +199,15 @@ def test_what_each_norm_makes_even() -> None:
         means, deviations = y.mean(over), y.var(over, correction=0).sqrt()
         torch.testing.assert_close(means, torch.zeros_like(means), rtol=0, atol=1e-5)
         torch.testing.assert_close(deviations, torch.ones_like(deviations), rtol=1e-4, atol=1e-4)
+
+
+def test_a_half_precision_gradient_over_ranks_is_as_exact_as_pytorchs() -> None:
+    x = batch().bfloat16()
+    weights = (weights_of(batch()) + 2).bfloat16()
+    errors = []
+    for summing in (True, False):
+        layer, theirs = pair(summing)
+        found = gradients(layer, x, weights)[1].float()
+        expected = gradients(theirs.double(), x.double(), weights.double())[1].float()
+        errors.append((found - expected).norm() / expected.norm())
+    assert errors[0] < 1.5 * errors[1]

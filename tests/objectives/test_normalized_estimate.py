@@ -15,8 +15,6 @@ is one-sided.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -28,6 +26,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
 from pipeline.diagnostics import mean_slope, wasserstein_estimate
+from pipeline.flops import SingleProcess
 from pipeline.models import build_critic
 from pipeline.objectives import build_objective
 from pipeline.options import (
@@ -50,19 +49,6 @@ class Given(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         return latents[:, :, None, None]
-
-
-class OneProcess:
-    """Gradients are what backward makes."""
-
-    def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
-        loss.backward(inputs=weights)
-
-    def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        pass
 
 
 SLOW, FAST = (RmspropOptions(lr=lr, decay="linear") for lr in (5e-4, 5e-3))
@@ -151,7 +137,7 @@ def measure(samples: str, critic: str, steps: int = 200) -> Measured:
         set_learning_rate(player, optimizer, step, steps)
         # Every sample counts in each update, and meets another partner in each.
         drawn, uniform = _drawn(fake)
-        critic_update(player, objective, images, generator(drawn), uniform, OneProcess())
+        critic_update(player, objective, images, generator(drawn), uniform, SingleProcess())
     draws = [_drawn(fake) for _ in range(10)]
     slopes = [mean_slope(module, images, generator(drawn), uniform) for drawn, uniform in draws]
     estimate = wasserstein_estimate(module, [(images, generator(fake))])
