@@ -29,6 +29,8 @@ from levers import LEVERS, NETWORKS, build_step
 from matplotlib.figure import Figure
 from timing import row, run_command, write_findings
 
+from pipeline.errors import ConfigError
+
 WARM_UP = 3
 
 
@@ -62,7 +64,15 @@ def seconds_of_a_step(step: Callable[[], None], steps: int, device: str) -> floa
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Print a table for each network."""
+    """Print a table for each network. Raises ConfigError."""
+    if unknown := set(arguments.networks) - NETWORKS.keys():
+        raise ConfigError(
+            f"No network is called {', '.join(sorted(unknown))}. There are {', '.join(NETWORKS)}."
+        )
+    if min(arguments.rounds, arguments.steps, arguments.threads) < 1 or arguments.levers[0] != "plain":
+        raise ConfigError(
+            "--rounds, --steps and --threads must be at least 1, and the first of --levers plain."
+        )
     findings = {name: compare(name, arguments) for name in arguments.networks}
     if arguments.out is not None:
         content = {"threads": arguments.threads, "device": arguments.device, "seconds": findings}
@@ -152,13 +162,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS), choices=[*NETWORKS, []])
-    parser.add_argument("--levers", nargs="+", default=list(LEVERS), choices=LEVERS)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, metavar="DIR")
+    parser.add_argument(
+        "networks", nargs="*", metavar="NETWORK", default=list(NETWORKS), help=", ".join(NETWORKS)
+    )
+    parser.add_argument(
+        "--levers",
+        nargs="+",
+        default=list(LEVERS),
+        choices=LEVERS,
+        help="in the order in which they are added",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="in each of which all variants run (default: 7)"
+    )
+    parser.add_argument("--steps", type=int, default=6, help="of each variant in each round (default: 6)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: torch's own")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda was never run")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where step.json and step.png go")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser
 

@@ -96,7 +96,10 @@ def check_cuda_graph(config: Config, runtime: Runtime) -> None:
         return
     wrong = [
         (runtime.device.type != "cuda", "needs a GPU, and this run is on the CPU"),
-        (config.profile, "does not go with profile=true, for its kernels are of no part of the step"),
+        (
+            config.profile,
+            "does not go with profile=true, which cannot tell the parts of a captured step apart",
+        ),
         (runtime.world_size > 1, f"is for one process, and there are {runtime.world_size}"),
         (
             runtime.precision == "fp16",
@@ -104,7 +107,7 @@ def check_cuda_graph(config: Config, runtime: Runtime) -> None:
         ),
     ]
     if found := [text for is_wrong, text in wrong if is_wrong]:
-        raise ConfigError(f"runtime.cuda_graph {', and '.join(found)}. Leave it out.")
+        raise ConfigError(f"runtime.cuda_graph {', and '.join(found)}. Leave runtime.cuda_graph out.")
 
 
 def check_data(config: Config, shards: ShardSet, runtime: Runtime) -> None:

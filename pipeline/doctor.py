@@ -22,7 +22,7 @@ from pipeline.data.shard_set import open_shards
 from pipeline.finetune import freeze_named_layers, load_initial_weights
 from pipeline.models import build_critic, build_generator
 from pipeline.options import Config
-from pipeline.runtime import chosen_device, requested_processes
+from pipeline.runtime import chosen_device, fastest_precision, requested_processes
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -93,7 +93,9 @@ def _plan(config: Config) -> dict[str, str]:
         "images": f"{manifest.count:,} of {resolution}x{resolution}x{channels} in {len(manifest.shards)} shards, whole",
         "epoch": f"{order.epoch_size:,} training images, {len(order.held_out_ids()):,} held out",
         "device": str(device),
-        "precision": config.precision or "the launcher's choice, else float32",
+        "precision": f"auto: {fastest_precision(device)}"
+        if config.precision == "auto"
+        else config.precision or "the launcher's choice, else float32",
         "cache": f"{cache}: {reason}",
         **{name: f"{count:,} parameters" for name, count in parameters.items()},
     }

@@ -243,6 +243,12 @@ def _checkpoint_in(directory: Path, which: Which) -> Checkpoint:
 
 def _best_step(directory: Path) -> int:
     best = _checkpoint_in(directory, None).facts().get("best")
+    if best is not None and best["step"] is None and best.get("former"):
+        steps = ", ".join(map(str, best["former"]))
+        raise ConfigError(
+            f"--checkpoint best: {directory.parent} looks for no best checkpoint any more. These steps were the best "
+            f"by earlier options, and are kept: {steps}. Name one of them."
+        )
     if best is None or best["step"] is None:
         raise ConfigError(
             f"--checkpoint best: {directory.parent} was not asked to keep one. Train with quality.every and "

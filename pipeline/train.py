@@ -136,6 +136,7 @@ def _train_ranks(
         check_same_on_all_ranks,
         describe_setup,
     )
+    from pipeline.profiling import choose_window
     from pipeline.resume import check_identity, find_checkpoint, identity, restore_run
 
     check_batches(config, runtime)
@@ -156,10 +157,12 @@ def _train_ranks(
         way_on = "quality.patience" if best.is_exhausted else "schedule.steps"
         say(f"{directory.path} is complete: {ending}. To go on, raise {way_on}.")
         return ending
+    first_step = checkpoint.step + 1 if checkpoint else 1
+    if config.profile:
+        choose_window(first_step, config.schedule)
     if runtime.is_main:
         directory.start(dump_config(config))
     with ExitStack() as stack:
-        first_step = checkpoint.step + 1 if checkpoint else 1
         trainer = build_trainer(config, shards, directory, runtime, stop, who, first_step, best, say)
         stack.callback(trainer.observer.console.close)
         stack.callback(trainer.observer.sinks.close)

@@ -85,7 +85,7 @@ def test_learning_rates_on_the_device_change_and_are_logged(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "runtime.cuda_graph needs a GPU, and this run is on the CPU. Leave it out."),
+        ([], "runtime.cuda_graph needs a GPU, and this run is on the CPU. Leave runtime.cuda_graph out."),
         (["precision=bf16"], "runtime.cuda_graph needs a GPU"),
     ],
 )

@@ -134,3 +134,12 @@ def test_an_unprofiled_phase_costs_less_than_ten_microseconds() -> None:
         return (time.perf_counter() - started) / 1000
 
     assert min(seconds() for _ in range(10)) < 1e-5
+
+
+def test_a_profile_that_does_not_fit_leaves_a_finished_run_as_it_is(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    ranks.run(1, [config, "schedule.steps=3"])
+    assert ranks.start(1, [config, "schedule.steps=5", "profile=true"]).wait() == [2]
+    assert (tmp_path / "run" / "DONE").is_file()
+    assert not (tmp_path / "run" / "FAILED").exists()
