@@ -15,7 +15,7 @@ command:   python benchmarks/scaling.py CONFIG [section.option=value ...]
 duration:  about three minutes for configs/digits.yaml on two idle cores; for a slow network, fewer --steps
 prints:    images a second of one process and of several, medians over the rounds, and the median of the ratio within
            a round, both with the config's global batch shared out (strong) and with it for each rank (weak); what the
-           ranks all-reduce in a step; and the model's predictions
+           ranks all-reduce and gather in a step; and the model's predictions
 writes:    DIR/scaling-NAME.json and .png
 
 On CPUs all kinds use the same cores: one process has as many threads as the most ranks, so an efficiency of 1 means
@@ -35,7 +35,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,14 @@ class Speed:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What every rank puts into all-reduces in one step."""
+    """What every rank sends to the others in one step."""
 
     gradient_bytes: int
     gradient_calls: int
     """Buckets of DDP."""
     other_bytes: int
     other_calls: int
-    """Of batch norm's statistics, which the passes wait for."""
+    """All-gathers of batch norm's statistics, which the passes wait for."""
     bytes_by_parameters: int
     """What the gradients should come to: 4 bytes for each parameter, each time that an optimizer takes a step."""
 
@@ -115,14 +115,20 @@ class Cluster:
         tree = 2 * content / bandwidth + 2 * math.ceil(math.log2(ranks)) * self.latency
         return min(ring, tree)
 
+    def all_gather_seconds(self, content: float, ranks: int) -> float:
+        """The time until each rank has so many bytes of every other, in doubling distances."""
+        bandwidth = self.intra if ranks <= self.gpus_per_node else self.inter
+        return (ranks - 1) * content / bandwidth + math.ceil(math.log2(ranks)) * self.latency
+
     def exposed_seconds(self, traffic: Traffic, ranks: int) -> float:
         """The part of a step's communication that nothing hides."""
 
-        def seconds(content: int, calls: int) -> float:
-            return calls * self.all_reduce_seconds(content / calls, ranks) if calls else 0.0
+        def seconds(content: int, calls: int, one: Callable[[float, int], float]) -> float:
+            return calls * one(content / calls, ranks) if calls else 0.0
 
-        gradients = seconds(traffic.gradient_bytes, traffic.gradient_calls)
-        return (1 - self.overlap) * gradients + seconds(traffic.other_bytes, traffic.other_calls)
+        gradients = seconds(traffic.gradient_bytes, traffic.gradient_calls, self.all_reduce_seconds)
+        others = seconds(traffic.other_bytes, traffic.other_calls, self.all_gather_seconds)
+        return (1 - self.overlap) * gradients + others
 
 
 @dataclass(frozen=True)
@@ -203,7 +209,7 @@ def be_rank(rank: int, ranks: int, port: int, words: Sequence[str], place: str) 
 
 
 def count_as_rank(words: Sequence[str], place: str) -> None:
-    """Train a few steps of the bare loop; the first rank writes what was all-reduced in each."""
+    """Train a few steps of the bare loop; the first rank writes what it sent in each."""
     config = load_config(Path(words[0]), words[1:])
     runtime = join(config)
     gradients, others = list[int](), list[int]()
@@ -213,20 +219,18 @@ def count_as_rank(words: Sequence[str], place: str) -> None:
         gradients.append(bucket.buffer().nbytes)
         return allreduce_hook(state, bucket)
 
-    all_reduce = dist.all_reduce
+    all_gather = dist.all_gather
 
-    def count_and_reduce(values: Tensor, *arguments: Any, **options: Any) -> Any:
-        # Buckets and votes are asynchronous: the former are counted above, the loop waits for no vote.
-        if not options.get("async_op"):
-            others.append(values.nbytes)
-        return all_reduce(values, *arguments, **options)
+    def count_and_gather(rows: list[Tensor], values: Tensor, *arguments: Any, **options: Any) -> Any:
+        others.append(values.nbytes)
+        return all_gather(rows, values, *arguments, **options)
 
     with open_trainer(config, runtime, Path(place) / "counted") as trainer:
         for player in (trainer.state.generator, trainer.state.critic):
             player.wrapped.register_comm_hook(None, count_bucket)  # type: ignore[operator]
-        dist.all_reduce = count_and_reduce  # type: ignore[assignment]
+        dist.all_gather = count_and_gather  # type: ignore[assignment]
         train_bare(trainer, STEPS_COUNTED)
-        dist.all_reduce = all_reduce
+        dist.all_gather = all_gather
     if runtime.is_main:
         totals = [sum(gradients), len(gradients), sum(others), len(others)]
         counts = [total // STEPS_COUNTED for total in totals]
@@ -240,7 +244,7 @@ def count_as_rank(words: Sequence[str], place: str) -> None:
 
 
 def count_traffic(ranks: int, words: Sequence[str]) -> Traffic:
-    """What DDP and batch norm all-reduce in a step of so many ranks."""
+    """What DDP and batch norm send in a step of so many ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -283,11 +287,11 @@ def print_measured(speeds: Sequence[Speed]) -> None:
 
 
 def print_traffic(traffic: Traffic) -> None:
-    """Print what a rank all-reduces in a step."""
+    """Print what a rank sends in a step."""
     print(
         f"\nall-reduced by each rank in a step: {traffic.gradient_bytes:,} bytes of gradients in "
         f"{traffic.gradient_calls} buckets (by the parameters: {traffic.bytes_by_parameters:,}), and "
-        f"{traffic.other_bytes:,} bytes in {traffic.other_calls} all-reduces that the passes wait for"
+        f"{traffic.other_bytes:,} bytes in {traffic.other_calls} all-gathers that the passes wait for"
     )
 
 

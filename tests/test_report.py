@@ -212,7 +212,7 @@ def test_the_set_is_a_column_where_evaluations_are_of_different_ones() -> None:
     lines = [{**EVALUATION, "manifest": letter * 64} for letter in "ab"]
     assert "manifest" not in tabulate(lines[:1])[0]
     columns, rows = tabulate(lines)
-    assert [row[columns.index("manifest")] for row in rows] == ["a" * 12, "b" * 12]
+    assert [row[columns.index("manifest")] for row in rows] == ["a" * 24, "b" * 24]
     assert "real" not in columns
 
 
