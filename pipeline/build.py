@@ -22,7 +22,7 @@ from pipeline.data.reader import ShardReader
 from pipeline.data.shard_set import ShardSet
 from pipeline.data.threads import available_cores
 from pipeline.durable import write_text
-from pipeline.errors import ConfigError, DataError, PipelineError
+from pipeline.errors import ConfigError
 from pipeline.finetune import freeze_named_layers, load_initial_weights
 from pipeline.graphed_step import GraphedStep
 from pipeline.models import build_critic, build_generator
@@ -118,12 +118,8 @@ def check_data(config: Config, shards: ShardSet, runtime: Runtime) -> None:
     if config.data.verify != "hashes" or shards.directory is None:
         return
     share = shards.manifest.shards[runtime.local_rank :: runtime.local_world_size]
-    error = None
-    try:
+    with runtime.agreement():
         check_hashes(shards.directory, share, show_progress=runtime.is_main)
-    except DataError as failure:
-        error = failure
-    runtime.all_agree(error)
 
 
 def build_trainer(
@@ -274,13 +270,9 @@ def start_from_saved(
     say: Callable[[str], None],
 ) -> None:
     """Load the weights that the options name, on all ranks or on none, and say what was loaded."""
-    error = None
-    try:
+    with runtime.agreement():
         for line in load_initial_weights(options, generator, critic):
             say(line)
-    except PipelineError as failure:
-        error = failure
-    runtime.all_agree(error)
 
 
 def build_loader(
@@ -311,12 +303,8 @@ def build_images(
     """The reader itself, or all its images in memory. All ranks choose alike."""
     size, wanted = reader.manifest.decoded_bytes, config.data.cache
     choice: Choice | None = None
-    error = None
-    try:
+    with runtime.agreement():
         choice = choose_cache(wanted, size, runtime.local_world_size, runtime.device)
-    except ConfigError as failure:
-        error = failure
-    runtime.all_agree(error)
     # Free memory differs between ranks and moments; what suits the poorest suits all.
     cache, reason = max(runtime.gather_objects(choice), key=lambda found: CACHES.index(found[0]))
     say(f"{reader.manifest.count:,} images; cache: {cache} ({reason})")

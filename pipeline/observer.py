@@ -120,10 +120,9 @@ class Observer:
 
     def _scalars(self, seen: Seen) -> dict[str, float]:
         real, fake, uniform = seen
-        # No more images at once than the updates take: what they leave of the memory may be little.
-        shares = list(parts(len(real), self.config.schedule.micro_batch))
         measured = self.objective.report(self.state.critic.module)
-        for part, share, _ in shares:
+        # No more images at once than the updates take: what they leave of the memory may be little.
+        for part, share, _ in parts(len(real), self.config.schedule.micro_batch):
             add_share(measured, self._measure_critic(real[part], fake[part], uniform[part]), share)
         centres = self.runtime.mean(torch.stack([fake.mean(0), real.mean(0)]))
         measured |= {"spread of fakes": spread(fake, centres[0]), "spread of reals": spread(real, centres[1])}

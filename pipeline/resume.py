@@ -17,7 +17,7 @@ from pipeline.checkpoint import (
 )
 from pipeline.config import flatten
 from pipeline.data.manifest import Manifest
-from pipeline.errors import CheckpointError, PipelineError
+from pipeline.errors import CheckpointError
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.recorder import Recorder
 from pipeline.options import Config
@@ -71,13 +71,10 @@ def find_checkpoint(directory: Path, runtime: Runtime) -> Checkpoint | None:
 
     None where there is no checkpoint yet. Raises CheckpointError where there are some, but none is usable.
     """
-    checkpoint, error = None, None
-    try:
+    checkpoint = None
+    with runtime.agreement():
         if runtime.is_main:
             checkpoint = _find_checkpoint(directory)
-    except PipelineError as failure:
-        error = failure
-    runtime.all_agree(error)
     step = runtime.gather_objects(checkpoint.step if checkpoint else None)[0]
     return None if step is None else Checkpoint(directory / f"step_{step:08d}", step)
 

@@ -332,7 +332,7 @@ def follow_launcher() -> None:
 
     Does nothing without a launcher, so that `nohup python -m pipeline.train ... &` outlives its shell.
     """
-    has_launcher = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_DYNAMO_BACKEND" in os.environ
+    has_launcher = is_launched() or "ACCELERATE_DYNAMO_BACKEND" in os.environ
     if has_launcher and sys.platform == "linux":
         parent_death_signal = 1
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
