@@ -24,6 +24,8 @@ ALARM = "health/"
 """How the names of texts begin that a person should read."""
 BOX_BINS = 64
 NUMBERS = (int, float)
+LONGEST_WAIT = 5.0
+"""Seconds by which clocks of machines that continue each other's runs may differ."""
 
 
 def _chart(*tags: str) -> list[Any]:
@@ -197,6 +199,7 @@ class TensorBoard(Sink):
             raise
 
     def _open(self, purge_step: int | None = None) -> Any:
+        _wait_for_a_later_name(self._directory)
         return SummaryWriter(str(self._directory), purge_step=purge_step, flush_secs=10)
 
 
@@ -253,6 +256,23 @@ class PngFiles(Sink):
     def images(self, step: int, name: str, grid: Tensor) -> None:
         if name == self._name:
             save_png(grid, self._directory / f"step_{step:08d}.png")
+
+
+def _wait_for_a_later_name(directory: Path) -> None:
+    """Wait until an event file that is made now is read after all that stand in `directory`.
+
+    TensorBoard reads them in the order of their names, which begin with the second they were made in. Two of one
+    second would be read in the order of their processes' ids, and the older might hide what the newer holds.
+    """
+    seconds = (path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*"))
+    ahead = 1 + max((int(second) for second in seconds if second.isdecimal()), default=0) - time.time()
+    if ahead > LONGEST_WAIT:
+        say_warning(
+            f"{directory} holds event files that are {ahead:.0f} seconds ahead of this machine's clock: TensorBoard "
+            "will show this part of the run before theirs. Set the clock right, and start again."
+        )
+    else:
+        time.sleep(max(0.0, ahead))
 
 
 def _edges(values: Tensor, box: float | None) -> Any:

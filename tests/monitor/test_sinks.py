@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -125,6 +126,25 @@ def test_after_resumes_tensorboard_shows_each_step_once_and_none_is_missing(tmp_
     values = {**dict.fromkeys((2, 4, 6), 1.0), 8: 2.0, **dict.fromkeys(range(10, 21, 2), 3.0)}
     assert scalars(tmp_path, "estimate") == list(values.items())
     assert [step for step, _ in scalars(tmp_path, "lr")] == list(values)
+
+
+def test_curves_stay_whole_where_ids_of_processes_do_not_sort_as_their_starts_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is started again within a second, by a process whose id has a digit more."""
+    monkeypatch.setattr(os, "getpid", lambda: 9999)
+    run_steps(tmp_path, 1, 14, value=1.0)
+    monkeypatch.setattr(os, "getpid", lambda: 10000)
+    run_steps(tmp_path, 9, 21, value=2.0)
+    assert [step for step, _ in scalars(tmp_path, "estimate")] == list(range(2, 21, 2))
+
+
+def test_event_files_of_a_clock_that_is_ahead_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / f"events.out.tfevents.{int(time.time()) + 600}.host.1.0").write_bytes(b"")
+    TensorBoard(tmp_path, 1).close()
+    assert "ahead of this machine's clock" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_run_that_starts_again_hides_the_one_before(tmp_path: Path) -> None:
@@ -284,7 +304,6 @@ def test_tensorboard_goes_on_once_there_is_space_again(full_disk: Path) -> None:
         sinks.flush()
     failures = sinks.failures
     assert failures > 0
-    # Event files are read in the order of the second they were made in.
     time.sleep(1.2)
     (full_disk / "filler").unlink()
     for step in range(20, 24):
