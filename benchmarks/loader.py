@@ -31,10 +31,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
-from pipeline.data.cache import Node, decode_all
+from pipeline.data.cache import Node, ResidentImages, decode_all
 from pipeline.data.codecs import EXTENSIONS, encode
 from pipeline.data.convert import Conversion
-from pipeline.data.loader import Loader
+from pipeline.data.loader import Images, Loader
 from pipeline.data.order import Order
 from pipeline.data.plan import plan_shards
 from pipeline.data.reader import ShardReader
@@ -101,18 +101,13 @@ def resident(images: ImageSet) -> Batches:
     return uint8_batches(reader, decode_all(reader, Node(), show_progress=False), 0)
 
 
-class Uint8Loader(Loader):
-    """Stops before the conversion to float32, which the other readers have not done either."""
-
-    def _finish(self, loaded: object) -> Tensor:
-        return loaded.images  # type: ignore[attr-defined, no-any-return]
-
-
-def uint8_batches(reader: ShardReader, images: object, threads: int, at: float = 0.0) -> Batches:
-    """Batches from a place of the first epoch on."""
+def uint8_batches(
+    reader: ShardReader, images: Images | ResidentImages, threads: int, at: float = 0.0
+) -> Batches:
+    """Batches from a place of the first epoch on. They stay uint8: the other readers have made no floats either."""
     order = Order([shard.count for shard in reader.manifest.shards], seed=0, shuffle_shards=64)
-    loader = Uint8Loader(images, reader.image_shape, order, ROWS, CPU, threads)  # type: ignore[arg-type]
-    return loader.batches(int(order.epoch_size * at))
+    loader = Loader(images, reader.image_shape, order, ROWS, CPU, threads)
+    return (loader.pixels(staged) for staged in loader.batches(int(order.epoch_size * at)))
 
 
 def copied(images: ImageSet) -> Batches:

@@ -14,8 +14,9 @@ command:   python benchmarks/scaling.py CONFIG [section.option=value ...]
            --overlap 0.5              share of the gradients' all-reduce that the backward pass hides
 duration:  about three minutes for configs/digits.yaml on two idle cores; for a slow network, fewer --steps
 prints:    images a second of one process and of several, medians over the rounds, and the median of the ratio within
-           a round, both with the config's global batch shared out (strong) and with it for each rank (weak); what the
-           ranks all-reduce and gather in a step; and the model's predictions
+           a round: with the config's global batch shared out (strong), with it for each rank (weak), and of as many
+           runs that never exchange anything, each on its share of the batch (apart: what strong scaling could reach);
+           what the ranks exchange in a step, and how long that takes idle ranks; and the model's predictions
 writes:    DIR/scaling-NAME.json and .png
 
 On CPUs all kinds use the same cores: one process has as many threads as the most ranks, so an efficiency of 1 means
@@ -35,9 +36,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -45,7 +49,6 @@ import torch.distributed as dist
 from matplotlib.figure import Figure
 from timing import NEVER, batch_options, open_trainer, parser, row, run_command, train_bare, write_findings
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
@@ -54,12 +57,14 @@ from pipeline.data.threads import available_cores
 from pipeline.durable import write_text
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.options import Config
-from pipeline.plots import BLUE, RED, read_records
+from pipeline.plots import BLUE, GREEN, RED, read_records
 from pipeline.run_directory import RunDirectory
-from pipeline.runtime import join
+from pipeline.runtime import join, mean_over_ranks
 from pipeline.schedule import optimizer_steps
 
 SCALINGS = ("strong", "weak")
+APART = "apart"
+EXCHANGES = 300
 LOG_POINTS = 6
 RANKS_COUNTED, STEPS_COUNTED = 2, 2
 MODELLED = (8, 16, 32, 64, 128, 256)
@@ -96,6 +101,9 @@ class Traffic:
     """All-gathers of batch norm's statistics, which the passes wait for."""
     bytes_by_parameters: int
     """What the gradients should come to: 4 bytes for each parameter, each time that an optimizer takes a step."""
+    idle_gradient_seconds: float
+    """The median time that a mean bucket takes between ranks that do nothing else on this machine."""
+    idle_other_seconds: float
 
 
 @dataclass(frozen=True)
@@ -152,12 +160,23 @@ def kinds(ranks: Sequence[int], global_batch: int, on_cpu: bool) -> list[Kind]:
         Kind(scaling, count, threads(count), global_batch * (count if scaling == "weak" else 1))
         for count in ranks
         if count > 1
-        for scaling in SCALINGS
+        # On GPUs runs that know nothing of each other would all take the first.
+        for scaling in ((*SCALINGS, APART) if on_cpu else SCALINGS)
     ]
     return [Kind("one process", 1, threads(1), global_batch), *several]
 
 
 def train(kind: Kind, config: Config, words: Sequence[str], steps: int, place: Path) -> float:
+    """Images a second of a run, or of several at once. Raises PipelineError where one fails."""
+    if kind.scaling != APART:
+        return train_run(kind, config, words, steps, place)
+    alone = replace(kind, ranks=1, global_batch=kind.global_batch // kind.ranks)
+    places = [place / str(number) for number in range(kind.ranks)]
+    with ThreadPoolExecutor(kind.ranks) as pool:
+        return sum(pool.map(lambda own: train_run(alone, config, words, steps, own), places))
+
+
+def train_run(kind: Kind, config: Config, words: Sequence[str], steps: int, place: Path) -> float:
     """Images a second of a run that `wgan train` starts. Raises PipelineError where it fails."""
     log_every = math.ceil(steps / LOG_POINTS)
     command = [
@@ -213,24 +232,33 @@ def count_as_rank(words: Sequence[str], place: str) -> None:
     config = load_config(Path(words[0]), words[1:])
     runtime = join(config)
     gradients, others = list[int](), list[int]()
+    all_gather, all_reduce = dist.all_gather, dist.all_reduce
 
-    # Without annotations: DDP compares them with its own, and takes none that are kept as text.
-    def count_bucket(state, bucket):  # type: ignore[no-untyped-def]
-        gradients.append(bucket.buffer().nbytes)
-        return allreduce_hook(state, bucket)
+    def count(values: Tensor, options: Mapping[str, Any]) -> None:
+        # Gradients alone are exchanged while the backward pass goes on.
+        (gradients if options.get("async_op") else others).append(values.nbytes)
 
-    all_gather = dist.all_gather
+    def count_and_gather(rows: list[Tensor], values: Tensor, **options: Any) -> Any:
+        count(values, options)
+        return all_gather(rows, values, **options)
 
-    def count_and_gather(rows: list[Tensor], values: Tensor, *arguments: Any, **options: Any) -> Any:
-        others.append(values.nbytes)
-        return all_gather(rows, values, *arguments, **options)
+    def count_and_reduce(values: Tensor, **options: Any) -> Any:
+        count(values, options)
+        return all_reduce(values, **options)
 
     with open_trainer(config, runtime, Path(place) / "counted") as trainer:
-        for player in (trainer.state.generator, trainer.state.critic):
-            player.wrapped.register_comm_hook(None, count_bucket)  # type: ignore[operator]
-        dist.all_gather = count_and_gather  # type: ignore[assignment]
+        dist.all_gather, dist.all_reduce = count_and_gather, count_and_reduce  # type: ignore[assignment]
         train_bare(trainer, STEPS_COUNTED)
-        dist.all_gather = all_gather
+        dist.all_gather, dist.all_reduce = all_gather, all_reduce
+    idle = [
+        idle_seconds(
+            lambda values: mean_over_ranks(None, SimpleNamespace(buffer=lambda: values)).wait(), gradients
+        ),
+        idle_seconds(
+            lambda values: all_gather([torch.empty_like(values) for _ in range(RANKS_COUNTED)], values),
+            others,
+        ),
+    ]
     if runtime.is_main:
         totals = [sum(gradients), len(gradients), sum(others), len(others)]
         counts = [total // STEPS_COUNTED for total in totals]
@@ -238,9 +266,21 @@ def count_as_rank(words: Sequence[str], place: str) -> None:
             parameter_bytes(player.module) for player in (trainer.state.generator, trainer.state.critic)
         )
         by_parameters = critic * (optimizer_steps(config.schedule) - 1) + generator
-        write_text(Path(place) / "counts", json.dumps([*counts, by_parameters]))
-    del trainer, player
+        write_text(Path(place) / "counts", json.dumps([*counts, by_parameters, *idle]))
+    del trainer
     runtime.close()
+
+
+def idle_seconds(exchange: Callable[[Tensor], object], sizes: Sequence[int]) -> float:
+    """The median time of an exchange of the mean of these sizes, in bytes, while no rank does anything else."""
+    if not sizes:
+        return 0.0
+    values, seconds = torch.zeros(sum(sizes) // len(sizes) // 4), []
+    for _ in range(EXCHANGES):
+        started = time.perf_counter()
+        exchange(values)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def count_traffic(ranks: int, words: Sequence[str]) -> Traffic:
@@ -289,9 +329,11 @@ def print_measured(speeds: Sequence[Speed]) -> None:
 def print_traffic(traffic: Traffic) -> None:
     """Print what a rank sends in a step."""
     print(
-        f"\nall-reduced by each rank in a step: {traffic.gradient_bytes:,} bytes of gradients in "
+        f"\nexchanged by each rank in a step: {traffic.gradient_bytes:,} bytes of gradients in "
         f"{traffic.gradient_calls} buckets (by the parameters: {traffic.bytes_by_parameters:,}), and "
-        f"{traffic.other_bytes:,} bytes in {traffic.other_calls} all-gathers that the passes wait for"
+        f"{traffic.other_bytes:,} bytes in {traffic.other_calls} all-gathers that the passes wait for\n"
+        f"one of them takes {RANKS_COUNTED} idle ranks of this machine {traffic.idle_gradient_seconds * 1e3:.2f} ms "
+        f"(gradients) or {traffic.idle_other_seconds * 1e3:.2f} ms (the others)"
     )
 
 
@@ -315,11 +357,12 @@ def draw(name: str, speeds: Sequence[Speed], predictions: Sequence[Prediction]) 
     """What was measured, each round a dot, and beside it what the model says."""
     figure = Figure(figsize=(10, 3.8), dpi=90, layout="constrained")
     measured, modelled = figure.subplots(1, 2)
-    for scaling, colour in zip(SCALINGS, (BLUE, RED), strict=True):
+    for scaling, colour in zip((*SCALINGS, APART), (BLUE, RED, GREEN), strict=True):
         points = [
             (s.kind.ranks, value) for s in speeds if s.kind.scaling == scaling for value in s.efficiency
         ]
         measured.plot([x for x, _ in points], [y for _, y in points], "o", color=colour, label=scaling)
+    for scaling, colour in zip(SCALINGS, (BLUE, RED), strict=True):
         values = [getattr(found, f"{scaling}_efficiency") for found in predictions]
         known = [(found.ranks, y) for found, y in zip(predictions, values, strict=True) if y is not None]
         modelled.plot([x for x, _ in known], [y for _, y in known], "o--", color=colour, label=scaling)

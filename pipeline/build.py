@@ -160,7 +160,7 @@ def build_trainer(
         best=best,
     )
     kind = GraphedStep if config.runtime.cuda_graph else TrainingStep
-    step = kind(config, runtime, state, objective, noise, rows, critic_rows)
+    step = kind(config, runtime, state, objective, noise, rows, critic_rows, loader.finish)
     step.rehearse(loader.image_shape)
     trainer = Trainer(
         config=config,

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+def weight_of_newest(decay: float, step: int) -> float:
+    """How far the average moves towards the model after `step` steps (1 at the first).
+
+    The decay is at most (1 + step) / (10 + step), so that the random start is forgotten early.
+    """
+    return 1.0 - min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
-def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move `average` towards `model` in place, after `step` steps (1 at the first).
+def update_ema(average: nn.Module, model: nn.Module, weight: float | Tensor) -> None:
+    """Move `average` towards `model` in place, by this part of the way (a 0-d tensor in a captured step).
 
-    The decay is at most (1 + step) / (10 + step), so that the random start is forgotten early. The running
-    statistics of batch norm are averaged too, so that they fit the averaged weights; counters are copied.
+    The running statistics of batch norm are averaged too, so that they fit the averaged weights; counters are copied.
     """
-    weight = 1.0 - min(decay, (1 + step) / (10 + step))
     ours, theirs = [], []
     for mine, other in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if mine.is_floating_point():
@@ -21,4 +27,4 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) ->
             theirs.append(other)
         else:
             mine.copy_(other)
-    torch._foreach_lerp_(ours, theirs, weight)
+    torch._foreach_lerp_(ours, theirs, [weight] * len(ours) if isinstance(weight, Tensor) else weight)

@@ -1,8 +1,9 @@
 """A step that is captured once as a CUDA graph and replayed.
 
 A small network's kernels are done before Python has launched the next. A graph launches the whole ordinary step
-at once: all critic updates, the clipping and the generator's update. What changes from step to step comes in
-through tensors that keep their place: images, latents, uniform numbers and learning rates.
+at once: turning pixels to images, all critic updates, the clipping, the generator's update and the moving average.
+What changes from step to step comes in through tensors that keep their place: rows of the images on the device (or
+pixels), latents, uniform numbers, learning rates and the average's weight.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pipeline.data.loader import Staged
 from pipeline.noise import Purpose, Slice
 from pipeline.objectives import Metrics
 from pipeline.steps import Seen
@@ -41,12 +43,16 @@ class GraphedStep(TrainingStep):
     """A step on one GPU, after `rehearse`. A burst of critic updates goes step by step, as ever."""
 
     capture: Callable[[Callable[[], Result]], Replay] = capture_cuda_graph
-    _reals: list[Tensor] = field(default_factory=list, init=False)
+    _batches: list[Staged] = field(default_factory=list, init=False)
     _noise: dict[tuple[Purpose, int], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _weight: Tensor = field(init=False)
     _is_within: bool = field(default=False, init=False)
     _replay: Replay | None = field(default=None, init=False)
 
-    def _train(self, batches: Iterator[Tensor], updates: int) -> Result:
+    def __post_init__(self) -> None:
+        self._weight = next(self.state.ema.parameters()).new_empty(())
+
+    def _train(self, batches: Iterator[Staged], updates: int) -> Result:
         if updates != self.config.schedule.critic_updates:
             return super()._train(batches, updates)
         self._fill(batches, updates)
@@ -56,28 +62,41 @@ class GraphedStep(TrainingStep):
 
     def _run(self) -> Result:
         self._is_within = True
-        result = super()._train(iter(self._reals), len(self._reals))
+        result = super()._train(iter(self._batches), len(self._batches))
         self._is_within = False
         return result
 
-    def _fill(self, batches: Iterator[Tensor], updates: int) -> None:
-        """Put this step's images and noise where the graph reads them."""
+    def _fill(self, batches: Iterator[Staged], updates: int) -> None:
+        """Put this step's batches, noise and weight where the graph reads them."""
+        self._weight.fill_(super()._weight_of_newest())
         draws = {(Purpose.CRITIC, update): self.critic_rows for update in range(updates)}
         if not self.config.schedule.reuse_fakes:
             draws[Purpose.GENERATOR, 0] = self.rows
         drawn = {key: super(GraphedStep, self)._draw(key[0], rows, key[1]) for key, rows in draws.items()}
-        reals = [next(batches) for _ in range(updates)]
+        taken = [next(batches) for _ in range(updates)]
         if self._replay is None:
-            self._reals = [real.clone() for real in reals]
+            self._batches = [self._places_for(batch) for batch in taken]
             self._noise = {
                 key: (latents.clone(), uniform.clone()) for key, (latents, uniform) in drawn.items()
             }
             return
-        for place, real in zip(self._reals, reals, strict=True):
-            place.copy_(real, non_blocking=True)
+        for places, batch in zip(self._batches, taken, strict=True):
+            for place, value in zip(places, batch, strict=True):
+                if place is not None and value is not None:
+                    place.copy_(value, non_blocking=True)
         for key, values in drawn.items():
             for place, value in zip(self._noise[key], values, strict=True):
                 place.copy_(value)
+
+    def _places_for(self, batch: Staged) -> Staged:
+        content, flipped = batch
+        device = self.runtime.device
+        return Staged(
+            content.to(device, copy=True), None if flipped is None else flipped.to(device, copy=True)
+        )
+
+    def _weight_of_newest(self) -> float | Tensor:
+        return self._weight if self._is_within else super()._weight_of_newest()
 
     def _draw(self, purpose: Purpose, rows: Slice, update: int = 0) -> tuple[Tensor, Tensor]:
         if self._is_within:

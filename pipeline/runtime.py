@@ -41,6 +41,8 @@ from pipeline.schedule import optimizer_steps
 from pipeline.steps import Player
 
 PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+GATHERED_BYTES = 2**20
+"""What a rank receives at most to average a bucket of gradients by itself."""
 SECONDS_TO_END = 5
 """How long ranks that were told to end may take before they are killed."""
 
@@ -154,6 +156,8 @@ class Runtime:
             # A broadcast between two forward passes would change buffers that the first one's backward
             # still needs. It is off from here on, not in the constructor, which then skips the first one.
             wrapped.broadcast_buffers = False
+            if dist.get_backend() == "gloo":
+                wrapped.register_comm_hook(None, mean_over_ranks)
         return Player(module, wrapped, prepared)
 
     def synchronize_batch_norm(self, module: nn.Module) -> None:
@@ -261,6 +265,23 @@ class Runtime:
         gc.collect()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+# Without annotations: DDP compares them with its own, and takes none that are kept as text.
+def mean_over_ranks(_state, bucket):  # type: ignore[no-untyped-def]
+    """Average a bucket of gradients: DDP's own sum, or faster where gloo's latency is what takes the time.
+
+    gloo's all-reduce goes round the ranks twice. Gathering all parts goes round once, and the bits are the same on all
+    ranks because all add them up in the same order.
+    """
+    values, ranks = bucket.buffer(), dist.get_world_size()
+    if (ranks - 1) * values.nbytes > GATHERED_BYTES:
+        values.div_(ranks)
+        work = dist.all_reduce(values, async_op=True)
+        return work.get_future().then(lambda _: values)
+    rows = [torch.empty_like(values) for _ in range(ranks)]
+    work = dist.all_gather(rows, values, async_op=True)
+    return work.get_future().then(lambda _: torch.stack(rows).mean(0))
 
 
 def chosen_device(config: Config) -> torch.device:

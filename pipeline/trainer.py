@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from pipeline.checkpoint import prune
-from pipeline.data.loader import Loader
+from pipeline.data.loader import Loader, Staged
 from pipeline.digest import differing, digest
 from pipeline.errors import DivergenceError, StopRequested, StorageError
 from pipeline.monitor.console import say_warning
@@ -68,13 +66,13 @@ class Trainer:
         """Whether all steps are done, or no better samples came for as long as the run may wait."""
         return self.state.counters.step >= self.config.schedule.steps or self.observer.is_exhausted
 
-    def _batches(self) -> Iterator[Tensor]:
-        """Real images from the state's position on; the time that the loop waits for them is counted."""
+    def _batches(self) -> Iterator[Staged]:
+        """Batches of real images from the state's position on; the time that the loop waits for them is counted."""
         batches = self.loader.batches(self.state.counters.position)
         while True:
             with phase("data"), self.observer.recorder.waiting_for_data():
-                real = next(batches)
-            yield real
+                staged = next(batches)
+            yield staged
 
     def _look_into_step(self) -> None:
         if self.profiler is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pipeline.ema import update_ema
+from pipeline.data.loader import Staged
+from pipeline.ema import update_ema, weight_of_newest
 from pipeline.models.norms import can_be_grouped
 from pipeline.noise import Noise, Purpose, Slice
 from pipeline.objectives import Metrics, Objective
@@ -34,8 +35,9 @@ class TrainingStep:
     noise: Noise
     rows: Slice
     critic_rows: Slice
+    finish: Callable[[Staged], Tensor]
 
-    def take(self, batches: Iterator[Tensor]) -> tuple[Metrics, Seen]:
+    def take(self, batches: Iterator[Staged]) -> tuple[Metrics, Seen]:
         """Move both networks, the average and the counters on by one step.
 
         Returns metrics, as 0-d tensors, and what the last critic update saw, when the critic is at its best.
@@ -44,8 +46,7 @@ class TrainingStep:
         self._set_learning_rates()
         metrics, seen = self._train(batches, updates)
         self.state.counters.position += updates * self.config.schedule.real_images
-        with phase("averaging"):
-            self._finish()
+        self.state.counters.step += 1
         return metrics, seen
 
     def rehearse(self, image_shape: tuple[int, int, int]) -> None:
@@ -79,12 +80,17 @@ class TrainingStep:
         set_learning_rate(self.state.critic, self.config.critic_optimizer, step, steps)
         set_learning_rate(self.state.generator, self.config.generator_optimizer, step, steps)
 
-    def _train(self, batches: Iterator[Tensor], updates: int) -> tuple[Metrics, Seen]:
-        """All updates of both networks."""
+    def _train(self, batches: Iterator[Staged], updates: int) -> tuple[Metrics, Seen]:
+        """All updates of both networks, and of the average."""
         for fake, uniform in self._fakes(updates):
-            seen = Seen(next(batches), fake, uniform)
+            staged = next(batches)
+            with phase("data"):
+                seen = Seen(self.finish(staged), fake, uniform)
             metrics = self._update_critic(seen)
-        return metrics | self._train_generator(updates), seen
+        metrics |= self._train_generator(updates)
+        with phase("averaging"):
+            self._average()
+        return metrics, seen
 
     def _fakes(self, updates: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Generated images and uniform numbers for each critic update, those of several drawn in one pass."""
@@ -133,10 +139,13 @@ class TrainingStep:
         with phase("latents"):
             return self.noise.draw(purpose, self.state.counters.step, update, rows, self.config.model.latent)
 
-    def _finish(self) -> None:
+    def _average(self) -> None:
         state = self.state
         if not self.config.model.sync_batch_norm:
             self.runtime.average_buffers(state.generator.module)
             self.runtime.average_buffers(state.critic.module)
-        state.counters.step += 1
-        update_ema(state.ema, state.generator.module, self.config.ema_decay, state.counters.step)
+        update_ema(state.ema, state.generator.module, self._weight_of_newest())
+
+    def _weight_of_newest(self) -> float | Tensor:
+        """How far the average moves at the end of this step."""
+        return weight_of_newest(self.config.ema_decay, self.state.counters.step + 1)

@@ -190,12 +190,13 @@ def test_what_ranks_all_reduce_is_what_their_parameters_come_to(
 ) -> None:
     ranks.run(2, [config], target=call, extra=("scaling", "count_as_rank", str(tmp_path)))
     counted = json.loads((tmp_path / "counts").read_text())
-    gradient_bytes, gradient_calls, other_bytes, other_calls, by_parameters = counted
+    gradient_bytes, gradient_calls, other_bytes, other_calls, by_parameters, *idle_seconds = counted
     assert gradient_bytes == by_parameters > 0
     # Two critic updates and one of the generator, each in one bucket; batch norm's are many and small.
     assert gradient_calls == 3
     assert other_calls > 3
     assert other_bytes < gradient_bytes
+    assert all(0 < seconds < 1 for seconds in idle_seconds)
 
 
 def test_throughput_is_measured_by_the_command_that_trains(
@@ -221,9 +222,27 @@ def test_all_kinds_on_cpus_use_the_same_cores(benchmark: Any) -> None:
     scaling = benchmark("scaling")
     found = [(k.scaling, k.ranks, k.threads, k.global_batch) for k in scaling.kinds([1, 2, 4], 64, True)]
     assert found[0] == ("one process", 1, 4, 64)
-    assert found[1:3] == [("strong", 2, 2, 64), ("weak", 2, 2, 128)]
-    assert found[3:] == [("strong", 4, 1, 64), ("weak", 4, 1, 256)]
-    assert {kind.threads for kind in scaling.kinds([1, 2], 64, False)} == {1}
+    assert found[1:4] == [("strong", 2, 2, 64), ("weak", 2, 2, 128), ("apart", 2, 2, 64)]
+    assert found[4:] == [("strong", 4, 1, 64), ("weak", 4, 1, 256), ("apart", 4, 1, 64)]
+    on_gpus = scaling.kinds([1, 2], 64, False)
+    assert {kind.threads for kind in on_gpus} == {1}
+    assert "apart" not in {kind.scaling for kind in on_gpus}, "all would take the first GPU"
+
+
+def test_runs_apart_share_the_batch_and_add_up(
+    config: str, tmp_path: Path, benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaling = benchmark("scaling")
+    trained = []
+
+    def train_run(kind: Any, config: Any, words: Any, steps: int, place: Path) -> float:
+        trained.append((kind.ranks, kind.threads, kind.global_batch, place.name))
+        return 100.0
+
+    monkeypatch.setattr(scaling, "train_run", train_run)
+    kind = scaling.Kind("apart", 2, 1, 64)
+    assert scaling.train(kind, load_config(Path(config), []), [config], 6, tmp_path) == 200.0
+    assert sorted(trained) == [(1, 1, 32, "0"), (1, 1, 32, "1")]
 
 
 def test_efficiency_is_that_within_a_round(benchmark: Any) -> None:
@@ -251,7 +270,7 @@ def test_the_model_adds_what_is_not_hidden_to_the_computation(benchmark: Any) ->
     assert cluster.all_reduce_seconds(8, 16) == pytest.approx(0.008, rel=1e-4)
     # Across nodes the same bytes take the slower link.
     assert cluster.all_reduce_seconds(1e9, 16) == pytest.approx(2 * 15 / 16 * 10 + 0.03)
-    traffic = scaling.Traffic(2 * 10**9, 2, 0, 0, 2 * 10**9)
+    traffic = scaling.Traffic(2 * 10**9, 2, 0, 0, 2 * 10**9, 0.0, 0.0)
     found = scaling.predict(traffic, cluster, 3.0, 64, 4)
     assert found.exposed_seconds == pytest.approx(1.506)
     assert found.weak_efficiency == pytest.approx(3.0 / 4.506)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.ema import update_ema
+from pipeline.ema import update_ema, weight_of_newest
 from pipeline.models.norms import BatchNorm2d
 
 
@@ -26,7 +26,7 @@ def test_constant_weights_are_approached_by_the_product_of_the_decays(decay: flo
     average, model = network(1.0), network(4.0)
     left = 1.0
     for step in range(1, 201):
-        update_ema(average, model, decay, step)
+        update_ema(average, model, weight_of_newest(decay, step))
         left *= decay_at(step, decay)
         for name, tensor in average.state_dict().items():
             if not name.endswith("num_batches_tracked"):
@@ -35,10 +35,10 @@ def test_constant_weights_are_approached_by_the_product_of_the_decays(decay: flo
 
 def test_the_start_is_forgotten_early_and_the_decay_rises_to_the_one_asked_for() -> None:
     average, model = network(0.0), network(1.0)
-    update_ema(average, model, 0.999, 1)
+    update_ema(average, model, weight_of_newest(0.999, 1))
     assert average[0].bias[0].item() == pytest.approx(9 / 11)
     average = network(0.0)
-    update_ema(average, model, 0.999, 1_000_000)
+    update_ema(average, model, weight_of_newest(0.999, 1_000_000))
     assert average[0].bias[0].item() == pytest.approx(0.001)
 
 
@@ -46,7 +46,7 @@ def test_running_statistics_are_averaged_and_counters_copied() -> None:
     average, model = network(1.0), network(3.0)
     model[1].running_var.fill_(2.0)
     model[1].num_batches_tracked.fill_(41)
-    update_ema(average, model, 0.5, 100)
+    update_ema(average, model, 0.5)
     assert average[1].running_mean.tolist() == [2.0, 2.0]
     assert average[1].running_var.tolist() == [1.5, 1.5]
     assert average[1].num_batches_tracked.item() == 41
@@ -55,8 +55,8 @@ def test_running_statistics_are_averaged_and_counters_copied() -> None:
 def test_the_model_is_left_alone_and_no_graph_is_kept() -> None:
     average, model = network(1.0), network(3.0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    update_ema(average, model, 0.9, 1)
+    update_ema(average, model, 0.2)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad_fn is None for parameter in average.parameters())
-    update_ema(average, model, 0.9, 2)
+    update_ema(average, model, torch.tensor(0.2).double())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

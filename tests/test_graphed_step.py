@@ -37,7 +37,8 @@ def train_as_if_captured(arguments: list[str]) -> int:
 @pytest.mark.parametrize(
     "options",
     [
-        ["model.generator_norm=none"],
+        ["model.generator_norm=none", "data.flip=true"],
+        ["data.cache=none", "ema_decay=0.9"],
         ["model.generator_norm=batch", "schedule.reuse_fakes=true"],
         ["schedule.bursts={first_steps: 2, every: 6, critic_updates: 5}", "critic_optimizer.decay=linear"],
         ["objective.name=gradient_penalty", "schedule.micro_batch=5"],

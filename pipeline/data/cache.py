@@ -56,13 +56,21 @@ class ResidentImages:
         """`images`: uint8 (count, channels * height * width)."""
         self._images, self.image_shape = images, image_shape
 
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self._images.device
+
     def to(self, device: torch.device) -> ResidentImages:
         """A copy in the device's memory."""
         return ResidentImages(self._images.to(device), self.image_shape)
 
     def read(self, ids: Ids) -> Tensor:
         """The images of these samples: uint8 (count, channels, height, width), where the cache is."""
-        rows = torch.from_numpy(ids).to(self._images.device, non_blocking=True)
+        return self.take(torch.from_numpy(ids).to(self.device, non_blocking=True))
+
+    def take(self, rows: Tensor) -> Tensor:
+        """The same for ids that lie where the images do: int64 (count,)."""
         # Gathering rows of a matrix is several times faster than indexing a 4-d tensor.
         return self._images.index_select(0, rows).view(-1, *self.image_shape)
 

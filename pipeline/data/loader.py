@@ -1,4 +1,8 @@
-"""This rank's part of each global batch, as float32 images on the device."""
+"""This rank's part of each global batch.
+
+A batch comes in two steps. What must be read or decoded is, ahead of the loop where threads do it; that is a
+`Staged`. `Loader.finish` makes float32 images of it where the networks are, in operations that a CUDA graph can hold.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from pipeline.data.cache import ResidentImages
 from pipeline.data.order import Batch, Ids, Order, flips
 from pipeline.noise import Slice
 
@@ -18,7 +23,7 @@ BATCHES_AHEAD = 4
 
 
 class Images(Protocol):
-    """Reads samples by id: uint8 (count, channels, height, width). A reader or a cache."""
+    """Reads samples by id: uint8 (count, channels, height, width). A reader or a cache in host memory."""
 
     def read(self, ids: Ids) -> Tensor: ...
 
@@ -26,11 +31,13 @@ class Images(Protocol):
         """Learn which shards are being read, and which come next."""
 
 
-class Loaded(NamedTuple):
-    """uint8 images of a batch, and which of them are to be mirrored: bool (count,), or None for none."""
+class Staged(NamedTuple):
+    """A batch of which nothing is left to be read."""
 
-    images: Tensor
+    content: Tensor
+    """uint8 images (count, channels, height, width), or int64 (count,): rows of the images that lie on the device"""
     flipped: Tensor | None
+    """Which images are to be mirrored: bool (count,), or None for none"""
 
 
 class Loader:
@@ -38,7 +45,7 @@ class Loader:
 
     def __init__(
         self,
-        images: Images,
+        images: Images | ResidentImages,
         image_shape: tuple[int, int, int],
         order: Order,
         rows: Slice,
@@ -48,33 +55,49 @@ class Loader:
     ) -> None:
         """`workers` threads decode ahead; 0 reads where the batch is asked for. Images are mirrored at random
         where there is a `flip_seed`."""
+        self._resident: ResidentImages | None = None
+        if isinstance(images, ResidentImages) and images.device.type == device.type:
+            self._resident = images
         self._images, self._order, self._rows = images, order, rows
         self.image_shape = image_shape
         self._device, self._workers, self._flip_seed = device, workers, flip_seed
 
-    def batches(self, position: int) -> Iterator[Tensor]:
-        """float32 (rows.count, channels, height, width) in [-1, 1], from `position` of the stream on.
-
-        Raises DataError where a sample is damaged.
-        """
+    def batches(self, position: int) -> Iterator[Staged]:
+        """Batches for `finish`, from `position` of the stream on. Raises DataError where a sample is damaged."""
         planned = self._order.batches(position, self._rows)
+        if self._resident:
+            yield from (Staged(torch.from_numpy(batch.ids), self._flips_of(batch)) for batch in planned)
+            return
         reach = self._announced(position)
         if self._workers == 0:
-            yield from (self._finish(self._load(batch)) for _, batch in zip(reach, planned, strict=True))
+            yield from (self._load(batch) for _, batch in zip(reach, planned, strict=True))
             return
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
-        waiting: deque[Future[Loaded]] = deque()
+        waiting: deque[Future[Staged]] = deque()
         try:
             for _ in reach:
                 while len(waiting) < BATCHES_AHEAD * self._workers:
                     waiting.append(pool.submit(self._load, next(planned)))
-                yield self._finish(waiting.popleft().result())
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
+    def finish(self, staged: Staged) -> Tensor:
+        """The batch as float32 (count, channels, height, width) in [-1, 1], on the device."""
+        return scale(self.pixels(staged))
+
+    def pixels(self, staged: Staged) -> Tensor:
+        """The batch as uint8 (count, channels, height, width), on the device."""
+        content = staged.content.to(self._device, non_blocking=True)
+        # Four times fewer bytes cross to the device as uint8 than as float32.
+        images = self._resident.take(content) if self._resident else content.contiguous()
+        if staged.flipped is not None:
+            images = mirror(images, staged.flipped.to(self._device, non_blocking=True))
+        return images
+
     def read(self, ids: Ids) -> Tensor:
         """These samples, like a batch."""
-        return self._finish(Loaded(self._images.read(ids), None))
+        return scale(self.read_pixels(ids))
 
     def read_pixels(self, ids: Ids) -> Tensor:
         """These samples as they are: uint8 (count, channels, height, width), on the device."""
@@ -94,20 +117,15 @@ class Loader:
             yield position
             position += self._rows.total
 
-    def _load(self, batch: Batch) -> Loaded:
+    def _load(self, batch: Batch) -> Staged:
         images = self._images.read(batch.ids)
-        flipped = None if self._flip_seed is None else torch.from_numpy(flips(self._flip_seed, batch))
-        if self._device.type == "cuda" and not images.is_cuda:
+        if self._device.type == "cuda":
             # Only from pinned memory do copies run beside the device's work.
             images = images.pin_memory()
-        return Loaded(images, flipped)
+        return Staged(images, self._flips_of(batch))
 
-    def _finish(self, loaded: Loaded) -> Tensor:
-        # Four times fewer bytes cross to the device as uint8 than as float32.
-        images = loaded.images.to(self._device, non_blocking=True).contiguous()
-        if loaded.flipped is not None:
-            images = mirror(images, loaded.flipped.to(self._device, non_blocking=True))
-        return scale(images)
+    def _flips_of(self, batch: Batch) -> Tensor | None:
+        return None if self._flip_seed is None else torch.from_numpy(flips(self._flip_seed, batch))
 
 
 def scale(images: Tensor) -> Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.data.loader import Staged
+from pipeline.objectives import Metrics
+from pipeline.steps import Seen
 from pipeline.training_step import TrainingStep
 from tests.ranks import Ranks, checkpoints, read_note
 
@@ -17,15 +21,16 @@ def flip_a_bit(arguments: list[str], group: str, name: str) -> int:
     """Train; after step 6, rank 1 has one wrong bit in one element of one tensor."""
     from pipeline.train import main
 
-    finish = TrainingStep._finish
+    take = TrainingStep.take
 
-    def finish_then_flip(self: TrainingStep) -> None:
-        finish(self)
+    def take_then_flip(self: TrainingStep, batches: Iterator[Staged]) -> tuple[Metrics, Seen]:
+        result = take(self, batches)
         if self.state.counters.step == STEP and self.runtime.rank == 1:
             bits = self.state.named_tensors()[group][name].data.view(torch.int32)
             bits[(-1,) * bits.ndim] ^= 1
+        return result
 
-    TrainingStep._finish = finish_then_flip  # type: ignore[method-assign]
+    TrainingStep.take = take_then_flip  # type: ignore[method-assign]
     return main(arguments)
 
 

@@ -167,3 +167,20 @@ def test_every_critic_weight_stays_in_the_box_on_every_rank(
         assert any((np.abs(value) == np.float32(0.02)).any() for value in weights.values())
         generator = [value for name, value in state.items() if name.startswith("generator/")]
         assert any(np.abs(value).max() > 0.1 for value in generator)
+
+
+def train_with_all_reduces(arguments: list[str]) -> int:
+    """Train as with gradients that are too large to be gathered."""
+    from pipeline import runtime
+    from pipeline.train import main
+
+    runtime.GATHERED_BYTES = 0
+    return main(arguments)
+
+
+def test_gathered_gradients_average_as_reduced_ones_do(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    arguments = [config, "schedule.steps=5", EVERY_STEP]
+    ranks.run(2, [*arguments, "name=gathered"])
+    ranks.run(2, [*arguments, "name=reduced"], target=train_with_all_reduces)
+    gathered, reduced = (read_tensors(newest(tmp_path / name)) for name in ("gathered", "reduced"))
+    assert_same_bits(gathered, reduced)
