@@ -130,7 +130,7 @@ class Loader:
 
 def scale(images: Tensor) -> Tensor:
     """uint8 in 0..255 to float32 in [-1, 1]."""
-    return images.float().mul_(2 / 255).sub_(1)
+    return images.mul(2 / 255).sub_(1)
 
 
 def mirror(images: Tensor, chosen: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -30,12 +31,19 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def encode_png(picture: Tensor) -> bytes:
+    """A uint8 (channels, height, width) picture on the host as a PNG file's content; one channel is grey."""
+    pixels = picture.permute(1, 2, 0).numpy()
+    image, file = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels), BytesIO()
+    # Half the time of the usual level, and a tenth more bytes.
+    image.save(file, format="PNG", compress_level=2)
+    return file.getvalue()
+
+
 def save_png(picture: Tensor, path: Path) -> None:
-    """Write a uint8 (channels, height, width) picture as PNG, whatever `path` ends in; one channel is grey.
+    """Write a uint8 (channels, height, width) picture as PNG, whatever `path` ends in.
 
     The file is whole or absent. Raises StorageError.
     """
-    pixels = picture.permute(1, 2, 0).numpy()
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     with replacing(path) as file:
-        image.save(file, format="PNG")
+        file.write(encode_png(picture))

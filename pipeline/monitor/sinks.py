@@ -6,24 +6,28 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from pipeline.durable import storage_errors, write_text
+from pipeline.durable import replacing, storage_errors, write_text
 from pipeline.errors import StorageError
 from pipeline.monitor.console import say_warning
-from pipeline.monitor.grids import save_png
+from pipeline.monitor.grids import encode_png
 from pipeline.run_directory import parse_record
 
 ALARM = "health/"
 """How the names of texts begin that a person should read."""
 BOX_BINS = 64
 NUMBERS = (int, float)
+RGB = 3
 LONGEST_WAIT = 5.0
 """Seconds by which clocks of machines that continue each other's runs may differ."""
 
@@ -75,8 +79,8 @@ class Sink:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Figures by name."""
 
-    def images(self, step: int, name: str, grid: Tensor) -> None:
-        """`grid`: uint8 (channels, height, width) on the host."""
+    def images(self, step: int, name: str, png: bytes) -> None:
+        """A picture as a PNG file's content."""
 
     def histograms(self, step: int, values: Mapping[str, Tensor], box: float | None = None) -> None:
         """Tensors of any shape by name. Those that lie in [-box, box] are shown against these edges."""
@@ -105,7 +109,9 @@ class Sinks:
         self._each(lambda sink: sink.scalars(step, values))
 
     def images(self, step: int, name: str, grid: Tensor) -> None:
-        self._each(lambda sink: sink.images(step, name, grid))
+        """`grid`: uint8 (channels, height, width) on the host."""
+        png = encode_png(grid)
+        self._each(lambda sink: sink.images(step, name, png))
 
     def histograms(self, step: int, values: Mapping[str, Tensor], box: float | None = None) -> None:
         self._each(lambda sink: sink.histograms(step, values, box))
@@ -152,9 +158,11 @@ class TensorBoard(Sink):
             for name, value in values.items():
                 writer.add_scalar(name, value, step)
 
-    def images(self, step: int, name: str, grid: Tensor) -> None:
+    def images(self, step: int, name: str, png: bytes) -> None:
+        width, height = Image.open(BytesIO(png)).size
+        image = Summary.Image(width=width, height=height, colorspace=RGB, encoded_image_string=png)
         with self._writing() as writer:
-            writer.add_image(name, grid, step)
+            writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def histograms(self, step: int, values: Mapping[str, Tensor], box: float | None = None) -> None:
         with self._writing() as writer:
@@ -253,9 +261,10 @@ class PngFiles(Sink):
                 if step.isdigit() and int(step) >= first_step:
                     path.unlink()
 
-    def images(self, step: int, name: str, grid: Tensor) -> None:
+    def images(self, step: int, name: str, png: bytes) -> None:
         if name == self._name:
-            save_png(grid, self._directory / f"step_{step:08d}.png")
+            with replacing(self._directory / f"step_{step:08d}.png") as file:
+                file.write(png)
 
 
 def _wait_for_a_later_name(directory: Path) -> None:

@@ -18,6 +18,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pipeline.errors import StorageError
+from pipeline.monitor.grids import encode_png
 from pipeline.monitor.sinks import LAYOUT, AlarmLines, JsonLines, PngFiles, Sinks, TensorBoard
 
 GRID = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
@@ -40,7 +41,7 @@ def test_there_is_one_line_for_each_step(tmp_path: Path) -> None:
     sink.scalars(2, {"loss": 0.1, "norm": 1e-30})
     assert lines(path) == [{"step": 2, "loss": 0.1, "norm": 1e-30}], "a line is there as soon as it is logged"
     sink.scalars(4, {"loss": 0.2})
-    sink.images(4, "samples", GRID)
+    sink.images(4, "samples", encode_png(GRID))
     sink.histograms(4, {"weights": torch.ones(3)})
     sink.text(4, "note", "x")
     sink.close()
@@ -155,7 +156,7 @@ def test_a_run_that_starts_again_hides_the_one_before(tmp_path: Path) -> None:
 
 def test_images_histograms_and_text_reach_tensorboard(tmp_path: Path) -> None:
     sink = TensorBoard(tmp_path, 1)
-    sink.images(3, "samples/ema", GRID)
+    sink.images(3, "samples/ema", encode_png(GRID))
     sink.histograms(3, {"critic/weights/score": torch.linspace(-1, 1, 50)})
     sink.text(0, "run/config", "seed: 1\nname: x")
     sink.close()
@@ -218,8 +219,8 @@ def test_each_alarm_is_a_line_and_other_texts_are_not(tmp_path: Path) -> None:
 
 def test_pictures_of_one_name_become_files(tmp_path: Path) -> None:
     sink = PngFiles(tmp_path, "samples/ema", 1)
-    sink.images(200, "samples/ema", GRID)
-    sink.images(200, "samples/real", GRID)
+    sink.images(200, "samples/ema", encode_png(GRID))
+    sink.images(200, "samples/real", encode_png(GRID))
     sink.scalars(200, {"loss": 1.0})
     sink.close()
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000200.png"]
