@@ -22,13 +22,14 @@ from pipeline.durable import storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.generator_files import TrainedGenerator, open_run, read_generator
 from pipeline.latents import check_seed
+from pipeline.launcher import is_launched, launch
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import Slice
 from pipeline.options import Config, Metric, QualityOptions
 from pipeline.quality.evaluation import Evaluation
 from pipeline.run_directory import RunDirectory
-from pipeline.runtime import Runtime, is_launched, join, launch, peer_losses
+from pipeline.runtime import Runtime, join, peer_losses
 
 NEIGHBOUR_ROWS, NEIGHBOURS = 8, 7
 BY_CLASS = {"modes", "class_distance"}
@@ -113,6 +114,13 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     overrides = ["runtime.processes=null", "runtime.device=auto", "precision=null"]
     overrides += ["data.cache=none", "data.workers=0", "quality.every=null"]
     overrides += ["quality.keep_best=null", "quality.patience=null"]
+    needs_classifier = arguments.features == "classifier" or not BY_CLASS.isdisjoint(arguments.metrics or [])
+    classifier = arguments.classifier or load_config(RunDirectory(run).config, overrides).quality.classifier
+    if needs_classifier and classifier is None:
+        raise ConfigError(
+            f"--features classifier and --metrics {' '.join(sorted(BY_CLASS))} need a classifier, and the run has "
+            "none. Make one with `wgan features train SHARDS --out FILE`, and name it with --classifier FILE."
+        )
     overrides += [f"quality.{name}={json.dumps(value)}" for name, value in given.items()]
     if arguments.shards is not None:
         overrides.append(f"data.shards={json.dumps(arguments.shards)}")

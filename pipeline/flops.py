@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from pipeline.models import build_critic, build_generator
-from pipeline.objectives import build_objective
+from pipeline.objectives import Metrics, build_objective
 from pipeline.options import Config
 from pipeline.steps import Player, critic_update, draw_fakes, generator_update
 
@@ -67,19 +68,23 @@ def step_flops(config: Config, resolution: int, channels: int) -> dict[str, int]
         real = torch.empty(schedule.real_images, channels, resolution, resolution)
         uniform, latents = torch.empty(schedule.real_images), torch.empty(schedule.real_images, latent)
         drawn = latents if schedule.reuse_fakes else torch.empty(schedule.global_batch, latent)
-        updates = {
-            "fakes": lambda: draw_fakes(generator.module, latents),
-            "critic updates": lambda: critic_update(
-                critic, objective, real, real, uniform, parallel, rounds=schedule.critic_rounds
-            ),
-            "generator update": lambda: generator_update(
-                generator, critic.module, objective, drawn, parallel
-            ),
-        }
-        counts = {name: count_flops(update) for name, update in updates.items()}
-    for name in ("fakes", "critic updates"):
-        counts[name] *= schedule.critic_updates
-    return counts
+
+        def update_critic(is_measured: bool) -> Metrics:
+            rounds = schedule.critic_rounds
+            return critic_update(
+                critic, objective, real, real, uniform, parallel, rounds=rounds, is_measured=is_measured
+            )
+
+        fakes = count_flops(lambda: draw_fakes(generator.module, latents))
+        update, last = (count_flops(partial(update_critic, is_measured)) for is_measured in (False, True))
+        generator_flops = count_flops(
+            lambda: generator_update(generator, critic.module, objective, drawn, parallel)
+        )
+    return {
+        "fakes": schedule.critic_updates * fakes,
+        "critic updates": (schedule.critic_updates - 1) * update + last,
+        "generator update": generator_flops,
+    }
 
 
 def forward_flops(config: Config, resolution: int, channels: int) -> dict[str, int]:

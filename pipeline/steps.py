@@ -85,14 +85,16 @@ def critic_update(
     parallel: Parallel,
     micro_batch: int | None = None,
     rounds: Rounds = "joint",
+    is_measured: bool = True,
 ) -> Metrics:
-    """Move the critic towards its optimum on one batch, and constrain it. Returns 0-d tensors.
+    """Move the critic towards its optimum on one batch, and constrain it. Returns 0-d tensors where `is_measured`.
 
     real, fake: float32 (batch, channels, height, width) in [-1, 1], `fake` without a graph; uniform: (batch,).
     Joint, it is one optimizer step on real and generated images; alternating, one step on the real and then
     one on the generated, each constrained. Metrics are of the critic as their round finds it, the estimate of
-    the critic as the last round finds it.
+    the critic as the last round finds it: alternating, that takes another pass over the real images.
     """
+    has_estimate = is_measured and objective.measures_wasserstein
 
     def on_real(part: slice) -> tuple[Tensor, Metrics]:
         scores = critic.wrapped(real[part])
@@ -100,13 +102,13 @@ def critic_update(
 
     def on_fake(part: slice) -> tuple[Tensor, Metrics]:
         metrics = {}
-        if objective.measures_wasserstein:
+        if has_estimate:
             # An estimate is of one critic, and the round before has moved this one.
             with frozen(critic.module), torch.no_grad():
                 real_score = critic.module(real[part]).mean()
         scores = critic.wrapped(fake[part])
         metrics["critic/fake"] = scores.mean()
-        if objective.measures_wasserstein:
+        if has_estimate:
             metrics["wasserstein/estimate"] = real_score - metrics["critic/fake"]
         return objective.fake_loss(scores), metrics
 
@@ -116,7 +118,7 @@ def critic_update(
         real_scores, fake_scores = critic.wrapped(real[part]), critic.wrapped(fake[part])
         loss = objective.real_loss(real_scores) + objective.fake_loss(fake_scores)
         metrics = {"critic/real": real_scores.mean(), "critic/fake": fake_scores.mean()}
-        if objective.measures_wasserstein:
+        if has_estimate:
             metrics["wasserstein/estimate"] = metrics["critic/real"] - metrics["critic/fake"]
         penalty = objective.penalty(critic.wrapped, real[part], fake[part], uniform[part])
         if penalty is not None:
@@ -126,11 +128,12 @@ def critic_update(
     totals: Metrics = {}
     losses = [on_both] if rounds == "joint" else [on_real, on_fake]
     for loss in losses:
-        found = _descend(critic, "critic", loss, len(real), parallel, micro_batch)
+        found = _descend(critic, "critic", loss, len(real), parallel, micro_batch, is_measured)
         with phase("clip"):
             objective.constrain(critic.module)
         add_share(totals, found)
-    totals["critic/grad_norm"] /= len(losses)
+    if is_measured:
+        totals["critic/grad_norm"] /= len(losses)
     return totals
 
 
@@ -161,8 +164,9 @@ def _descend(
     batch: int,
     parallel: Parallel,
     micro_batch: int | None,
+    is_measured: bool = True,
 ) -> Metrics:
-    """One optimizer step on the mean of a loss over the batch, taken in parts. Returns its metrics."""
+    """One optimizer step on the mean of a loss over the batch, taken in parts. Returns metrics where `is_measured`."""
     player.optimizer.zero_grad(set_to_none=True)
     # Named, for a gradient penalty's images would get a gradient too, which nobody reads.
     weights = [parameter for parameter in player.module.parameters() if parameter.requires_grad]
@@ -173,10 +177,14 @@ def _descend(
                 loss, metrics = loss_of(part)
             with phase("backward"):
                 parallel.backward(loss * share, weights)
-        add_share(totals, {**metrics, f"{name}/loss": loss}, share)
+        if is_measured:
+            add_share(totals, {**metrics, f"{name}/loss": loss}, share)
     with phase("optimizer"):
-        totals[f"{name}/grad_norm"] = _step(player, parallel)
-    return totals
+        parallel.unscale(player.optimizer)
+        if is_measured or player.largest_grad_norm is not None:
+            totals[f"{name}/grad_norm"] = _limit_gradient(player)
+        player.optimizer.step()
+    return totals if is_measured else {}
 
 
 @contextmanager
@@ -216,12 +224,10 @@ def add_share(totals: Metrics, metrics: Metrics, share: float = 1.0) -> None:
         totals[name] = totals[name] + weighted if name in totals else weighted
 
 
-def _step(player: Player, parallel: Parallel) -> Tensor:
-    """Take the optimizer's step. Returns the gradient's norm as it was before any clipping of it."""
-    parallel.unscale(player.optimizer)
+def _limit_gradient(player: Player) -> Tensor:
+    """Hold the gradient's norm to the player's limit, if it has one. Returns the norm as it was before."""
     parameters = list(player.module.parameters())
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
     if player.largest_grad_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, player.largest_grad_norm, norm, foreach=True)
-    player.optimizer.step()
     return norm

@@ -66,7 +66,7 @@ class TrainingStep:
         blank = torch.zeros(self.critic_rows.count, *image_shape, device=self.runtime.device)
         bursts, updates = self.config.schedule.bursts, self.config.schedule.critic_updates
         most = max(updates, bursts.critic_updates if bursts else 0)
-        self._update_critic(Seen(blank, *next(self._fakes(min(most, UPDATES_AT_ONCE)))))
+        self._update_critic(Seen(blank, *next(self._fakes(min(most, UPDATES_AT_ONCE)))), is_measured=True)
         self._train_generator(updates=1)
         for player, weights in zip((generator, critic), before, strict=True):
             player.module.load_state_dict(weights)
@@ -82,11 +82,12 @@ class TrainingStep:
 
     def _train(self, batches: Iterator[Staged], updates: int) -> tuple[Metrics, Seen]:
         """All updates of both networks, and of the average."""
-        for fake, uniform in self._fakes(updates):
+        for update, (fake, uniform) in enumerate(self._fakes(updates), start=1):
             staged = next(batches)
             with phase("data"):
                 seen = Seen(self.finish(staged), fake, uniform)
-            metrics = self._update_critic(seen)
+            # Of the critic at its best; the others would cost time, and nobody would see them.
+            metrics = self._update_critic(seen, is_measured=update == updates)
         metrics |= self._train_generator(updates)
         with phase("averaging"):
             self._average()
@@ -108,7 +109,7 @@ class TrainingStep:
                 torch.split(fakes, self.critic_rows.count), [uniform for _, uniform in drawn], strict=True
             )
 
-    def _update_critic(self, seen: Seen) -> Metrics:
+    def _update_critic(self, seen: Seen, is_measured: bool) -> Metrics:
         return critic_update(
             self.state.critic,
             self.objective,
@@ -116,6 +117,7 @@ class TrainingStep:
             self.runtime,
             self.config.schedule.micro_batch,
             self.config.schedule.critic_rounds,
+            is_measured,
         )
 
     def _train_generator(self, updates: int) -> Metrics:

@@ -20,7 +20,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.cli import main
 from pipeline.errors import PeerLostError
 from pipeline.evaluate import append_record, neighbours_name
-from pipeline.runtime import launch
+from pipeline.launcher import launch
 from tests.ranks import Ranks, read_metrics
 from tests.shards import digits as digits_source
 from tests.shards import write
@@ -161,7 +161,8 @@ def test_a_classifier_is_trained_and_judges(
             "error (exit 2): --metrics: 'speed' will not do: it must be 'fid', 'kid'",
         ),
         (["--metrics", "copied"], 2, "copied compares samples with held-out images, and 0 are held out"),
-        (["--features", "classifier"], 2, "quality.features: classifier needs a trained one."),
+        (["--features", "classifier"], 2, "need a classifier, and the run has none. Make one with"),
+        (["--metrics", "fid", "modes"], 2, "and name it with --classifier FILE."),
         (
             ["--samples", "0"],
             2,

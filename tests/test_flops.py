@@ -66,6 +66,14 @@ def test_a_critic_batch_of_its_own_counts_for_critic_updates_and_their_fakes_onl
     assert doubled["generator update"] == plain["generator update"]
 
 
+def test_alternating_rounds_add_one_pass_over_the_real_images_of_the_last_update() -> None:
+    small = {"name": "dcgan", "latent": LATENT, "width": 8}
+    joint = step_flops(config(model=small), 16, 1)
+    alternating = step_flops(config(model=small, schedule={"critic_rounds": "alternating"}), 16, 1)
+    extra = BATCH * forward_flops(config(model=small), 16, 1)["critic"]
+    assert alternating["critic updates"] - joint["critic updates"] == extra
+
+
 def test_counting_draws_no_random_numbers_and_needs_no_memory_for_the_networks() -> None:
     before = torch.get_rng_state()
     huge = config(model={**MLP, "width": 16384, "layers": 64})

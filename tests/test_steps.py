@@ -602,3 +602,19 @@ def test_a_bias_that_both_kinds_of_scores_share_does_not_move(batch: int) -> Non
     before = pair.critic.module.score.bias.clone()
     pair.update_critic(WIDE_BOX, batch=batch)
     assert torch.equal(pair.critic.module.score.bias, before)
+
+
+@pytest.mark.parametrize("largest", [None, 0.01])
+@pytest.mark.parametrize("rounds", ["joint", "alternating"])
+def test_an_update_that_is_not_measured_moves_the_critic_alike(rounds: Rounds, largest: float | None) -> None:
+    pairs = [Pair(norm="batch", largest=largest) for _ in range(2)]
+    measured, unmeasured = (
+        pair.update_critic(
+            build_objective(WassersteinOptions(clip=0.5)), rounds=rounds, is_measured=is_measured
+        )
+        for pair, is_measured in zip(pairs, (True, False), strict=True)
+    )
+    assert "wasserstein/estimate" in measured
+    assert unmeasured == {}
+    ours, theirs = (state(pair.critic.module) for pair in pairs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
