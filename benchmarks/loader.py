@@ -31,7 +31,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
-from pipeline.data.cache import Node, ResidentImages, decode_all
+from pipeline.data.cache import Node, decode_all
 from pipeline.data.codecs import EXTENSIONS, encode
 from pipeline.data.convert import Conversion
 from pipeline.data.loader import Images, Loader
@@ -101,13 +101,11 @@ def resident(images: ImageSet) -> Batches:
     return uint8_batches(reader, decode_all(reader, Node(), show_progress=False), 0)
 
 
-def uint8_batches(
-    reader: ShardReader, images: Images | ResidentImages, threads: int, at: float = 0.0
-) -> Batches:
+def uint8_batches(reader: ShardReader, images: Images, threads: int, at: float = 0.0) -> Batches:
     """Batches from a place of the first epoch on. They stay uint8: the other readers have made no floats either."""
     order = Order([shard.count for shard in reader.manifest.shards], seed=0, shuffle_shards=64)
     loader = Loader(images, reader.image_shape, order, ROWS, CPU, threads)
-    return (loader.pixels(staged) for staged in loader.batches(int(order.epoch_size * at)))
+    return (loader.to_pixels(staged) for staged in loader.batches(int(order.epoch_size * at)))
 
 
 def copied(images: ImageSet) -> Batches:

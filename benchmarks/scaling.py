@@ -15,7 +15,7 @@ command:   python benchmarks/scaling.py CONFIG [section.option=value ...]
 duration:  about three minutes for configs/digits.yaml on two idle cores; for a slow network, fewer --steps
 prints:    images a second of one process and of several, medians over the rounds, and the median of the ratio within
            a round: with the config's global batch shared out (strong), with it for each rank (weak), and of as many
-           runs that never exchange anything, each on its share of the batch (apart: what strong scaling could reach);
+           runs that never exchange anything, each on its share of the batch (apart: the cores' part in strong);
            what the ranks exchange in a step, and how long that takes idle ranks; and the model's predictions
 writes:    DIR/scaling-NAME.json and .png
 
@@ -243,7 +243,8 @@ def count_as_rank(words: Sequence[str], place: str) -> None:
         return all_gather(rows, values, **options)
 
     def count_and_reduce(values: Tensor, **options: Any) -> Any:
-        count(values, options)
+        if options.get("async_op"):
+            count(values, options)
         return all_reduce(values, **options)
 
     with open_trainer(config, runtime, Path(place) / "counted") as trainer:

@@ -29,7 +29,7 @@ from levers import LEVERS, NETWORKS, build_step
 from matplotlib.figure import Figure
 from timing import row, run_command, write_findings
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 
 WARM_UP = 3
 
@@ -43,11 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    """Be one variant: run as many steps as each line of the input says, and print the seconds of one."""
+    """Be one variant: warm up and say so, then run as many steps as each line of the input says, and print the
+    seconds of one."""
     torch.set_num_threads(arguments.threads)
     step = build_step(arguments.networks[0], arguments.levers, torch.device(arguments.device))
     for _ in range(WARM_UP):
         step()
+    print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(seconds_of_a_step(step, int(line), arguments.device)), flush=True)
     return 0
@@ -84,21 +86,32 @@ def compare(network: str, arguments: argparse.Namespace) -> dict[str, list[float
     variants = {name: arguments.levers[: place + 1] for place, name in enumerate(arguments.levers)}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     with ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(_worker(network, levers, arguments))
-            for name, levers in variants.items()
-        }
+        workers = {}
+        for name, levers in variants.items():
+            workers[name] = stack.enter_context(_worker(network, levers, arguments))
+            # One after the other: one that warms up would slow down those that are measured.
+            read_line(workers[name], network, name)
         for _ in range(arguments.rounds):
             for name, worker in workers.items():
                 assert worker.stdin is not None
-                assert worker.stdout is not None
                 worker.stdin.write(f"{arguments.steps}\n")
                 worker.stdin.flush()
-                seconds[name].append(json.loads(worker.stdout.readline()))
+                seconds[name].append(json.loads(read_line(worker, network, name)))
         for worker in workers.values():
             worker.terminate()
     print(describe(network, seconds))
     return seconds
+
+
+def read_line(worker: subprocess.Popen[str], network: str, name: str) -> str:
+    """What a variant says next. Raises PipelineError where it has ended instead."""
+    assert worker.stdout is not None
+    line = worker.stdout.readline()
+    if not line:
+        raise PipelineError(
+            f"{network} with {name} ended with exit code {worker.wait()}; see its error above."
+        )
+    return line
 
 
 def describe(network: str, seconds: dict[str, list[float]]) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def weight_of_newest(decay: float, step: int) -> float:
+def ema_weight(decay: float, step: int) -> float:
     """How far the average moves towards the model after `step` steps (1 at the first).
 
     The decay is at most (1 + step) / (10 + step), so that the random start is forgotten early.

@@ -115,8 +115,9 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     overrides += ["data.cache=none", "data.workers=0", "quality.every=null"]
     overrides += ["quality.keep_best=null", "quality.patience=null"]
     needs_classifier = arguments.features == "classifier" or not BY_CLASS.isdisjoint(arguments.metrics or [])
-    classifier = arguments.classifier or load_config(RunDirectory(run).config, overrides).quality.classifier
-    if needs_classifier and classifier is None:
+    if needs_classifier and not (
+        arguments.classifier or load_config(RunDirectory(run).config, overrides).quality.classifier
+    ):
         raise ConfigError(
             f"--features classifier and --metrics {' '.join(sorted(BY_CLASS))} need a classifier, and the run has "
             "none. Make one with `wgan features train SHARDS --out FILE`, and name it with --classifier FILE."

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.loader import Staged
+from pipeline.ema import update_ema
 from pipeline.noise import Purpose, Slice
 from pipeline.objectives import Metrics
 from pipeline.steps import Seen
@@ -57,6 +58,9 @@ class GraphedStep(TrainingStep):
             return super()._train(batches, updates)
         self._fill(batches, updates)
         if self._replay is None:
+            # What the rehearsal leaves out: on their first call operations may set up what cannot be captured.
+            self.to_images(self._batches[0])
+            update_ema(self.state.ema, self.state.generator.module, torch.zeros_like(self._weight))
             self._replay = self.capture(self._run)
         return self._replay()
 
@@ -68,7 +72,7 @@ class GraphedStep(TrainingStep):
 
     def _fill(self, batches: Iterator[Staged], updates: int) -> None:
         """Put this step's batches, noise and weight where the graph reads them."""
-        self._weight.fill_(super()._weight_of_newest())
+        self._weight.fill_(super()._ema_weight())
         draws = {(Purpose.CRITIC, update): self.critic_rows for update in range(updates)}
         if not self.config.schedule.reuse_fakes:
             draws[Purpose.GENERATOR, 0] = self.rows
@@ -89,14 +93,12 @@ class GraphedStep(TrainingStep):
                 place.copy_(value)
 
     def _places_for(self, batch: Staged) -> Staged:
-        content, flipped = batch
         device = self.runtime.device
-        return Staged(
-            content.to(device, copy=True), None if flipped is None else flipped.to(device, copy=True)
-        )
+        places = [None if value is None else value.to(device, copy=True) for value in batch]
+        return Staged(*places)  # type: ignore[arg-type]
 
-    def _weight_of_newest(self) -> float | Tensor:
-        return self._weight if self._is_within else super()._weight_of_newest()
+    def _ema_weight(self) -> float | Tensor:
+        return self._weight if self._is_within else super()._ema_weight()
 
     def _draw(self, purpose: Purpose, rows: Slice, update: int = 0) -> tuple[Tensor, Tensor]:
         if self._is_within:

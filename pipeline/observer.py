@@ -35,7 +35,7 @@ from pipeline.schedule import is_due, is_picture_due
 from pipeline.state import TrainingState
 from pipeline.steps import Seen, add_share, parts
 
-VALIDATION_BATCHES = 8
+VALIDATION_BATCHES = 16
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.loader import Staged
-from pipeline.ema import update_ema, weight_of_newest
+from pipeline.ema import ema_weight, update_ema
 from pipeline.models.norms import can_be_grouped
 from pipeline.noise import Noise, Purpose, Slice
 from pipeline.objectives import Metrics, Objective
@@ -35,7 +35,7 @@ class TrainingStep:
     noise: Noise
     rows: Slice
     critic_rows: Slice
-    finish: Callable[[Staged], Tensor]
+    to_images: Callable[[Staged], Tensor]
 
     def take(self, batches: Iterator[Staged]) -> tuple[Metrics, Seen]:
         """Move both networks, the average and the counters on by one step.
@@ -85,7 +85,7 @@ class TrainingStep:
         for update, (fake, uniform) in enumerate(self._fakes(updates), start=1):
             staged = next(batches)
             with phase("data"):
-                seen = Seen(self.finish(staged), fake, uniform)
+                seen = Seen(self.to_images(staged), fake, uniform)
             # Of the critic at its best; the others would cost time, and nobody would see them.
             metrics = self._update_critic(seen, is_measured=update == updates)
         metrics |= self._train_generator(updates)
@@ -146,8 +146,8 @@ class TrainingStep:
         if not self.config.model.sync_batch_norm:
             self.runtime.average_buffers(state.generator.module)
             self.runtime.average_buffers(state.critic.module)
-        update_ema(state.ema, state.generator.module, self._weight_of_newest())
+        update_ema(state.ema, state.generator.module, self._ema_weight())
 
-    def _weight_of_newest(self) -> float | Tensor:
+    def _ema_weight(self) -> float | Tensor:
         """How far the average moves at the end of this step."""
-        return weight_of_newest(self.config.ema_decay, self.state.counters.step + 1)
+        return ema_weight(self.config.ema_decay, self.state.counters.step + 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.ema import update_ema, weight_of_newest
+from pipeline.ema import ema_weight, update_ema
 from pipeline.models.norms import BatchNorm2d
 
 
@@ -26,7 +26,7 @@ def test_constant_weights_are_approached_by_the_product_of_the_decays(decay: flo
     average, model = network(1.0), network(4.0)
     left = 1.0
     for step in range(1, 201):
-        update_ema(average, model, weight_of_newest(decay, step))
+        update_ema(average, model, ema_weight(decay, step))
         left *= decay_at(step, decay)
         for name, tensor in average.state_dict().items():
             if not name.endswith("num_batches_tracked"):
@@ -35,10 +35,10 @@ def test_constant_weights_are_approached_by_the_product_of_the_decays(decay: flo
 
 def test_the_start_is_forgotten_early_and_the_decay_rises_to_the_one_asked_for() -> None:
     average, model = network(0.0), network(1.0)
-    update_ema(average, model, weight_of_newest(0.999, 1))
+    update_ema(average, model, ema_weight(0.999, 1))
     assert average[0].bias[0].item() == pytest.approx(9 / 11)
     average = network(0.0)
-    update_ema(average, model, weight_of_newest(0.999, 1_000_000))
+    update_ema(average, model, ema_weight(0.999, 1_000_000))
     assert average[0].bias[0].item() == pytest.approx(0.001)
 
 

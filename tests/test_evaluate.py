@@ -251,7 +251,7 @@ def launch_that_ends(monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
     def run_ranks(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("pipeline.runtime.elastic_launch", lambda *_: run_ranks)
+    monkeypatch.setattr("pipeline.launcher.elastic_launch", lambda *_: run_ranks)
     # Set here, so that it is as before afterwards.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return launch(2, "pipeline.cli", [])

@@ -1,7 +1,7 @@
 """This rank's part of each global batch.
 
 A batch comes in two steps. What must be read or decoded is, ahead of the loop where threads do it; that is a
-`Staged`. `Loader.finish` makes float32 images of it where the networks are, in operations that a CUDA graph can hold.
+`Staged`. `Loader.to_images` makes float32 images of it where the networks are, by operations that a CUDA graph holds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCHES_AHEAD = 4
 
 
 class Images(Protocol):
-    """Reads samples by id: uint8 (count, channels, height, width). A reader or a cache in host memory."""
+    """Reads samples by id: uint8 (count, channels, height, width). A reader or a cache."""
 
     def read(self, ids: Ids) -> Tensor: ...
 
@@ -45,7 +45,7 @@ class Loader:
 
     def __init__(
         self,
-        images: Images | ResidentImages,
+        images: Images,
         image_shape: tuple[int, int, int],
         order: Order,
         rows: Slice,
@@ -63,7 +63,7 @@ class Loader:
         self._device, self._workers, self._flip_seed = device, workers, flip_seed
 
     def batches(self, position: int) -> Iterator[Staged]:
-        """Batches for `finish`, from `position` of the stream on. Raises DataError where a sample is damaged."""
+        """Batches for `to_images`, from `position` of the stream on. Raises DataError where a sample is damaged."""
         planned = self._order.batches(position, self._rows)
         if self._resident:
             yield from (Staged(torch.from_numpy(batch.ids), self._flips_of(batch)) for batch in planned)
@@ -82,14 +82,14 @@ class Loader:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def finish(self, staged: Staged) -> Tensor:
+    def to_images(self, staged: Staged) -> Tensor:
         """The batch as float32 (count, channels, height, width) in [-1, 1], on the device."""
-        return scale(self.pixels(staged))
+        return scale(self.to_pixels(staged))
 
-    def pixels(self, staged: Staged) -> Tensor:
+    def to_pixels(self, staged: Staged) -> Tensor:
         """The batch as uint8 (count, channels, height, width), on the device."""
+        # Four times fewer bytes cross to the device as uint8 than as float32, and fewer still as rows.
         content = staged.content.to(self._device, non_blocking=True)
-        # Four times fewer bytes cross to the device as uint8 than as float32.
         images = self._resident.take(content) if self._resident else content.contiguous()
         if staged.flipped is not None:
             images = mirror(images, staged.flipped.to(self._device, non_blocking=True))

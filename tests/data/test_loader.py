@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.cache import Node, ResidentImages, decode_all
+from pipeline.data.cache import Node, decode_all
 from pipeline.data.loader import Images, Loader, scale
 from pipeline.data.order import Ids, Order, flips
 from pipeline.data.reader import ShardReader
@@ -41,11 +41,11 @@ def batches(
     position: int = 0,
     rows: Slice | None = None,
     workers: int = 0,
-    images: Images | ResidentImages | None = None,
+    images: Images | None = None,
 ) -> Iterator[Tensor]:
     rows = rows or Slice(0, 12, 12)
     loader = Loader(images or reader, reader.image_shape, order_of(reader), rows, CPU, workers)
-    return map(loader.finish, loader.batches(position))
+    return map(loader.to_images, loader.batches(position))
 
 
 def test_every_level_of_grey_survives_the_way_to_floats_and_back() -> None:
@@ -120,10 +120,10 @@ def test_single_samples_are_read_like_a_batch(reader: ShardReader) -> None:
 def test_mirrored_images_are_turned_left_to_right_and_others_left_alone(reader: ShardReader) -> None:
     order = order_of(reader)
     resident = decode_all(reader, Node(), show_progress=False)
-    sources: list[tuple[Images | ResidentImages, int]] = [(reader, 0), (reader, 2), (resident, 0)]
+    sources: list[tuple[Images, int]] = [(reader, 0), (reader, 2), (resident, 0)]
     for images, workers in sources:
         loader = Loader(images, reader.image_shape, order, Slice(0, 12, 12), CPU, workers, flip_seed=3)
-        for number, batch in enumerate(map(loader.finish, islice(loader.batches(0), 4))):
+        for number, batch in enumerate(map(loader.to_images, islice(loader.batches(0), 4))):
             planned = order.batch(12 * number, Slice(0, 12, 12))
             turned = flips(3, planned)
             assert 0 < turned.sum() < 12

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.data.manifest import load_index, load_manifest
-from pipeline.data.order import Batch, Order, build_order, flips, of_classes, shuffled
+from pipeline.data.order import BATCHES_AT_ONCE, Batch, Order, build_order, flips, of_classes, shuffled
 from pipeline.data.shard_set import open_directory
 from pipeline.errors import ConfigError, DataError
 from pipeline.noise import Slice
@@ -284,3 +285,16 @@ def test_classes_with_too_few_images_for_a_batch_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=r"leaves \d\d training images, fewer than one batch of 100"):
         build_order(config(digits, batch, critic_batch, classes=[7]), open_directory(digits))
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_batches_in_a_row_are_those_at_their_positions_wherever_they_begin(streams: int, rank: int) -> None:
+    """They are planned several at a time, and a run may resume in the middle of a plan."""
+    order = Order([40, 60, 50], seed=3, shuffle_shards=2, streams=streams)
+    rows = Slice.of_rank(rank, 3, 12)
+    for start in (0, 12 * 7):
+        for number, batch in enumerate(islice(order.batches(start, rows), 3 * BATCHES_AT_ONCE)):
+            alone = order.batch(start + 12 * number, rows)
+            assert batch.ids.tolist() == alone.ids.tolist()
+            assert batch.epochs.tolist() == alone.epochs.tolist()

@@ -23,7 +23,7 @@ def keep_batches(arguments: list[str], folder: str, position: int = 0) -> int:
     from pipeline.train import main
 
     def keep(self: Trainer) -> None:
-        batches = map(self.loader.finish, self.loader.batches(position))
+        batches = map(self.loader.to_images, self.loader.batches(position))
         taken = [next(batches).add(1).mul(127.5).round().byte().numpy() for _ in range(BATCHES)]
         np.save(Path(folder) / f"{self.config.name}_rank{self.runtime.rank}.npy", np.stack(taken))
 
