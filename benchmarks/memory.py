@@ -255,7 +255,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--steps", type=int, default=1000)
     arguments.add_argument("--batches", type=int, nargs="+", default=[16, 64, 256])
-    return run_command(run, arguments.parse_args(words))
+    return run_command(run, arguments.parse_intermixed_args(words))
 
 
 if __name__ == "__main__":

@@ -267,7 +267,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments.add_argument("--rounds", type=int, default=40)
     arguments.add_argument("--steps", type=int, default=5)
     arguments.add_argument("--clock", choices=CLOCKS, default="wall")
-    return run_command(run, arguments.parse_args(words))
+    return run_command(run, arguments.parse_intermixed_args(words))
 
 
 if __name__ == "__main__":

@@ -476,7 +476,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments.add_argument("--inter-gb-s", type=float, default=25.0)
     arguments.add_argument("--latency-us", type=float, default=10.0)
     arguments.add_argument("--overlap", type=float, default=0.5)
-    return run_command(run, arguments.parse_args(words))
+    return run_command(run, arguments.parse_intermixed_args(words))
 
 
 if __name__ == "__main__":
