@@ -38,8 +38,10 @@ def launch(processes: int, module: str, words: Sequence[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        shutdown_timeout=SECONDS_TO_END,
     )
+    # Before torch 2.13 there is no such option, and ranks may take 30 seconds.
+    if hasattr(options, "shutdown_timeout"):
+        options.shutdown_timeout = SECONDS_TO_END
     try:
         elastic_launch(options, sys.executable)("-u", "-m", module, *words)
     except ChildFailedError as error:
