@@ -10,12 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import dump_config, flatten
 from pipeline.data.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
-from pipeline.data.loader import Loader, Staged
+from pipeline.data.loader import Loader
 from pipeline.data.manifest import Manifest, check_hashes
 from pipeline.data.order import Order, build_order
 from pipeline.data.reader import ShardReader
@@ -159,11 +159,8 @@ def build_trainer(
         else None,
         best=best,
     )
-
-    def to_images(staged: Staged) -> Tensor:
-        with observer.recorder.waiting_for_data():
-            return loader.to_images(staged)
-
+    # The loop has nothing else to do while it makes floats of a batch.
+    to_images = observer.recorder.waiting_for_data()(loader.to_images)
     kind = GraphedStep if config.runtime.cuda_graph else TrainingStep
     step = kind(config, runtime, state, objective, noise, rows, critic_rows, to_images)
     step.rehearse(loader.image_shape)
