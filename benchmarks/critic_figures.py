@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoint import Checkpoint
-from pipeline.data.loader import scale
 from pipeline.diagnostics import draw_as_training_does, mean_slope, wasserstein_estimate
 from pipeline.models import build_critic, build_generator
 from pipeline.objectives import build_objective
 from pipeline.options import Config
+from pipeline.pixels import to_float
 
 IMAGES = 512
 SEED = 0
@@ -47,7 +47,7 @@ def measure_critic(config: Config, checkpoint: Checkpoint, real: Tensor) -> Crit
     torch.manual_seed(SEED)
     estimates, slopes = [], []
     # The last batch may be too small for batch norm's statistics.
-    for images in scale(real[:IMAGES]).split(config.schedule.real_images)[:-1]:
+    for images in to_float(real[:IMAGES]).split(config.schedule.real_images)[:-1]:
         latents, uniform = torch.randn(len(images), config.model.latent), torch.rand(len(images))
         fake = draw_as_training_does(generator, latents)
         estimates.append(wasserstein_estimate(critic, [(images, fake)]))

@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.data.loader import scale
 from pipeline.data.manifest import load_manifest
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import CheckpointError
+from pipeline.pixels import to_float
 
 EPOCHS, BATCH, LEARNING_RATE, SEED = 10, 128, 2e-3, 0
 OUTLIER_WEIGHTS = {"plain": 0.0, "strict": 0.1}
@@ -91,7 +91,7 @@ def train_classifier(real: LabelledImages, outlier_weight: float) -> DigitClassi
             bar = tqdm(range(batches_an_epoch), desc=f"classifier, epoch {epoch + 1}/{EPOCHS}", disable=None)
             for batch in bar:
                 chosen = order[batch * BATCH : (batch + 1) * BATCH]
-                loss = _loss(classifier, scale(real.images[chosen]), real.labels[chosen], outlier_weight)
+                loss = _loss(classifier, to_float(real.images[chosen]), real.labels[chosen], outlier_weight)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -102,7 +102,7 @@ def train_classifier(real: LabelledImages, outlier_weight: float) -> DigitClassi
 @torch.no_grad()
 def class_probabilities(classifier: DigitClassifier, images: Tensor) -> Tensor:
     """uint8 (count, channels, side, side) to float32 (count, classes), rows adding up to 1."""
-    return torch.cat([classifier(scale(part)).softmax(1) for part in images.split(500)])
+    return torch.cat([classifier(to_float(part)).softmax(1) for part in images.split(500)])
 
 
 def save_classifier(classifier: DigitClassifier, path: Path, train: Path) -> None:

@@ -18,8 +18,8 @@ from pipeline.data.reader import ShardReader
 from pipeline.data.shard_set import open_directory
 from pipeline.errors import ConfigError, DataError
 from pipeline.generator_files import read_generator
-from pipeline.monitor.grids import to_uint8
 from pipeline.options import Config
+from pipeline.pixels import to_uint8
 
 
 class LabelledImages(NamedTuple):

@@ -23,7 +23,7 @@ from pipeline.models import build_critic, build_generator, scattered
 from pipeline.objectives import build_objective
 from pipeline.options import Config
 from pipeline.state import build_optimizer
-from pipeline.steps import Player, Seen, critic_update, draw_fakes, generator_update
+from pipeline.steps import CriticBatch, Player, critic_update, draw_fakes, generator_update
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,7 +112,7 @@ def fast_step(
         else mock.patch.object(scattered, "_is_faster_scattered", return_value=False)
     ):
         for update, (real, latents, uniform) in enumerate(batches[:-1], start=1):
-            seen = Seen(real, draw_fakes(generator.module, latents), uniform)
+            seen = CriticBatch(real, draw_fakes(generator.module, latents), uniform)
             is_last = update == len(batches) - 1
             critic_update(critic, objective, *seen, alone, rounds=schedule.critic_rounds, is_measured=is_last)
         _, latents, _ = batches[-2] if schedule.reuse_fakes else batches[-1]

@@ -43,10 +43,10 @@ from pipeline.data.shard_set import open_directory
 from pipeline.data.sources import Spec, open_source
 from pipeline.data.threads import available_cores
 from pipeline.data.writer import make_shards
-from pipeline.noise import Slice
+from pipeline.noise import RankRows
 
 BATCH = 256
-ROWS = Slice(0, BATCH, BATCH)
+ROWS = RankRows(0, BATCH, BATCH)
 SHUFFLED = 4096
 LARGE_SIDE, LARGE_COUNT = 256, 4000
 CPU = torch.device("cpu")

@@ -36,12 +36,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.checkpoint import list_checkpoints
-from pipeline.data.loader import scale
 from pipeline.data.order import Ids
 from pipeline.durable import storage_errors, write_text
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.generator_files import TrainedGenerator, read_generator
 from pipeline.options import HIGHER_IS_BETTER, FeatureKind, Metric, QualityOptions
+from pipeline.pixels import to_float
 from pipeline.quality.best import is_better
 from pipeline.quality.evaluation import OF_FEATURES, Draw, Evaluation, RealImages
 from pipeline.run_directory import RunDirectory
@@ -311,7 +311,7 @@ def returning(images: Tensor) -> Draw:
     numbers = cycle(range(len(images)))
 
     def draw(latents: Tensor) -> Tensor:
-        return scale(images[[next(numbers) for _ in latents]])
+        return to_float(images[[next(numbers) for _ in latents]])
 
     return draw
 

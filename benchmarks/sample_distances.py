@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.data.loader import scale
+from pipeline.pixels import to_float
 
 
 class SlicedWasserstein:
@@ -34,7 +34,7 @@ class SlicedWasserstein:
 
     def _project(self, images: Tensor) -> Tensor:
         """float32 (count, directions), each column sorted."""
-        return (scale(images.flatten(1)) @ self._directions).sort(0).values
+        return (to_float(images.flatten(1)) @ self._directions).sort(0).values
 
 
 class FrechetOfComponents:
@@ -80,7 +80,7 @@ def _common_quantiles(first: int, second: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _pixels(images: Tensor) -> Tensor:
-    return scale(images.flatten(1)).double()
+    return to_float(images.flatten(1)).double()
 
 
 def _square_root(matrix: Tensor) -> Tensor:

@@ -60,7 +60,6 @@ from pipeline.options import Config
 from pipeline.plots import BLUE, GREEN, RED, read_records
 from pipeline.run_directory import RunDirectory
 from pipeline.runtime import join, mean_over_ranks
-from pipeline.schedule import optimizer_steps
 
 SCALINGS = ("strong", "weak")
 APART = "apart"
@@ -266,7 +265,7 @@ def count_as_rank(words: Sequence[str], place: str) -> None:
         generator, critic = (
             parameter_bytes(player.module) for player in (trainer.state.generator, trainer.state.critic)
         )
-        by_parameters = critic * (optimizer_steps(config.schedule) - 1) + generator
+        by_parameters = critic * (config.schedule.optimizer_steps - 1) + generator
         write_text(Path(place) / "counts", json.dumps([*counts, by_parameters, *idle]))
     del trainer
     runtime.close()

@@ -30,16 +30,16 @@ from pipeline.monitor.console import Console
 from pipeline.monitor.grids import image_grid
 from pipeline.monitor.recorder import Recorder
 from pipeline.monitor.sinks import AlarmLines, JsonLines, PngFiles, Sinks, TensorBoard
-from pipeline.noise import Noise, Slice
+from pipeline.noise import Noise, RankRows
 from pipeline.objectives import build_objective
 from pipeline.observer import Observer
 from pipeline.options import Config, InitOptions
-from pipeline.profiling import StepProfiler, choose_window
 from pipeline.quality.best import Best
 from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime
 from pipeline.state import TrainingState, build_optimizer, seed_weights
+from pipeline.steps import Player
 from pipeline.stopping import StopSignals
 from pipeline.trainer import Trainer
 from pipeline.training_step import TrainingStep
@@ -134,10 +134,9 @@ def build_trainer(
     say: Callable[[str], None],
 ) -> Trainer:
     """A trainer at step 0, with fresh weights that are the same on all ranks, and the best evaluation so far."""
-    window = choose_window(first_step, config.schedule) if config.profile else None
     noise = Noise(config.seed, runtime.device)
     rows, critic_rows = (
-        Slice.of_rank(runtime.rank, runtime.world_size, batch)
+        RankRows.of_rank(runtime.rank, runtime.world_size, batch)
         for batch in (config.schedule.global_batch, config.schedule.real_images)
     )
     state = build_state(config, shards.manifest, runtime, noise, is_new=first_step == 1, say=say)
@@ -174,9 +173,6 @@ def build_trainer(
         checkpoints=directory.checkpoints,
         identity=identity,
         stop=stop,
-        profiler=StepProfiler(config, runtime, directory.path, loader.image_shape, window, say)
-        if window
-        else None,
     )
     if runtime.is_main:
         start_records(observer, directory, order, first_step)
@@ -251,10 +247,13 @@ def build_state(
         runtime.synchronize_batch_norm(critic)
     is_captured = config.runtime.cuda_graph
     state = TrainingState(
-        generator=runtime.prepare(
-            generator, build_optimizer(generator, config.generator_optimizer, is_captured)
+        generator=Player(
+            generator,
+            *runtime.prepare(generator, build_optimizer(generator, config.generator_optimizer, is_captured)),
         ),
-        critic=runtime.prepare(critic, build_optimizer(critic, config.critic_optimizer, is_captured)),
+        critic=Player(
+            critic, *runtime.prepare(critic, build_optimizer(critic, config.critic_optimizer, is_captured))
+        ),
         ema=ema.eval(),
     )
     # Only now, when DDP has given all ranks the same weights.
@@ -278,7 +277,7 @@ def start_from_saved(
 
 
 def build_loader(
-    config: Config, shards: ShardSet, runtime: Runtime, rows: Slice, say: Callable[[str], None]
+    config: Config, shards: ShardSet, runtime: Runtime, rows: RankRows, say: Callable[[str], None]
 ) -> tuple[Loader, Order]:
     """The images where they are read fastest, and the order they come in."""
     order = build_order(config, shards)

@@ -24,12 +24,13 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from pipeline.durable import advice, storage_errors, sync_directory
 from pipeline.errors import CheckpointError, StorageError
-from pipeline.state import Tensors
 
 FORMAT = "wgan-checkpoint/1"
+Tensors = dict[str, Tensor]
 NAME = re.compile(r"^step_(\d{8,})$")
 
 

@@ -64,16 +64,6 @@ def spread(images: Tensor, centre: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
-    """Images with the running statistics of batch norm: float32 (count, channels, height, width)."""
-    was_training = generator.training
-    generator.eval()
-    images = torch.cat([generator(part) for part in torch.split(latents, batch)])
-    generator.train(was_training)
-    return images
-
-
-@torch.no_grad()
 def first_non_finite(tensors: dict[str, Tensor]) -> str | None:
     """The name of the first tensor that holds NaN or an infinity, or None. Waits for each device once."""
     by_device: dict[torch.device, dict[str, Tensor]] = defaultdict(dict)

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from pipeline.build import build_evaluation, build_loader
 from pipeline.checkpoint import Checkpoint, list_checkpoints
 from pipeline.config import load_config
-from pipeline.data.loader import scale
 from pipeline.data.shard_set import ShardSet, open_shards
 from pipeline.durable import storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
@@ -25,8 +24,9 @@ from pipeline.latents import check_seed
 from pipeline.launcher import is_launched, launch
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import image_grid, save_png
-from pipeline.noise import Slice
+from pipeline.noise import RankRows
 from pipeline.options import Config, Metric, QualityOptions
+from pipeline.pixels import to_float
 from pipeline.quality.evaluation import Evaluation
 from pipeline.run_directory import RunDirectory
 from pipeline.runtime import Runtime, join, peer_losses
@@ -66,7 +66,7 @@ def judge(
     say = print if runtime.is_main else _say_nothing
     if runtime.is_main and (warning := describe_other_images(checkpoints[0], shards)):
         say_warning(warning)
-    rows = Slice(0, config.schedule.real_images, config.schedule.real_images)
+    rows = RankRows(0, config.schedule.real_images, config.schedule.real_images)
     loader, order = build_loader(config, shards, runtime, rows, _say_nothing)
     evaluation = build_evaluation(config, loader, order, runtime, arguments.seed, show_progress=True)
     say(describe(evaluation, config, arguments))
@@ -236,7 +236,7 @@ def draw_neighbours(
     with runtime.agreement():
         if runtime.is_main:
             with storage_errors(path):
-                save_png(image_grid(scale(pairs.flatten(0, 1)), 1 + NEIGHBOURS), path)
+                save_png(image_grid(to_float(pairs.flatten(0, 1)), 1 + NEIGHBOURS), path)
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:

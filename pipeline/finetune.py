@@ -6,11 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline.checkpoint import check_same_tensors
+from pipeline.checkpoint import Tensors, check_same_tensors
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.generator_files import FORMAT, checkpoint_of, read_safetensors
 from pipeline.options import InitOptions
-from pipeline.state import Tensors
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 

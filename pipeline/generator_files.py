@@ -11,16 +11,21 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline.checkpoint import Checkpoint, check_same_tensors, find_defect, list_checkpoints, newest_valid
+from pipeline.checkpoint import (
+    Checkpoint,
+    Tensors,
+    check_same_tensors,
+    find_defect,
+    list_checkpoints,
+    newest_valid,
+)
 from pipeline.config import load_config
-from pipeline.diagnostics import generate
 from pipeline.durable import replacing, write_text
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.latents import check_seed, check_truncation, latent_batches
 from pipeline.models import build_generator
 from pipeline.options import Config, ModelOptions, Options
 from pipeline.run_directory import RunDirectory
-from pipeline.state import Tensors
 
 FORMAT: Literal["wgan-generator/1"] = "wgan-generator/1"
 
@@ -319,3 +324,13 @@ def _filled(
 def _first_mistake(error: ValidationError) -> str:
     mistake = error.errors()[0]
     return f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}".removeprefix(": ")
+
+
+@torch.no_grad()
+def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
+    """Images with the running statistics of batch norm: float32 (count, channels, height, width)."""
+    was_training = generator.training
+    generator.eval()
+    images = torch.cat([generator(part) for part in torch.split(latents, batch)])
+    generator.train(was_training)
+    return images

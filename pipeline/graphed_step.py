@@ -16,12 +16,12 @@ from torch import Tensor
 
 from pipeline.data.loader import Staged
 from pipeline.ema import update_ema
-from pipeline.noise import Purpose, Slice
+from pipeline.noise import Purpose, RankRows
 from pipeline.objectives import Metrics
-from pipeline.steps import Seen
+from pipeline.steps import CriticBatch
 from pipeline.training_step import TrainingStep
 
-Result = tuple[Metrics, Seen]
+Result = tuple[Metrics, CriticBatch]
 Replay = Callable[[], Result]
 
 
@@ -100,7 +100,7 @@ class GraphedStep(TrainingStep):
     def _ema_weight(self) -> float | Tensor:
         return self._weight if self._is_within else super()._ema_weight()
 
-    def _draw(self, purpose: Purpose, rows: Slice, update: int = 0) -> tuple[Tensor, Tensor]:
+    def _draw(self, purpose: Purpose, rows: RankRows, update: int = 0) -> tuple[Tensor, Tensor]:
         if self._is_within:
             return self._noise[purpose, update]
         return super()._draw(purpose, rows, update)

@@ -17,7 +17,8 @@ from pipeline.durable import replacing, storage_errors
 from pipeline.errors import ConfigError
 from pipeline.generator_files import TrainedGenerator, default_directory, read_generator
 from pipeline.latents import BATCH, check_truncation, latents_of_seeds, name_seeds, parse_seeds
-from pipeline.monitor.grids import image_grid, save_png, to_uint8
+from pipeline.monitor.grids import image_grid, save_png
+from pipeline.pixels import to_uint8
 from pipeline.targets import check_file
 
 FRAMES_PER_SECOND = 25

@@ -29,7 +29,7 @@ class Purpose(IntEnum):
 
 
 @dataclass(frozen=True)
-class Slice:
+class RankRows:
     """One rank's rows [first, first + count) of a global batch of `total` samples."""
 
     first: int
@@ -37,7 +37,7 @@ class Slice:
     total: int
 
     @classmethod
-    def of_rank(cls, rank: int, world_size: int, total: int) -> Slice:
+    def of_rank(cls, rank: int, world_size: int, total: int) -> RankRows:
         """The equal part that belongs to `rank`; `total` must be a multiple of `world_size`."""
         count = total // world_size
         return cls(rank * count, count, total)
@@ -65,7 +65,7 @@ class Noise:
         return self._generator.manual_seed(int(key) >> 1)
 
     def draw(
-        self, purpose: Purpose, step: int, update: int, rows: Slice, latent: int
+        self, purpose: Purpose, step: int, update: int, rows: RankRows, latent: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's latents, float32 (count, latent) ~ N(0, 1), and float32 (count,) ~ U[0, 1)."""
         generator = self.seeded(purpose, step, update)

@@ -14,18 +14,18 @@ from pipeline.data.order import Ids
 from pipeline.diagnostics import (
     draw_as_training_does,
     first_non_finite,
-    generate,
     input_gradient_norm,
     mean_slope,
     spread,
     wasserstein_estimate,
 )
 from pipeline.errors import NonFiniteError
+from pipeline.generator_files import generate
 from pipeline.monitor.console import Console, say_warning
 from pipeline.monitor.grids import image_grid
 from pipeline.monitor.recorder import Recorder, non_finite
 from pipeline.monitor.sinks import ALARM, Sinks
-from pipeline.noise import Noise, Purpose, Slice
+from pipeline.noise import Noise, Purpose, RankRows
 from pipeline.objectives import Metrics, Objective
 from pipeline.options import Config
 from pipeline.quality.best import Best
@@ -33,7 +33,7 @@ from pipeline.quality.evaluation import Evaluation, tag
 from pipeline.runtime import Runtime
 from pipeline.schedule import is_due, is_picture_due
 from pipeline.state import TrainingState
-from pipeline.steps import Seen, add_share, parts
+from pipeline.steps import CriticBatch, add_share, parts
 
 VALIDATION_BATCHES = 16
 
@@ -49,7 +49,7 @@ class Observer:
     loader: Loader
     held_out: Ids
     noise: Noise
-    rows: Slice
+    rows: RankRows
     recorder: Recorder
     checkpoints: Path
     evaluation: Evaluation | None
@@ -65,7 +65,7 @@ class Observer:
             count, self.config.model.latent, generator=generator, device=generator.device
         )
 
-    def watch(self, seen: Seen) -> bool:
+    def watch(self, seen: CriticBatch) -> bool:
         """Log what is due after a step whose last critic update was on `seen`. Returns whether it is the best yet.
 
         Raises NonFiniteError.
@@ -118,7 +118,7 @@ class Observer:
             if self.runtime.is_main:
                 say_warning(f"step {step}: {alarm.text}")
 
-    def _scalars(self, seen: Seen) -> dict[str, float]:
+    def _scalars(self, seen: CriticBatch) -> dict[str, float]:
         real, fake, uniform = seen
         measured = self.objective.report(self.state.critic.module)
         # No more images at once than the updates take: what they leave of the memory may be little.

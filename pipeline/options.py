@@ -304,6 +304,12 @@ class ScheduleOptions(Options):
         """Real images of one critic update, over all ranks."""
         return self.critic_batch or self.global_batch
 
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps, on both networks, of an ordinary step of the run."""
+        rounds = 1 if self.critic_rounds == "joint" else 2
+        return self.critic_updates * rounds + 1
+
 
 class MonitorOptions(Options):
     """What is written about a run, and how often (in steps)."""

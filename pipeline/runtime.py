@@ -30,8 +30,6 @@ from pipeline.host_memory import keep_freed_memory
 from pipeline.launcher import follow_launcher
 from pipeline.models.norms import BatchNorm2d
 from pipeline.options import Config
-from pipeline.schedule import optimizer_steps
-from pipeline.steps import Player
 
 PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 GATHERED_BYTES = 2**20
@@ -62,7 +60,7 @@ class Runtime:
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=timeout),
                 # The scaler counts one growth step for each optimizer's step.
-                GradScalerKwargs(growth_interval=2000 * optimizer_steps(config.schedule)),
+                GradScalerKwargs(growth_interval=2000 * config.schedule.optimizer_steps),
             ],
         )
         self.rank: int = self._accelerator.process_index
@@ -140,8 +138,10 @@ class Runtime:
         # In two calls: PyTorch's types know no other.
         return module.to(self.device).to(memory_format=self.memory_format)
 
-    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Player:
-        """A player on this device: behind DDP where there are ranks, with rank 0's weights on all."""
+    def prepare(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The module behind DDP if there are several ranks, with rank 0's weights on all, and its optimizer."""
         wrapped, prepared = self._accelerator.prepare(module, optimizer)
         if wrapped is not module:
             # A broadcast between two forward passes would change buffers that the first one's backward
@@ -149,7 +149,7 @@ class Runtime:
             wrapped.broadcast_buffers = False
             if dist.get_backend() == "gloo":
                 wrapped.register_comm_hook(None, mean_over_ranks)
-        return Player(module, wrapped, prepared)
+        return wrapped, prepared
 
     def synchronize_batch_norm(self, module: nn.Module) -> None:
         """Let every batch norm layer take its statistics over all ranks."""

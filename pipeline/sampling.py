@@ -23,7 +23,8 @@ from pipeline.latents import (
     name_seeds,
     parse_seeds,
 )
-from pipeline.monitor.grids import image_grid, save_png, to_uint8
+from pipeline.monitor.grids import image_grid, save_png
+from pipeline.pixels import to_uint8
 from pipeline.targets import check_directory, check_file
 
 COUNT = 64

@@ -20,12 +20,6 @@ def critic_updates_at(step: int, options: ScheduleOptions) -> int:
     return bursts.critic_updates if is_burst else options.critic_updates
 
 
-def optimizer_steps(options: ScheduleOptions) -> int:
-    """How many optimizer steps, on both networks, an ordinary step of the run has."""
-    rounds = 1 if options.critic_rounds == "joint" else 2
-    return options.critic_updates * rounds + 1
-
-
 def learning_rate(step: int, lr: float, decay: Literal["constant", "linear"], steps: int) -> float:
     """The learning rate of `step` (counted from 0) of a run of `steps`."""
     return lr if decay == "constant" else lr * (1.0 - step / steps)

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pipeline.checkpoint import Tensors
 from pipeline.noise import Noise, Purpose
 from pipeline.options import OptimizerOptions
 from pipeline.schedule import learning_rate
 from pipeline.steps import Player
-
-Tensors = dict[str, Tensor]
 
 
 @dataclass

@@ -52,7 +52,7 @@ class Player:
     largest_grad_norm: float | None = None
 
 
-class Seen(NamedTuple):
+class CriticBatch(NamedTuple):
     """What a critic update has seen."""
 
     real: Tensor

@@ -136,7 +136,7 @@ def _train_ranks(
         check_same_on_all_ranks,
         describe_setup,
     )
-    from pipeline.profiling import choose_window
+    from pipeline.profiling import StepProfiler, choose_window
     from pipeline.resume import check_identity, find_checkpoint, identity, restore_run
 
     check_batches(config, runtime)
@@ -158,8 +158,7 @@ def _train_ranks(
         say(f"{directory.path} is complete: {ending}. To go on, raise {way_on}.")
         return ending
     first_step = checkpoint.step + 1 if checkpoint else 1
-    if config.profile:
-        choose_window(first_step, config.schedule)
+    window = choose_window(first_step, config.schedule) if config.profile else None
     if runtime.is_main:
         directory.start(dump_config(config))
     with ExitStack() as stack:
@@ -169,6 +168,10 @@ def _train_ranks(
         if checkpoint is not None:
             restore_run(checkpoint, trainer.state, trainer.observer.recorder, runtime)
         say(describe_setup(trainer, directory, checkpoint))
+        if window is not None:
+            image_shape = trainer.loader.image_shape
+            profiler = StepProfiler(config, runtime, directory.path, image_shape, window, say)
+            trainer.after_step = stack.enter_context(profiler).after_step
         trainer.compare_ranks()
         trainer.train()
     if runtime.is_main and config.monitor.plots:

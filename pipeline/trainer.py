@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from pipeline.monitor.console import say_warning
 from pipeline.observer import Observer
 from pipeline.options import Config
 from pipeline.phases import phase
-from pipeline.profiling import StepProfiler
 from pipeline.resume import save_run
 from pipeline.runtime import Runtime
 from pipeline.schedule import is_due
@@ -40,26 +38,26 @@ class Trainer:
     checkpoints: Path
     identity: dict[str, Any]
     stop: StopSignals
-    profiler: StepProfiler | None
+    after_step: Callable[[int], None] | None = None
+    """Called with the steps done so far, after each step; its time does not count as training."""
     failed_saves: int = field(default=0, init=False)
 
     def train(self) -> None:
         """Run from the state's step to the last. Raises StopRequested once a requested stop is saved."""
         batches, counters = self._batches(), self.state.counters
         self.observer.recorder.restart_clock()
-        with self.profiler or nullcontext():
-            while not self.is_complete:
-                stop_vote = self.runtime.vote(self.stop.received is not None)
-                position = counters.position
-                metrics, seen = self.step.take(batches)
-                self.observer.recorder.add(metrics, images=counters.position - position)
-                with phase("logging"):
-                    is_best = self.observer.watch(seen)
-                with phase("digest"):
-                    self._keep_ranks_equal()
-                with phase("saving"):
-                    self._save(is_best, is_stopping=stop_vote())
-                self._look_into_step()
+        while not self.is_complete:
+            stop_vote = self.runtime.vote(self.stop.received is not None)
+            position = counters.position
+            metrics, seen = self.step.take(batches)
+            self.observer.recorder.add(metrics, images=counters.position - position)
+            with phase("logging"):
+                is_best = self.observer.watch(seen)
+            with phase("digest"):
+                self._keep_ranks_equal()
+            with phase("saving"):
+                self._save(is_best, is_stopping=stop_vote())
+            self._look_into_step()
 
     @property
     def is_complete(self) -> bool:
@@ -75,9 +73,9 @@ class Trainer:
             yield staged
 
     def _look_into_step(self) -> None:
-        if self.profiler is not None:
+        if self.after_step is not None:
             with self.observer.recorder.paused():
-                self.profiler.after_step(self.state.counters.step)
+                self.after_step(self.state.counters.step)
 
     def _keep_ranks_equal(self) -> None:
         if is_due(self.state.counters.step, self.config.runtime.digest_every, self.config.schedule.steps):

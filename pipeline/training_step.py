@@ -11,14 +11,14 @@ from torch import Tensor
 from pipeline.data.loader import Staged
 from pipeline.ema import ema_weight, update_ema
 from pipeline.models.norms import can_be_grouped
-from pipeline.noise import Noise, Purpose, Slice
+from pipeline.noise import Noise, Purpose, RankRows
 from pipeline.objectives import Metrics, Objective
 from pipeline.options import Config
 from pipeline.phases import phase
 from pipeline.runtime import Runtime
 from pipeline.schedule import critic_updates_at
 from pipeline.state import TrainingState, optimizer_tensors, set_learning_rate
-from pipeline.steps import Seen, critic_update, draw_fakes, generator_update
+from pipeline.steps import CriticBatch, critic_update, draw_fakes, generator_update
 
 UPDATES_AT_ONCE = 5
 """Critic updates whose generated images are drawn in one pass: a burst's hundred would need too much memory."""
@@ -33,11 +33,11 @@ class TrainingStep:
     state: TrainingState
     objective: Objective
     noise: Noise
-    rows: Slice
-    critic_rows: Slice
+    rows: RankRows
+    critic_rows: RankRows
     to_images: Callable[[Staged], Tensor]
 
-    def take(self, batches: Iterator[Staged]) -> tuple[Metrics, Seen]:
+    def take(self, batches: Iterator[Staged]) -> tuple[Metrics, CriticBatch]:
         """Move both networks, the average and the counters on by one step.
 
         Returns metrics, as 0-d tensors, and what the last critic update saw, when the critic is at its best.
@@ -66,7 +66,9 @@ class TrainingStep:
         blank = torch.zeros(self.critic_rows.count, *image_shape, device=self.runtime.device)
         bursts, updates = self.config.schedule.bursts, self.config.schedule.critic_updates
         most = max(updates, bursts.critic_updates if bursts else 0)
-        self._update_critic(Seen(blank, *next(self._fakes(min(most, UPDATES_AT_ONCE)))), is_measured=True)
+        self._update_critic(
+            CriticBatch(blank, *next(self._fakes(min(most, UPDATES_AT_ONCE)))), is_measured=True
+        )
         self._train_generator(updates=1)
         for player, weights in zip((generator, critic), before, strict=True):
             player.module.load_state_dict(weights)
@@ -80,12 +82,12 @@ class TrainingStep:
         set_learning_rate(self.state.critic, self.config.critic_optimizer, step, steps)
         set_learning_rate(self.state.generator, self.config.generator_optimizer, step, steps)
 
-    def _train(self, batches: Iterator[Staged], updates: int) -> tuple[Metrics, Seen]:
+    def _train(self, batches: Iterator[Staged], updates: int) -> tuple[Metrics, CriticBatch]:
         """All updates of both networks, and of the average."""
         for update, (fake, uniform) in enumerate(self._fakes(updates), start=1):
             staged = next(batches)
             with phase("data"):
-                seen = Seen(self.to_images(staged), fake, uniform)
+                seen = CriticBatch(self.to_images(staged), fake, uniform)
             # Of the critic at its best; the others would cost time, and nobody would see them.
             metrics = self._update_critic(seen, is_measured=update == updates)
         metrics |= self._train_generator(updates)
@@ -109,7 +111,7 @@ class TrainingStep:
                 torch.split(fakes, self.critic_rows.count), [uniform for _, uniform in drawn], strict=True
             )
 
-    def _update_critic(self, seen: Seen, is_measured: bool) -> Metrics:
+    def _update_critic(self, seen: CriticBatch, is_measured: bool) -> Metrics:
         return critic_update(
             self.state.critic,
             self.objective,
@@ -136,7 +138,7 @@ class TrainingStep:
             self.config.schedule.micro_batch,
         )
 
-    def _draw(self, purpose: Purpose, rows: Slice, update: int = 0) -> tuple[Tensor, Tensor]:
+    def _draw(self, purpose: Purpose, rows: RankRows, update: int = 0) -> tuple[Tensor, Tensor]:
         """This step's latents and uniform numbers."""
         with phase("latents"):
             return self.noise.draw(purpose, self.state.counters.step, update, rows, self.config.model.latent)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from pipeline.diagnostics import (
     draw_as_training_does,
     first_non_finite,
-    generate,
     input_gradient_norm,
     mean_slope,
     spread,
     wasserstein_estimate,
 )
+from pipeline.generator_files import generate
 from pipeline.models import build_critic, build_generator
 from pipeline.options import DcganOptions
 

@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 
-from pipeline.noise import Noise, Purpose, Slice
+from pipeline.noise import Noise, Purpose, RankRows
 
 CPU = torch.device("cpu")
-WHOLE = Slice(0, 12, 12)
+WHOLE = RankRows(0, 12, 12)
 
 
 def draw(
@@ -18,7 +18,7 @@ def draw(
     purpose: Purpose = Purpose.CRITIC,
     step: int = 0,
     update: int = 0,
-    rows: Slice = WHOLE,
+    rows: RankRows = WHOLE,
     latent: int = 5,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return Noise(seed, CPU).draw(purpose, step, update, rows, latent)
@@ -27,14 +27,14 @@ def draw(
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 12])
 def test_the_ranks_rows_put_together_are_the_draw_of_one_process(world_size: int) -> None:
     latents, uniform = draw(step=3, update=1)
-    slices = [Slice.of_rank(rank, world_size, 12) for rank in range(world_size)]
+    slices = [RankRows.of_rank(rank, world_size, 12) for rank in range(world_size)]
     parts = [draw(step=3, update=1, rows=rows) for rows in slices]
     assert torch.equal(torch.cat([part[0] for part in parts]), latents)
     assert torch.equal(torch.cat([part[1] for part in parts]), uniform)
 
 
 def test_shapes_and_types_are_those_of_the_ranks_rows() -> None:
-    latents, uniform = draw(rows=Slice(4, 3, 12))
+    latents, uniform = draw(rows=RankRows(4, 3, 12))
     assert (latents.shape, latents.dtype) == ((3, 5), torch.float32)
     assert (uniform.shape, uniform.dtype) == ((3,), torch.float32)
 
@@ -43,7 +43,7 @@ def test_no_latent_comes_twice_in_any_rank_step_update_or_purpose() -> None:
     rows = [
         tuple(row)
         for purpose, step, update, rank in itertools.product(Purpose, range(5), range(4), range(3))
-        for row in draw(0, purpose, step, update, Slice.of_rank(rank, 3, 12))[0].tolist()
+        for row in draw(0, purpose, step, update, RankRows.of_rank(rank, 3, 12))[0].tolist()
     ]
     assert len(rows) == len(Purpose) * 5 * 4 * 12
     assert len(set(rows)) == len(rows)
@@ -73,7 +73,7 @@ def test_a_draw_depends_on_its_arguments_alone() -> None:
 
 
 def test_latents_are_standard_normal_and_shares_uniform() -> None:
-    latents, uniform = draw(rows=Slice(0, 20_000, 20_000), latent=10)
+    latents, uniform = draw(rows=RankRows(0, 20_000, 20_000), latent=10)
     # Standard errors are 0.002 and below.
     assert abs(latents.mean().item()) < 0.01
     assert abs(latents.std().item() - 1) < 0.01
@@ -86,13 +86,13 @@ def test_latents_are_standard_normal_and_shares_uniform() -> None:
 
 
 def test_latents_of_successive_updates_are_independent() -> None:
-    rows = Slice(0, 64, 64)
+    rows = RankRows(0, 64, 64)
     updates = torch.stack([draw(update=update, rows=rows)[0].flatten() for update in range(20)])
     assert torch.corrcoef(updates).fill_diagonal_(0).abs().max() < 0.25
 
 
 def test_slices_divide_the_batch_without_gap_or_overlap() -> None:
     for world_size in (1, 2, 3, 4, 6, 12):
-        rows = [Slice.of_rank(rank, world_size, 12) for rank in range(world_size)]
+        rows = [RankRows.of_rank(rank, world_size, 12) for rank in range(world_size)]
         covered = [place for part in rows for place in range(part.first, part.first + part.count)]
         assert covered == list(range(12))

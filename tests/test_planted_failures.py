@@ -13,7 +13,7 @@ import torch
 from pipeline.data.reader import ShardReader
 from pipeline.data.selection import Selection
 from pipeline.data.shard_set import open_directory
-from pipeline.monitor.grids import to_uint8
+from pipeline.pixels import to_uint8
 from pipeline.quality.features.classifier import About, save, train_classifier
 from pipeline.train_features import read_labels
 from tests.shards import digits, write

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.models import build_critic, build_generator
 from pipeline.models.norms import BatchNorm2d
 from pipeline.objectives import Objective, build_objective
-from pipeline.objectives.wasserstein import Wasserstein
+from pipeline.objectives.wasserstein import ClippedWasserstein
 from pipeline.options import (
     CrossEntropyOptions,
     DcganOptions,
@@ -323,7 +323,7 @@ def test_the_generators_update_raises_its_images_scores() -> None:
     assert losses[-1] < losses[0]
 
 
-class Recording(Wasserstein):
+class Recording(ClippedWasserstein):
     """The Wasserstein loss in a small box, which notes what it is asked, and the critic it leaves behind."""
 
     def __init__(self) -> None:

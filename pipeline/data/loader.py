@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pipeline.data.cache import ResidentImages
 from pipeline.data.order import Batch, Ids, Order, flips
-from pipeline.noise import Slice
+from pipeline.noise import RankRows
+from pipeline.pixels import to_float
 
 BATCHES_AHEAD = 4
 """For each thread: decoded batches wait for the loop, never the loop for them."""
@@ -48,7 +49,7 @@ class Loader:
         images: Images,
         image_shape: tuple[int, int, int],
         order: Order,
-        rows: Slice,
+        rows: RankRows,
         device: torch.device,
         workers: int = 0,
         flip_seed: int | None = None,
@@ -84,7 +85,7 @@ class Loader:
 
     def to_images(self, staged: Staged) -> Tensor:
         """The batch as float32 (count, channels, height, width) in [-1, 1], on the device."""
-        return scale(self.to_pixels(staged))
+        return to_float(self.to_pixels(staged))
 
     def to_pixels(self, staged: Staged) -> Tensor:
         """The batch as uint8 (count, channels, height, width), on the device."""
@@ -97,7 +98,7 @@ class Loader:
 
     def read(self, ids: Ids) -> Tensor:
         """These samples, like a batch."""
-        return scale(self.read_pixels(ids))
+        return to_float(self.read_pixels(ids))
 
     def read_pixels(self, ids: Ids) -> Tensor:
         """These samples as they are: uint8 (count, channels, height, width), on the device."""
@@ -126,11 +127,6 @@ class Loader:
 
     def _flips_of(self, batch: Batch) -> Tensor | None:
         return None if self._flip_seed is None else torch.from_numpy(flips(self._flip_seed, batch))
-
-
-def scale(images: Tensor) -> Tensor:
-    """uint8 in 0..255 to float32 in [-1, 1]."""
-    return images.mul(2 / 255).sub_(1)
 
 
 def mirror(images: Tensor, chosen: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pipeline.data.shard_set import ShardSet
 from pipeline.errors import ConfigError, DataError
-from pipeline.noise import Slice
+from pipeline.noise import RankRows
 from pipeline.options import Config
 
 BATCHES_AT_ONCE = 16
@@ -137,20 +137,20 @@ class Order:
             for number in range(streams)
         ]
 
-    def batch(self, position: int, rows: Slice) -> Batch:
+    def batch(self, position: int, rows: RankRows) -> Batch:
         """These rows of the global batch that starts at this position of the endless stream of samples.
 
         The rows of a batch lie stream by stream. Positions and the batch are multiples of the number of streams.
         """
         return next(self._plan(position, rows, 1))
 
-    def batches(self, position: int, rows: Slice) -> Iterator[Batch]:
+    def batches(self, position: int, rows: RankRows) -> Iterator[Batch]:
         """These rows of each global batch from `position` on, for ever."""
         while True:
             yield from self._plan(position, rows, BATCHES_AT_ONCE)
             position += BATCHES_AT_ONCE * rows.total
 
-    def _plan(self, position: int, rows: Slice, count: int) -> Iterator[Batch]:
+    def _plan(self, position: int, rows: RankRows, count: int) -> Iterator[Batch]:
         """These rows of `count` global batches in a row."""
         each, place = rows.total // len(self.streams), position // len(self.streams)
         streams, start = self._streams_of(rows), rows.first % each
@@ -165,7 +165,7 @@ class Order:
 
     def samples(self, position: int, count: int) -> Ids:
         """The ids of [position, position + count), both multiples of the number of streams."""
-        return self.batch(position, Slice(0, count, count)).ids
+        return self.batch(position, RankRows(0, count, count)).ids
 
     def first(self, count: int) -> Ids:
         """The ids of as many samples as asked for; none comes again before all have come."""
@@ -174,12 +174,12 @@ class Order:
         ids = [stream.samples(0, min(each, stream.epoch_size)) for stream in self.streams]
         return np.resize(np.concatenate(ids), count)
 
-    def windows(self, position: int, rows: Slice) -> tuple[list[int], list[int]]:
+    def windows(self, position: int, rows: RankRows) -> tuple[list[int], list[int]]:
         """The shards that these rows are read from at this position, and those that come next."""
         pairs = [stream.windows(position // len(self.streams)) for stream in self._streams_of(rows)]
         return [shard for now, _ in pairs for shard in now], [shard for _, later in pairs for shard in later]
 
-    def _streams_of(self, rows: Slice) -> list[Stream]:
+    def _streams_of(self, rows: RankRows) -> list[Stream]:
         """The streams that these rows of a batch are of."""
         each = rows.total // len(self.streams)
         return self.streams[rows.first // each : -(-(rows.first + rows.count) // each)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from pipeline.durable import replacing
+from pipeline.pixels import to_uint8
 
 
 def image_grid(images: Tensor, columns: int) -> Tensor:
@@ -24,11 +24,6 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
     pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     grid: Tensor = make_grid(pixels, nrow=columns, padding=2, pad_value=128)
     return grid.cpu()
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """float32 in [-1, 1] to uint8 in 0..255, rounded; the inverse of data.loader.scale."""
-    return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def encode_png(picture: Tensor) -> bytes:

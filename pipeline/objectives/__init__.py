@@ -11,7 +11,7 @@ from pipeline.objectives.cross_entropy import CrossEntropy
 from pipeline.objectives.gradient_penalty import GradientPenalty
 from pipeline.objectives.hinge import Hinge
 from pipeline.objectives.least_squares import LeastSquares
-from pipeline.objectives.wasserstein import Wasserstein
+from pipeline.objectives.wasserstein import ClippedWasserstein
 from pipeline.options import ObjectiveOptions
 
 __all__ = ["Metrics", "Objective", "build_objective"]
@@ -21,7 +21,7 @@ def build_objective(options: ObjectiveOptions) -> Objective:
     """The objective that the options name."""
     match options.name:
         case "wasserstein":
-            return Wasserstein(options)
+            return ClippedWasserstein(options)
         case "gradient_penalty":
             return GradientPenalty(options)
         case "least_squares":

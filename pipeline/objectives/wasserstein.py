@@ -27,7 +27,7 @@ class WassersteinLoss(Objective):
         return -scores.mean()
 
 
-class Wasserstein(WassersteinLoss):
+class ClippedWasserstein(WassersteinLoss):
     """The Wasserstein loss for a critic whose weights in scope stay in [-clip, clip]."""
 
     def __init__(self, options: WassersteinOptions) -> None:

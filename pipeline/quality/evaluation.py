@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from pipeline.data.order import Ids
 from pipeline.errors import ConfigError, NonFiniteError, PipelineError
-from pipeline.monitor.grids import to_uint8
 from pipeline.noise import Noise, Purpose
 from pipeline.options import FeatureKind, Metric, QualityOptions
+from pipeline.pixels import to_uint8
 from pipeline.quality.class_balance import class_distance, class_histogram, covered_modes
 from pipeline.quality.features import Features, NoFeatures, load_features
 from pipeline.quality.features.classifier import ClassifierFeatures

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.data.loader import scale
 from pipeline.errors import ConfigError
+from pipeline.pixels import to_float
 
 SMALLEST_IMAGE = 8
 SMALLEST_LEVEL = 16
@@ -201,7 +201,7 @@ def _cut_patches(images: Tensor, chosen: Tensor, levels: Sequence[Level]) -> lis
     found: list[list[Tensor]] = [[] for _ in levels]
     for places in torch.split(torch.arange(len(chosen)), BATCH_OF_IMAGES):
         batch = images[chosen[places]]
-        pyramid = laplacian_pyramid(scale(batch) if batch.dtype == torch.uint8 else batch)
+        pyramid = laplacian_pyramid(to_float(batch) if batch.dtype == torch.uint8 else batch)
         for parts, level, pixels in zip(found, levels, pyramid, strict=True):
             parts.append(_windows(pixels, level.side, level.y[places], level.x[places]))
     return [torch.cat(parts) for parts in found]

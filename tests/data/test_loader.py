@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from pipeline.data.cache import Node, decode_all
-from pipeline.data.loader import Images, Loader, scale
+from pipeline.data.loader import Images, Loader
 from pipeline.data.order import Ids, Order, flips
 from pipeline.data.reader import ShardReader
 from pipeline.errors import DataError
-from pipeline.monitor.grids import to_uint8
-from pipeline.noise import Slice
+from pipeline.noise import RankRows
+from pipeline.pixels import to_float, to_uint8
 from tests import shards
 
 CPU = torch.device("cpu")
@@ -39,18 +39,18 @@ def order_of(reader: ShardReader) -> Order:
 def batches(
     reader: ShardReader,
     position: int = 0,
-    rows: Slice | None = None,
+    rows: RankRows | None = None,
     workers: int = 0,
     images: Images | None = None,
 ) -> Iterator[Tensor]:
-    rows = rows or Slice(0, 12, 12)
+    rows = rows or RankRows(0, 12, 12)
     loader = Loader(images or reader, reader.image_shape, order_of(reader), rows, CPU, workers)
     return map(loader.to_images, loader.batches(position))
 
 
 def test_every_level_of_grey_survives_the_way_to_floats_and_back() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
-    scaled = scale(levels)
+    scaled = to_float(levels)
     assert scaled.dtype == torch.float32
     assert (scaled[0], scaled[255]) == (-1.0, 1.0)
     assert (scaled.diff() > 0).all()
@@ -59,12 +59,12 @@ def test_every_level_of_grey_survives_the_way_to_floats_and_back() -> None:
 
 def test_batches_are_this_ranks_rows_as_floats_from_minus_one_to_one(reader: ShardReader) -> None:
     order = order_of(reader)
-    found = list(islice(batches(reader, position=24, rows=Slice(4, 3, 12)), 3))
+    found = list(islice(batches(reader, position=24, rows=RankRows(4, 3, 12)), 3))
     for number, batch in enumerate(found):
         ids = order.samples(24 + 12 * number, 12)[4:7]
         assert batch.dtype == torch.float32
         assert batch.shape == (3, 1, 8, 8)
-        assert torch.equal(batch, scale(reader.read(ids)))
+        assert torch.equal(batch, to_float(reader.read(ids)))
     together = torch.cat(found)
     assert (together.min(), together.max()) == (-1.0, 1.0)
 
@@ -72,13 +72,13 @@ def test_batches_are_this_ranks_rows_as_floats_from_minus_one_to_one(reader: Sha
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_the_ranks_batches_make_the_batch_of_one_process(reader: ShardReader, world_size: int) -> None:
     alone = batches(reader)
-    ranks = [batches(reader, rows=Slice.of_rank(rank, world_size, 12)) for rank in range(world_size)]
+    ranks = [batches(reader, rows=RankRows.of_rank(rank, world_size, 12)) for rank in range(world_size)]
     for _ in range(4):
         assert torch.equal(torch.cat([next(rank) for rank in ranks]), next(alone))
 
 
 def test_workers_change_nothing(reader: ShardReader) -> None:
-    rows = Slice(6, 6, 12)
+    rows = RankRows(6, 6, 12)
     here = list(islice(batches(reader, 60, rows), 10))
     stream = batches(reader, 60, rows, workers=2)
     for expected in here:
@@ -112,9 +112,9 @@ def test_starting_later_is_skipping_what_comes_before(reader: ShardReader, skipp
 
 
 def test_single_samples_are_read_like_a_batch(reader: ShardReader) -> None:
-    loader = Loader(reader, reader.image_shape, order_of(reader), Slice(0, 1, 1), CPU)
+    loader = Loader(reader, reader.image_shape, order_of(reader), RankRows(0, 1, 1), CPU)
     ids = np.array([1796, 3])
-    assert torch.equal(loader.read(ids), scale(reader.read(ids)))
+    assert torch.equal(loader.read(ids), to_float(reader.read(ids)))
 
 
 def test_mirrored_images_are_turned_left_to_right_and_others_left_alone(reader: ShardReader) -> None:
@@ -122,12 +122,12 @@ def test_mirrored_images_are_turned_left_to_right_and_others_left_alone(reader: 
     resident = decode_all(reader, Node(), show_progress=False)
     sources: list[tuple[Images, int]] = [(reader, 0), (reader, 2), (resident, 0)]
     for images, workers in sources:
-        loader = Loader(images, reader.image_shape, order, Slice(0, 12, 12), CPU, workers, flip_seed=3)
+        loader = Loader(images, reader.image_shape, order, RankRows(0, 12, 12), CPU, workers, flip_seed=3)
         for number, batch in enumerate(map(loader.to_images, islice(loader.batches(0), 4))):
-            planned = order.batch(12 * number, Slice(0, 12, 12))
+            planned = order.batch(12 * number, RankRows(0, 12, 12))
             turned = flips(3, planned)
             assert 0 < turned.sum() < 12
-            straight = scale(reader.read(planned.ids))
+            straight = to_float(reader.read(planned.ids))
             for row in range(12):
                 assert torch.equal(batch[row], straight[row].flip(2) if turned[row] else straight[row])
 
@@ -157,7 +157,7 @@ def test_shards_are_announced_once_for_each_window_with_those_that_follow(reader
 
 
 def test_a_loader_that_is_dropped_leaves_no_thread(reader: ShardReader) -> None:
-    loader = Loader(reader, reader.image_shape, order_of(reader), Slice(0, 12, 12), CPU, workers=2)
+    loader = Loader(reader, reader.image_shape, order_of(reader), RankRows(0, 12, 12), CPU, workers=2)
     stream = loader.batches(0)
     next(stream)
     assert [thread for thread in threading.enumerate() if thread.name.startswith("decode")]

@@ -13,7 +13,7 @@ from pipeline.data.manifest import load_index, load_manifest
 from pipeline.data.order import BATCHES_AT_ONCE, Batch, Order, build_order, flips, of_classes, shuffled
 from pipeline.data.shard_set import open_directory
 from pipeline.errors import ConfigError, DataError
-from pipeline.noise import Slice
+from pipeline.noise import RankRows
 from pipeline.options import Config, DataOptions, ScheduleOptions
 
 UNEQUAL = [3, 1, 7, 2, 5, 4]
@@ -37,7 +37,7 @@ def test_every_sample_comes_once_in_each_epoch_for_any_window(counts: list[int])
 
 def test_the_tail_of_an_epoch_flows_into_the_next() -> None:
     order, total = Order(UNEQUAL, seed=1, shuffle_shards=2), sum(UNEQUAL)
-    batches = order.batches(0, Slice(0, 5, 5))
+    batches = order.batches(0, RankRows(0, 5, 5))
     found = [next(batches) for _ in range(total)]
     stream = np.concatenate([batch.ids for batch in found])
     assert np.concatenate([batch.epochs for batch in found]).tolist() == [
@@ -63,8 +63,8 @@ def test_any_part_of_the_stream_is_what_reading_from_the_start_gives() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_the_ranks_slices_put_together_are_the_global_batches(world_size: int) -> None:
-    expected = Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, Slice(0, 12, 12))
-    slices = [Slice.of_rank(rank, world_size, 12) for rank in range(world_size)]
+    expected = Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, RankRows(0, 12, 12))
+    slices = [RankRows.of_rank(rank, world_size, 12) for rank in range(world_size)]
     streams = [Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, rows) for rows in slices]
     for _ in range(10):
         parts = [next(stream).ids for stream in streams]
@@ -103,12 +103,12 @@ def test_the_first_samples_are_different_ones_also_where_streams_are_unequal(
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_read_only_their_streams_and_batches_are_the_same_for_any_world_size(world_size: int) -> None:
-    counts, alone = [10] * 40, Slice(0, 16, 16)
+    counts, alone = [10] * 40, RankRows(0, 16, 16)
     order = Order(counts, seed=3, shuffle_shards=8, streams=4)
     for position in range(0, 1600, 16):
         ids, touched = [], []
         for rank in range(world_size):
-            rows = Slice.of_rank(rank, world_size, 16)
+            rows = RankRows.of_rank(rank, world_size, 16)
             mine = order.batch(position, rows).ids
             shards = set((mine // 10).tolist())
             now, later = order.windows(position, rows)
@@ -292,7 +292,7 @@ def test_classes_with_too_few_images_for_a_batch_are_refused(
 def test_batches_in_a_row_are_those_at_their_positions_wherever_they_begin(streams: int, rank: int) -> None:
     """They are planned several at a time, and a run may resume in the middle of a plan."""
     order = Order([40, 60, 50], seed=3, shuffle_shards=2, streams=streams)
-    rows = Slice.of_rank(rank, 3, 12)
+    rows = RankRows.of_rank(rank, 3, 12)
     for start in (0, 12 * 7):
         for number, batch in enumerate(islice(order.batches(start, rows), 3 * BATCHES_AT_ONCE)):
             alone = order.batch(start + 12 * number, rows)

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.data.loader import Staged
 from pipeline.objectives import Metrics
-from pipeline.steps import Seen
+from pipeline.steps import CriticBatch
 from pipeline.training_step import TrainingStep
 from tests.ranks import Ranks, checkpoints, read_note
 
@@ -23,7 +23,7 @@ def flip_a_bit(arguments: list[str], group: str, name: str) -> int:
 
     take = TrainingStep.take
 
-    def take_then_flip(self: TrainingStep, batches: Iterator[Staged]) -> tuple[Metrics, Seen]:
+    def take_then_flip(self: TrainingStep, batches: Iterator[Staged]) -> tuple[Metrics, CriticBatch]:
         result = take(self, batches)
         if self.state.counters.step == STEP and self.runtime.rank == 1:
             bits = self.state.named_tensors()[group][name].data.view(torch.int32)

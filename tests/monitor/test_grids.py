@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import StorageError
-from pipeline.monitor.grids import image_grid, save_png, to_uint8
+from pipeline.monitor.grids import image_grid, save_png
+from pipeline.pixels import to_uint8
 
 
 def levels(count: int, channels: int, side: int) -> Tensor:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.objectives import Wasserstein, build_objective
+from pipeline.objectives import build_objective
+from pipeline.objectives.wasserstein import ClippedWasserstein
 from pipeline.options import ClipScope, GradientPenaltyOptions, WassersteinOptions
 
 
@@ -127,5 +128,7 @@ def test_the_scope_says_what_is_clipped_and_what_the_report_counts(
 
 
 def test_the_options_choose_the_objective() -> None:
-    assert isinstance(OBJECTIVE, Wasserstein)
-    assert not isinstance(build_objective(GradientPenaltyOptions(name="gradient_penalty")), Wasserstein)
+    assert isinstance(OBJECTIVE, ClippedWasserstein)
+    assert not isinstance(
+        build_objective(GradientPenaltyOptions(name="gradient_penalty")), ClippedWasserstein
+    )

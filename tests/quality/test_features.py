@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.loader import scale
 from pipeline.errors import CheckpointError, ConfigError, DataError
+from pipeline.pixels import to_float
 from pipeline.quality.features.classifier import (
     About,
     Classifier,
@@ -64,7 +64,7 @@ def test_a_classifier_learns_and_comes_back_from_its_file(tmp_path: Path) -> Non
     loaded = ClassifierFeatures.load(tmp_path / "c.safetensors", CPU)
     assert loaded.about == ABOUT
     assert loaded.name.startswith("classifier ")
-    scaled = scale(images)
+    scaled = to_float(images)
     features = loaded(images[:1000])
     assert torch.allclose(features.mean(0), torch.zeros(160), atol=1e-4)
     spread = features.std(0)

@@ -14,9 +14,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from pipeline.data.loader import scale
 from pipeline.errors import ConfigError
-from pipeline.monitor.grids import to_uint8
+from pipeline.pixels import to_float, to_uint8
 from pipeline.quality import sliced_wasserstein as module
 from pipeline.quality.sliced_wasserstein import (
     RealPatches,
@@ -196,7 +195,9 @@ def test_the_real_side_serves_any_number_of_generated_sets() -> None:
 
 def test_bytes_are_compared_as_the_numbers_that_they_stand_for() -> None:
     real, fake = (to_uint8(images) for images in (smooth(0, 20, 32, 3), noise(1, 20, 32, 3)))
-    assert sliced_wasserstein(real, fake, seed=0) == sliced_wasserstein(scale(real), scale(fake), seed=0)
+    assert sliced_wasserstein(real, fake, seed=0) == sliced_wasserstein(
+        to_float(real), to_float(fake), seed=0
+    )
 
 
 def test_memory_is_that_of_the_patches_and_not_of_all_pyramids() -> None:

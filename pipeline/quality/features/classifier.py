@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.data.loader import scale
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
+from pipeline.pixels import to_float
 
 FORMAT = "wgan-classifier/1"
 HIDDEN, WIDTH, MOST_WIDTH, SMALLEST_SIDE = 64, 32, 256, 8
@@ -150,12 +150,12 @@ class ClassifierFeatures:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (count, channels, height, width) to float32 (count, dimensions)."""
-        return torch.cat([self.network.features(scale(part)) for part in torch.split(images, CHUNK)])
+        return torch.cat([self.network.features(to_float(part)) for part in torch.split(images, CHUNK)])
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """uint8 (count, channels, height, width) to float32 (count, classes), rows adding up to 1."""
-        return torch.cat([self.network(scale(part)).softmax(1) for part in torch.split(images, CHUNK)])
+        return torch.cat([self.network(to_float(part)).softmax(1) for part in torch.split(images, CHUNK)])
 
 
 def cross_entropy(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
@@ -226,13 +226,13 @@ def train_classifier(
             for _ in range(epochs):
                 order = torch.randperm(len(images))
                 for chosen in torch.split(order[: per_epoch * BATCH], BATCH):
-                    value = loss(network, scale(images[chosen].to(device)), labels[chosen].to(device))
+                    value = loss(network, to_float(images[chosen].to(device)), labels[chosen].to(device))
                     optimizer.zero_grad()
                     torch.autograd.backward(value)
                     optimizer.step()
                     schedule.step()
                     bar.update()
-        network.eval().settle_scale(scale(images[:SCALE_IMAGES].to(device)))
+        network.eval().settle_scale(to_float(images[:SCALE_IMAGES].to(device)))
     return network
 
 
@@ -251,7 +251,7 @@ def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
     """The share of uint8 images that it is right about."""
     device = next(network.parameters()).device
     right = sum(
-        int((network(scale(part.to(device))).argmax(1).cpu() == truth).sum().item())
+        int((network(to_float(part.to(device))).argmax(1).cpu() == truth).sum().item())
         for part, truth in zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True)
     )
     return right / len(images)

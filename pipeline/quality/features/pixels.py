@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from pipeline.data.loader import scale
+from pipeline.pixels import to_float
 
 MOST_DIMENSIONS = 64
 MOST_SIDE = 32
@@ -56,7 +56,7 @@ class PixelFeatures:
 
 
 def _pixels(images: Tensor) -> Tensor:
-    values = scale(images)
+    values = to_float(images)
     height, width = images.shape[-2:]
     if max(height, width) > MOST_SIDE:
         size = (min(height, MOST_SIDE), min(width, MOST_SIDE))
