@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from pipeline.generator_files import TrainedGenerator
+    from pipeline.run.generator import TrainedGenerator
 
 
 def load_generator(
@@ -19,6 +19,6 @@ def load_generator(
     (16, channels, height, width) in [-1, 1]. Raises ConfigError or CheckpointError.
     """
     # Not above: commands that need no torch import this package too, and are quick.
-    from pipeline.generator_files import read_generator
+    from pipeline.run.generator import read_generator
 
     return read_generator(Path(path), checkpoint, use_ema)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from pipeline import shards_command
+from pipeline.commands import shards as shards_command
 from pipeline.errors import ConfigError, PipelineError
 
 if TYPE_CHECKING:
@@ -174,31 +174,31 @@ def _become_launcher(processes: int, module: str, words: Sequence[str]) -> NoRet
 
 
 def _sample(parsed: argparse.Namespace) -> int:
-    from pipeline.sampling import sample
+    from pipeline.commands.sample import sample
 
     return sample(parsed)
 
 
 def _interpolate(parsed: argparse.Namespace) -> int:
-    from pipeline.interpolation import interpolate
+    from pipeline.commands.interpolate import interpolate
 
     return interpolate(parsed)
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    from pipeline.export import export
+    from pipeline.commands.export import export
 
     return export(parsed)
 
 
 def _plot(parsed: argparse.Namespace) -> int:
-    from pipeline.plots import plot
+    from pipeline.commands.plot import plot
 
     return plot(parsed)
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    from pipeline.report import report
+    from pipeline.commands.report import report
 
     return report(parsed)
 
@@ -209,19 +209,19 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # A rank that waits for another one hears no KeyboardInterrupt until that one answers.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from pipeline.evaluate import evaluate
+    from pipeline.commands.evaluate import evaluate
 
     return evaluate(parsed)
 
 
 def _train_features(parsed: argparse.Namespace) -> int:
-    from pipeline.train_features import train_features
+    from pipeline.commands.features import train_features
 
     return train_features(parsed)
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    from pipeline.doctor import doctor
+    from pipeline.commands.doctor import doctor
 
     return doctor(parsed)
 

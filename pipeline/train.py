@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import describe_options, dump_config, load_config
-from pipeline.data.shard_set import ShardSet, open_shards
+from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.errors import PipelineError, StopRequested, StorageError
 from pipeline.options import Config
 from pipeline.quality.best import Best
-from pipeline.run_directory import RunDirectory
-from pipeline.stopping import StopSignals
+from pipeline.ranks.stopping import StopSignals
+from pipeline.run.directory import RunDirectory
 
 if TYPE_CHECKING:
-    from pipeline.runtime import Runtime
+    from pipeline.ranks.runtime import Runtime
 # Nothing above imports torch: what is wrong with a config or a shard is said within a second.
 
 
@@ -56,7 +56,7 @@ def run(config: Config) -> int:
             shards = open_shards(config.data)
             stack.callback(shards.files.close)
             # From here on torch is needed.
-            from pipeline.runtime import join
+            from pipeline.ranks.runtime import join
 
             runtime = join(config)
         with _noting_failure(directory):
@@ -112,7 +112,7 @@ def _train(
     import torch
 
     from pipeline.errors import OutOfMemoryError
-    from pipeline.runtime import peer_losses
+    from pipeline.ranks.runtime import peer_losses
 
     with peer_losses():
         try:
@@ -128,7 +128,8 @@ def _train(
 def _train_ranks(
     config: Config, shards: ShardSet, directory: RunDirectory, runtime: Runtime, stop: StopSignals
 ) -> str:
-    from pipeline.build import (
+    from pipeline.profiling.profiler import StepProfiler, choose_window
+    from pipeline.training.build import (
         build_trainer,
         check_batches,
         check_cuda_graph,
@@ -136,8 +137,7 @@ def _train_ranks(
         check_same_on_all_ranks,
         describe_setup,
     )
-    from pipeline.profiling import StepProfiler, choose_window
-    from pipeline.resume import check_identity, find_checkpoint, identity, restore_run
+    from pipeline.training.resume import check_identity, find_checkpoint, identity, restore_run
 
     check_batches(config, runtime)
     check_cuda_graph(config, runtime)
@@ -195,7 +195,7 @@ def describe_ending(step: int, best: Best) -> str:
 def _draw_pictures(directory: RunDirectory) -> None:
     """Curves and animation of the whole run. What keeps one from being drawn does not spoil the run."""
     from pipeline.monitor.console import say_warning
-    from pipeline.plots import ANIMATION, CURVES, draw_animation, draw_curves
+    from pipeline.monitor.plots import ANIMATION, CURVES, draw_animation, draw_curves
 
     for draw, name in ((draw_curves, CURVES), (draw_animation, ANIMATION)):
         try:

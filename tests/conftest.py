@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.selection import Selection
+from pipeline.data.making.selection import Selection
 from tests import shards
 from tests.ranks import Ranks
 

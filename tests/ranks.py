@@ -32,8 +32,8 @@ _SPAWN.set_forkserver_preload(
     [
         "pytest",
         "torch.utils.tensorboard",
-        "pipeline.build",
-        "pipeline.resume",
+        "pipeline.training.build",
+        "pipeline.training.resume",
         "pipeline.train",
         "tests.ranks",
     ]

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.codecs import Bytes
-from pipeline.data.convert import Conversion
-from pipeline.data.manifest import Manifest, load_manifest
-from pipeline.data.plan import plan_shards
-from pipeline.data.reader import ShardReader
-from pipeline.data.selection import Selection
-from pipeline.data.shard_files import LocalFiles
-from pipeline.data.shard_set import ShardSet
+from pipeline.data.format.codecs import Bytes
+from pipeline.data.format.manifest import Manifest, load_manifest
+from pipeline.data.format.shard_files import LocalFiles
+from pipeline.data.format.shard_set import ShardSet
+from pipeline.data.making.convert import Conversion
+from pipeline.data.making.plan import plan_shards
+from pipeline.data.making.selection import Selection
+from pipeline.data.making.writer import make_shards
+from pipeline.data.reading.reader import ShardReader
 from pipeline.data.sources import Picture, Source, Spec, open_source
-from pipeline.data.writer import make_shards
 
 
 class Given:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from pipeline.cli import _default_processes, _parse, main
-from pipeline.latents import latent_batches
 from pipeline.options import RuntimeOptions
+from pipeline.run.latents import latent_batches
 from tests.ranks import Ranks
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import save_checkpoint
 from pipeline.config import dump_config
 from pipeline.models import build_generator
 from pipeline.options import Config, DataOptions, DcganOptions, ModelOptions, ScheduleOptions
+from pipeline.run.checkpoint import save_checkpoint
 
 SMALL = DcganOptions(latent=8, width=4)
 MANIFEST = "5" * 64

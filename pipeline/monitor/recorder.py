@@ -12,7 +12,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from pipeline.monitor.health import Health
+from pipeline.monitor.alarms import Health
 from pipeline.monitor.window import Window
 
 

@@ -21,7 +21,7 @@ from pipeline.durable import replacing, storage_errors, write_text
 from pipeline.errors import StorageError
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import encode_png
-from pipeline.run_directory import parse_record
+from pipeline.run.directory import parse_record
 
 ALARM = "health/"
 """How the names of texts begin that a person should read."""

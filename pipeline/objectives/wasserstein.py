@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pipeline.clipping import clip_weights, clipped_fraction, weights_in_scope
+from pipeline.objectives.clipping import clip_weights, clipped_fraction, weights_in_scope
 from pipeline.objectives.contract import Metrics, Objective
 from pipeline.options import WassersteinOptions
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.data.order import Ids
+from pipeline.data.reading.order import Ids
 from pipeline.errors import ConfigError, NonFiniteError, PipelineError
 from pipeline.noise import Noise, Purpose
 from pipeline.options import FeatureKind, Metric, QualityOptions

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import webdataset
 
-from pipeline.data.check import check_shards
-from pipeline.data.manifest import load_manifest
-from pipeline.data.shard_set import open_shards
+from pipeline.data.format.manifest import load_manifest
+from pipeline.data.format.shard_set import open_shards
+from pipeline.data.inspecting.check import check_shards
 from pipeline.errors import ConfigError, DataError
 from pipeline.options import DataOptions
 from pipeline.train import main
@@ -112,6 +112,6 @@ def test_no_rewriting_of_names_reaches_a_shell(
 
 
 def test_training_does_not_even_import_webdataset() -> None:
-    program = "import sys; import pipeline.build, pipeline.train; print('webdataset' in sys.modules)"
+    program = "import sys; import pipeline.training.build, pipeline.train; print('webdataset' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

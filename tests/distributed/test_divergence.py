@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.loader import Staged
+from pipeline.data.reading.loader import Staged
 from pipeline.objectives import Metrics
-from pipeline.steps import CriticBatch
-from pipeline.training_step import TrainingStep
+from pipeline.training.step import TrainingStep
+from pipeline.training.updates import CriticBatch
 from tests.ranks import Ranks, checkpoints, read_note
 
 STEP = 6

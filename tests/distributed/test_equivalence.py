@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 from tests.ranks import (
     Arrays,
     Ranks,
@@ -173,7 +173,7 @@ def test_every_critic_weight_stays_in_the_box_on_every_rank(
 
 def train_with_exchanges(arguments: list[str], most_gathered: str, exchange: str) -> int:
     """Train, and see that gradients are averaged in this way."""
-    from pipeline import runtime
+    from pipeline.ranks import runtime
     from pipeline.train import main
 
     runtime.GATHERED_BYTES = int(most_gathered)

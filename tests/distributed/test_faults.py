@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
-from pipeline.training_step import TrainingStep
+from pipeline.training.step import TrainingStep
 from tests.ranks import (
     Ranks,
     Run,
@@ -52,8 +52,8 @@ def train_with_a_poisoned_rank(arguments: list[str], step: int) -> int:
 
 def report_nan_on_a_rank(arguments: list[str]) -> int:
     """Train; at step 4 rank 1 measures what is not a number, though all ranks hold the same weights."""
-    from pipeline.observer import Observer
     from pipeline.train import main
+    from pipeline.training.observer import Observer
 
     measure = Observer._measure_critic
 

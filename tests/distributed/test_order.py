@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.trainer import Trainer
+from pipeline.training.trainer import Trainer
 from tests import shards
 from tests.ranks import Ranks, Run
 

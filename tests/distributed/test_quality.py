@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.checkpoint import Checkpoint, list_checkpoints
 from pipeline.cli import main
+from pipeline.run.checkpoint import Checkpoint, list_checkpoints
 from tests.ranks import (
     Ranks,
     assert_same_bits,
@@ -100,7 +100,7 @@ def evaluate(words: list[str]) -> int:
 
 
 def evaluate_where_rank_1_sees_only_the_oldest_checkpoint(words: list[str]) -> int:
-    from pipeline import generator_files
+    from pipeline.run import generator as generator_files
 
     def oldest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
         return list_checkpoints(directory)[0], []
@@ -111,7 +111,7 @@ def evaluate_where_rank_1_sees_only_the_oldest_checkpoint(words: list[str]) -> i
 
 
 def evaluate_where_rank_1_finds_damage(words: list[str]) -> int:
-    from pipeline import generator_files
+    from pipeline.run import generator as generator_files
 
     if os.environ.get("RANK") == "1":
         generator_files.find_defect = lambda checkpoint: "a bit is wrong"
@@ -119,7 +119,7 @@ def evaluate_where_rank_1_finds_damage(words: list[str]) -> int:
 
 
 def evaluate_where_rank_1_is_killed(words: list[str]) -> int:
-    from pipeline import evaluate
+    from pipeline.commands import evaluate
 
     def end(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.data.selection import Selection
+from pipeline.data.making.selection import Selection
 from tests.distributed.test_equivalence import largest_difference, states, train_in_float64
 from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_state, read_tensors
 from tests.shards import digits, write

@@ -162,7 +162,7 @@ def rehearse_in_float16(arguments: list[str]) -> int:
     from accelerate.optimizer import AcceleratedOptimizer
 
     from pipeline.train import main
-    from pipeline.training_step import TrainingStep
+    from pipeline.training.step import TrainingStep
 
     rehearse = TrainingStep.rehearse
 
@@ -187,7 +187,7 @@ def rehearse_in_float16(arguments: list[str]) -> int:
 
 
 def test_the_precision_that_is_chosen_is_said_and_kept(ranks: Ranks, config: str, tmp_path: Path) -> None:
-    from pipeline.runtime import fastest_precision
+    from pipeline.ranks.runtime import fastest_precision
 
     chosen = fastest_precision(torch.device("cpu"))
     run = ranks.run(1, [config, "precision=auto", "schedule.steps=1"])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.models import build_critic, build_generator
 from pipeline.models.spectral_norm import SpectralNorm, normalise_spectra
 from pipeline.options import DcganOptions, MlpOptions, ModelOptions, ResnetOptions
-from pipeline.steps import frozen
+from pipeline.training.updates import frozen
 from tests.models.networks import kernels
 
 CRITICS: list[tuple[ModelOptions, int]] = [

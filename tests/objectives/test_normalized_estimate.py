@@ -25,8 +25,6 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
-from pipeline.diagnostics import mean_slope, wasserstein_estimate
-from pipeline.flops import SingleProcess
 from pipeline.models import build_critic
 from pipeline.objectives import build_objective
 from pipeline.options import (
@@ -38,8 +36,10 @@ from pipeline.options import (
     RmspropOptions,
     WassersteinOptions,
 )
-from pipeline.state import build_optimizer, set_learning_rate
-from pipeline.steps import Player, critic_update
+from pipeline.profiling.flops import SingleProcess
+from pipeline.training.diagnostics import mean_slope, wasserstein_estimate
+from pipeline.training.state import build_optimizer, set_learning_rate
+from pipeline.training.updates import Player, critic_update
 
 COUNT = 128
 

@@ -25,9 +25,6 @@ Pixels = npt.NDArray[np.uint8]
 Picture = bytes | Pixels
 """An image file's content as it is stored, or pixels where a source has no files."""
 
-MAX_FILE_BYTES = 1 << 28
-"""More than any image that may be decoded takes; a larger file is not even read."""
-
 
 class Source(Protocol):
     """A fixed list of images that can be read in any order, also in another process: sources are pickled."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.sources import MAX_FILE_BYTES, Source, Spec
+from pipeline.data.format.codecs import MAX_FILE_BYTES
+from pipeline.data.sources import Source, Spec
 from pipeline.data.sources.listing import Entry, Listed, sort_into_classes, too_large
 from pipeline.data.sources.members import Members, Where
 from pipeline.data.sources.tar_files import list_tar, read_tar_member

@@ -16,7 +16,8 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.data.sources import MAX_FILE_BYTES, Source, Spec
+from pipeline.data.format.codecs import MAX_FILE_BYTES
+from pipeline.data.sources import Source, Spec
 from pipeline.data.sources.listing import Entry, Listed, is_hidden, sort_into_classes, too_large
 from pipeline.errors import DataError
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.sources import MAX_FILE_BYTES, Source, Spec, stable_hash
+from pipeline.data.format.codecs import MAX_FILE_BYTES
+from pipeline.data.sources import Source, Spec, stable_hash
 from pipeline.data.sources.folder import read_image_file
 from pipeline.data.sources.listing import too_large
 from pipeline.errors import ConfigError, DataError

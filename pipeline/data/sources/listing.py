@@ -13,8 +13,9 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from pipeline.data.pictures import EXTENSIONS
-from pipeline.data.sources import MAX_FILE_BYTES, mixed
+from pipeline.data.format.codecs import MAX_FILE_BYTES
+from pipeline.data.sources import mixed
+from pipeline.data.sources.pictures import EXTENSIONS
 from pipeline.errors import DataError
 
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))

@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.sources import MAX_FILE_BYTES, Source, Spec
+from pipeline.data.format.codecs import MAX_FILE_BYTES
+from pipeline.data.sources import Source, Spec
 from pipeline.data.sources.listing import too_large
 from pipeline.errors import ConfigError, DataError
 

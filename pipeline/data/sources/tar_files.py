@@ -7,8 +7,8 @@ import tarfile
 from pathlib import Path
 from typing import IO
 
+from pipeline.data.format.tar_index import check_end
 from pipeline.data.sources.members import Members, Where
-from pipeline.data.tar_index import check_end
 from pipeline.errors import DataError
 
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)

@@ -20,14 +20,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.manifest import FILE_NAME as MANIFEST
-from pipeline.data.pictures import EXTENSIONS
-from pipeline.data.sources import MAX_FILE_BYTES, Picture, Pixels, Source, Spec
+from pipeline.data.format.codecs import MAX_FILE_BYTES
+from pipeline.data.format.manifest import FILE_NAME as MANIFEST
+from pipeline.data.format.tar_index import split_name
+from pipeline.data.sources import Picture, Pixels, Source, Spec
 from pipeline.data.sources.listing import is_hidden, too_large, warn_of_others
 from pipeline.data.sources.members import Members
 from pipeline.data.sources.npy import read_npy_header, to_array
+from pipeline.data.sources.pictures import EXTENSIONS
 from pipeline.data.sources.tar_files import list_tar, read_tar_member
-from pipeline.data.tar_index import split_name
 from pipeline.errors import DataError
 
 IMAGES = frozenset((*(extension[1:] for extension in EXTENSIONS), "npy"))

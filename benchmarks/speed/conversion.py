@@ -1,0 +1,97 @@
+"""How fast class folders become shards, beside a loop that opens, resizes and saves with Pillow.
+
+command:   python benchmarks/speed/conversion.py --folder FOLDER
+           --folder FOLDER    class folders of small image files (CIFAR-10's JPEGs, say)
+           --count 8000       images of it that are converted, --resolution 32, --rounds 5
+duration:  about half a minute on two cores
+prints:    a markdown table: images a second (median of the rounds), the median over the rounds of the ratio to the
+           Pillow loop, and that ratio for each core used. The loop saves PNG files with Pillow's defaults
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from pipeline.data.format.codecs import Encoding
+from pipeline.data.making.convert import Conversion
+from pipeline.data.making.plan import Plan, plan_shards
+from pipeline.data.making.selection import Selection
+from pipeline.data.making.writer import make_shards
+from pipeline.data.sources import Spec, open_source
+from pipeline.data.threads import available_cores
+
+SAMPLES_PER_SHARD = 1024
+
+
+def pillow_loop(files: list[Path], side: int, out: Path) -> None:
+    """What one would write by hand."""
+    out.mkdir()
+    for number, file in enumerate(files):
+        with Image.open(file) as image:
+            small = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        small.save(out / f"{number}.png")
+
+
+def time_all(ways: dict[str, Callable[[Path], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in tqdm(range(rounds), desc="rounds", leave=False, disable=None):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory() as place:
+                start = time.perf_counter()
+                way(Path(place) / "out")
+                seconds[name].append(time.perf_counter() - start)
+                shutil.rmtree(Path(place) / "out")
+    return seconds
+
+
+def main() -> None:
+    """Measure all ways."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=8000)
+    parser.add_argument("--resolution", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    source = open_source(Spec(str(arguments.folder)))
+    cores = available_cores()
+    side = arguments.resolution
+
+    def plan(encoding: Encoding) -> Plan:
+        conversion = Conversion((side, side), 3, encoding=encoding)
+        return plan_shards(source, conversion, Selection(limit=arguments.count), SAMPLES_PER_SHARD)
+
+    png, jpeg = plan("png"), plan("jpeg")
+    files = [arguments.folder / source.key(position) for position in png.chosen.positions.tolist()]
+    ways: dict[str, Callable[[Path], object]] = {
+        "Pillow: open, resize, save": lambda out: pillow_loop(files, side, out),
+        "PNG shards": lambda out: make_shards(source, png, out),
+        f"PNG shards, {cores} processes": lambda out: make_shards(source, png, out, workers=cores),
+        "JPEG shards (kept byte for byte where they fit)": lambda out: make_shards(source, jpeg, out),
+    }
+    print_table(time_all(ways, arguments.rounds), len(files), cores)
+
+
+def print_table(seconds: dict[str, list[float]], count: int, cores: int) -> None:
+    """Print speeds and ratios."""
+    print("| way | images/s | times Pillow | per core |\n|-|-:|-:|-:|")
+    loop = next(iter(seconds.values()))
+    for name, found in seconds.items():
+        ratio = statistics.median(theirs / ours for theirs, ours in zip(loop, found, strict=True))
+        used = cores if "processes" in name else 1
+        print(f"| {name} | {count / statistics.median(found):,.0f} | {ratio:.2f} | {ratio / used:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

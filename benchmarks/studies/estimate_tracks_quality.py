@@ -1,0 +1,367 @@
+"""Whether a run's Wasserstein estimate says how good its samples are.
+
+command:   python benchmarks/studies/estimate_tracks_quality.py runs/wgan-mnist
+           --real data/mnist-test    shards of real images that the run has not seen
+           --samples 5000            images drawn at each checkpoint, from the same latents
+           --out docs/reference      where the files go
+           The run needs 8 checkpoints or more: train it with checkpoint.every=N checkpoint.keep_every=N
+duration:  about ten seconds a checkpoint for MNIST on two cores
+prints:    at each checkpoint three curves of the run, the smoothed estimate, the normalized one (the estimate over
+           the critic's slope) and the estimate of the checkpoint's critic alone (critic_figures.py), and two
+           distances of its samples from the real images. Then Spearman's rank correlation of each curve with each
+           distance: over the whole run, and without the initial rise, while the critic learns, from the curve's
+           largest value on. 1 means that the curve orders the checkpoints as the distance does
+writes:    OUT/RUN-estimate-quality.json and .png
+
+The distances (sample_distances.py) are taken on pixels, between the last weights' samples and the real images of
+the run's classes. The p-value is that of independent points, which the checkpoints of one run are not: it is too
+small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from critic_figures import measure_critic
+from image_sets import check_comparable, draw_from_run, read_shards
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sample_distances import FrechetOfComponents, SlicedWasserstein
+from scipy.stats import spearmanr
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.durable import replacing, storage_errors, write_text
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.monitor.plots import Record, read_records
+from pipeline.run.checkpoint import list_checkpoints
+from pipeline.run.directory import RunDirectory
+from pipeline.run.generator import open_run
+
+ESTIMATE, NORMALIZED = "wasserstein/estimate_smooth", "wasserstein/normalized"
+OF_CHECKPOINT = "estimate of the checkpoint"
+LABELS = {
+    ESTIMATE: "estimate, smoothed",
+    NORMALIZED: "estimate, normalized",
+    OF_CHECKPOINT: "estimate, one critic",
+}
+DISTANCES = {"sliced": "sliced Wasserstein", "frechet": "Fréchet of components"}
+# What wasserstein/estimate_smooth remembers at the default monitor.smoothing, about.
+POINTS_IN_MEAN = 10
+FEWEST_CHECKPOINTS = 8
+FEWEST_POINTS = 4
+SEED = 0
+# Okabe and Ito's colours, as in pipeline/monitor/plots.py.
+CURVE_COLOUR, DISTANCE_COLOUR, HALVES_COLOUR = "#0072B2", "#D55E00", "#555555"
+
+Curve = Mapping[int, float]
+"""A figure of a run by the step that it was logged at, in rising order."""
+
+
+@dataclass(frozen=True)
+class Distances:
+    """From one set of images to the real ones."""
+
+    sliced: float
+    frechet: float
+
+
+class Measures:
+    """Both distances to the same real images, uint8 (count, channels, height, width)."""
+
+    def __init__(self, real: Tensor) -> None:
+        self._sliced, self._frechet = SlicedWasserstein(real), FrechetOfComponents(real)
+
+    def __call__(self, images: Tensor) -> Distances:
+        return Distances(self._sliced(images), self._frechet(images))
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of a curve with a distance; rho is in [-1, 1]."""
+
+    checkpoints: int
+    rho: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One curve of the run against the distances. A correlation of too few different points is None."""
+
+    at_checkpoints: list[float]
+    largest_at_step: int
+    whole_run: dict[str, Correlation | None]
+    from_largest_on: dict[str, Correlation | None]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured of one run, checkpoint by checkpoint."""
+
+    run: str
+    samples: int
+    steps: list[int]
+    distances: list[Distances]
+    halves: Distances
+    """Between two halves of the real images, about as far as samples would be that are as good as real."""
+    comparisons: dict[str, Comparison]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure the run that the command line names. Returns the exit code."""
+    arguments = _parser().parse_args(words)
+    try:
+        report(arguments)
+    except PipelineError as error:
+        print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Measure every checkpoint, and print and write what came out."""
+    if arguments.samples < 2:
+        raise ConfigError(f"--samples {arguments.samples}: a distance needs at least two images.")
+    run: Path = arguments.run
+    steps = checkpoint_steps(run)
+    curves = read_curves(run, steps[0])
+    real = real_images(run, steps[-1], arguments.real)
+    distances = list(measure(run, steps, Measures(real), arguments.samples))
+    curves[OF_CHECKPOINT] = {step: critic_estimate(run, step, real) for step in steps}
+    findings = Findings(
+        run=run.resolve().name,
+        samples=arguments.samples,
+        steps=steps,
+        distances=distances,
+        # Neighbours go to different halves: MNIST's later test images are of other writers than its earlier.
+        halves=Measures(real[::2])(real[1::2]),
+        comparisons={name: compare(curve, steps, distances) for name, curve in curves.items()},
+    )
+    print("\n".join(summary(findings)))
+    write(findings, curves, arguments.out)
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """The steps of the run's checkpoints. Raises ConfigError where they are fewer than 8."""
+    config, newest = open_run(run, None)
+    steps = [checkpoint.step for checkpoint in list_checkpoints(RunDirectory(run).checkpoints)]
+    if len(steps) < FEWEST_CHECKPOINTS:
+        every = max(1, newest.step // 20)
+        raise ConfigError(
+            f"{run} has {len(steps)} checkpoints, of step {', '.join(map(str, steps))}, and a rank correlation of "
+            f"fewer than {FEWEST_CHECKPOINTS} points says nothing. Train once more under another name and keep "
+            f"them: name={config.name}-kept checkpoint.every={every} checkpoint.keep_every={every}."
+        )
+    return steps
+
+
+def read_curves(run: Path, first_step: int) -> dict[str, Curve]:
+    """The smoothed estimate, and the normalized one as a running mean where the run has it.
+
+    Raises ConfigError where there is no estimate, or none up to `first_step`.
+    """
+    records = read_records(RunDirectory(run).metrics)
+    estimate = _logged(records, ESTIMATE)
+    if not estimate:
+        raise ConfigError(
+            f"{run} has logged no {ESTIMATE}: its objective does not estimate a Wasserstein distance. Name a run "
+            "with objective.name wasserstein or gradient_penalty."
+        )
+    if min(estimate) > first_step:
+        raise ConfigError(
+            f"{run} has a checkpoint of step {first_step}, and logged its first {ESTIMATE} at step "
+            f"{min(estimate)}. Set monitor.log_every to checkpoint.every or less."
+        )
+    normalized = running_mean(_logged(records, NORMALIZED))
+    curves = {ESTIMATE: estimate, NORMALIZED: normalized}
+    return {name: curve for name, curve in curves.items() if curve and min(curve) <= first_step}
+
+
+def running_mean(curve: Curve) -> Curve:
+    """At each step the mean of the last 10 values up to it."""
+    values = list(curve.values())
+    recent = (values[max(0, end - POINTS_IN_MEAN) : end] for end in range(1, len(values) + 1))
+    return dict(zip(curve, (sum(part) / len(part) for part in recent), strict=True))
+
+
+def real_images(run: Path, step: int, directory: Path) -> Tensor:
+    """The real images of the run's classes: uint8 (count, channels, height, width)."""
+    config, checkpoint = open_run(run, step)
+    labelled = read_shards(directory)
+    check_comparable(config, checkpoint, labelled)
+    return labelled.of_classes(config.data.classes)
+
+
+def measure(run: Path, steps: Sequence[int], measures: Measures, samples: int) -> Iterator[Distances]:
+    """The distances of each checkpoint's samples. Raises CheckpointError at a damaged one."""
+    for step in tqdm(steps, unit=" checkpoints", leave=False, disable=None):
+        _, checkpoint = open_run(run, step)
+        yield measures(draw_from_run(checkpoint, samples, SEED, use_ema=False))
+
+
+def critic_estimate(run: Path, step: int, real: Tensor) -> float:
+    """The estimate that the checkpoint's own critic makes of real images and its generator's."""
+    figures = measure_critic(*open_run(run, step), real)
+    # A run whose objective estimates nothing was refused when its curves were read.
+    assert figures is not None
+    return figures.estimate
+
+
+def compare(curve: Curve, steps: Sequence[int], distances: Sequence[Distances]) -> Comparison:
+    """The curve at these checkpoints, each at the last log point up to it, against their distances."""
+    at_checkpoints = [curve[max(logged for logged in curve if logged <= step)] for step in steps]
+    largest = max(curve, key=lambda step: curve[step])
+    first = sum(step < largest for step in steps)
+    return Comparison(
+        at_checkpoints=at_checkpoints,
+        largest_at_step=largest,
+        whole_run=correlate(at_checkpoints, distances),
+        from_largest_on=correlate(at_checkpoints[first:], distances[first:]),
+    )
+
+
+def correlate(curve: Sequence[float], distances: Sequence[Distances]) -> dict[str, Correlation | None]:
+    """The rank correlation of a curve's values with each distance."""
+    return {name: rank_correlation(curve, [getattr(each, name) for each in distances]) for name in DISTANCES}
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Correlation | None:
+    """None where there are fewer than 4 points, or all values on one side are equal."""
+    if len(first) < FEWEST_POINTS or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    result = spearmanr(first, second)
+    return Correlation(len(first), float(result.statistic), float(result.pvalue))
+
+
+def summary(findings: Findings) -> Iterator[str]:
+    """What is printed: a markdown table of the checkpoints, and one of the correlations."""
+    curves = findings.comparisons
+    yield _row(["step", *(LABELS[name] for name in curves), *DISTANCES.values()])
+    yield _row(["---"] * (len(curves) + 3))
+    for place, step in enumerate(findings.steps):
+        values = [f"{curve.at_checkpoints[place]:.4g}" for curve in curves.values()]
+        yield _row([f"{step:,}", *values, *_cells(findings.distances[place])])
+    yield _row(["halves of the real images", *[""] * len(curves), *_cells(findings.halves)])
+    yield ""
+    yield _row(["rank correlation", "whole run", "from the curve's largest on"])
+    yield _row(["---"] * 3)
+    for name, curve in curves.items():
+        for distance, label in DISTANCES.items():
+            parts = [_in_words(part[distance]) for part in (curve.whole_run, curve.from_largest_on)]
+            yield _row([f"{LABELS[name]}; {label}", parts[0], f"{parts[1]}, step {curve.largest_at_step:,}"])
+
+
+def write(findings: Findings, curves: Mapping[str, Curve], directory: Path) -> None:
+    """Write the findings as JSON and the plot as PNG. Raises StorageError."""
+    with storage_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(asdict(findings), indent=1) + "\n"
+    write_text(directory / f"{findings.run}-estimate-quality.json", content)
+    with replacing(directory / f"{findings.run}-estimate-quality.png") as file:
+        draw(findings, curves).savefig(file, format="png")
+
+
+def draw(findings: Findings, curves: Mapping[str, Curve]) -> Figure:
+    """A row for each curve: it and the sliced distance over the step, and beside it one against the other."""
+    # Not through pyplot, which would choose a backend for the whole process and keep the figure alive.
+    figure = Figure(figsize=(10, 3.6 * len(curves) + 0.3), dpi=90, layout="constrained")
+    rows = figure.subplots(len(curves), 2, width_ratios=(3, 2), squeeze=False)
+    for (name, curve), (over_steps, scatter) in zip(curves.items(), rows, strict=True):
+        _draw_curve(over_steps, curve, LABELS[name])
+        _draw_distance(over_steps.twinx(), findings)
+        _draw_scatter(scatter, findings, name)
+    figure.suptitle(findings.run, parse_math=False)
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve, label: str) -> None:
+    axes.plot(list(curve), list(curve.values()), color=CURVE_COLOUR)
+    axes.set_xlabel("step (generator updates)")
+    axes.set_ylabel(f"Wasserstein {label}", color=CURVE_COLOUR)
+    axes.set_ylim(bottom=min(0.0, *curve.values()))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+
+
+def _draw_distance(axes: Axes, findings: Findings) -> None:
+    axes.plot(findings.steps, [each.sliced for each in findings.distances], "o-", color=DISTANCE_COLOUR)
+    axes.axhline(findings.halves.sliced, color=HALVES_COLOUR, linestyle=":")
+    axes.annotate(
+        "two halves of the real images",
+        (1, findings.halves.sliced),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 3),
+        textcoords="offset points",
+        ha="right",
+        color=HALVES_COLOUR,
+        fontsize="small",
+    )
+    axes.set_ylabel("sliced Wasserstein distance of samples", color=DISTANCE_COLOUR)
+    axes.set_ylim(bottom=0)
+
+
+def _draw_scatter(axes: Axes, findings: Findings, name: str) -> None:
+    comparison = findings.comparisons[name]
+    first = sum(step < comparison.largest_at_step for step in findings.steps)
+    for label, chosen, face in (
+        ("before the curve's largest", slice(None, first), "none"),
+        ("from its largest on", slice(first, None), DISTANCE_COLOUR),
+    ):
+        axes.scatter(
+            comparison.at_checkpoints[chosen],
+            [each.sliced for each in findings.distances[chosen]],
+            facecolors=face,
+            edgecolors=DISTANCE_COLOUR,
+            label=label,
+        )
+    axes.set_xlabel(f"Wasserstein {LABELS[name]}")
+    axes.set_ylabel("sliced Wasserstein distance of samples")
+    axes.set_title(
+        f"whole run: {_in_words(comparison.whole_run['sliced'])}\n"
+        f"from its largest on: {_in_words(comparison.from_largest_on['sliced'])}",
+        fontsize="small",
+        loc="left",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Correlate a run's Wasserstein estimate with the distance of its samples from real images."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's directory")
+    parser.add_argument("--real", type=Path, default=Path("data/mnist-test"), metavar="DIR")
+    parser.add_argument("--samples", type=int, default=5000, metavar="N", help="default: 5000")
+    parser.add_argument("--out", type=Path, default=Path("docs/reference"), metavar="DIR")
+    return parser
+
+
+def _logged(records: Sequence[Record], tag: str) -> Curve:
+    return {record["step"]: float(record[tag]) for record in records if tag in record}
+
+
+def _in_words(correlation: Correlation | None) -> str:
+    if correlation is None:
+        return "too few different points"
+    p_value = correlation.p_value
+    p_in_words = "p < 1e-6" if p_value < 1e-6 else f"p = {p_value:.2g}"
+    return f"rho = {correlation.rho:.2f} ({p_in_words}, {correlation.checkpoints} checkpoints)"
+
+
+def _cells(distances: Distances) -> list[str]:
+    return [f"{distances.sliced:.4f}", f"{distances.frechet:.2f}"]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,453 @@
+"""Which metric sees which failure of a generator: sets of images that are bad on purpose, measured like samples.
+
+command:   python benchmarks/studies/planted_failures.py
+           --shards data/mnist            shards of the training images, labelled
+           --held-out data/mnist-test     shards of the same kind that no generator is trained on
+           --classifier data/mnist.classifier.safetensors    made by `wgan features train data/mnist`
+           --samples 2000                 images of each set
+           --run runs/wgan-dcgan --steps 200 1000 3000    checkpoints to judge beside them; left out, none
+           --out FILE.json                left out, nothing is written
+duration:  five minutes for MNIST on one core
+prints:    a markdown table with a row for each set and a column for each metric, first by the pixels' features,
+           then by the classifier's. **Bold** is worse than unseen real images by more than the limit (see
+           `is_seen`): the metric sees that something is wrong. (!) is not as it should be, and below the table
+           stands how. Then the exit code is 1
+
+Every figure is one of pipeline.quality.evaluation, as `wgan evaluate` measures it. What each metric should see,
+and what it should be blind to, stands in `plant`: it follows from what they are defined to measure, not from the
+figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+from image_sets import LabelledImages, read_shards
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.data.reading.order import Ids
+from pipeline.durable import storage_errors, write_text
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.options import HIGHER_IS_BETTER, FeatureKind, Metric, QualityOptions
+from pipeline.pixels import to_float
+from pipeline.quality.best import is_better
+from pipeline.quality.evaluation import OF_FEATURES, Draw, Evaluation, RealImages
+from pipeline.run.checkpoint import list_checkpoints
+from pipeline.run.directory import RunDirectory
+from pipeline.run.generator import TrainedGenerator, read_generator
+
+SEED = 0
+FEWEST_SAMPLES = 128
+HELD_OUT_SHARE = 5
+"""One in this many of the images that are not trained on says how near to training images is natural."""
+NOISE = 8.0
+"""In grey levels, one standard deviation."""
+BLUR = 5
+"""Pixels along each axis that a blurred one is the mean of."""
+
+LEAST_SHARE = 0.75
+MOST_TIMES: Mapping[Metric, float] = {"fid": 2.0, "swd": 2.0}
+MOST_ABOVE: Mapping[Metric, float] = {"kid": 0.05, "copied": 0.1, "class_distance": 0.1}
+
+DISTANCES: frozenset[Metric] = frozenset({"fid", "kid", "swd"})
+FIDELITY: frozenset[Metric] = frozenset({"precision", "density"})
+COVERING: frozenset[Metric] = frozenset({"recall", "coverage"})
+CLASSES: frozenset[Metric] = frozenset({"modes", "class_distance"})
+COPIES: frozenset[Metric] = frozenset({"copied"})
+NONE: frozenset[Metric] = frozenset()
+
+ALL: tuple[Metric, ...] = get_args(Metric)
+BY_FEATURES = [metric for metric in ALL if metric in OF_FEATURES]
+COLLAPSED_CLASSES = range(3)
+KEPT_CLASSES = 2
+
+
+class Column(NamedTuple):
+    """A metric, and the features that it was measured with."""
+
+    metric: Metric
+    features: FeatureKind
+
+    @property
+    def heading(self) -> str:
+        """fid, pixels; or swd, which depends on no features."""
+        return f"{self.metric}, {self.features}" if self.metric in OF_FEATURES else self.metric
+
+
+Figures = Mapping[Column, float]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Real images in three parts that share none: uint8 (count, channels, height, width)."""
+
+    training: Tensor
+    held_out: Tensor
+    unseen: Tensor
+    """Neither trained on nor held out: as good as the samples of a perfect generator."""
+    unseen_labels: Tensor
+    """int64 (count,)"""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A set of images with one thing wrong, and the metrics that should say so."""
+
+    name: str
+    images: Tensor
+    """uint8 (count, channels, height, width)"""
+    seen_by: frozenset[Metric]
+    """All others should be blind to it."""
+    open_to: frozenset[Metric] = NONE
+    """What these say follows from neither their definition nor the failure."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one set."""
+
+    name: str
+    figures: Figures
+    seen: frozenset[Column] = frozenset()
+    """What sees something wrong."""
+    unexpected: Mapping[Column, str] = field(default_factory=dict)
+    """What is not as it should be, and how."""
+
+
+class OneProcess:
+    """The ranks of an evaluation, where there is only one."""
+
+    rank = 0
+    world_size = 1
+    is_main = True
+    device = torch.device("cpu")
+
+    def gather(self, values: Tensor) -> Tensor:
+        return values[None]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value]
+
+    def all_agree(self, error: Exception | None) -> None:
+        if error is not None:
+            raise error
+
+
+class Judge:
+    """Every metric of a set of samples, by the pixels' features and by the classifier's."""
+
+    def __init__(self, real: RealImages, classifier: Path, samples: int, latent: int) -> None:
+        """Raises ConfigError or CheckpointError where the classifier does not fit the images."""
+        options = (
+            QualityOptions(metrics=[*BY_FEATURES, "swd"], samples=samples),
+            QualityOptions(
+                metrics=[*BY_FEATURES, "modes", "class_distance"],
+                features="classifier",
+                classifier=str(classifier),
+                samples=samples,
+            ),
+        )
+        self._evaluations = {
+            chosen.features: Evaluation(chosen, real, OneProcess(), latent, SEED, show_progress=True)
+            for chosen in options
+        }
+
+    def of_images(self, images: Tensor) -> Figures:
+        """Figures of uint8 (count, channels, height, width) in place of samples."""
+        return self._measure([returning(images) for _ in self._evaluations])
+
+    def of_generator(self, generator: TrainedGenerator) -> Figures:
+        """Figures of a generator's samples."""
+        return self._measure([generator.draw] * len(self._evaluations))
+
+    def _measure(self, draws: Sequence[Draw]) -> Figures:
+        return {
+            Column(metric, features): value
+            for (features, evaluation), draw in zip(self._evaluations.items(), draws, strict=True)
+            for metric, value in evaluation.measure(draw).items()
+        }
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure what the command line names. Returns the exit code, 1 where a metric is not as it should be."""
+    arguments = _parser().parse_args(words)
+    try:
+        if arguments.out is not None:
+            with storage_errors(arguments.out):
+                arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        rows = measure(arguments)
+        print("\n".join(table(rows)))
+        if arguments.out is not None:
+            write(rows, arguments.samples, arguments.out)
+    except PipelineError as error:
+        print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
+        return error.exit_code
+    return int(any(row.unexpected for row in rows))
+
+
+def measure(arguments: argparse.Namespace) -> list[Row]:
+    """A row for each set, unseen real images first. Raises ConfigError, DataError or CheckpointError."""
+    samples: int = arguments.samples
+    parts = split(read_shards(arguments.shards), read_shards(arguments.held_out), samples)
+    generators = read_generators(arguments.run, arguments.steps, parts) if arguments.run is not None else {}
+    latent = next(iter(generators.values())).latent if generators else 1
+    judge = Judge(real_images(parts, samples), arguments.classifier, samples, latent)
+    good = judge.of_images(parts.unseen[:samples])
+    rows = [Row("unseen real images", good)]
+    for planted in tqdm(plant(parts, samples), unit=" sets", leave=False, disable=None):
+        rows.append(judged(planted, judge.of_images(planted.images), good))
+    return rows + judged_run({name: judge.of_generator(each) for name, each in generators.items()}, good)
+
+
+def split(training: LabelledImages, others: LabelledImages, samples: int) -> Parts:
+    """Held-out and unseen images from `others`, in a random order. Raises ConfigError where images are too few."""
+    if samples < FEWEST_SAMPLES:
+        raise ConfigError(f"--samples {samples}: an evaluation takes {FEWEST_SAMPLES} at least.")
+    if training.images.shape[1:] != others.images.shape[1:] or training.classes != others.classes:
+        raise ConfigError(
+            f"--shards has images of (channels, height, width) {tuple(training.images.shape[1:])} in the classes "
+            f"{', '.join(training.classes)}, and --held-out {tuple(others.images.shape[1:])} in "
+            f"{', '.join(others.classes)}: they cannot be compared. Name two splits of one set."
+        )
+    order = torch.randperm(len(others.images), generator=_source())
+    held_out, unseen = order[: len(order) // HELD_OUT_SHARE], order[len(order) // HELD_OUT_SHARE :]
+    for option, count in (("--shards", len(training.images)), ("--held-out, for samples,", len(unseen))):
+        if count < 2 * samples:
+            raise ConfigError(
+                f"{option} has {count:,} images, and two sets of {samples:,} that share none are taken from them. "
+                "Choose fewer --samples or a larger set."
+            )
+    labels = others.labels[unseen]
+    if missing := set(COLLAPSED_CLASSES) - set(labels.tolist()):
+        raise ConfigError(
+            f"--held-out has no image for samples of class number {', '.join(map(str, sorted(missing)))}: collapse is "
+            "planted in the first three classes. Name a set with three classes or more."
+        )
+    return Parts(training.images, others.images[held_out], others.images[unseen], labels)
+
+
+def real_images(parts: Parts, samples: int) -> RealImages:
+    """What an evaluation compares with; training images have the first ids, held-out ones those after them."""
+    pixels = torch.cat([parts.training, parts.held_out])
+    ids = np.arange(len(pixels))
+
+    def read(chosen: Ids) -> Tensor:
+        return pixels[torch.from_numpy(chosen)]
+
+    channels, height, width = parts.training.shape[1:]
+    return RealImages(
+        read=read,
+        shape=(channels, height, width),
+        compared=_training_order(parts)[:samples].numpy(),
+        training=ids[: len(parts.training)],
+        held_out=ids[len(parts.training) :],
+    )
+
+
+def plant(parts: Parts, samples: int) -> list[Planted]:
+    """Sets of images with one thing wrong each, and none wrong in the first.
+
+    A set that repeats images collapses to typical ones: those nearest to their class's mean. One that lies
+    outside all balls would have precision 0 by chance, not by the failure.
+    """
+    typical = torch.stack([typical_image(parts, label) for label in COLLAPSED_CLASSES])
+    two_classes = parts.unseen[torch.isin(parts.unseen_labels, torch.arange(KEPT_CLASSES))]
+    copies = parts.training[_training_order(parts)[samples : 2 * samples]]
+    unseen = parts.unseen[samples : 2 * samples]
+    return [
+        Planted("other unseen real images", unseen, seen_by=NONE),
+        Planted("collapse to one image", typical[:1], DISTANCES | COVERING | CLASSES),
+        Planted("collapse to three images", typical, DISTANCES | COVERING | CLASSES),
+        Planted("two of the classes", two_classes, DISTANCES | COVERING | CLASSES),
+        Planted("training images", copies, COPIES),
+        Planted("training images, slightly noisy", with_noise(copies), COPIES),
+        # Classes are counted whatever the images show: which ones noise falls into is chance.
+        Planted("noise", noise_like(unseen), DISTANCES | FIDELITY | COVERING, open_to=CLASSES),
+        # Whether blurred images still surround sharp ones depends on what the features see of detail.
+        Planted("blurred", blurred(unseen), DISTANCES | FIDELITY, open_to=COVERING),
+    ]
+
+
+def typical_image(parts: Parts, label: int) -> Tensor:
+    """The unseen image of a class that is nearest to the mean of them: uint8 (channels, height, width)."""
+    images = parts.unseen[parts.unseen_labels == label]
+    pixels = images.flatten(1).float()
+    return images[(pixels - pixels.mean(0)).square().sum(1).argmin()]
+
+
+def with_noise(images: Tensor) -> Tensor:
+    """uint8 images with normal noise on each pixel."""
+    noise = NOISE * torch.randn(images.shape, generator=_source())
+    return (images + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def noise_like(images: Tensor) -> Tensor:
+    """As many images of independent, uniform pixels."""
+    return torch.randint(256, images.shape, generator=_source(), dtype=torch.uint8)
+
+
+def blurred(images: Tensor) -> Tensor:
+    """uint8 images whose pixels are means of 5 x 5."""
+    edge = BLUR // 2
+    padded = torch.nn.functional.pad(images.float(), (edge,) * 4, mode="replicate")
+    return torch.nn.functional.avg_pool2d(padded, BLUR, stride=1).round().to(torch.uint8)
+
+
+def returning(images: Tensor) -> Draw:
+    """A generator that returns these uint8 images in their order, from the first again after the last.
+
+    An evaluation of one process asks for its chunks in turn.
+    """
+    numbers = cycle(range(len(images)))
+
+    def draw(latents: Tensor) -> Tensor:
+        return to_float(images[[next(numbers) for _ in latents]])
+
+    return draw
+
+
+def read_generators(run: Path, steps: Sequence[int] | None, parts: Parts) -> dict[str, TrainedGenerator]:
+    """The generators of these checkpoints, or of the first and the last. Raises ConfigError or CheckpointError."""
+    known = [checkpoint.step for checkpoint in list_checkpoints(RunDirectory(run).checkpoints)]
+    chosen = sorted(set(steps or [*known[:1], *known[-1:]]))
+    if len(chosen) < 2:
+        raise ConfigError(
+            f"{run}: {len(chosen)} checkpoint(s) cannot improve from the first to the last. Give two --steps at "
+            f"least, of {', '.join(map(str, known)) or 'none'}."
+        )
+    generators = {f"{run.resolve().name}, step {step:,}": read_generator(run, step) for step in chosen}
+    for name, generator in generators.items():
+        if generator.card.image_shape != tuple(parts.training.shape[1:]):
+            raise ConfigError(
+                f"{name} draws images of (channels, height, width) {generator.card.image_shape}, and the real ones "
+                f"are {tuple(parts.training.shape[1:])}. Name the shards that it was trained on."
+            )
+        generator.to(OneProcess.device)
+    return generators
+
+
+def judged(planted: Planted, figures: Figures, good: Figures) -> Row:
+    """Which columns see what is planted, and which should or should not."""
+    seen = worse_columns(figures, good)
+    unexpected = {
+        column: "sees it and should not" if column in seen else "should see it and does not"
+        for column in figures
+        if column.metric not in planted.open_to and (column in seen) != (column.metric in planted.seen_by)
+    }
+    return Row(planted.name, figures, seen, unexpected)
+
+
+def judged_run(found: Mapping[str, Figures], good: Figures) -> list[Row]:
+    """The checkpoints, the last of which should be better than the first by all but `copied`."""
+    rows = [Row(name, figures, worse_columns(figures, good)) for name, figures in found.items()]
+    if not rows:
+        return []
+    first, last = rows[0].figures, rows[-1]
+    unexpected = {
+        column: f"is no better than at the first of these steps, {_number(first[column])}"
+        for column, value in last.figures.items()
+        if column.metric not in COPIES and not is_better(column.metric, value, first[column])
+    }
+    return [*rows[:-1], replace(last, unexpected=unexpected)]
+
+
+def worse_columns(figures: Figures, good: Figures) -> frozenset[Column]:
+    """The columns that say that samples are worse than unseen real images."""
+    return frozenset(
+        column for column, value in figures.items() if is_seen(column.metric, value, good[column])
+    )
+
+
+def is_seen(metric: Metric, value: float, good: float) -> bool:
+    """Whether a figure says that samples are worse than unseen real images, whose figure is `good`.
+
+    Figures of which more is better: less than 3/4 of it. fid and swd, which grow with the images' contrast: more
+    than twice it. The others, which are about 0 of real images: more by a fixed amount.
+    """
+    if metric in HIGHER_IS_BETTER:
+        return value < LEAST_SHARE * good
+    if metric in MOST_TIMES:
+        return value > MOST_TIMES[metric] * good
+    return value > good + MOST_ABOVE[metric]
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """The rows in markdown, and what is not as it should be."""
+    columns = list(rows[0].figures)
+    yield _row(["", *(column.heading for column in columns)])
+    yield _row(["---"] * (len(columns) + 1))
+    for row in rows:
+        yield _row([row.name, *(_cell(row, column) for column in columns)])
+    yield ""
+    for row in rows:
+        for column, how in row.unexpected.items():
+            yield f"- {row.name}: {column.heading} {how}."
+
+
+def write(rows: Sequence[Row], samples: int, path: Path) -> None:
+    """Write the rows as JSON. Raises StorageError."""
+    content = {"samples": samples, "seed": SEED, "rows": [_plain(row) for row in rows]}
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "figures": {column.heading: value for column, value in row.figures.items()},
+        "seen": sorted(column.heading for column in row.seen),
+        "unexpected": {column.heading: how for column, how in row.unexpected.items()},
+    }
+
+
+def _training_order(parts: Parts) -> Tensor:
+    return torch.randperm(len(parts.training), generator=_source())
+
+
+def _source() -> torch.Generator:
+    return torch.Generator().manual_seed(SEED)
+
+
+def _cell(row: Row, column: Column) -> str:
+    text = _number(row.figures[column])
+    text = f"**{text}**" if column in row.seen else text
+    return f"{text} (!)" if column in row.unexpected else text
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Show which metric sees which planted failure of a generator."
+    )
+    parser.add_argument("--shards", type=Path, default=Path("data/mnist"), metavar="DIR")
+    parser.add_argument("--held-out", type=Path, default=Path("data/mnist-test"), metavar="DIR")
+    parser.add_argument(
+        "--classifier", type=Path, default=Path("data/mnist.classifier.safetensors"), metavar="FILE"
+    )
+    parser.add_argument("--samples", type=int, default=2000, metavar="N", help="default: 2000")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="a run's directory")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", metavar="STEP", help="default: the first and the last"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""`wgan features train`: a classifier of a labelled set, whose features and verdicts judge samples."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.data.format.shard_set import ShardSet, open_directory
+from pipeline.data.reading.order import Ids, Order, shuffled
+from pipeline.data.reading.reader import ShardReader
+from pipeline.durable import storage_errors
+from pipeline.errors import ConfigError, DataError
+from pipeline.quality.features.classifier import About, accuracy, save, train_classifier
+from pipeline.run.latents import check_seed
+
+HELD_OUT = 0.1
+CHUNK = 1024
+
+
+def train_features(arguments: argparse.Namespace) -> int:
+    """Train on nine tenths of a set, say how right it is on the rest, and write the file."""
+    if arguments.epochs < 1 or arguments.images < 1:
+        raise ConfigError("--epochs and --images must be at least 1.")
+    check_seed(arguments.seed)
+    shards = open_directory(arguments.shards)
+    out: Path = arguments.out or Path(f"{arguments.shards}".rstrip("/") + ".classifier.safetensors")
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a directory, and a classifier is one file. Name a file in it.")
+    with storage_errors(out):
+        # Before the training, which would be lost.
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_name(f".{out.name}.probe").touch()
+        out.with_name(f".{out.name}.probe").unlink()
+    train, test = split(shards, arguments.shards, arguments.images, arguments.seed)
+    labels = read_labels(shards)
+    reader = ShardReader(shards)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = train_classifier(
+        read_images(reader, train),
+        labels[train],
+        len(shards.manifest.classes),
+        arguments.epochs,
+        arguments.seed,
+        device,
+    )
+    right = accuracy(classifier, read_images(reader, test), labels[test])
+    about = About(
+        channels=shards.manifest.channels,
+        height=shards.manifest.resolution[0],
+        width=shards.manifest.resolution[1],
+        classes=tuple(shards.manifest.classes),
+        shards=shards.manifest.sha256,
+        epochs=arguments.epochs,
+        seed=arguments.seed,
+        accuracy=right,
+    )
+    save(classifier, about, out)
+    commonest = float(torch.bincount(labels[test]).max()) / len(test)
+    print(f"right about {right:.1%} of {len(test):,} held-out images (the commonest class: {commonest:.1%})")
+    print(f"{out}\nuse it: wgan evaluate RUN --features classifier --classifier {out}")
+    return 0
+
+
+def split(shards: ShardSet, where: Path, most: int, seed: int) -> tuple[Ids, Ids]:
+    """Ids to train on and others to test with, of each `most` at most, drawn at random.
+
+    Raises DataError where the set has no classes, or too few images.
+    """
+    manifest = shards.manifest
+    if len(manifest.classes) < 2:
+        raise DataError(
+            f"{where} has {len(manifest.classes) or 'no'} classes, and a classifier needs two or more. Make "
+            "shards of a labelled source, such as a directory with a folder for each class."
+        )
+    counts = [shard.count for shard in manifest.shards]
+    order = Order(counts, seed, shuffle_shards=len(counts), held_out=HELD_OUT)
+    held_out = order.held_out_ids()
+    if len(held_out) == 0:
+        raise DataError(
+            f"{where} has {manifest.count} images, too few to hold one in {round(1 / HELD_OUT)} out for a test. Make "
+            "shards of some hundreds at least."
+        )
+    # At random, for in the order of a sorted set the first ones are of the first classes alone.
+    test = held_out[shuffled(len(held_out), (seed,))][:most]
+    return order.first(min(most, order.epoch_size)), test
+
+
+def read_labels(shards: ShardSet) -> Tensor:
+    """The label of every sample: int64 (count,). Raises DataError where one has none."""
+    labels = torch.from_numpy(
+        np.concatenate([shards.load_index(shard)[:, 2] for shard in shards.manifest.shards])
+    )
+    if (missing := int((labels < 0).sum())) > 0:
+        raise DataError(
+            f"{missing:,} of {len(labels):,} images have no label. Make shards of labelled images alone."
+        )
+    return labels
+
+
+def read_images(reader: ShardReader, ids: Ids) -> Tensor:
+    """uint8 (count, channels, height, width), in the order of the ids."""
+    images = torch.empty(len(ids), *reader.image_shape, dtype=torch.uint8)
+    for first in tqdm(range(0, len(ids), CHUNK), desc="reading", leave=False, disable=None):
+        part = ids[first : first + CHUNK]
+        images[first : first + len(part)] = reader.read(part)
+    return images

@@ -1,0 +1,39 @@
+"""`wgan plot`: a run's curves and its samples as an animation, or the curves of several runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.commands.targets import check_directory
+from pipeline.errors import ConfigError
+from pipeline.monitor.plots import ANIMATION, COMPARISON, CURVES, draw_animation, draw_comparison, draw_curves
+from pipeline.run.directory import RunDirectory
+
+
+def plot(arguments: argparse.Namespace) -> int:
+    """Draw one run's curves and animation, or the curves of several runs; print where they are."""
+    runs: list[Path] = arguments.runs
+    for run in runs:
+        if not RunDirectory(run).config.is_file():
+            raise ConfigError(
+                f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits."
+            )
+    if arguments.out is not None:
+        names = COMPARISON if len(runs) > 1 else f"{CURVES} and {ANIMATION}"
+        check_directory("--out", arguments.out, f"plots ({names})")
+    if len(runs) > 1:
+        target = (arguments.out or Path()) / COMPARISON
+        draw_comparison(runs, target)
+        print(target)
+        return 0
+    (run,) = runs
+    out: Path = arguments.out or run
+    draw_curves(run, out / CURVES)
+    print(out / CURVES)
+    try:
+        draw_animation(run, out / ANIMATION)
+        print(out / ANIMATION)
+    except ConfigError as error:
+        print(f"no {ANIMATION}: {error}")
+    return 0

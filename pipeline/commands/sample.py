@@ -1,0 +1,126 @@
+"""`wgan sample`: images from a trained generator."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.commands.targets import check_directory, check_file
+from pipeline.durable import replacing, storage_errors
+from pipeline.errors import ConfigError
+from pipeline.monitor.grids import image_grid, save_png
+from pipeline.pixels import to_uint8
+from pipeline.run.generator import TrainedGenerator, default_directory, read_generator
+from pipeline.run.latents import (
+    check_seed,
+    check_truncation,
+    latent_batches,
+    latents_of_seeds,
+    name_seeds,
+    parse_seeds,
+)
+
+COUNT = 64
+LARGEST_GRID = 10_000
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """Draw images and write them as one grid, as one file each, or as arrays."""
+    seeds = _check_arguments(arguments)
+    count = len(seeds) if seeds is not None else arguments.count or COUNT
+    seed = arguments.seed or 0
+    truncation: float | None = arguments.truncation
+    generator = read_generator(arguments.run, arguments.checkpoint, arguments.ema)
+    card = generator.card
+    name = f"step_{card.step:08d}-{card.weights}-" + (
+        f"seed{seed}" if seeds is None else f"seeds{name_seeds(arguments.seeds, seeds)}"
+    )
+    if truncation is not None:
+        name += f"-truncated{truncation:g}"
+    suffix = "" if arguments.files else ".npz" if arguments.npz else ".png"
+    target: Path = arguments.out or default_directory(arguments.run) / f"{name}{suffix}"
+    if seeds is None:
+        batches = latent_batches(card.latent, count, seed, truncation)
+    else:
+        batches = latents_of_seeds(card.latent, seeds, truncation)
+    with storage_errors(target):
+        (target if arguments.files else target.parent).mkdir(parents=True, exist_ok=True)
+    if arguments.npz:
+        write_arrays(generator, batches, count, target)
+    elif arguments.files:
+        names = (
+            [f"{number:06d}" for number in range(count)] if seeds is None else [f"seed{s:06d}" for s in seeds]
+        )
+        write_files(map(generator.draw, batches), names, target)
+    else:
+        grid = image_grid(torch.cat([generator.draw(latents) for latents in batches]), math.ceil(count**0.5))
+        save_png(grid, target)
+    print(f"{count} images of step {card.step} ({card.weights}): {target}")
+    return 0
+
+
+def write_files(batches: Iterable[Tensor], names: Sequence[str], directory: Path) -> None:
+    """One PNG for each image, NAME.png. Raises StorageError."""
+    images = (image for batch in batches for image in to_uint8(batch).cpu())
+    progress = tqdm(names, unit=" images", leave=False, disable=None)
+    for name, image in zip(progress, images, strict=True):
+        save_png(image, directory / f"{name}.png")
+
+
+def write_arrays(generator: TrainedGenerator, batches: Iterable[Tensor], count: int, target: Path) -> None:
+    """An .npz of uint8 `images` (count, height, width, channels) and the float32 `latents` (count, latent).
+
+    The images are in 0..255, rounded as in a PNG. Raises StorageError.
+    """
+    images, latents = [], []
+    with tqdm(total=count, unit=" images", leave=False, disable=None) as progress:
+        for batch in batches:
+            drawn = to_uint8(generator.draw(batch)).permute(0, 2, 3, 1)
+            images.append(drawn.cpu().numpy())
+            latents.append(batch.numpy())
+            progress.update(len(batch))
+    with replacing(target) as file:
+        np.savez(file, images=np.concatenate(images), latents=np.concatenate(latents))
+
+
+def _check_arguments(arguments: argparse.Namespace) -> list[int] | None:
+    """The seeds of --seeds, where it is given. Raises ConfigError."""
+    count, seed = arguments.count, arguments.seed
+    if arguments.seeds is not None and (count is not None or seed is not None):
+        raise ConfigError(
+            f"--seeds {arguments.seeds} says how many images there are and of which seeds; it cannot go with "
+            f"{'--count' if count is not None else '--seed'}. Leave one of them out."
+        )
+    if count is not None and count < 1:
+        raise ConfigError(f"--count {count}: at least one image must be drawn.")
+    check_seed(seed or 0)
+    check_truncation(arguments.truncation)
+    seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
+    if arguments.out is not None:
+        _check_target(arguments.out, arguments.files, arguments.npz)
+    if arguments.files:
+        return seeds
+    total = len(seeds) if seeds is not None else count or COUNT
+    if total > LARGEST_GRID and not arguments.npz:
+        raise ConfigError(
+            f"{'--count' if seeds is None else '--seeds'}: {total:,} images. A grid of over {LARGEST_GRID:,} is too "
+            "large a picture. Add --files for one PNG each, or --npz for arrays."
+        )
+    return seeds
+
+
+def _check_target(out: Path, is_files: bool, is_arrays: bool) -> None:
+    if is_files:
+        check_directory("--out", out, "the PNGs of --files")
+    elif is_arrays:
+        check_file("--out", out, "an archive of arrays", [".npz"])
+    else:
+        otherwise = ", or add --npz for arrays or --files for one PNG each"
+        check_file("--out", out, "a grid", [".png"], otherwise)

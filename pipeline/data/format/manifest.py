@@ -1,0 +1,255 @@
+"""The manifest: what a directory of shards holds, and the proof that it is whole.
+
+A shard directory looks like this:
+
+    manifest.json      this file: written last, so its presence means that the set is complete
+    000000.tar         a webdataset shard: an image and, for labelled sets, KEY.cls for each sample
+    000000.npy         its index: int64 (count, 4), the columns offset, bytes, label and CRC-32 of each
+                       image; the label is -1 where there is none
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from pipeline.data.format.codecs import Encoding
+from pipeline.errors import DataError
+
+FORMAT = "wgan-shards/2"
+FILE_NAME = "manifest.json"
+MAKE = "Make the shards with `wgan shards make`"
+
+Index = npt.NDArray[np.int64]
+"""int64 (count, 4): the columns below."""
+
+INDEX_COLUMNS = ("offset", "bytes", "label", "crc32")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file and its index, by file name within the shard directory."""
+
+    name: str
+    count: int
+    bytes: int
+    sha256: str
+    index: str
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a shard directory holds. `resolution` is (height, width) in pixels.
+
+    `plan` has everything that decided the bytes, as plain values; it is empty for shards made by others.
+    """
+
+    source: str
+    resolution: tuple[int, int]
+    channels: int
+    classes: tuple[str, ...]
+    encoding: Encoding
+    shards: tuple[Shard, ...]
+    plan: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        return sum(shard.count for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all tar files together."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """The size of all images as pixels."""
+        return self.count * self.channels * self.resolution[0] * self.resolution[1]
+
+    @cached_property
+    def sha256(self) -> str:
+        """The identity of the data: equal for equal samples in equal order."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The manifest as text, equal byte for byte for equal content."""
+        fields = asdict(self)
+        fields.pop("shards")
+        content = {
+            "format": FORMAT,
+            **fields,
+            "count": self.count,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Read and check `directory/manifest.json`. Raises DataError as `parse_manifest` does, or where it is missing."""
+    path = directory / FILE_NAME
+    if not directory.is_dir():
+        raise DataError(f"There is no shard directory {directory}. {MAKE}, or correct data.shards.")
+    try:
+        return parse_manifest(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise DataError(
+            f"{directory} holds no {FILE_NAME}, so its shards are not a complete set. {MAKE}."
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}). {MAKE} again.") from None
+
+
+def parse_manifest(text: bytes, path: str) -> Manifest:
+    """Read and check a manifest's text; `path` is what messages call it.
+
+    Raises DataError where it is unreadable, of another format, names a path, or lists a file twice.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read ({error}). {MAKE} again.") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise DataError(f"{path} is of format {found!r}; this version reads {FORMAT!r}. {MAKE} again.")
+    try:
+        manifest = _parse(content)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{path} is damaged: {error!r} is missing or of the wrong type. {MAKE} again."
+        ) from None
+    names = Counter(name for shard in manifest.shards for name in (shard.name, shard.index))
+    name, times = names.most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{path} lists {name} {times} times; its samples would count as often. {MAKE} again.")
+    if content.get("count") != manifest.count:
+        raise DataError(
+            f"{path} says count {content.get('count')}, but its shards add up to {manifest.count}. "
+            f"{MAKE} again."
+        )
+    return manifest
+
+
+def _parse(content: dict[str, Any]) -> Manifest:
+    height, width = (int(side) for side in content["resolution"])
+    shards = tuple(
+        Shard(
+            name=_plain_name(shard["name"]),
+            count=int(shard["count"]),
+            bytes=int(shard["bytes"]),
+            sha256=str(shard["sha256"]),
+            index=_plain_name(shard["index"]),
+            index_sha256=str(shard["index_sha256"]),
+        )
+        for shard in content["shards"]
+    )
+    if not shards or any(shard.count < 1 for shard in shards):
+        raise ValueError("a shard without samples")
+    if height < 1 or width < 1 or content["channels"] not in (1, 3):
+        raise ValueError("the shape of the images")
+    if content["encoding"] not in get_args(Encoding):
+        raise ValueError(f"the encoding {content['encoding']!r}")
+    return Manifest(
+        source=str(content["source"]),
+        resolution=(height, width),
+        channels=int(content["channels"]),
+        classes=tuple(str(name) for name in content["classes"]),
+        encoding=cast(Encoding, content["encoding"]),
+        shards=shards,
+        plan=dict(content["plan"]),
+    )
+
+
+def _plain_name(name: object) -> str:
+    """A file's name within the shard directory: never a path that leads out of it."""
+    if not isinstance(name, str) or not name or Path(name).name != name or name.startswith("."):
+        raise ValueError(f"the file name {name!r}")
+    return name
+
+
+def check_sizes(directory: Path, manifest: Manifest) -> None:
+    """Raise DataError unless every shard and index is there and every shard has its size."""
+    for shard in manifest.shards:
+        for name in (shard.name, shard.index):
+            if not (directory / name).is_file():
+                raise DataError(
+                    f"{directory / name} is missing, but {FILE_NAME} lists it. "
+                    "Copy it back, or make the shards again with `wgan shards make`."
+                )
+        found = (directory / shard.name).stat().st_size
+        if found != shard.bytes:
+            raise DataError(
+                f"{directory / shard.name} has {found} bytes, but {FILE_NAME} says {shard.bytes}: it was "
+                "cut short or changed. Copy it again, or make the shards again with `wgan shards make`."
+            )
+
+
+def check_hashes(directory: Path, shards: Sequence[Shard], show_progress: bool = False) -> None:
+    """Raise DataError unless every one of these shards, and its index, has its SHA-256."""
+    total = sum(shard.bytes for shard in shards)
+    hidden = None if show_progress else True
+    with tqdm(
+        total=total, desc="checking shards", unit="B", unit_scale=True, delay=1, leave=False, disable=hidden
+    ) as bar:
+        for shard in shards:
+            for name, expected in ((shard.name, shard.sha256), (shard.index, shard.index_sha256)):
+                found = file_sha256(directory / name, bar.update)
+                if found != expected:
+                    raise DataError(
+                        f"{directory / name} has SHA-256 {found[:16]}…, but {FILE_NAME} says {expected[:16]}…: "
+                        "its content changed. Copy it again, or make the shards again with `wgan shards make`."
+                    )
+
+
+def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
+    """The SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+                advance(len(block))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    return digest.hexdigest()
+
+
+def load_index(directory: Path, shard: Shard) -> Index:
+    """The shard's index. Raises DataError as `read_index` does."""
+    path = directory / shard.index
+    try:
+        with path.open("rb") as file:
+            return read_index(file, shard, str(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def read_index(file: IO[bytes], shard: Shard, path: str) -> Index:
+    """Read the shard's index from a file that messages call `path`.
+
+    Raises DataError where it is not an index of that shard, or points outside the tar file.
+    """
+    try:
+        index: Index = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is no shard index ({error}). Make the shards again.") from None
+    if index.dtype != np.int64 or index.shape != (shard.count, len(INDEX_COLUMNS)):
+        raise DataError(
+            f"{path} holds {index.dtype} {index.shape}; an index of {shard.name} is int64 "
+            f"({shard.count}, {len(INDEX_COLUMNS)}). Make the shards again."
+        )
+    offset, size = index[:, 0], index[:, 1]
+    if (offset < 0).any() or (size < 1).any() or (offset > shard.bytes - size).any():
+        raise DataError(f"{path} points outside {shard.name}. Make the shards again.")
+    return index

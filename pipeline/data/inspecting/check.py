@@ -1,0 +1,291 @@
+"""Whether finished shards are sound: every file, every index, every image, and which images come twice."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.data.format.codecs import Bytes, Encoding, Shape, decode_into
+from pipeline.data.format.manifest import (
+    FILE_NAME,
+    INDEX_COLUMNS,
+    Index,
+    Manifest,
+    Shard,
+    file_sha256,
+    load_index,
+    load_manifest,
+)
+from pipeline.data.format.tar_index import ShardIndex, index_shard
+from pipeline.data.threads import Advance, in_threads
+from pipeline.errors import DataError
+
+DIGEST_BYTES = 16
+MOST_EXAMPLES = 5
+LABEL, CHECKSUM = (INDEX_COLUMNS.index(name) for name in ("label", "crc32"))
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Images that repeat an earlier one of the set byte for byte: no defect, but worth knowing."""
+
+    copies: int = 0
+    """How many there are, not counting the first of each."""
+    relabelled: int = 0
+    """How many of the copies have another label than the first."""
+    examples: tuple[str, ...] = ()
+    """Some pairs, those of different labels first: "000000.tar 12 = 000003.tar 7"."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_shards` found."""
+
+    manifest: Manifest
+    findings: tuple[str, ...]
+    """One line a defect, each naming the file and the place in it; none for sound shards."""
+    duplicates: Duplicates
+    remarks: tuple[str, ...]
+    """What is worth knowing but no defect, one line each: duplicates, and what is left unread."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there is no defect."""
+        return not self.findings
+
+    @property
+    def verdict(self) -> str:
+        """In a few words: sound; sound, with 3 duplicates; damaged (2 defects)."""
+        if self.findings:
+            return f"damaged ({_counted(len(self.findings), 'defect')})"
+        copies = self.duplicates.copies
+        return f"sound, with {_counted(copies, 'duplicate')}" if copies else "sound"
+
+
+@dataclass
+class _Checked:
+    """What one shard gave. `digests`, `places` and `labels` are of its whole images alone, 32 bytes for each."""
+
+    findings: list[str] = field(default_factory=list)
+    ignored: int = 0
+    digests: bytearray = field(default_factory=bytearray)
+    places: array[int] = field(default_factory=lambda: array("q"))
+    labels: array[int] = field(default_factory=lambda: array("q"))
+
+    def attempt(self, read: Callable[..., Result], *arguments: object, **options: object) -> Result | None:
+        """What `read` returns; where it raises DataError, that is a finding."""
+        try:
+            return read(*arguments, **options)
+        except DataError as error:
+            self.findings.append(str(error))
+            return None
+
+
+def check_shards(directory: Path) -> Report:
+    """Check every file against the manifest, every index against its tar file, and decode every image.
+
+    All defects are collected; neighbours with the same one share a line. Memory holds 32 bytes for each image.
+    Raises DataError only where there is no readable manifest to check by.
+    """
+    manifest = load_manifest(directory)
+    check = partial(_check_shard, directory, manifest)
+    with tqdm(total=manifest.count, unit="image", desc="check", disable=None) as bar:
+        checked = list(in_threads(check, manifest.shards, bar))
+    duplicates = _find_duplicates(manifest, checked)
+    return Report(
+        manifest,
+        tuple(finding for shard in checked for finding in shard.findings),
+        duplicates,
+        (
+            *_describe_duplicates(duplicates),
+            *_describe_ignored(sum(shard.ignored for shard in checked)),
+            *_describe_unlisted(directory, manifest),
+        ),
+    )
+
+
+def decode_images(
+    path: Path, rows: Index, shape: Shape, encoding: Encoding
+) -> Iterator[tuple[bytes, str | None]]:
+    """Each image of a tar file as it is stored and, where it is not whole or of another kind, what is wrong.
+
+    Raises DataError where the file cannot be read.
+    """
+    pixels = np.empty(shape, dtype=np.uint8)
+    try:
+        with path.open("rb") as file:
+            for offset, size, _, checksum in rows.tolist():
+                file.seek(offset)
+                encoded = file.read(size)
+                yield encoded, _defect(encoded, size, checksum, pixels, encoding)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _defect(encoded: bytes, size: int, checksum: int, pixels: Bytes, encoding: Encoding) -> str | None:
+    if len(encoded) != size:
+        return "cut off by the end of the file"
+    if zlib.crc32(encoded) != checksum:
+        return "its CRC-32 is not the index's, so its bytes are not those that were written"
+    try:
+        decode_into(pixels, np.frombuffer(encoded, dtype=np.uint8), encoding)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _check_shard(directory: Path, manifest: Manifest, shard: Shard, advance: Advance) -> _Checked:
+    checked = _Checked()
+    path, index = directory / shard.name, directory / shard.index
+    checked.findings += _check_file(path, shard.sha256, shard.bytes, advance)
+    checked.findings += _check_file(index, shard.index_sha256, None, advance)
+    if not path.is_file():
+        return checked
+    stored = checked.attempt(load_index, directory, shard) if index.is_file() else None
+    found = None
+    if members := checked.attempt(index_shard, path, ignores_others=not manifest.plan):
+        found, checked.ignored = members.rows, members.ignored
+        checked.findings += _check_members(path, members, manifest, shard)
+    if found is not None and stored is not None:
+        checked.findings += _compare(index, stored, found)
+    rows = _rows_to_check(stored, found)
+    if rows is not None:
+        checked.attempt(_check_images, path, rows, manifest, checked, advance)
+    return checked
+
+
+def _check_file(path: Path, sha256: str, size: int | None, advance: Advance) -> Iterator[str]:
+    if not path.is_file():
+        yield f"{path}: missing"
+        return
+    found = path.stat().st_size
+    if size is not None and found != size:
+        yield f"{path}: {found} bytes instead of {size}"
+    try:
+        if file_sha256(path, lambda _: advance(0)) != sha256:
+            yield f"{path}: its SHA-256 is not the manifest's, so its content changed"
+    except DataError as error:
+        yield str(error)
+
+
+def _check_members(path: Path, members: ShardIndex, manifest: Manifest, shard: Shard) -> Iterator[str]:
+    if len(members.rows) != shard.count:
+        yield f"{path}: {_counted(len(members.rows), 'sample')} instead of {shard.count}"
+    if members.encoding != manifest.encoding:
+        yield f"{path}: its images are {members.encoding}, but {FILE_NAME} says {manifest.encoding}"
+
+
+def _compare(path: Path, stored: Index, found: Index) -> Iterator[str]:
+    """Where the index points elsewhere, or labels otherwise, than the tar file; images tell of checksums."""
+    if len(stored) != len(found):
+        return  # told already
+    wrong = np.flatnonzero((stored != found)[:, :CHECKSUM].any(axis=1))
+    if len(wrong):
+        row = wrong[0]
+        yield (
+            f"{path}: {len(wrong)} of {len(stored)} rows disagree with the tar file; row {row} has offset, bytes and "
+            f"label {stored[row, :CHECKSUM].tolist()} instead of {found[row, :CHECKSUM].tolist()}"
+        )
+
+
+def _rows_to_check(stored: Index | None, found: Index | None) -> Index | None:
+    """The images as they lie in the tar file, with the checksums of the index, as far as there are both."""
+    if stored is None or found is None:
+        return stored if found is None else found
+    if len(stored) != len(found):
+        return found
+    return np.column_stack([found[:, :CHECKSUM], stored[:, CHECKSUM]])
+
+
+def _check_images(path: Path, rows: Index, manifest: Manifest, checked: _Checked, advance: Advance) -> None:
+    checked.findings += _in_lines(path, _defective_images(path, rows, manifest, checked, advance))
+
+
+def _defective_images(
+    path: Path, rows: Index, manifest: Manifest, checked: _Checked, advance: Advance
+) -> Iterator[tuple[int, str]]:
+    """The place and the defects of each image that has some; the others are added to `checked`."""
+    shape = (*manifest.resolution, manifest.channels)
+    first, last = (0, len(manifest.classes) - 1) if manifest.classes else (-1, -1)
+    images = decode_images(path, rows, shape, manifest.encoding)
+    for place, (label, (encoded, defect)) in enumerate(zip(rows[:, LABEL].tolist(), images, strict=True)):
+        defects = [defect] if defect else []
+        if not first <= label <= last:
+            defects.append(f"label {label} is outside {first} to {last}")
+        if defects:
+            yield place, "; ".join(defects)
+        else:
+            checked.digests += hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
+            checked.places.append(place)
+            checked.labels.append(label)
+        advance(1)
+
+
+def _in_lines(path: Path, defects: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """A line for each run of neighbours with the same defect: a file cut short has thousands."""
+    numbered = enumerate(defects)
+    for (_, defect), run in groupby(numbered, lambda entry: (entry[1][0] - entry[0], entry[1][1])):
+        places = [place for _, (place, _) in run]
+        which = f"image {places[0]}" if len(places) == 1 else f"images {places[0]} to {places[-1]}"
+        yield f"{path}: {which}: {defect}"
+
+
+def _find_duplicates(manifest: Manifest, checked: Sequence[_Checked]) -> Duplicates:
+    digests = np.frombuffer(b"".join(shard.digests for shard in checked), dtype=np.uint64).reshape(-1, 2)
+    if not len(digests):
+        return Duplicates()
+    numbers = np.repeat(np.arange(len(checked)), [len(shard.places) for shard in checked])
+    places = np.concatenate([shard.places for shard in checked])
+    labels = np.concatenate([shard.labels for shard in checked])
+    # The sort is stable: the first of equal ones is also the first of the set.
+    order = np.lexsort((digests[:, 0], digests[:, 1]))
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
+    firsts = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
+    firsts, copies = firsts[~is_first], order[~is_first]
+    differ = labels[firsts] != labels[copies]
+
+    def name(image: int, with_label: bool) -> str:
+        label = f" ({manifest.classes[labels[image]]})" if with_label else ""
+        return f"{manifest.shards[numbers[image]].name} {places[image]}{label}"
+
+    shown = np.lexsort((copies, ~differ))[:MOST_EXAMPLES]
+    pairs = zip(firsts[shown], copies[shown], differ[shown], strict=True)
+    examples = (f"{name(first, differs)} = {name(copy, differs)}" for first, copy, differs in pairs)
+    return Duplicates(len(copies), int(differ.sum()), tuple(examples))
+
+
+def _describe_duplicates(duplicates: Duplicates) -> Iterator[str]:
+    if not duplicates.copies:
+        return
+    more = ", …" if duplicates.copies > len(duplicates.examples) else ""
+    labels = f", {duplicates.relabelled:,} of them with another label" if duplicates.relabelled else ""
+    yield f"{_counted(duplicates.copies, 'duplicate')}{labels}: {', '.join(duplicates.examples)}{more}"
+
+
+def _describe_ignored(count: int) -> Iterator[str]:
+    if count:
+        yield f"members of the tar files that are neither image nor label, and never opened: {count:,}"
+
+
+def _describe_unlisted(directory: Path, manifest: Manifest) -> Iterator[str]:
+    listed = {name for shard in manifest.shards for name in (shard.name, shard.index)}
+    present = {path.name for path in directory.iterdir() if path.suffix in (".tar", ".npy")}
+    for name in sorted(present - listed):
+        yield f"{directory / name}: {FILE_NAME} does not list it, so it is no part of the set"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

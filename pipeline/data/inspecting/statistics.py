@@ -1,0 +1,204 @@
+"""What the images of a set are like: the spread of their values, and how many there are of each class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from pipeline.data.format.manifest import INDEX_COLUMNS, Manifest
+from pipeline.data.format.shard_set import ShardSet, open_directory
+from pipeline.data.threads import available_cores
+from pipeline.errors import DataError
+
+BATCH_BYTES = 1 << 23
+MOST_CLASSES = 40
+VALUES = 256
+SIZE, LABEL = (INDEX_COLUMNS.index(name) for name in ("bytes", "label"))
+CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What `measure` found. Tuples have a figure for each channel: grey, or red, green and blue.
+
+    Values go from 0, black, to 1, white; the networks see 2 * value - 1.
+    """
+
+    manifest: Manifest
+    histogram: Counts = field(repr=False)
+    """int64 (channels, 256): how often each channel has each value. All figures of pixels come of it."""
+    encoded_bytes: int
+    """The size of all images as they are stored."""
+    class_counts: tuple[int, ...]
+    """How many images each class has; empty for sets without labels."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """In 0 to 1."""
+        return tuple(mean / (VALUES - 1) for mean, _ in self._moments())
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The standard deviation over all pixels of all images, in 0 to 1."""
+        return tuple(deviation / (VALUES - 1) for _, deviation in self._moments())
+
+    @property
+    def network_mean(self) -> tuple[float, ...]:
+        """In the -1 to 1 that the networks see."""
+        return tuple(2 * mean - 1 for mean in self.mean)
+
+    @property
+    def network_std(self) -> tuple[float, ...]:
+        """On the scale of -1 to 1."""
+        return tuple(2 * deviation for deviation in self.std)
+
+    @property
+    def lowest(self) -> tuple[int, ...]:
+        """As stored: 0 to 255."""
+        return tuple(int(np.flatnonzero(counts)[0]) for counts in self.histogram)
+
+    @property
+    def highest(self) -> tuple[int, ...]:
+        """As stored: 0 to 255."""
+        return tuple(int(np.flatnonzero(counts)[-1]) for counts in self.histogram)
+
+    @property
+    def share_at_0(self) -> tuple[float, ...]:
+        """The share of pixels with the value 0: large for drawings on black, or for padding."""
+        return tuple(float(counts[0] / counts.sum()) for counts in self.histogram)
+
+    @property
+    def share_at_255(self) -> tuple[float, ...]:
+        """The share of pixels with the value 255: large for drawings on white, or where light is clipped."""
+        return tuple(float(counts[-1] / counts.sum()) for counts in self.histogram)
+
+    @property
+    def bytes_per_image(self) -> float:
+        """As they are stored, on average."""
+        return self.encoded_bytes / self.manifest.count
+
+    def _moments(self) -> Iterator[tuple[float, float]]:
+        """Mean and standard deviation of each channel in 0 to 255: of whole numbers, rounded once."""
+        for counts in self.histogram.tolist():
+            count = sum(counts)
+            total = sum(value * times for value, times in enumerate(counts))
+            squares = sum(value * value * times for value, times in enumerate(counts))
+            yield total / count, math.sqrt(count * squares - total * total) / count
+
+    def __str__(self) -> str:
+        return "\n".join((*self._describe_set(), "", *self._describe_channels(), *self._describe_classes()))
+
+    def _describe_set(self) -> Iterator[str]:
+        height, width = self.manifest.resolution
+        kind = "grey" if self.manifest.channels == 1 else "colour"
+        yield f"{self.manifest.source}: {self.manifest.count:,} images of {height} x {width} in {kind}"
+        decoded = self.manifest.decoded_bytes / self.manifest.count
+        yield (
+            f"{self.manifest.encoding}, {self.bytes_per_image:,.0f} bytes an image on average; decoded, {decoded:,.0f}"
+        )
+
+    def _describe_channels(self) -> Iterator[str]:
+        yield "         mean    std   mean and std in [-1, 1]   min   max     at 0   at 255"
+        names = CHANNEL_NAMES[self.manifest.channels]
+        figures = (self.mean, self.std, self.network_mean, self.network_std, self.lowest, self.highest)
+        shares = (self.share_at_0, self.share_at_255)
+        for name, mean, std, network_mean, network_std, low, high, zeros, full in zip(
+            names, *figures, *shares, strict=True
+        ):
+            yield (
+                f"{name:6}  {mean:.3f}  {std:.3f}          {network_mean:6.3f}   {network_std:.3f}       "
+                f"{low:3}   {high:3}   {zeros:6.1%}   {full:6.1%}"
+            )
+
+    def _describe_classes(self) -> Iterator[str]:
+        if not self.class_counts:
+            return
+        chosen, title = choose_classes(self.class_counts)
+        names = [_on_one_line(self.manifest.classes[label]) for label in chosen]
+        width = max(len(name) for name in names)
+        yield ""
+        yield title
+        for name, label in zip(names, chosen, strict=True):
+            count = self.class_counts[label]
+            yield f"{name:{width}}  {count:9,}  {count / self.manifest.count:6.1%}"
+
+
+def measure(directory: Path) -> Statistics:
+    """Decode every image and count its values, exactly.
+
+    Raises DataError where the set is damaged or incomplete.
+    """
+    shards = open_directory(directory)
+    sizes, labels = load_columns(shards)
+    return Statistics(
+        shards.manifest, _count_values(shards), int(sizes.sum()), count_classes(shards.manifest, labels)
+    )
+
+
+def load_columns(shards: ShardSet) -> tuple[Counts, Counts]:
+    """The bytes and the label of every image: two of int64 (count,). Raises DataError as the indexes do."""
+    indexes = [shards.load_index(shard) for shard in shards.manifest.shards]
+    return (
+        np.concatenate([index[:, SIZE] for index in indexes]),
+        np.concatenate([index[:, LABEL] for index in indexes]),
+    )
+
+
+def count_classes(manifest: Manifest, labels: Counts) -> tuple[int, ...]:
+    """How many of the labels, int64 (count,), are of each class. Raises DataError for one that is no class."""
+    if not manifest.classes:
+        return ()
+    outside = np.flatnonzero((labels < 0) | (labels >= len(manifest.classes)))
+    if len(outside):
+        raise DataError(
+            f"Sample {outside[0]} has label {labels[outside[0]]}, outside the {len(manifest.classes)} classes of "
+            "manifest.json. `wgan shards check` lists all defects; copy the set again, or make it again."
+        )
+    return tuple(np.bincount(labels, minlength=len(manifest.classes)).tolist())
+
+
+def choose_classes(counts: Sequence[int]) -> tuple[list[int], str]:
+    """The labels to list and a title that says which: all in their order, or of many the largest and smallest."""
+    if len(counts) <= MOST_CLASSES:
+        return list(range(len(counts))), "images of each class"
+    half = MOST_CLASSES // 2
+    ranked = sorted(range(len(counts)), key=lambda label: (-counts[label], label))
+    title = f"images of each class: the {half} largest and the {half} smallest of {len(counts):,}"
+    return ranked[:half] + ranked[-half:], title
+
+
+def _on_one_line(name: str) -> str:
+    """As it is, unless it would move the terminal's cursor: names come with the data."""
+    return name if name.isprintable() else repr(name)
+
+
+def _count_values(shards: ShardSet) -> Counts:
+    """The histogram of each channel: int64 (channels, 256)."""
+    from pipeline.data.reading.reader import ShardReader  # it imports PyTorch, which takes seconds
+
+    reader, count = ShardReader(shards), shards.manifest.count
+    at_once = max(1, BATCH_BYTES // reader.image_bytes)
+    batches = [np.arange(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+
+    def count_batch(ids: Counts) -> Counts:
+        channels = reader.read(ids).numpy().swapaxes(0, 1)
+        return np.stack([np.bincount(channel.ravel(), minlength=VALUES) for channel in channels])
+
+    histogram = np.zeros((shards.manifest.channels, VALUES), dtype=np.int64)
+    with (
+        tqdm(total=count, unit="image", desc="measure", disable=None) as bar,
+        ThreadPoolExecutor(available_cores()) as pool,
+    ):
+        for ids, counted in zip(batches, pool.map(count_batch, batches), strict=True):
+            histogram += counted
+            bar.update(len(ids))
+    return histogram

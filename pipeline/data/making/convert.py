@@ -1,0 +1,118 @@
+"""Images as they come to images as shards hold them: one size, grey or colour, one encoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.format.codecs import Bytes, Encoding, Shape, decode_into, encode, read_header, shape_of
+from pipeline.data.sources import Picture
+from pipeline.data.sources.pictures import check_size, decode_picture
+from pipeline.errors import ConfigError, DataError
+
+Fit = Literal["crop", "fit", "pad"]
+MAX_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What every image becomes.
+
+    `resolution` is (height, width). Images of other proportions are cut about their centre (`crop`),
+    squeezed (`fit`), or laid whole on black (`pad`). `quality` is that of JPEG, 1 to 100.
+    Raises ConfigError for values out of range.
+    """
+
+    resolution: tuple[int, int]
+    channels: int
+    fit: Fit = "crop"
+    encoding: Encoding = "png"
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        height, width = self.resolution
+        if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+            raise ConfigError(f"The resolution {height} x {width} is outside 1 to {MAX_SIDE} pixels a side.")
+        if self.channels not in (1, 3):
+            raise ConfigError(f"Images have 1 (grey) or 3 (colour) channels, not {self.channels}.")
+        if not 1 <= self.quality <= 100:
+            raise ConfigError(f"The JPEG quality {self.quality} is outside 1 to 100.")
+
+    @property
+    def shape(self) -> Shape:
+        """(height, width, channels)."""
+        return (*self.resolution, self.channels)
+
+
+def convert(picture: Picture, conversion: Conversion) -> bytes:
+    """Encode an image as the conversion says.
+
+    A file that is already what is wanted is decoded, to be sure of it, and then kept byte for byte.
+    Raises DataError, which says what is wrong but not where.
+    """
+    if isinstance(picture, np.ndarray):
+        return _encode(to_pixels(picture, conversion), conversion)
+    header = read_header(picture)
+    if header is None or header.shape != conversion.shape:
+        return _encode(to_pixels(decode_picture(picture), conversion), conversion)
+    pixels = np.empty(conversion.shape, dtype=np.uint8)
+    try:
+        decode_into(pixels, np.frombuffer(picture, dtype=np.uint8), header.encoding)
+    except DataError as error:
+        raise DataError(f"it is {error}") from None
+    return picture if header.encoding == conversion.encoding else _encode(pixels, conversion)
+
+
+def _encode(pixels: Bytes, conversion: Conversion) -> bytes:
+    return encode(pixels, conversion.encoding, conversion.quality)
+
+
+def to_pixels(image: Image.Image | Bytes, conversion: Conversion) -> Bytes:
+    """Return a Pillow image (L or RGB), or an array of such pixels, as uint8 of the conversion's shape.
+
+    Sizes change by Lanczos (antialiased) where an image shrinks in any direction, else by bicubic
+    interpolation. Colour becomes grey by ITU-R 601 luma; grey becomes colour by repetition. An image that
+    fits already keeps its pixels exactly.
+    """
+    if isinstance(image, np.ndarray):
+        if shape_of(image) == conversion.shape:
+            return image.reshape(conversion.shape)
+        check_size(*image.shape[1::-1])
+        image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+    mode = "L" if conversion.channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    return np.asarray(_FITS[conversion.fit](image, *conversion.resolution)).reshape(conversion.shape)
+
+
+def _crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest part about the centre that has the wanted proportions."""
+    # In whole pixels, for a part of a pixel would blur what needs no resizing.
+    cut_width = max(1, min(image.width, round(image.height * width / height)))
+    cut_height = max(1, min(image.height, round(image.width * height / width)))
+    left, top = (image.width - cut_width) // 2, (image.height - cut_height) // 2
+    return _resize(image.crop((left, top, left + cut_width, top + cut_height)), height, width)
+
+
+def _pad(image: Image.Image, height: int, width: int) -> Image.Image:
+    scale = min(height / image.height, width / image.width)
+    inner_height = max(1, min(height, round(image.height * scale)))
+    inner_width = max(1, min(width, round(image.width * scale)))
+    canvas = Image.new(image.mode, (width, height))
+    inner = _resize(image, inner_height, inner_width)
+    canvas.paste(inner, ((width - inner_width) // 2, (height - inner_height) // 2))
+    return canvas
+
+
+def _resize(image: Image.Image, height: int, width: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    shrinks = image.width > width or image.height > height
+    method = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
+    return image.resize((width, height), method)
+
+
+_FITS = {"crop": _crop, "fit": _resize, "pad": _pad}

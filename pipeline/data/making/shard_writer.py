@@ -1,0 +1,129 @@
+"""One shard: from images of a source to a tar file, its index, and a record that both are whole."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.data.format.codecs import EXTENSIONS
+from pipeline.data.format.manifest import INDEX_COLUMNS, Shard, file_sha256
+from pipeline.data.format.tar_writer import TarWriter
+from pipeline.data.making.convert import convert
+from pipeline.data.making.plan import Plan
+from pipeline.data.sources import Source
+from pipeline.durable import replacing
+from pipeline.errors import DataError
+
+EXTENSION_OF = {encoding: extension for extension, encoding in reversed(EXTENSIONS.items())}
+
+
+class BadImage(NamedTuple):
+    """An image that was left out, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What stands beside a finished shard until the whole set is finished. `shard` is None where no image was good."""
+
+    shard: Shard | None
+    bad: tuple[BadImage, ...]
+
+    def to_json(self) -> str:
+        """As text, equal for equal content."""
+        shard = asdict(self.shard) if self.shard else None
+        return json.dumps({"shard": shard, "bad": self.bad}, indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Record:
+        """Raises ValueError, KeyError or TypeError where the text is none of ours."""
+        content = json.loads(text)
+        shard = Shard(**content["shard"]) if content["shard"] else None
+        return Record(shard, tuple(BadImage(*bad) for bad in content["bad"]))
+
+
+def shard_path(out: Path, number: int) -> Path:
+    """The tar file of a shard; its index and record have the same stem."""
+    return out / f"{number:06d}.tar"
+
+
+def write_shard(
+    source: Source, plan: Plan, number: int, out: Path, skip_bad: int, advance: Callable[[int], object]
+) -> Record:
+    """Write a shard, its index and, last, its record: where there is a record, all of it is on disk.
+
+    Up to `skip_bad` images that cannot be used are left out. Raises DataError at the next one,
+    StorageError where the disk is full or not writable.
+    """
+    path = shard_path(out, number)
+    bad: list[BadImage] = []
+    rows = []
+    # Shared: processes of a killed run may still be writing the same files.
+    with replacing(path, is_shared=True) as file:
+        tar = TarWriter(file)
+        for place, picture in _convert(source, plan, number, skip_bad, bad):
+            label = int(plan.chosen.labels[place])
+            key = f"{place:08d}"
+            offset = tar.add(f"{key}.{EXTENSION_OF[plan.conversion.encoding]}", picture)
+            if plan.chosen.classes:
+                tar.add(f"{key}.cls", b"%d" % label)
+            rows.append(_row(picture, offset, label, plan))
+            advance(1)
+        sha256 = tar.finish()
+    if not rows:
+        path.unlink()
+        record = Record(None, tuple(bad))
+    else:
+        index = path.with_suffix(".npy")
+        with replacing(index, is_shared=True) as file:
+            np.save(file, np.array(rows, dtype=np.int64).reshape(-1, len(INDEX_COLUMNS)), allow_pickle=False)
+        shard = Shard(path.name, len(rows), tar.bytes, sha256, index.name, file_sha256(index))
+        record = Record(shard, tuple(bad))
+    with replacing(path.with_suffix(".json"), is_shared=True) as file:
+        file.write(record.to_json().encode())
+    return record
+
+
+def _convert(
+    source: Source, plan: Plan, number: int, skip_bad: int, bad: list[BadImage]
+) -> Iterator[tuple[int, bytes]]:
+    """The place and the encoded image of each that is good; the others are added to `bad`."""
+    for place in plan.places(number):
+        position = int(plan.chosen.positions[place])
+        try:
+            picture = convert(source.read(position), plan.conversion)
+        except DataError as error:
+            bad.append(BadImage(source.key(position), str(error).rstrip(".")))
+            if len(bad) > skip_bad:
+                raise too_many(source.name, bad, skip_bad) from None
+            continue
+        yield place, picture
+
+
+def too_many(source: str, bad: list[BadImage], skip_bad: int) -> DataError:
+    """The error of a source with more bad images than may be left out."""
+    last = bad[-1]
+    if skip_bad == 0:
+        return DataError(
+            f"{source}: {last.key}: {last.reason}. Replace it, remove it, or leave out up to N such images with "
+            "--skip-bad N."
+        )
+    return DataError(
+        f"{source}: {len(bad)} images cannot be used, over --skip-bad {skip_bad}; {last.key}, for one: {last.reason}. "
+        "Replace them, or allow for more."
+    )
+
+
+def _row(picture: bytes, offset: int, label: int, plan: Plan) -> tuple[int, int, int, int]:
+    height, width, channels = plan.conversion.shape
+    # The reader wants the pixels alone, without the .npy header.
+    skipped = len(picture) - height * width * channels if plan.conversion.encoding == "raw" else 0
+    return offset + skipped, len(picture) - skipped, label, zlib.crc32(memoryview(picture)[skipped:])

@@ -1,0 +1,115 @@
+"""Shards written by several processes at once, one shard a task."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.making.plan import Plan
+from pipeline.data.making.shard_writer import Record, write_shard
+from pipeline.data.sources import Source
+from pipeline.errors import PipelineError
+
+PROGRESS_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker knows."""
+
+    source: Source
+    plan: Plan
+    out: Path
+    skip_bad: int
+
+    def write(self, number: int, advance: Callable[[int], object]) -> Record:
+        """Write one shard."""
+        return write_shard(self.source, self.plan, number, self.out, self.skip_bad, advance)
+
+
+def write_shards(
+    job: Job, numbers: Sequence[int], workers: int, advance: Callable[[int], object]
+) -> Iterator[Record]:
+    """Write these shards and yield their records as they are finished.
+
+    `advance` is told of images as they are written. The first error ends all workers. The shards' bytes do
+    not depend on the number of workers.
+    """
+    workers = min(workers, len(numbers))
+    if workers <= 1:
+        yield from (job.write(number, advance) for number in numbers)
+        return
+    # Not forked: libraries may have started threads, whose locks a fork would freeze.
+    context = multiprocessing.get_context("spawn")
+    written = context.Value("q", 0)
+    with _ending_children(ProcessPoolExecutor(workers, context, _start_worker, (job, written))) as pool:
+        pending = {pool.submit(_write_in_worker, number) for number in numbers}
+        told = 0
+        while pending:
+            done, pending = wait(pending, PROGRESS_SECONDS, FIRST_COMPLETED)
+            advance(written.value - told)
+            told = written.value
+            yield from (_result(future) for future in done)
+
+
+def _result(future: Future[Record]) -> Record:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise PipelineError(
+            "A worker process was killed, perhaps because memory ran out. Run the same command again with fewer "
+            "--workers: it goes on from the shards that are finished."
+        ) from None
+
+
+@contextmanager
+def _ending_children(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """Where the body fails, the workers end at once instead of finishing what is queued."""
+    others = set(multiprocessing.active_children())
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True)
+
+
+_job: Job
+_written: Any
+
+
+def _start_worker(job: Job, written: Any) -> None:
+    global _job, _written
+    _job, _written = job, written
+    # Ctrl-C reaches the whole process group; the parent is the one to say that it was pressed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would otherwise wait for its next shard for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write_in_worker(number: int) -> Record:
+    return _job.write(number, _count)
+
+
+def _count(images: int) -> None:
+    with _written.get_lock():
+        _written.value += images

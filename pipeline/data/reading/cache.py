@@ -1,0 +1,195 @@
+"""Decoded images that stay in memory: decoded once, then each batch is one gather of rows.
+
+The host cache is one copy for all ranks of a node: an anonymous memory file that the first rank creates
+and the others map. It has no name in any file system, so nothing is left behind however the ranks end.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.data.reading.order import Ids
+from pipeline.data.reading.reader import ShardReader
+from pipeline.data.threads import available_cores
+from pipeline.errors import ConfigError
+
+CHUNK = 256
+AHEAD = 8
+CGROUP = Path("/sys/fs/cgroup")
+
+Cache = Literal["device", "host", "none"]
+CACHES: tuple[Cache, ...] = ("device", "host", "none")
+"""From the fastest, which needs the most memory, to the slowest."""
+
+Choice = tuple[Cache, str]
+"""A cache, and why it is the one."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """The ranks of this machine, and a way for them to exchange small objects (all call it together)."""
+
+    rank: int = 0
+    size: int = 1
+    first_rank: int = 0
+    exchange: Callable[[Any], list[Any]] = lambda value: [value]
+    all_agree: Callable[[Exception | None], None] = lambda error: _raise(error)
+
+
+class ResidentImages:
+    """All images as one uint8 tensor, in host or device memory."""
+
+    def __init__(self, images: Tensor, image_shape: tuple[int, int, int]) -> None:
+        """`images`: uint8 (count, channels * height * width)."""
+        self._images, self.image_shape = images, image_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self._images.device
+
+    def to(self, device: torch.device) -> ResidentImages:
+        """A copy in the device's memory."""
+        return ResidentImages(self._images.to(device), self.image_shape)
+
+    def read(self, ids: Ids) -> Tensor:
+        """The images of these samples: uint8 (count, channels, height, width), where the cache is."""
+        return self.take(torch.from_numpy(ids).to(self.device, non_blocking=True))
+
+    def take(self, rows: Tensor) -> Tensor:
+        """The same for ids that lie where the images do: int64 (count,)."""
+        # Gathering rows of a matrix is several times faster than indexing a 4-d tensor.
+        return self._images.index_select(0, rows).view(-1, *self.image_shape)
+
+    def expect(self, now: list[int], later: list[int]) -> None:
+        """Nothing to do: all images are here."""
+
+
+def choose_cache(
+    wanted: Literal["auto", "device", "host", "none"], size: int, node_size: int, device: torch.device
+) -> Choice:
+    """Which cache holds `size` bytes, and why. Raises ConfigError where the wanted one cannot."""
+    mib = f"{size / 2**20:,.0f} MiB"
+    free_host = free_host_memory()
+    free_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    fits_host, fits_device = size < 0.5 * free_host, size < 0.3 * free_device
+    can_share = node_size == 1 or sys.platform == "linux"
+    if wanted == "device" and device.type != "cuda":
+        raise ConfigError("data.cache: device needs a GPU, and this run is on the CPU. Use host, or auto.")
+    if wanted == "device" and not fits_device:
+        raise ConfigError(
+            f"data.cache: device would take {mib} of {free_device / 2**20:,.0f} MiB free device memory, which "
+            "leaves too little for training. Use data.cache: host, none or auto."
+        )
+    if wanted == "device" and not fits_host:
+        raise ConfigError(
+            f"data.cache: device is filled from a copy of {mib} in host memory, which has {free_host / 2**20:,.0f} "
+            "MiB free. Use data.cache: none."
+        )
+    if wanted == "host" and not fits_host:
+        raise ConfigError(
+            f"data.cache: host would take {mib} of {free_host / 2**20:,.0f} MiB free memory. Use data.cache: none."
+        )
+    if wanted == "host" and not can_share:
+        raise ConfigError("data.cache: host is shared by ranks on Linux only. Use data.cache: none.")
+    if wanted != "auto":
+        return wanted, f"{mib}, as asked"
+    if fits_device and fits_host:
+        return "device", f"{mib} fit into the device's memory"
+    if fits_host and can_share:
+        return "host", f"{mib} fit into host memory"
+    return "none", f"{mib} are too much to keep decoded"
+
+
+def free_host_memory() -> int:
+    """Bytes that this process may still use: what is free on the machine, or in its cgroup where that is less."""
+    free = psutil.virtual_memory().available
+    try:
+        limit, used, statistics = (
+            (CGROUP / name).read_text() for name in ("memory.max", "memory.current", "memory.stat")
+        )
+    except OSError:
+        return free
+    if limit.strip() == "max":
+        return free
+    # Files that were read count as used, but give way.
+    reclaimable = int(dict(line.split() for line in statistics.splitlines())["inactive_file"])
+    return max(0, min(free, int(limit) - int(used) + reclaimable))
+
+
+def decode_all(reader: ShardReader, node: Node, show_progress: bool) -> ResidentImages:
+    """Decode everything into host memory: one copy for each node, of which each rank decodes its part."""
+    count, row = reader.manifest.count, reader.image_bytes
+    images = _shared_rows(count, row, node)
+    first, end = (count * part // node.size for part in (node.rank, node.rank + 1))
+    error = None
+    try:
+        _fill(images, reader, first, end, max(1, available_cores() // node.size), show_progress)
+    except Exception as failure:
+        error = failure
+    # Also the barrier before which no rank may read what another one writes.
+    node.all_agree(error)
+    return ResidentImages(images, reader.image_shape)
+
+
+def _shared_rows(count: int, row: int, node: Node) -> Tensor:
+    if node.size == 1:
+        return torch.empty(count, row, dtype=torch.uint8)
+    place = None
+    if node.rank == 0:
+        descriptor = os.memfd_create("wgan-images")
+        os.ftruncate(descriptor, count * row)
+        place = f"/proc/{os.getpid()}/fd/{descriptor}"
+    place = node.exchange(place)[node.first_rank]
+    with open(place, "r+b") as file:  # noqa: PTH123 - Path.open would resolve the link
+        memory = mmap.mmap(file.fileno(), count * row)
+    node.exchange(None)
+    if node.rank == 0:
+        os.close(descriptor)
+    return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8).reshape(count, row))
+
+
+def _fill(
+    images: Tensor, reader: ShardReader, first: int, end: int, threads: int, show_progress: bool
+) -> None:
+    with tqdm(
+        total=end - first,
+        desc="decoding",
+        unit=" images",
+        disable=None if show_progress else True,
+        leave=False,
+    ) as bar:
+
+        def decode(start: int, stop: int) -> None:
+            images[start:stop].copy_(reader.read(np.arange(start, stop, dtype=np.int64)).flatten(1))
+            bar.update(stop - start)
+
+        ends = np.cumsum([shard.count for shard in reader.manifest.shards]).tolist()
+        with ThreadPoolExecutor(threads) as pool:
+            # Shard by shard, so that those at a URL are wanted, and let go of, in turn.
+            for number, (low, high) in enumerate(zip([0, *ends], ends, strict=False)):
+                low, high = max(low, first), min(high, end)
+                if low < high:
+                    reader.expect([number], [*range(number + 1, min(number + 1 + AHEAD, len(ends)))])
+                    starts = range(low, high, CHUNK)
+                    for _ in pool.map(decode, starts, [min(start + CHUNK, high) for start in starts]):
+                        pass
+    reader.expect([], [])
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error

@@ -1,0 +1,134 @@
+"""This rank's part of each global batch.
+
+A batch comes in two steps. What must be read or decoded is, ahead of the loop where threads do it; that is a
+`Staged`. `Loader.to_images` makes float32 images of it where the networks are, by operations that a CUDA graph holds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.data.reading.cache import ResidentImages
+from pipeline.data.reading.order import Batch, Ids, Order, flips
+from pipeline.noise import RankRows
+from pipeline.pixels import to_float
+
+BATCHES_AHEAD = 4
+"""For each thread: decoded batches wait for the loop, never the loop for them."""
+
+
+class Images(Protocol):
+    """Reads samples by id: uint8 (count, channels, height, width). A reader or a cache."""
+
+    def read(self, ids: Ids) -> Tensor: ...
+
+    def expect(self, now: list[int], later: list[int]) -> None:
+        """Learn which shards are being read, and which come next."""
+
+
+class Staged(NamedTuple):
+    """A batch of which nothing is left to be read."""
+
+    content: Tensor
+    """uint8 images (count, channels, height, width), or int64 (count,): rows of the images that lie on the device"""
+    flipped: Tensor | None
+    """Which images are to be mirrored: bool (count,), or None for none"""
+
+
+class Loader:
+    """Batches of training images from any position of the order, without end."""
+
+    def __init__(
+        self,
+        images: Images,
+        image_shape: tuple[int, int, int],
+        order: Order,
+        rows: RankRows,
+        device: torch.device,
+        workers: int = 0,
+        flip_seed: int | None = None,
+    ) -> None:
+        """`workers` threads decode ahead; 0 reads where the batch is asked for. Images are mirrored at random
+        where there is a `flip_seed`."""
+        self._resident: ResidentImages | None = None
+        if isinstance(images, ResidentImages) and images.device.type == device.type:
+            self._resident = images
+        self._images, self._order, self._rows = images, order, rows
+        self.image_shape = image_shape
+        self._device, self._workers, self._flip_seed = device, workers, flip_seed
+
+    def batches(self, position: int) -> Iterator[Staged]:
+        """Batches for `to_images`, from `position` of the stream on. Raises DataError where a sample is damaged."""
+        planned = self._order.batches(position, self._rows)
+        if self._resident:
+            yield from (Staged(torch.from_numpy(batch.ids), self._flips_of(batch)) for batch in planned)
+            return
+        reach = self._announced(position)
+        if self._workers == 0:
+            yield from (self._load(batch) for _, batch in zip(reach, planned, strict=True))
+            return
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        waiting: deque[Future[Staged]] = deque()
+        try:
+            for _ in reach:
+                while len(waiting) < BATCHES_AHEAD * self._workers:
+                    waiting.append(pool.submit(self._load, next(planned)))
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def to_images(self, staged: Staged) -> Tensor:
+        """The batch as float32 (count, channels, height, width) in [-1, 1], on the device."""
+        return to_float(self.to_pixels(staged))
+
+    def to_pixels(self, staged: Staged) -> Tensor:
+        """The batch as uint8 (count, channels, height, width), on the device."""
+        # Four times fewer bytes cross to the device as uint8 than as float32, and fewer still as rows.
+        content = staged.content.to(self._device, non_blocking=True)
+        images = self._resident.take(content) if self._resident else content.contiguous()
+        if staged.flipped is not None:
+            images = mirror(images, staged.flipped.to(self._device, non_blocking=True))
+        return images
+
+    def read(self, ids: Ids) -> Tensor:
+        """These samples, like a batch."""
+        return to_float(self.read_pixels(ids))
+
+    def read_pixels(self, ids: Ids) -> Tensor:
+        """These samples as they are: uint8 (count, channels, height, width), on the device."""
+        return self._images.read(ids).to(self._device).contiguous()
+
+    def _announced(self, position: int) -> Iterator[int]:
+        """The positions at which batches are handed out. The images learn of their shards when these change.
+
+        Only now, and not when a batch is planned: shards of earlier batches may still be being decoded then.
+        """
+        expected = None
+        while True:
+            windows = self._order.windows(position, self._rows)
+            if windows != expected:
+                self._images.expect(*windows)
+                expected = windows
+            yield position
+            position += self._rows.total
+
+    def _load(self, batch: Batch) -> Staged:
+        images = self._images.read(batch.ids)
+        if self._device.type == "cuda":
+            # Only from pinned memory do copies run beside the device's work.
+            images = images.pin_memory()
+        return Staged(images, self._flips_of(batch))
+
+    def _flips_of(self, batch: Batch) -> Tensor | None:
+        return None if self._flip_seed is None else torch.from_numpy(flips(self._flip_seed, batch))
+
+
+def mirror(images: Tensor, chosen: Tensor) -> Tensor:
+    """The images (count, channels, height, width) with those chosen, bool (count,), turned left to right."""
+    return torch.where(chosen[:, None, None, None], images.flip(3), images)

@@ -1,0 +1,281 @@
+"""Which sample comes when: arithmetic on (seed, position, sample counts of the shards).
+
+The training samples, in the manifest's order, are cut into equal streams, one unless the options say
+otherwise; a batch draws equally from all of them. In each epoch a stream draws its shards in random order, takes
+them in windows of so many shards, and shuffles the samples of each window together. So any position is found
+without reading anything before it, memory holds one window's permutation, and a reader touches few shards at a
+time. Epochs follow each other without a seam: a batch may hold the end of one and the start of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.format.shard_set import ShardSet
+from pipeline.errors import ConfigError, DataError
+from pipeline.noise import RankRows
+from pipeline.options import Config
+
+BATCHES_AT_ONCE = 16
+"""Planned in one go: between two updates of a network Python and NumPy are out of the processor's caches."""
+
+Ids = npt.NDArray[np.int64]
+"""Sample ids: int64 (count,), each the sample's place in the concatenation of all shards."""
+
+
+class Batch(NamedTuple):
+    """One rank's rows of a global batch, and the epoch that each is of: both int64 (count,)."""
+
+    ids: Ids
+    epochs: npt.NDArray[np.int64]
+
+
+class Stream:
+    """The endless order of some samples: `pieces` lists (shard, first, end), `kept` gives a shard's training ids."""
+
+    def __init__(
+        self,
+        number: int,
+        pieces: Sequence[tuple[int, int, int]],
+        kept: Callable[[int], Ids],
+        seed: int,
+        window_shards: int,
+    ) -> None:
+        self._number, self._pieces, self._kept = number, pieces, kept
+        self._seed, self._window_shards = seed, window_shards
+        self._counts = np.array([end - first for _, first, end in pieces], dtype=np.int64)
+        self.epoch_size = int(self._counts.sum())
+        # A window's permutation serves many batches; two are in use where windows meet.
+        self._window = lru_cache(maxsize=2)(self._shuffle_window)
+        self._order = lru_cache(maxsize=2)(self._shuffle_epoch)
+
+    def samples(self, position: int, count: int) -> Ids:
+        """The ids of the samples [position, position + count)."""
+        parts = [np.zeros(0, dtype=np.int64)]
+        while count > 0:
+            epoch, within = divmod(position, self.epoch_size)
+            window, start = self._find_window(epoch, within)
+            first = within - start
+            part = self._window(epoch, window)[first : first + count]
+            parts.append(part)
+            position, count = position + len(part), count - len(part)
+        return np.concatenate(parts)
+
+    def epochs(self, position: int, count: int) -> npt.NDArray[np.int64]:
+        """The epochs of the same samples."""
+        return np.arange(position, position + count, dtype=np.int64) // self.epoch_size
+
+    def windows(self, position: int) -> tuple[list[int], list[int]]:
+        """The shards of the window at this position, and those of the next."""
+        epoch, within = divmod(position, self.epoch_size)
+        window, _ = self._find_window(epoch, within)
+        is_last = window == len(self._order(epoch)[1]) - 1
+        following = (epoch + 1, 0) if is_last else (epoch, window + 1)
+        return self._shards_of(epoch, window), self._shards_of(*following)
+
+    def _find_window(self, epoch: int, within: int) -> tuple[int, int]:
+        """The window at a place of an epoch, and where it starts."""
+        ends = self._order(epoch)[1]
+        window = int(np.searchsorted(ends, within, side="right"))
+        return window, int(ends[window - 1]) if window else 0
+
+    def _pieces_of(self, epoch: int, window: int) -> list[tuple[int, int, int]]:
+        first = window * self._window_shards
+        return [self._pieces[piece] for piece in self._order(epoch)[0][first : first + self._window_shards]]
+
+    def _shards_of(self, epoch: int, window: int) -> list[int]:
+        return [shard for shard, first, end in self._pieces_of(epoch, window) if end > first]
+
+    def _shuffle_epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The pieces in this epoch's order, and where in the epoch each window of them ends."""
+        # Counted from 1 below, for a seed sequence does not tell a trailing 0 from nothing.
+        pieces = shuffled(len(self._pieces), (self._seed, epoch, 0, self._number))
+        ends = np.cumsum(self._counts[pieces])
+        last_of_window = np.minimum(
+            np.arange(self._window_shards - 1, len(pieces) + self._window_shards - 1, self._window_shards),
+            len(pieces) - 1,
+        )
+        return pieces, ends[last_of_window]
+
+    def _shuffle_window(self, epoch: int, window: int) -> Ids:
+        ids = np.concatenate(
+            [self._kept(shard)[first:end] for shard, first, end in self._pieces_of(epoch, window)]
+        )
+        return ids[shuffled(len(ids), (self._seed, epoch, window + 1, self._number))]
+
+
+class Order:
+    """The order of the training samples, and the ids that are held out of it."""
+
+    def __init__(
+        self,
+        counts: Sequence[int],
+        seed: int,
+        shuffle_shards: int,
+        held_out: float = 0.0,
+        chosen: npt.NDArray[np.bool_] | None = None,
+        streams: int = 1,
+    ) -> None:
+        """`counts` are the shards' sample counts; `held_out` is the share kept for validation.
+
+        `chosen` (sum of counts,) says of each sample whether it belongs to the run's classes; None: all do.
+        `streams` share the shuffled shards.
+        """
+        self._chosen = chosen
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._held_out = held_out
+        ends = np.cumsum([len(self._kept(shard)) for shard in range(len(counts))])
+        self.epoch_size = int(ends[-1])
+        window_shards = max(1, shuffle_shards // streams)
+        self.streams = [
+            Stream(number, _cut(ends, number, streams), self._kept, seed, window_shards)
+            for number in range(streams)
+        ]
+
+    def batch(self, position: int, rows: RankRows) -> Batch:
+        """These rows of the global batch that starts at this position of the endless stream of samples.
+
+        The rows of a batch lie stream by stream. Positions and the batch are multiples of the number of streams.
+        """
+        return next(self._plan(position, rows, 1))
+
+    def batches(self, position: int, rows: RankRows) -> Iterator[Batch]:
+        """These rows of each global batch from `position` on, for ever."""
+        while True:
+            yield from self._plan(position, rows, BATCHES_AT_ONCE)
+            position += BATCHES_AT_ONCE * rows.total
+
+    def _plan(self, position: int, rows: RankRows, count: int) -> Iterator[Batch]:
+        """These rows of `count` global batches in a row."""
+        each, place = rows.total // len(self.streams), position // len(self.streams)
+        streams, start = self._streams_of(rows), rows.first % each
+
+        def rows_of(parts: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+            batches = np.concatenate([part.reshape(count, each) for part in parts], axis=1)
+            return batches[:, start : start + rows.count]
+
+        ids = rows_of([stream.samples(place, count * each) for stream in streams])
+        epochs = rows_of([stream.epochs(place, count * each) for stream in streams])
+        return map(Batch, ids, epochs)
+
+    def samples(self, position: int, count: int) -> Ids:
+        """The ids of [position, position + count), both multiples of the number of streams."""
+        return self.batch(position, RankRows(0, count, count)).ids
+
+    def first(self, count: int) -> Ids:
+        """The ids of as many samples as asked for; none comes again before all have come."""
+        each = -(-count // len(self.streams))
+        # Streams differ by a sample: where the others still have one, a stream that has none left must not begin anew.
+        ids = [stream.samples(0, min(each, stream.epoch_size)) for stream in self.streams]
+        return np.resize(np.concatenate(ids), count)
+
+    def windows(self, position: int, rows: RankRows) -> tuple[list[int], list[int]]:
+        """The shards that these rows are read from at this position, and those that come next."""
+        pairs = [stream.windows(position // len(self.streams)) for stream in self._streams_of(rows)]
+        return [shard for now, _ in pairs for shard in now], [shard for _, later in pairs for shard in later]
+
+    def _streams_of(self, rows: RankRows) -> list[Stream]:
+        """The streams that these rows of a batch are of."""
+        each = rows.total // len(self.streams)
+        return self.streams[rows.first // each : -(-(rows.first + rows.count) // each)]
+
+    def held_out_ids(self) -> Ids:
+        """The ids of the validation samples: the same for every seed."""
+        ids = self._chosen_ids(0, int(self._starts[-1]))
+        return ids[self._is_held_out(ids)]
+
+    def training_ids(self) -> Ids:
+        """The ids of all other samples, in the set's own order."""
+        ids = self._chosen_ids(0, int(self._starts[-1]))
+        return ids[~self._is_held_out(ids)]
+
+    def _kept(self, shard: int) -> Ids:
+        ids = self._chosen_ids(int(self._starts[shard]), int(self._starts[shard + 1]))
+        return ids[~self._is_held_out(ids)]
+
+    def _chosen_ids(self, first: int, end: int) -> Ids:
+        ids = np.arange(first, end, dtype=np.int64)
+        return ids if self._chosen is None else ids[self._chosen[first:end]]
+
+    def _is_held_out(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        # The top 53 bits of a hash, as a fraction.
+        return (mix64(ids) >> np.uint64(11)) < np.uint64(round(self._held_out * 2**53))
+
+
+def _cut(ends: npt.NDArray[np.int64], number: int, streams: int) -> list[tuple[int, int, int]]:
+    """One stream's part of the samples as (shard, first, end), first and end counting the shard's training samples.
+
+    `ends` says where each shard's training samples end in the concatenation of them all.
+    """
+    total = int(ends[-1])
+    first, end = (total * part // streams for part in (number, number + 1))
+    pieces = []
+    for shard, (start, stop) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
+        low, high = max(first, start), min(end, stop)
+        if low < high or streams == 1:
+            pieces.append((shard, low - start, high - start))
+    return pieces
+
+
+def build_order(config: Config, shards: ShardSet) -> Order:
+    """The order of a run. Raises DataError or ConfigError where the images do not make one global batch."""
+    batch, data = config.schedule.real_images, config.data
+    manifest = shards.manifest
+    counts = [shard.count for shard in manifest.shards]
+    chosen = None if data.classes is None else of_classes(data.classes, shards)
+    order = Order(counts, config.seed, data.shuffle_shards, data.validation, chosen, data.streams)
+    held_out = len(order.held_out_ids())
+    if order.epoch_size < batch:
+        raise DataError(
+            f"{data.shards} leaves {order.epoch_size} training images, fewer than one batch of {batch}. "
+            "Lower schedule.global_batch (or critic_batch), or use more images or classes."
+        )
+    if data.validation > 0 and held_out < config.schedule.global_batch:
+        raise ConfigError(
+            f"data.validation: {data.validation} of {manifest.count} images holds out {held_out}, fewer than one "
+            f"global batch of {config.schedule.global_batch}. Raise it, or set it to 0."
+        )
+    return order
+
+
+def of_classes(names: Sequence[str], shards: ShardSet) -> npt.NDArray[np.bool_]:
+    """Of each sample, whether its class is one of these names. Raises ConfigError for unknown names."""
+    manifest = shards.manifest
+    unknown = [name for name in names if name not in manifest.classes]
+    if unknown:
+        known = ", ".join(manifest.classes) or "none: its images have no labels"
+        raise ConfigError(
+            f"data.classes: {', '.join(unknown)} not among the classes of the shards, which are {known}. "
+            "Name some of these, or leave data.classes out to train on all images."
+        )
+    labels = [manifest.classes.index(name) for name in names]
+    return np.concatenate([np.isin(shards.load_index(shard)[:, 2], labels) for shard in manifest.shards])
+
+
+def shuffled(count: int, key: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """A permutation of range(count) that depends on the key alone, also in later versions of NumPy.
+
+    NumPy keeps the raw bits of a bit generator stable for good, but not what its methods make of them.
+    """
+    bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
+    return np.argsort(bits, kind="stable")
+
+
+def flips(seed: int, batch: Batch) -> npt.NDArray[np.bool_]:
+    """Whether each sample is mirrored: bool (count,), a coin toss that depends on (seed, epoch, sample) alone."""
+    toss = mix64(np.array([seed], dtype=np.int64)) ^ batch.epochs.astype(np.uint64)
+    toss = mix64((mix64(toss.view(np.int64)) ^ batch.ids.astype(np.uint64)).view(np.int64))
+    return toss >= np.uint64(1 << 63)
+
+
+def mix64(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64's output function (Steele, Lea, Flood 2014): every input bit moves every output bit."""
+    x = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,450 @@
+"""Runs as pictures: the curves of one as PNG, its samples as GIF, the curves of several over one another."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.config import load_config
+from pipeline.durable import replacing, storage_errors
+from pipeline.errors import ConfigError
+from pipeline.monitor.console import say_warning
+from pipeline.options import HIGHER_IS_BETTER
+from pipeline.run.directory import RunDirectory, parse_record
+
+CURVES, ANIMATION, COMPARISON = "curves.png", "training.gif", "comparison.png"
+
+FRAME_NAME = re.compile(r"step_(\d{8,})\.png")
+MOST_FRAMES = 60
+MOST_WIDTH = 640
+FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 2000
+STRIP_HEIGHT = 18
+FEW_POINTS = 25
+LEGEND_CHARACTERS = 130
+PANEL_HEIGHT = 3.3
+
+Record = Mapping[str, Any]
+"""A line of metrics.jsonl: "step" is a whole number, every other name a figure of it."""
+
+
+class Curve(NamedTuple):
+    """How one tag is drawn."""
+
+    tag: str
+    label: str
+    style: dict[str, Any]
+
+
+class Panel(NamedTuple):
+    """Curves that share their axes."""
+
+    title: str
+    quantity: str
+    curves: Sequence[Curve]
+
+
+class Alarm(NamedTuple):
+    """What the health checks said at a step, and what they advise."""
+
+    step: int
+    name: str
+    text: str
+
+
+QUALITY = "quality/"
+
+# The colours are Okabe and Ito's, which colour-blind readers can tell apart.
+BLUE, RED, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
+ALARM_COLOUR = "#B00020"
+
+SCORES = (
+    Curve("critic/real", "critic on real images", {"color": BLUE}),
+    Curve("critic/fake", "critic on generated images", {"color": RED}),
+    Curve("generator/loss", "generator's loss", {"color": GREEN}),
+)
+CRITIC_LOSS = Curve("critic/loss", "critic's loss", {"color": PURPLE})
+ESTIMATES = (
+    Curve("wasserstein/estimate", "at each log point", {"color": SKY, "alpha": 0.6}),
+    Curve("wasserstein/estimate_smooth", "smoothed", {"color": BLUE, "linewidth": 1.8}),
+    Curve("wasserstein/validation", "on held-out images", {"color": RED, "linestyle": "--"}),
+)
+
+COMPARED = {
+    "wasserstein/estimate_smooth": "Wasserstein estimate, smoothed",
+    "wasserstein/normalized": "Wasserstein estimate / critic's slope",
+    "wasserstein/validation": "Wasserstein estimate on held-out images",
+}
+COMPARED_LOSSES = {"critic/loss": "critic's loss", "generator/loss": "generator's loss"}
+RUN_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, "#000000")
+RUN_LINES = ("-", "--", ":", "-.")
+
+
+def draw_curves(run: Path, target: Path) -> None:
+    """Write scores, losses, the Wasserstein estimate and quality figures of `run`, over the step, as a PNG.
+
+    Raises ConfigError where the run has logged nothing, StorageError where the file cannot be written.
+    """
+    records = read_records(RunDirectory(run).metrics)
+    _save(curves_figure(records, run.resolve().name, read_alarms(run)), target)
+
+
+def draw_comparison(runs: Sequence[Path], target: Path) -> None:
+    """Write the curves of several runs over one another as a PNG.
+
+    Raises ConfigError where a run is named twice or has logged nothing, or where there are more runs than
+    lines that look different; StorageError where the file cannot be written.
+    """
+    most = len(RUN_COLOURS) * len(RUN_LINES)
+    if len(runs) > most:
+        raise ConfigError(
+            f"{len(runs)} runs are too many for one picture: their lines could not be told apart. Name at most {most}."
+        )
+    names = distinct_names(runs)
+    records = [read_records(RunDirectory(run).metrics) for run in runs]
+    labels = label_runs(names, records, [_quality_samples(run) for run in runs])
+    _save(comparison_figure(dict(zip(labels, records, strict=True))), target)
+
+
+def label_runs(
+    names: Sequence[str], runs: Sequence[Sequence[Record]], samples: Sequence[int | None]
+) -> list[str]:
+    """The runs' names, with what a reader of their comparison must know of them.
+
+    That is how many samples their quality figures are of, where these counts differ: most figures depend on
+    the count. And that a run has none of the figures that are compared, so that nobody looks for its line.
+    """
+    counts = [count if quality_tags(run) else None for run, count in zip(runs, samples, strict=True)]
+    compared = compared_figures(runs)
+    are_unlike = len({count for count in counts if count is not None}) > 1
+    labels = []
+    for name, run, count in zip(names, runs, counts, strict=True):
+        if not any(points_of(run, tag) for tag in compared):
+            labels.append(f"{name} (has none of these)")
+        elif are_unlike and count is not None:
+            labels.append(f"{name} (quality by {count:,} samples)")
+        else:
+            labels.append(name)
+    return labels
+
+
+def distinct_names(runs: Sequence[Path]) -> list[str]:
+    """The directory name of each run, with as many of its parents before it as tell it from the others.
+
+    Raises ConfigError where two are the same directory.
+    """
+    paths = [run.resolve() for run in runs]
+    if twice := sorted({str(path) for path in paths if paths.count(path) > 1}):
+        raise ConfigError(f"{twice[0]} is named twice: a run cannot be compared with itself. Name it once.")
+    return [_distinct_name(path, [other for other in paths if other != path]) for path in paths]
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a metrics.jsonl in their order, without lines that are none, such as one cut short by a kill.
+
+    Raises ConfigError where there is no record.
+    """
+    try:
+        records = read_lines(path)
+    except OSError as error:
+        raise _nothing_to_draw(f"{path} cannot be read ({error.strerror})", "monitor.log_every") from None
+    if not records:
+        raise _nothing_to_draw(f"{path} holds no record of a step", "monitor.log_every")
+    return records
+
+
+def read_lines(path: Path) -> list[Record]:
+    """The JSON objects of `path`, one a line, that have a step; lines that are none are left out with a warning.
+
+    Raises OSError where the file cannot be read.
+    """
+    with path.open("rb") as file:
+        records = [parse_record(line) for line in file]
+    if damaged := records.count(None):
+        say_warning(f"{path}: {damaged} of {len(records)} lines are no records of a run and are left out")
+    return [record for record in records if record is not None]
+
+
+def points_of(records: Iterable[Record], tag: str) -> list[tuple[int, float]]:
+    """(step, figure) of each record that has a figure of this name."""
+    return [(record["step"], record[tag]) for record in records if _is_figure(record.get(tag))]
+
+
+def read_alarms(run: Path) -> list[Alarm]:
+    """What the health checks said of a run, in its order."""
+    try:
+        lines = read_lines(RunDirectory(run).alarms)
+    except OSError:  # of a run that has raised none, or was made before there were alarms
+        return []
+    return [Alarm(line["step"], str(line.get("name")), str(line.get("text"))) for line in lines]
+
+
+def quality_tags(records: Iterable[Record]) -> list[str]:
+    """The names of the quality figures that were measured, in the order of the alphabet."""
+    return sorted(tag for tag in _tags(records) if tag.startswith(QUALITY))
+
+
+def is_higher_better(tag: str) -> bool:
+    """Whether a quality figure grows with quality, by its name: "quality/recall_pixels"."""
+    return not HIGHER_IS_BETTER.isdisjoint(re.split(r"[^a-z]+", tag.lower()))
+
+
+def panels_of(records: Sequence[Record]) -> list[Panel]:
+    """What there is to draw of a run: scores and losses, its Wasserstein estimate, each quality figure."""
+    tags = _tags(records)
+    if any(curve.tag in tags for curve in ESTIMATES):
+        panels = [
+            Panel("Scores and loss", "score, loss", SCORES),
+            Panel(
+                "Wasserstein estimate",
+                "Wasserstein estimate:\nmean c(real) − mean c(generated)",
+                ESTIMATES,
+            ),
+        ]
+    else:
+        panels = [Panel("Scores and losses", "score, loss", (*SCORES, CRITIC_LOSS))]
+    for tag in quality_tags(records):
+        direction = "higher is better" if is_higher_better(tag) else "lower is better"
+        panels.append(Panel(tag, direction, [Curve(tag, tag, {"color": PURPLE})]))
+    return panels
+
+
+def curves_figure(records: Sequence[Record], title: str, alarms: Sequence[Alarm] = ()) -> Figure:
+    """Scores and losses over the step; below them, where the run has them, its estimate and quality figures."""
+    panels = panels_of(records)
+    # Not through pyplot, which would choose a backend for the whole process and keep the figure alive.
+    figure = Figure(figsize=(9, PANEL_HEIGHT * len(panels) + 0.3), dpi=120, layout="constrained")
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        draw_panel(axes, records, panel, alarms)
+        _add_legend(axes)
+    all_axes[-1].set_xlabel("step (generator updates)")
+    figure.align_ylabels()
+    figure.suptitle(title, parse_math=False)
+    return figure
+
+
+def draw_panel(axes: Axes, records: Sequence[Record], panel: Panel, alarms: Sequence[Alarm]) -> None:
+    """Draw curves over the step, from the first record to the last, and a line at each alarm."""
+    for curve in panel.curves:
+        _draw_points(axes, points_of(records, curve.tag), curve.label, {"linewidth": 1.2, **curve.style})
+    if steps := sorted({alarm.step for alarm in alarms}):
+        edges = axes.get_xaxis_transform()
+        axes.vlines(
+            steps, 0, 1, ALARM_COLOUR, "dotted", label="alarm", transform=edges, linewidth=1, zorder=1
+        )
+    axes.set_ylabel(panel.quantity)
+    _dress(axes, [record["step"] for record in records])
+
+
+def comparison_figure(runs: Mapping[str, Sequence[Record]]) -> Figure:
+    """The curves of several runs, by their names, over one another: a panel for each figure that one of them has.
+
+    Where none has a Wasserstein estimate or a quality figure, their losses are compared.
+    """
+    titles = compared_figures(runs.values())
+    rows = -(-len(titles) // 2)
+    figure = Figure(figsize=(11, PANEL_HEIGHT * rows + 0.6), dpi=120, layout="constrained")
+    places = figure.subplots(rows, 2, squeeze=False).flat
+    steps = [record["step"] for records in runs.values() for record in records]
+    styles = run_styles(len(runs))
+    for axes, (tag, title) in zip(places, titles.items(), strict=False):
+        for (name, records), style in zip(runs.items(), styles, strict=True):
+            _draw_points(axes, points_of(records, tag), name, {"linewidth": 1.4, **style})
+        axes.set_title(title, loc="left", fontsize=10, parse_math=False)
+        _dress(axes, steps)
+    for axes in figure.axes[len(titles) :]:
+        axes.remove()
+    for axes in figure.axes[-2:]:
+        axes.set_xlabel("step (generator updates)")
+    _add_names(figure, list(runs), styles)
+    return figure
+
+
+def compared_figures(runs: Iterable[Sequence[Record]]) -> dict[str, str]:
+    """The tags that are compared, each with its title, in the order of their panels."""
+    tags = {tag for records in runs for tag in _tags(records)}
+    quality = {tag: tag for tag in sorted(tags) if tag.startswith(QUALITY)}
+    found = {tag: title for tag, title in {**COMPARED, **quality}.items() if tag in tags}
+    return found or COMPARED_LOSSES
+
+
+def run_styles(count: int) -> list[dict[str, Any]]:
+    """Colours and dashes by which up to 28 runs are told apart."""
+    styles = [{"color": colour, "linestyle": line} for line in RUN_LINES for colour in RUN_COLOURS]
+    return styles[:count]
+
+
+def draw_animation(run: Path, target: Path) -> None:
+    """Write the grids of `run`'s samples/ as a GIF that loops, each above the step that it was drawn at.
+
+    Raises ConfigError where the run has no grids, StorageError where the file cannot be written.
+    """
+    paths = choose_frames(RunDirectory(run).samples)
+    grids = {path: grid for path in paths if (grid := read_grid(path)) is not None}
+    if not grids:
+        raise _no_grid(paths[0].parent)
+    frames = [_frame(grid, step_of(path), last_step=step_of(paths[-1])) for path, grid in grids.items()]
+    durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
+    _make_directory_of(target)
+    with replacing(target) as file:
+        frames[0].save(
+            file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
+        )
+
+
+def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
+    """The grids that show a run: up to `most` in the order of their steps, with the first and the last.
+
+    All have the size of the newest: monitor.grid may have changed when the run was continued. Files that
+    are no whole PNG, as a kill or a full disk may leave them, are passed over. Raises ConfigError where
+    there is no grid.
+    """
+    paths = sorted((path for path in samples.glob("*") if FRAME_NAME.fullmatch(path.name)), key=step_of)
+    sizes = {path: size for path in paths if (size := _size(path)) is not None}
+    if not sizes:
+        raise _no_grid(samples)
+    *_, last_size = sizes.values()
+    paths = [path for path, size in sizes.items() if size == last_size]
+    count = min(len(paths), most)
+    return [paths[index * (len(paths) - 1) // max(count - 1, 1)] for index in range(count)]
+
+
+def read_grid(path: Path) -> Image.Image | None:
+    """A grid in RGB, at most 640 pixels wide; None, with a warning, where it can no longer be read.
+
+    A run that goes on may delete or replace grids after they were listed.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            # By a whole factor, so that all pixels of small images stay equally large.
+            return image.convert("RGB").reduce(-(-image.width // MOST_WIDTH))
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a chunk that is damaged
+        say_warning(f"{path} is left out, as it cannot be read: {error}")
+        return None
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _tags(records: Iterable[Record]) -> set[str]:
+    """The names of all figures."""
+    return {tag for record in records for tag, value in record.items() if tag != "step" and _is_figure(value)}
+
+
+def _draw_points(
+    axes: Axes, points: Sequence[tuple[int, float]], label: str, style: Mapping[str, Any]
+) -> None:
+    if points:
+        # A line between few points hides where they are, and of one point there is no line.
+        marker = "." if len(points) <= FEW_POINTS else ""
+        axes.plot(*zip(*points, strict=True), label=label, **{"marker": marker, **style})
+
+
+def _dress(axes: Axes, steps: Sequence[int]) -> None:
+    """The look of every panel; its axis runs from the first of `steps` to the last."""
+    margin = max(0.01 * (max(steps) - min(steps)), 0.5)
+    axes.set_xlim(min(steps) - margin, max(steps) + margin)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _add_legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        # Above the panel, where no curve can run under it.
+        axes.legend(
+            handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(labels), frameon=False
+        )
+
+
+def _add_names(figure: Figure, names: Sequence[str], styles: Sequence[Mapping[str, Any]]) -> None:
+    """A legend of the runs above all panels, also of a run that has points in none."""
+    handles = [Line2D([], [], linewidth=1.8, **style) for style in styles]
+    columns = max(1, min(len(names), LEGEND_CHARACTERS // (max(map(len, names)) + 8)))
+    legend = figure.legend(handles, [""] * len(names), loc="outside upper left", ncols=columns, frameon=False)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        # A legend takes "$" for mathematics and leaves out names that begin with "_", unless told so late.
+        text.set_parse_math(False)
+        text.set_text(name)
+
+
+def _distinct_name(path: Path, others: Sequence[Path]) -> str:
+    count = 1
+    while any(other.parts[-count:] == path.parts[-count:] for other in others):
+        count += 1
+    return "/".join(path.parts[-count:])
+
+
+def _save(figure: Figure, target: Path) -> None:
+    _make_directory_of(target)
+    with replacing(target) as file:
+        figure.savefig(file, format="png")
+
+
+def step_of(path: Path) -> int:
+    """The step that a grid was drawn at, by its name."""
+    return int(path.stem.removeprefix("step_"))
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width and height of a PNG in pixels, or None where the file is not a whole one."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+            return image.size
+    except (OSError, SyntaxError):  # the latter is Pillow's word for a chunk that is damaged
+        return None
+
+
+def _frame(grid: Image.Image, step: int, last_step: int) -> Image.Image:
+    """A grid in its own 256 colours above a strip that names its step."""
+    font = ImageFont.load_default(size=12)
+    # The strip of a very small grid is wider than the grid, and equally wide in all frames.
+    width = max(grid.width, math.ceil(font.getlength(_caption(last_step))) + 8)
+    frame = Image.new("RGB", (width, grid.height + STRIP_HEIGHT), "white")
+    frame.paste(grid)
+    ImageDraw.Draw(frame).text((4, grid.height + 1), _caption(step), fill="black", font=font)
+    # Pillow dithers only towards a palette that it is given; without it colours fall into flat patches.
+    return frame.quantize(palette=frame.quantize(), dither=Image.Dither.FLOYDSTEINBERG)
+
+
+def _caption(step: int) -> str:
+    return f"step {step:,}"
+
+
+def _make_directory_of(target: Path) -> None:
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _quality_samples(run: Path) -> int | None:
+    """How many samples the run's quality figures are of; None where its config is of another version."""
+    try:
+        return load_config(RunDirectory(run).config).quality.samples
+    except ConfigError:
+        return None
+
+
+def _no_grid(samples: Path) -> ConfigError:
+    return _nothing_to_draw(
+        f"{samples} holds no whole grid such as step_00000200.png", "monitor.sample_every"
+    )
+
+
+def _nothing_to_draw(found: str, option: str) -> ConfigError:
+    return ConfigError(
+        f"{found}, so there is nothing to draw. Wait until the run reaches a multiple of {option}, or name another "
+        "run's directory, such as runs/digits."
+    )

@@ -1,0 +1,181 @@
+"""Floating-point operations of a step, and how many of them this machine does in a second at best.
+
+A multiplication and an addition are two operations. Matrix products and convolutions are counted, forward
+and backward; what is done to each number alone is not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from pipeline.models import build_critic, build_generator
+from pipeline.objectives import Metrics, build_objective
+from pipeline.options import Config
+from pipeline.training.updates import Player, critic_update, draw_fakes, generator_update
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MATRIX_SIZES = (256, 512, 1024, 2048, 4096)
+CONVOLUTION_BATCHES = (1, 4, 16, 64, 256)
+CHANNELS, SIDE = 128, 32
+REPEATS = 5
+LONGEST_SECONDS = 1.0
+"""No larger problem is measured where it would take longer, all its repetitions together."""
+
+
+class SingleProcess:
+    """Gradients of one process in float32: what counting needs of a `steps.Parallel`."""
+
+    def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
+        loss.backward(inputs=weights)  # type: ignore[no-untyped-call]
+
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        pass
+
+
+def step_flops(config: Config, resolution: int, channels: int) -> dict[str, int]:
+    """FLOPs of an ordinary step over the whole batch of all ranks: of its "fakes", of its "critic updates"
+    and of its "generator update".
+
+    The updates themselves run, on tensors without storage. Raises ConfigError where the architecture has no
+    network for the resolution.
+    """
+    schedule, latent = config.schedule, config.model.latent
+    objective, parallel = build_objective(config.objective), SingleProcess()
+    with FakeTensorMode():
+        generator, critic = (
+            # The run's own optimizer has no implementation for such tensors, and no FLOPs that count here.
+            Player(network, network, torch.optim.SGD(network.parameters()))
+            for network in (
+                build_generator(config.model, resolution, channels),
+                build_critic(config.model, resolution, channels),
+            )
+        )
+        real = torch.empty(schedule.real_images, channels, resolution, resolution)
+        uniform, latents = torch.empty(schedule.real_images), torch.empty(schedule.real_images, latent)
+        drawn = latents if schedule.reuse_fakes else torch.empty(schedule.global_batch, latent)
+
+        def update_critic(is_measured: bool) -> Metrics:
+            rounds = schedule.critic_rounds
+            return critic_update(
+                critic, objective, real, real, uniform, parallel, rounds=rounds, is_measured=is_measured
+            )
+
+        fakes = count_flops(lambda: draw_fakes(generator.module, latents))
+        update, last = (count_flops(partial(update_critic, is_measured)) for is_measured in (False, True))
+        generator_flops = count_flops(
+            lambda: generator_update(generator, critic.module, objective, drawn, parallel)
+        )
+    return {
+        "fakes": schedule.critic_updates * fakes,
+        "critic updates": (schedule.critic_updates - 1) * update + last,
+        "generator update": generator_flops,
+    }
+
+
+def forward_flops(config: Config, resolution: int, channels: int) -> dict[str, int]:
+    """FLOPs of each network's forward pass for one image. Raises ConfigError like `step_flops`."""
+    with FakeTensorMode(), torch.no_grad():
+        generator = build_generator(config.model, resolution, channels)
+        critic = build_critic(config.model, resolution, channels)
+        latents, images = (
+            torch.empty(1, config.model.latent),
+            torch.empty(1, channels, resolution, resolution),
+        )
+        return {
+            "generator": count_flops(lambda: generator(latents)),
+            "critic": count_flops(lambda: critic(images)),
+        }
+
+
+class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within it, `flops` adds up those of every matrix product and convolution.
+
+    torch's FlopCounterMode also asks which module an operation belongs to, and that fails in the gradient
+    of a gradient.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops: int = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = operator(*args, **kwargs)
+        if (formula := flop_registry.get(operator.overloadpacket)) is not None:
+            self.flops += formula(*args, **kwargs, out_val=result)
+        return result
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """FLOPs of what `run` computes."""
+    count = FlopCount()
+    with count:
+        run()
+    return count.flops
+
+
+def measure_rates(device: torch.device, precision: str) -> dict[str, float]:
+    """FLOP/s of this process at its best: of "matrix products", and of "convolutions" of 3x3 and 128 channels.
+
+    With as many threads as torch has, in a few seconds at most.
+    """
+    dtype = DTYPES[precision]
+
+    def product(size: int) -> tuple[Callable[[], Tensor], float]:
+        left, right = (torch.full((size, size), 0.5, dtype=dtype, device=device) for _ in range(2))
+        return lambda: torch.mm(left, right), 2.0 * size**3
+
+    def convolution(batch: int) -> tuple[Callable[[], Tensor], float]:
+        images = torch.full((batch, CHANNELS, SIDE, SIDE), 0.5, dtype=dtype, device=device)
+        kernel = torch.full((CHANNELS, CHANNELS, 3, 3), 0.5, dtype=dtype, device=device)
+        images, kernel = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (images, kernel))
+        return lambda: F.conv2d(images, kernel, padding=1), 2.0 * batch * SIDE**2 * CHANNELS**2 * 9
+
+    return {
+        "matrix products": _best_rate(product, MATRIX_SIZES, device),
+        "convolutions": _best_rate(convolution, CONVOLUTION_BATCHES, device),
+    }
+
+
+@torch.no_grad()
+def _best_rate(
+    problem: Callable[[int], tuple[Callable[[], Tensor], float]], sizes: Sequence[int], device: torch.device
+) -> float:
+    best, seconds_per_flop = 0.0, 0.0
+    for size in sizes:
+        run, flops = problem(size)
+        if seconds_per_flop * flops * (REPEATS + 1) > LONGEST_SECONDS:
+            break
+        _seconds(run, device)  # the first call chooses kernels and fills caches
+        seconds_per_flop = median(_seconds(run, device) for _ in range(REPEATS)) / flops
+        best = max(best, 1 / seconds_per_flop)
+    return best
+
+
+def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+    synchronize(device)
+    started = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

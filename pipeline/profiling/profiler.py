@@ -1,0 +1,220 @@
+"""Where a step's time goes, measured in a few steps of a run that is made anyway: `profile=true`."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch.profiler import ProfilerActivity
+
+from pipeline.durable import storage_errors, write_text
+from pipeline.errors import ConfigError
+from pipeline.options import Config, ScheduleOptions
+from pipeline.profiling.flops import forward_flops, measure_rates, step_flops
+from pipeline.profiling.trace import StepTimes, step_times
+from pipeline.ranks.runtime import Runtime
+from pipeline.training.schedule import critic_updates_at
+
+WARM_UP, TIMED, RECORDED = 4, 10, 5
+STEPS = WARM_UP + TIMED + 1 + RECORDED
+"""The profiler takes the step between the timed and the recorded ones to start."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was found of a run's ordinary step, on the main rank.
+
+    first_step, last_step: those recorded, counted from 1; step_ms: the median step without the profiler;
+    rates: FLOP/s of all ranks at once, at their best.
+    """
+
+    first_step: int
+    last_step: int
+    ranks: int
+    device: str
+    precision: str
+    threads: int
+    step_ms: float
+    recorded: StepTimes
+    flops: dict[str, int]
+    forward_flops: dict[str, int]
+    rates: dict[str, float]
+
+    @property
+    def achieved(self) -> float:
+        """FLOP/s of the step without the profiler."""
+        return sum(self.flops.values()) / (self.step_ms / 1e3)
+
+
+@dataclass
+class StepProfiler:
+    """Looks at `STEPS` steps of one rank, from `window.start` on, and changes nothing of what they compute.
+
+    Every rank takes part; the main one records a trace, and writes trace.json and profile.json.
+    """
+
+    config: Config
+    runtime: Runtime
+    directory: Path
+    image_shape: tuple[int, int, int]
+    window: range
+    say: Callable[[str], None]
+    _moments: list[Any] = field(default_factory=list, init=False)
+    _profiler: Any = field(default=None, init=False)
+    _is_done: bool = field(default=False, init=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._profiler is not None:
+            self._profiler.stop()
+        if not self._is_done and error is None:
+            self.say(f"no profile: the run ended before step {self.window.stop}")
+
+    def after_step(self, step: int) -> None:
+        """Go on, now that `step` steps of the run are done. Raises StorageError."""
+        done = step - self.window.start
+        if WARM_UP <= done <= WARM_UP + TIMED:
+            self._moments.append(_now(self.runtime.device))
+        if self._profiler is not None:
+            self._profiler.step()
+        elif done == WARM_UP + TIMED and self.runtime.is_main:
+            self._profiler = start_profiler(self.runtime.device)
+        if done == STEPS:
+            self._finish()
+            self._is_done = True
+
+    def _finish(self) -> None:
+        rates = measure_rates(self.runtime.device, self.runtime.precision)
+        everyones = self.runtime.gather_objects(rates)
+        with self.runtime.agreement():
+            if self.runtime.is_main:
+                trace = read_trace(self._profiler)
+                self._profiler = None
+                write_text(self.directory / "trace.json", trace)
+                rates = {name: sum(own[name] for own in everyones) for name in rates}
+                profile = self._profile(json.loads(trace)["traceEvents"], rates)
+                write_text(self.directory / "profile.json", as_json(profile))
+                self.say(as_table(profile))
+
+    def _profile(self, events: list[dict[str, Any]], rates: dict[str, float]) -> Profile:
+        channels, resolution, _ = self.image_shape
+        setup = self.runtime.describe()
+        return Profile(
+            first_step=self.window.stop - RECORDED + 1,
+            last_step=self.window.stop,
+            ranks=self.runtime.world_size,
+            device=setup["device_name"],
+            precision=setup["precision"],
+            threads=setup["threads"],
+            step_ms=median(_milliseconds(*pair) for pair in pairwise(self._moments)),
+            recorded=step_times(events),
+            flops=step_flops(self.config, resolution, channels),
+            forward_flops=forward_flops(self.config, resolution, channels),
+            rates=rates,
+        )
+
+
+def choose_window(first_step: int, schedule: ScheduleOptions) -> range:
+    """The first `STEPS` steps in a row, counted from 0, without a burst of critic updates.
+
+    `first_step` is the run's next, counted from 1. Raises ConfigError where there are none.
+    """
+    start = first_step - 1
+    for step in range(start, schedule.steps):
+        if critic_updates_at(step, schedule) != schedule.critic_updates:
+            start = step + 1
+        elif step + 1 - start == STEPS:
+            return range(start, step + 1)
+    left = schedule.steps - (first_step - 1)
+    bursts = " without a burst of critic updates" if schedule.bursts else ""
+    raise ConfigError(
+        f"profile: it looks at {STEPS} steps in a row{bursts}, which the {left} that are left until schedule.steps: "
+        f"{schedule.steps} do not hold. Raise schedule.steps, or leave profile=true out."
+    )
+
+
+def start_profiler(device: torch.device) -> torch.profiler.profile:
+    """A profiler that records `RECORDED` steps after the next one."""
+    # What its library says of itself on the console, unless asked for, reads like errors of the run.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    schedule = torch.profiler.schedule(wait=0, warmup=1, active=RECORDED, repeat=1)
+    profiler = torch.profiler.profile(activities=activities, schedule=schedule, acc_events=True)
+    profiler.start()
+    return profiler
+
+
+def read_trace(profiler: torch.profiler.profile) -> str:
+    """The Chrome trace (JSON) of a profiler that has recorded its steps. Raises StorageError."""
+    with tempfile.TemporaryDirectory() as folder, storage_errors(Path(folder)):
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return path.read_text(encoding="utf-8")
+
+
+def as_json(profile: Profile) -> str:
+    """The content of profile.json."""
+    achieved = {
+        "flops_per_second": profile.achieved,
+        "shares": {name: profile.achieved / rate for name, rate in profile.rates.items()},
+    }
+    return json.dumps({**asdict(profile), "achieved": achieved}, indent=1) + "\n"
+
+
+def as_table(profile: Profile) -> str:
+    """What a person is told: milliseconds and share of each phase, FLOPs, and how near to its best this machine is."""
+    recorded = profile.recorded
+    lines = [
+        f"profile of steps {profile.first_step} to {profile.last_step}: {recorded.step:.2f} ms a step; "
+        f"{profile.step_ms:.2f} ms without the profiler (median of {TIMED})"
+    ]
+    columns = {"host": recorded.host, "device": recorded.device}
+    for place, times in columns.items():
+        if times:
+            lines.append(f"  {place:<12}{'ms a step':>10}{'share':>9}")
+            lines += [
+                f"  {name:<12}{time:>10.2f}{time / recorded.step:>9.1%}" for name, time in times.items()
+            ]
+    parts = ", ".join(f"{name} {flops / 1e9:.4g}" for name, flops in profile.flops.items())
+    lines.append(f"  {sum(profile.flops.values()) / 1e9:.4g} GFLOP a step: {parts}")
+    bests = ", ".join(
+        f"{profile.achieved / rate:.1%} of its {rate / 1e9:,.1f} in {name}"
+        for name, rate in profile.rates.items()
+    )
+    lines.append(
+        f"  {profile.achieved / 1e9:,.1f} GFLOP/s without the profiler; of what this set-up was just measured to reach "
+        f"({profile.precision}, {profile.ranks} x {profile.device}, {profile.threads} threads each): {bests}"
+    )
+    return "\n".join(lines)
+
+
+def _now(device: torch.device) -> Any:
+    """This moment: on a GPU, that at which it will have done all it was given so far."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    moment.record()
+    return moment
+
+
+def _milliseconds(start: Any, end: Any) -> float:
+    if isinstance(start, torch.cuda.Event):
+        end.synchronize()
+        return float(start.elapsed_time(end))
+    return float(1e3 * (end - start))

@@ -1,0 +1,400 @@
+"""The ranks of a run: the only file that knows Accelerate and the process group.
+
+Everything else takes rank and world size as integers. What Accelerate does well is left to it (starting
+the process group, placing modules, DDP, mixed precision); what it does not (data order, checkpoints,
+gradient accumulation over two networks) is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+import yaml
+from accelerate import Accelerator
+from accelerate.commands.config.config_args import default_yaml_config_file
+from accelerate.utils import DistributedType, GradScalerKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError, PeerLostError, PipelineError
+from pipeline.models.norms import BatchNorm2d
+from pipeline.options import Config
+from pipeline.ranks.host_memory import keep_freed_memory
+from pipeline.ranks.launcher import follow_launcher
+
+PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+GATHERED_BYTES = 2**20
+"""What a rank receives at most to average a bucket of gradients by itself."""
+
+
+class Runtime:
+    """This process's place among the ranks, and what they do together."""
+
+    def __init__(self, config: Config) -> None:
+        """Join the process group. Raises ConfigError where what was asked for is not what there is."""
+        requested = requested_processes()
+        device = chosen_device(config)
+        precision = fastest_precision(device) if config.precision == "auto" else config.precision
+        on_cpu = device.type == "cpu"
+        if on_cpu:
+            # Without it Accelerate starts unconnected single processes under a CPU torchrun.
+            os.environ["ACCELERATE_USE_CPU"] = "1"
+            keep_freed_memory()
+        follow_launcher()
+        # Float32 means float32, and the same run the same bits: no TF32, no kernels that add in any order.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        timeout = timedelta(seconds=config.runtime.timeout_seconds)
+        self._accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=PRECISIONS[precision] if precision else None,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timeout),
+                # The scaler counts one growth step for each optimizer's step.
+                GradScalerKwargs(growth_interval=2000 * config.schedule.optimizer_steps),
+            ],
+        )
+        self.rank: int = self._accelerator.process_index
+        self.world_size: int = self._accelerator.num_processes
+        self.local_rank: int = self._accelerator.local_process_index
+        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+        self.device: torch.device = self._accelerator.device
+        self.is_main = self.rank == 0
+        self._check(config, requested)
+        # Small answers between hosts, beside the gradients' own traffic.
+        self._control: Any = dist.new_group(backend="gloo", timeout=timeout) if self.world_size > 1 else None
+
+    def _check(self, config: Config, requested: int) -> None:
+        accelerator, precision = self._accelerator, self._accelerator.mixed_precision
+        if self.device.type == "cuda" and self.local_world_size > torch.cuda.device_count():
+            raise ConfigError(
+                f"{self.local_world_size} ranks on this machine need as many GPUs, and it has "
+                f"{torch.cuda.device_count()}. Start fewer processes, or set runtime.device: cpu."
+            )
+        wanted = config.runtime.processes or requested
+        if self.world_size != wanted:
+            raise ConfigError(
+                f"{wanted} processes were asked for, but {self.world_size} joined. "
+                "On CPUs, `accelerate launch --cpu --num_processes N` starts a single process: use "
+                f"`wgan train CONFIG --processes {wanted}`, which passes the flags that work."
+            )
+        supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        if accelerator.distributed_type not in supported:
+            raise ConfigError(
+                f"The launcher chose {accelerator.distributed_type.value}, which cannot train two networks in turn. "
+                "Launch with plain data parallelism (launch/accelerate/ has configs that work)."
+            )
+        if accelerator.gradient_accumulation_steps != 1:
+            raise ConfigError(
+                "The launcher asks for gradient accumulation, which Accelerate counts over both networks together. "
+                "Unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS and use schedule.micro_batch."
+            )
+        if accelerator.state.dynamo_plugin.backend.value != "NO":
+            raise ConfigError(
+                "The launcher asks for torch.compile, which is not supported. Use --dynamo_backend no."
+            )
+        if precision not in PRECISIONS.values():
+            raise ConfigError(f"The launcher asks for precision {precision}; use float32, bf16 or fp16.")
+        check_precision(self.precision, self.device)
+
+    @property
+    def precision(self) -> str:
+        """What the forward and backward passes compute in: float32, bf16 or fp16."""
+        return {found: name for name, found in PRECISIONS.items()}[self._accelerator.mixed_precision]
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How weights and maps lie in memory: with the channels of a pixel side by side where that is faster.
+
+        CPU kernels work so, and a GPU's tensor cores, which compute in half precision.
+        """
+        is_faster = self.device.type == "cpu" or self.precision != "float32"
+        return torch.channels_last if is_faster else torch.contiguous_format
+
+    def describe(self) -> dict[str, Any]:
+        """The set-up as it was resolved."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        return {
+            "world_size": self.world_size,
+            "device": str(self.device),
+            "device_name": name,
+            "backend": dist.get_backend() if self.world_size > 1 else "none",
+            "precision": self.precision,
+            "memory_format": str(self.memory_format).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """The module on this rank's device. Comes before `prepare`: DDP's buckets take on how weights lie."""
+        # In two calls: PyTorch's types know no other.
+        return module.to(self.device).to(memory_format=self.memory_format)
+
+    def prepare(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The module behind DDP if there are several ranks, with rank 0's weights on all, and its optimizer."""
+        wrapped, prepared = self._accelerator.prepare(module, optimizer)
+        if wrapped is not module:
+            # A broadcast between two forward passes would change buffers that the first one's backward
+            # still needs. It is off from here on, not in the constructor, which then skips the first one.
+            wrapped.broadcast_buffers = False
+            if dist.get_backend() == "gloo":
+                wrapped.register_comm_hook(None, mean_over_ranks)
+        return wrapped, prepared
+
+    def synchronize_batch_norm(self, module: nn.Module) -> None:
+        """Let every batch norm layer take its statistics over all ranks."""
+        if self.world_size > 1:
+            for layer in module.modules():
+                if isinstance(layer, BatchNorm2d):
+                    layer.gather_over_ranks = self._gather_on_devices
+
+    def _gather_on_devices(self, values: Tensor) -> Tensor:
+        # Also where a sum is wanted: of few numbers gloo's all-reduce takes two rounds, and this takes one.
+        rows = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(rows, values)
+        return torch.stack(rows)
+
+    def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
+        self._accelerator.backward(loss, inputs=weights)
+
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self._accelerator.no_sync(module)
+        return context
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._accelerator.scaler is not None:
+            self._accelerator.unscale_gradients(optimizer)
+
+    def scaler_state(self) -> dict[str, float]:
+        """The float16 scale and its counters; empty in other precisions."""
+        scaler = self._accelerator.scaler
+        return dict(scaler.state_dict()) if scaler is not None else {}
+
+    def restore_scaler(self, state: dict[str, float]) -> None:
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all ranks, on all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Give the floating-point buffers of all ranks their mean: local batch statistics drift apart."""
+        buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        if self.world_size > 1 and buffers:
+            flat = self.mean(torch.cat([buffer.reshape(-1) for buffer in buffers]))
+            parts = torch.split(flat, [buffer.numel() for buffer in buffers])
+            torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(parts, buffers, strict=True)])
+
+    def gather(self, values: Tensor) -> Tensor:
+        """All ranks' tensors of one shape, stacked by rank, on the host."""
+        values = values.cpu()
+        if self.world_size == 1:
+            return values[None]
+        rows = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(rows, values, group=self._control)
+        return torch.stack(rows)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """All ranks' small plain objects, by rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def vote(self, flag: bool) -> Callable[[], bool]:
+        """Ask all ranks, without waiting; the result says whether any of them gave True."""
+        if self.world_size == 1:
+            return lambda: flag
+        ballot = torch.tensor([int(flag)])
+        work: Any = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._control, async_op=True)
+
+        def result() -> bool:
+            work.wait()
+            return bool(ballot.item())
+
+        return result
+
+    def all_agree(self, error: Exception | None) -> None:
+        """Raise on every rank if any rank has an error: its own where it has one, else a short note."""
+        errors = self.gather_objects(None if error is None else (type(error), str(error)))
+        if error is not None:
+            raise error
+        for rank, failure in enumerate(errors):
+            if failure is not None:
+                kind, message = failure
+                raise (kind if issubclass(kind, PipelineError) else RuntimeError)(f"rank {rank}: {message}")
+
+    @contextmanager
+    def agreement(self) -> Iterator[None]:
+        """What fails within it on one rank is raised on all of them, at its end. Nothing in it may be collective."""
+        error = None
+        try:
+            yield
+        except PipelineError as failure:
+            error = failure
+        self.all_agree(error)
+
+    def close(self) -> None:
+        """Leave the process group, once the caller holds no wrapped module any more."""
+        self._accelerator.free_memory()
+        # DDP's own threads must be gone before the group is: gloo aborts the process otherwise.
+        gc.collect()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+# Without annotations: DDP compares them with its own, and takes none that are kept as text.
+def mean_over_ranks(_state, bucket):  # type: ignore[no-untyped-def]
+    """Average a bucket of gradients, the fast way where gloo's latency is what takes the time.
+
+    gloo's all-reduce goes round the ranks twice. Gathering all parts goes round once, and the bits are the same on all
+    ranks because all add them up in the same order.
+    """
+    values, ranks = bucket.buffer(), dist.get_world_size()
+
+    # A failure is raised where the value is asked for, and nowhere else: what follows runs after failures too.
+    def reduced(done):  # type: ignore[no-untyped-def]
+        return done.value()[0]
+
+    def gathered(done):  # type: ignore[no-untyped-def]
+        done.value()
+        return torch.stack(rows).mean(0)
+
+    if (ranks - 1) * values.nbytes > GATHERED_BYTES:
+        return dist.all_reduce(values.div_(ranks), async_op=True).get_future().then(reduced)
+    rows = [torch.empty_like(values) for _ in range(ranks)]
+    return dist.all_gather(rows, values, async_op=True).get_future().then(gathered)
+
+
+def chosen_device(config: Config) -> torch.device:
+    """The kind of device that a run takes. Raises ConfigError where it is not there or lacks the precision."""
+    wanted = config.runtime.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "runtime.device: cuda was asked for, but torch finds no CUDA device. "
+            "Set runtime.device: cpu, or install a driver and a CUDA build of torch (see `wgan doctor`)."
+        )
+    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if config.precision not in (None, "auto"):
+        check_precision(config.precision, device)
+    return device
+
+
+def fastest_precision(device: torch.device) -> str:
+    """bf16 where the device has instructions for it, else float32."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(False) else "float32"
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_bf16 else "float32"
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise ConfigError where the device cannot compute in it."""
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("precision: fp16 needs a GPU, and this run is on the CPU. Use bf16 or float32.")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"precision: bf16 is not supported by {name}. Use fp16 or float32.")
+
+
+def requested_processes() -> int:
+    """How many ranks the launcher was told to start.
+
+    `accelerate launch --cpu --num_processes 2` starts one process and tells it nothing, and so does a config
+    with distributed_type: MULTI_CPU; so the launcher's own command line and config are read too.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    try:
+        parent = psutil.Process().parent()
+        words = parent.cmdline() if parent else []
+    except psutil.Error:
+        return 1
+    if not any(Path(word).name == "accelerate" or word.startswith("accelerate.") for word in words):
+        return 1
+    flags = dict(pairwise([*words, ""])) | dict(word.split("=", 1) for word in words if "=" in word)
+    given = flags.get("--num_processes") or flags.get("--num-processes")
+    if given is not None:
+        return int(given)
+    return _configured_processes(flags.get("--config_file") or flags.get("--config-file"))
+
+
+def _configured_processes(config_file: str | None) -> int:
+    """The number in the launcher's config: the one that it was given, or the user's own."""
+    path = Path(config_file or default_yaml_config_file)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return int(content["num_processes"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        # The launcher reads the same file, and has the last word on what is wrong with it.
+        return 1
+
+
+def join(config: Config) -> Runtime:
+    """Meet the other ranks. Raises ConfigError or PeerLostError."""
+    try:
+        return Runtime(config)
+    except RuntimeError as error:
+        raise as_meeting_failure(error) from error
+
+
+@contextmanager
+def peer_losses() -> Iterator[None]:
+    """Within it, a collective whose other side is gone raises PeerLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (lost := as_peer_loss(error)) is not None:
+            raise lost from error
+        raise
+
+
+def as_meeting_failure(error: RuntimeError) -> PipelineError:
+    """What it means that the process group could not be formed."""
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    detail = _first_line(error)
+    if "EADDRINUSE" in str(error):
+        return ConfigError(
+            f"The ranks cannot meet at {place}: another program uses that port ({detail}). Choose another one, with "
+            "--main_process_port or PORT."
+        )
+    return PeerLostError(
+        f"The ranks did not all meet at {place} within runtime.timeout_seconds ({detail}). See the messages of the "
+        "other ranks, and whether every machine reaches that address."
+    )
+
+
+def as_peer_loss(error: BaseException) -> PeerLostError | None:
+    """The error as what it means, where it comes from a collective whose other side is gone."""
+    text = str(error)
+    signs = ("peer", "gloo", "Timed out waiting", "NCCL", "Broken pipe", "TCPStore")
+    is_lost = isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+    )
+    if not is_lost:
+        return None
+    detail = _first_line(error)
+    return PeerLostError(
+        f"Another rank is gone or did not answer in time ({detail}). Its own message, if it left one, stands "
+        "above or in its node's log. The same command continues from the last checkpoint."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    """What torch says of a failure, without the stack of its C++ that follows."""
+    return str(error).splitlines()[0][:200].rstrip(".")

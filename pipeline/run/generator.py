@@ -1,0 +1,336 @@
+"""Trained generators from where they lie: a run, one of its checkpoints, or an exported .safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import safetensors.torch
+import torch
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from pipeline.config import load_config
+from pipeline.durable import replacing, write_text
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.models import build_generator
+from pipeline.options import Config, ModelOptions, Options
+from pipeline.run.checkpoint import (
+    Checkpoint,
+    Tensors,
+    check_same_tensors,
+    find_defect,
+    list_checkpoints,
+    newest_valid,
+)
+from pipeline.run.directory import RunDirectory
+from pipeline.run.latents import check_seed, check_truncation, latent_batches
+
+FORMAT: Literal["wgan-generator/1"] = "wgan-generator/1"
+
+Channels = Annotated[int, Field(ge=1, le=4)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Card(Options):
+    """What a generator is and where it comes from: enough to build it again."""
+
+    format: Literal["wgan-generator/1"]
+    run: str
+    """The run's name."""
+    step: int
+    weights: Literal["ema", "generator"]
+    """The moving average of the weights, or the last ones."""
+    model: ModelOptions
+    latent: int
+    """Dimensions of a latent, which is drawn from N(0, 1)."""
+    image_shape: tuple[Channels, Side, Side]
+    """Channels, height, width."""
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    manifest: str
+    """SHA-256 of the manifest of the shards that it was trained on."""
+    training: dict[str, Any]
+    """The other options that it was trained with, as section.option."""
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        _, height, width = self.image_shape
+        if height != width:
+            raise ValueError(f"images of {height} x {width} pixels, and all networks make squares")
+        if self.latent != self.model.latent:
+            raise ValueError(f"latent {self.latent}, but model.latent {self.model.latent}")
+        return self
+
+
+class TrainedGenerator(nn.Module):
+    """A generator with trained weights in evaluation mode, and its card.
+
+    Called on latents, float32 (count, latent), it gives images, float32 (count, channels, height, width) in
+    [-1, 1], through which gradients can be taken.
+    """
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.network = network.eval()
+        self.card = card
+
+    @property
+    def latent(self) -> int:
+        """Dimensions of a latent."""
+        return self.card.latent
+
+    def forward(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.network(latents)
+        return images
+
+    def draw(self, latents: Tensor) -> Tensor:
+        """Images of latents (count, latent) on any device, without gradients: where the generator is."""
+        return generate(self.network, latents.to(next(self.parameters()).device))
+
+    def sample(self, count: int, seed: int = 0, truncation: float | None = None) -> Tensor:
+        """Images drawn at random: float32 (count, channels, height, width) in [-1, 1], where the generator is.
+
+        They are those of `wgan sample` with the same seed and truncation. Raises ConfigError where an argument
+        is out of its range.
+        """
+        if count < 1:
+            raise ConfigError(f"count {count}: at least one image must be drawn.")
+        check_seed(seed)
+        check_truncation(truncation)
+        batches = latent_batches(self.latent, count, seed, truncation)
+        return torch.cat([self.draw(latents) for latents in batches])
+
+
+Which = int | Literal["best"] | None
+"""One of a run's checkpoints: by its step, the best by the metric that the run keeps, or None for the newest."""
+
+
+def read_generator(path: Path, which: Which = None, use_ema: bool = True) -> TrainedGenerator:
+    """The generator of a run (`which` of its checkpoints), of a checkpoint, or of an exported file.
+
+    It is float32 and on the best device. Raises ConfigError where the path leads to no generator or the arguments
+    ask for another one than it holds, CheckpointError where it cannot be used.
+    """
+    if which is not None and not (path / "checkpoints").is_dir():
+        raise ConfigError(
+            f"--checkpoint {which} chooses among those of a run, and {path} is none. Name the run, or leave it out."
+        )
+    if path.is_file():
+        generator = read_exported(path)
+        if generator.card.weights == "ema" and not use_ema:
+            raise ConfigError(
+                f"--no-ema: {path} holds the moving average alone. Export the run again with --no-ema."
+            )
+    elif _is_checkpoint(path):
+        generator = _of_checkpoint(_open_checkpoint(path), use_ema)
+    else:
+        config, checkpoint = open_run(path, which)
+        network = _network(config.model, checkpoint, use_ema)
+        generator = TrainedGenerator(network, _card(config.name, config.model, checkpoint, use_ema))
+    return generator.to(best_device())
+
+
+def default_directory(path: Path) -> Path:
+    """Where pictures of the generator that `path` leads to belong: a run's samples/, or beside an exported file."""
+    if (path / "checkpoints").is_dir():
+        return RunDirectory(path).samples
+    directory = path.resolve().parent
+    is_in_run = path.is_dir() and directory.name == "checkpoints"
+    return RunDirectory(directory.parent).samples if is_in_run else directory
+
+
+def open_run(run: Path, which: Which) -> tuple[Config, Checkpoint]:
+    """A run's options and one of its checkpoints. Raises ConfigError or CheckpointError."""
+    directory = RunDirectory(run)
+    if not directory.config.is_file():
+        raise ConfigError(
+            f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits, made by training, a "
+            "checkpoint in it, or a .safetensors file made by `wgan export`."
+        )
+    return load_config(directory.config), _checkpoint_in(directory.checkpoints, which)
+
+
+def checkpoint_of(path: Path) -> Checkpoint | None:
+    """The checkpoint that a directory leads to: a run's newest usable one, or itself; None where it is neither.
+
+    Raises CheckpointError where it is damaged, ConfigError where it has lost its name.
+    """
+    if (path / "checkpoints").is_dir():
+        return _checkpoint_in(path / "checkpoints", None)
+    return _open_checkpoint(path) if _is_checkpoint(path) else None
+
+
+def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """The tensors of a file, on the host, and its metadata. Raises CheckpointError where it is of another kind."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        if path.suffix.lower() == ".onnx":
+            raise CheckpointError(
+                f"{path} is named like an ONNX model, which onnxruntime runs and nothing here can load. Name the run's "
+                "directory, or the .safetensors file that `wgan export --format safetensors` writes."
+            ) from None
+        raise CheckpointError(
+            f"{path} cannot be read as safetensors ({error}). Other formats can run code when they are read, so they "
+            "never are: convert it first, or name the run."
+        ) from None
+
+
+def read_exported(path: Path) -> TrainedGenerator:
+    """The generator of a file made by `wgan export --format safetensors`, on the host. Raises CheckpointError."""
+    tensors, metadata = read_safetensors(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} holds tensors, but does not say what generator they are of: its format is "
+            f"{metadata.get('format')!r}, not {FORMAT!r}. Name the run, or a file made by `wgan export`."
+        )
+    try:
+        card = Card.model_validate_json(metadata.get("card", ""))
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path} has a damaged card: {_first_mistake(error)}. Export the run again."
+        ) from None
+    return TrainedGenerator(_filled(card.model, card.image_shape, tensors, path, card.weights), card)
+
+
+def write_exported(generator: TrainedGenerator, path: Path) -> None:
+    """Write weights and card as a safetensors file, and the card beside it as PATH.json. Raises StorageError."""
+    tensors = {name: tensor.detach().cpu() for name, tensor in generator.network.state_dict().items()}
+    metadata = {"format": FORMAT, "card": generator.card.model_dump_json()}
+    with replacing(path) as file:
+        file.write(safetensors.torch.save(tensors, metadata))
+    write_card(generator.card, path)
+
+
+def write_card(card: Card, path: Path) -> None:
+    """Write the card of the file at `path` beside it, as PATH.json. Raises StorageError."""
+    write_text(path.with_name(f"{path.name}.json"), card.model_dump_json(indent=1) + "\n")
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "manifest.json").is_file() and (path / "state.json").is_file()
+
+
+def _open_checkpoint(path: Path) -> Checkpoint:
+    _, _, step = path.resolve().name.rpartition("_")
+    if not step.isdigit():
+        raise ConfigError(f"{path} is not named like a checkpoint, step_00001000. Rename it back.")
+    checkpoint = Checkpoint(path, int(step))
+    if (defect := find_defect(checkpoint)) is not None:
+        raise CheckpointError(f"{defect}. Choose another checkpoint.")
+    return checkpoint
+
+
+def _checkpoint_in(directory: Path, which: Which) -> Checkpoint:
+    if which is None:
+        checkpoint, defects = newest_valid(directory)
+        if checkpoint is None:
+            found = "; ".join(defects) or "there is none yet"
+            raise CheckpointError(f"{directory} holds no usable checkpoint: {found}.")
+        return checkpoint
+    step = _best_step(directory) if which == "best" else which
+    known = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(directory)}
+    if step not in known:
+        steps = ", ".join(map(str, known)) or "none"
+        raise CheckpointError(f"{directory} has no checkpoint of step {step}; it has {steps}.")
+    if (defect := find_defect(known[step])) is not None:
+        raise CheckpointError(f"{defect}. Choose another --checkpoint.")
+    return known[step]
+
+
+def _best_step(directory: Path) -> int:
+    best = _checkpoint_in(directory, None).facts().get("best")
+    if best is not None and best["step"] is None and best.get("former"):
+        steps = ", ".join(map(str, best["former"]))
+        raise ConfigError(
+            f"--checkpoint best: {directory.parent} looks for no best checkpoint any more. These steps were the best "
+            f"by earlier options, and are kept: {steps}. Name one of them."
+        )
+    if best is None or best["step"] is None:
+        raise ConfigError(
+            f"--checkpoint best: {directory.parent} was not asked to keep one. Train with quality.every and "
+            "quality.keep_best, or name a step."
+        )
+    step: int = best["step"]
+    return step
+
+
+def _of_checkpoint(checkpoint: Checkpoint, use_ema: bool) -> TrainedGenerator:
+    """By the options that the checkpoint itself holds: it may have been taken out of its run."""
+    identity = checkpoint.facts()["identity"]
+    options = {
+        key.removeprefix("model."): value for key, value in identity.items() if key.startswith("model.")
+    }
+    try:
+        model: ModelOptions = TypeAdapter(ModelOptions).validate_python(options)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{checkpoint.path / 'state.json'} describes no network known here: {_first_mistake(error)}. Name the run "
+            "that it belongs to."
+        ) from None
+    directory = checkpoint.path.resolve()
+    name = directory.parent.parent.name if directory.parent.name == "checkpoints" else directory.name
+    return TrainedGenerator(_network(model, checkpoint, use_ema), _card(name, model, checkpoint, use_ema))
+
+
+def _card(run: str, model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) -> Card:
+    identity = checkpoint.facts()["identity"]
+    channels, height, width = identity["images"]
+    training = {
+        key: value
+        for key, value in identity.items()
+        if key not in ("images", "data.manifest") and not key.startswith("model.")
+    }
+    return Card(
+        format=FORMAT,
+        run=run,
+        step=checkpoint.step,
+        weights="ema" if use_ema else "generator",
+        model=model,
+        latent=model.latent,
+        image_shape=(channels, height, width),
+        manifest=identity["data.manifest"],
+        training=training,
+    )
+
+
+def _network(model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) -> nn.Module:
+    group = "ema" if use_ema else "generator"
+    shape = checkpoint.facts()["identity"]["images"]
+    return _filled(model, shape, checkpoint.tensors(group), checkpoint.path, group)
+
+
+def _filled(
+    model: ModelOptions, image_shape: tuple[int, int, int], tensors: Tensors, path: Path, group: str
+) -> nn.Module:
+    channels, height, _ = image_shape
+    # On no device: the sizes are compared before there is memory for them, and no weight is drawn in vain.
+    with torch.device("meta"):
+        network = build_generator(model, height, channels)
+    check_same_tensors({group: network.state_dict()}, {group: tensors}, path)
+    # Copied: where a tensor lies in a file settles how it is aligned, and that the last bits of sums.
+    network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    return network.eval()
+
+
+def _first_mistake(error: ValidationError) -> str:
+    mistake = error.errors()[0]
+    return f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}".removeprefix(": ")
+
+
+@torch.no_grad()
+def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
+    """Images with the running statistics of batch norm: float32 (count, channels, height, width)."""
+    was_training = generator.training
+    generator.eval()
+    images = torch.cat([generator(part) for part in torch.split(latents, batch)])
+    generator.train(was_training)
+    return images

@@ -1,0 +1,210 @@
+"""What a run tells of itself while it trains: figures, pictures, alarms and evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.data.reading.loader import Loader
+from pipeline.data.reading.order import Ids
+from pipeline.errors import NonFiniteError
+from pipeline.monitor.console import Console, say_warning
+from pipeline.monitor.grids import image_grid
+from pipeline.monitor.recorder import Recorder, non_finite
+from pipeline.monitor.sinks import ALARM, Sinks
+from pipeline.noise import Noise, Purpose, RankRows
+from pipeline.objectives import Metrics, Objective
+from pipeline.options import Config
+from pipeline.quality.best import Best
+from pipeline.quality.evaluation import Evaluation, tag
+from pipeline.ranks.runtime import Runtime
+from pipeline.run.checkpoint import list_checkpoints
+from pipeline.run.generator import generate
+from pipeline.training.diagnostics import (
+    draw_as_training_does,
+    first_non_finite,
+    input_gradient_norm,
+    mean_slope,
+    spread,
+    wasserstein_estimate,
+)
+from pipeline.training.schedule import is_due, is_picture_due
+from pipeline.training.state import TrainingState
+from pipeline.training.updates import CriticBatch, add_share, parts
+
+VALIDATION_BATCHES = 16
+
+
+@dataclass
+class Observer:
+    """Looks at one rank's state and changes nothing of it. Every rank takes part; the main one writes."""
+
+    config: Config
+    runtime: Runtime
+    state: TrainingState
+    objective: Objective
+    loader: Loader
+    held_out: Ids
+    noise: Noise
+    rows: RankRows
+    recorder: Recorder
+    checkpoints: Path
+    evaluation: Evaluation | None
+    best: Best
+    sinks: Sinks = field(default_factory=lambda: Sinks([]))
+    console: Console = field(default_factory=lambda: Console(0, 0, is_shown=False))
+    fixed_latents: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = self.config.monitor.grid**2
+        generator = self.noise.seeded(Purpose.SAMPLES)
+        self.fixed_latents = torch.randn(
+            count, self.config.model.latent, generator=generator, device=generator.device
+        )
+
+    def watch(self, seen: CriticBatch) -> bool:
+        """Log what is due after a step whose last critic update was on `seen`. Returns whether it is the best yet.
+
+        Raises NonFiniteError.
+        """
+        step, steps, monitor = self.state.counters.step, self.config.schedule.steps, self.config.monitor
+        values, is_best = self._evaluate(step)
+        # Once the wait for a better evaluation is over, this is the last step.
+        last = step if self.is_exhausted else steps
+        if is_due(step, monitor.log_every, last):
+            values |= self._scalars(seen)
+        can_validate = len(self.held_out) > 0 and self.objective.measures_wasserstein
+        if can_validate and is_due(step, monitor.validation_every, last):
+            values["wasserstein/validation"] = self._validation_estimate()
+        if values:
+            self._record(step, values)
+        if is_picture_due(step, monitor.sample_every, last):
+            self.refuse_non_finite_state()
+            if self.runtime.is_main:
+                self._show_pictures(step)
+        return is_best
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the run has waited for a better evaluation as long as it may."""
+        return self.best.is_exhausted
+
+    def refuse_non_finite_state(self) -> None:
+        """Raise NonFiniteError, naming the tensor, unless all numbers of the state are finite."""
+        if (name := first_non_finite(self.state.flat_tensors())) is not None:
+            raise NonFiniteError(
+                f"{name} is not finite at step {self.state.counters.step}, so this state is not "
+                f"saved. {self._last_good()} Lower the learning rates, or use precision: float32."
+            )
+
+    def _evaluate(self, step: int) -> tuple[dict[str, float], bool]:
+        """The quality figures that are due, and whether they are the best yet."""
+        every = self.config.quality.every
+        if self.evaluation is None or every is None or not is_due(step, every, self.config.schedule.steps):
+            return {}, False
+        with self.recorder.paused():
+            figures = self.evaluation.measure(lambda latents: generate(self.state.ema, latents))
+        values = {tag(name, self.config.quality.features): value for name, value in figures.items()}
+        return values, self.best.update(step, figures)
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        self.sinks.scalars(step, values)
+        self.console.show(step, values)
+        for alarm in self.recorder.health.check(values):
+            self.sinks.text(step, f"{ALARM}{alarm.name}", alarm.text)
+            if self.runtime.is_main:
+                say_warning(f"step {step}: {alarm.text}")
+
+    def _scalars(self, seen: CriticBatch) -> dict[str, float]:
+        real, fake, uniform = seen
+        measured = self.objective.report(self.state.critic.module)
+        # No more images at once than the updates take: what they leave of the memory may be little.
+        for part, share, _ in parts(len(real), self.config.schedule.micro_batch):
+            add_share(measured, self._measure_critic(real[part], fake[part], uniform[part]), share)
+        centres = self.runtime.mean(torch.stack([fake.mean(0), real.mean(0)]))
+        measured |= {"spread of fakes": spread(fake, centres[0]), "spread of reals": spread(real, centres[1])}
+        means = self.recorder.window.means(self.runtime.mean)
+        own = torch.stack([value.float() for value in measured.values()])
+        stacked = self.runtime.mean(own.clone())
+        values = means | dict(zip(measured, stacked.tolist(), strict=True))
+        self._refuse_non_finite(values, dict(zip(measured, own.tolist(), strict=True)))
+        spread_of_fakes, spread_of_reals = values.pop("spread of fakes"), values.pop("spread of reals")
+        if spread_of_reals > 0:
+            values["generator/diversity"] = (spread_of_fakes / spread_of_reals) ** 0.5
+        if self.objective.measures_wasserstein:
+            values["wasserstein/estimate_smooth"] = self.recorder.smooth(values["wasserstein/estimate"])
+            # Of the critic and the images that the slope is of.
+            estimate = values.pop("estimate")
+            if values["critic/slope"] > 0:
+                values["wasserstein/normalized"] = estimate / values["critic/slope"]
+        return {
+            **values,
+            "optimizer/critic_lr": float(self.state.critic.optimizer.param_groups[0]["lr"]),
+            "optimizer/generator_lr": float(self.state.generator.optimizer.param_groups[0]["lr"]),
+            **self.recorder.speed(),
+            **self.recorder.memory(),
+        }
+
+    def _measure_critic(self, real: Tensor, fake: Tensor, uniform: Tensor) -> Metrics:
+        """Figures of the critic as it is now, on one batch."""
+        critic = self.state.critic.module
+        measured = {"critic/input_grad_norm": input_gradient_norm(critic, fake)}
+        if self.objective.measures_wasserstein:
+            measured["critic/slope"] = mean_slope(critic, real, fake, uniform)
+            measured["estimate"] = wasserstein_estimate(critic, [(real, fake)])
+        return measured
+
+    def _refuse_non_finite(self, values: dict[str, float], own: dict[str, float]) -> None:
+        """Raise NonFiniteError where a figure is. `own` are this rank's, of those that are measured now."""
+        for name in non_finite(values):
+            if self.runtime.precision == "fp16" and name in ("critic/grad_norm", "generator/grad_norm"):
+                # The float16 scale is too high now and then; the scaler skips the step and lowers it.
+                del values[name]
+                continue
+            ours = {**self.recorder.window.own_means(), **own}
+            raise NonFiniteError(
+                f"{name} is {values[name]} at step {self.state.counters.step}"
+                f"{self._ranks_where(bool(non_finite({name: ours[name]})))}: training has become unstable. "
+                f"{self._last_good()} Lower the learning rates, set critic_grad_clip and generator_grad_clip, or use "
+                "precision: float32."
+            )
+
+    def _ranks_where(self, is_here: bool) -> str:
+        """On which ranks something is, as the end of a clause. All ranks call it together."""
+        found = [rank for rank, is_there in enumerate(self.runtime.gather_objects(is_here)) if is_there]
+        if self.runtime.world_size == 1:
+            return ""
+        if len(found) == self.runtime.world_size:
+            return " on all ranks"
+        return f" on rank {', '.join(map(str, found))}"
+
+    def _last_good(self) -> str:
+        saved = list_checkpoints(self.checkpoints)
+        return f"The last good checkpoint is {saved[-1].path}." if saved else "No checkpoint was saved yet."
+
+    def _validation_estimate(self) -> float:
+        """On held-out images and latents that are the same each time."""
+        total = self.rows.total
+        count = min(VALIDATION_BATCHES, len(self.held_out) // total)
+
+        def batch(index: int) -> tuple[Tensor, Tensor]:
+            real = self.loader.read(self.rows.of(self.held_out[index * total :]))
+            latents, _ = self.noise.draw(Purpose.VALIDATION, 0, index, self.rows, self.config.model.latent)
+            return real, draw_as_training_does(self.state.generator.module, latents)
+
+        estimate = wasserstein_estimate(self.state.critic.module, map(batch, range(count)))
+        return float(self.runtime.mean(estimate))
+
+    def _show_pictures(self, step: int) -> None:
+        columns = self.config.monitor.grid
+        for name, network in (("generated", self.state.generator.module), ("ema", self.state.ema)):
+            images = generate(network, self.fixed_latents)
+            self.sinks.images(step, f"samples/{name}", image_grid(images, columns))
+        weights = {
+            f"critic/weights/{name}": value.detach().cpu()
+            for name, value in self.state.critic.module.named_parameters()
+        }
+        self.sinks.histograms(step, weights, getattr(self.config.objective, "clip", None))

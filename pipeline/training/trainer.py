@@ -1,0 +1,135 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.reading.loader import Loader, Staged
+from pipeline.errors import DivergenceError, StopRequested, StorageError
+from pipeline.monitor.console import say_warning
+from pipeline.options import Config
+from pipeline.phases import phase
+from pipeline.ranks.digest import differing, digest
+from pipeline.ranks.runtime import Runtime
+from pipeline.ranks.stopping import StopSignals
+from pipeline.run.checkpoint import prune
+from pipeline.training.observer import Observer
+from pipeline.training.resume import save_run
+from pipeline.training.schedule import is_due
+from pipeline.training.state import TrainingState
+from pipeline.training.step import TrainingStep
+
+SAVES_THAT_MAY_FAIL = 2
+
+
+@dataclass
+class Trainer:
+    """One run on one rank: what the loop works on, already built and restored."""
+
+    config: Config
+    runtime: Runtime
+    state: TrainingState
+    step: TrainingStep
+    loader: Loader
+    observer: Observer
+    checkpoints: Path
+    identity: dict[str, Any]
+    stop: StopSignals
+    after_step: Callable[[int], None] | None = None
+    """Called with the steps done so far, after each step; its time does not count as training."""
+    failed_saves: int = field(default=0, init=False)
+
+    def train(self) -> None:
+        """Run from the state's step to the last. Raises StopRequested once a requested stop is saved."""
+        batches, counters = self._batches(), self.state.counters
+        self.observer.recorder.restart_clock()
+        while not self.is_complete:
+            stop_vote = self.runtime.vote(self.stop.received is not None)
+            position = counters.position
+            metrics, seen = self.step.take(batches)
+            self.observer.recorder.add(metrics, images=counters.position - position)
+            with phase("logging"):
+                is_best = self.observer.watch(seen)
+            with phase("digest"):
+                self._keep_ranks_equal()
+            with phase("saving"):
+                self._save(is_best, is_stopping=stop_vote())
+            self._look_into_step()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all steps are done, or no better samples came for as long as the run may wait."""
+        return self.state.counters.step >= self.config.schedule.steps or self.observer.is_exhausted
+
+    def _batches(self) -> Iterator[Staged]:
+        """Batches of real images from the state's position on; the time that the loop waits for them is counted."""
+        batches = self.loader.batches(self.state.counters.position)
+        while True:
+            with phase("data"), self.observer.recorder.waiting_for_data():
+                staged = next(batches)
+            yield staged
+
+    def _look_into_step(self) -> None:
+        if self.after_step is not None:
+            with self.observer.recorder.paused():
+                self.after_step(self.state.counters.step)
+
+    def _keep_ranks_equal(self) -> None:
+        if is_due(self.state.counters.step, self.config.runtime.digest_every, self.config.schedule.steps):
+            self.compare_ranks()
+
+    def compare_ranks(self) -> None:
+        """Raise DivergenceError, naming tensors and ranks, unless all ranks hold the same state."""
+        if self.runtime.world_size == 1:
+            return
+        tensors = self.state.flat_tensors()
+        found = differing(list(tensors), self.runtime.gather(digest(tensors)))
+        if found:
+            listed = "\n  ".join(f"{name} on rank {', '.join(map(str, ranks))}" for name, ranks in found[:8])
+            raise DivergenceError(
+                f"Ranks no longer hold the same state at step {self.state.counters.step}; {len(found)} tensors "
+                f"differ:\n  {listed}\nNothing was saved since they last agreed. Run the same command again to go "
+                "on from the last checkpoint; if it comes back, suspect that rank's memory or device."
+            )
+
+    def _save(self, is_best: bool, is_stopping: bool) -> None:
+        step, is_last = self.state.counters.step, self.is_complete
+        if not (
+            is_best
+            or is_last
+            or is_stopping
+            or is_due(step, self.config.checkpoint.every, self.config.schedule.steps)
+        ):
+            return
+        self.compare_ranks()
+        self.observer.refuse_non_finite_state()
+        self._write_checkpoint(is_best, must_succeed=is_stopping or is_last)
+        if is_stopping and not is_last:
+            reason = self.stop.received or "another rank's signal"
+            raise StopRequested(f"Stopped by {reason} at step {step}; the same command continues from there.")
+
+    def _write_checkpoint(self, is_best: bool, must_succeed: bool) -> None:
+        """Save and prune. A save may fail now and then (a disk that is full for a while), not for long."""
+        # What was logged up to here must survive a kill that comes right after the save.
+        self.observer.sinks.flush()
+        recorder, best, options = self.observer.recorder, self.observer.best, self.config.checkpoint
+        error, is_saved = None, False
+        try:
+            save_run(self.checkpoints, self.state, recorder, best, self.runtime, self.identity)
+            is_saved = True
+            if self.runtime.is_main:
+                prune(self.checkpoints, options.keep_last, options.keep_every, best.kept_steps)
+        except StorageError as failure:
+            error = failure
+        outcomes = self.runtime.gather_objects((is_saved, error is not None))
+        if is_best and not all(is_saved for is_saved, _ in outcomes):
+            best.take_back()
+        has_failed = any(has_failed for _, has_failed in outcomes)
+        self.failed_saves = self.failed_saves + 1 if has_failed else 0
+        if must_succeed or self.failed_saves > SAVES_THAT_MAY_FAIL:
+            self.runtime.all_agree(error)
+        elif error is not None:
+            say_warning(f"{error} Training goes on; the next save tries again.")

@@ -1,0 +1,178 @@
+"""A generator as one file: every network makes the same images outside, and a file that does not is not written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.cli import main
+from pipeline import load_generator
+from pipeline.commands import export
+from pipeline.commands.export import check_same_images
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.options import (
+    DcganOptions,
+    GanBceOptions,
+    MlpOptions,
+    ModelOptions,
+    ResnetOptions,
+    WganDcganOptions,
+    WganMnistOptions,
+)
+from tests.trained import write_run
+
+NETWORKS = [
+    *(
+        (DcganOptions(latent=8, width=4, generator_norm=norm), 9)
+        for norm in ("batch", "none", "layer", "instance")
+    ),
+    (MlpOptions(name="mlp", latent=8, width=8, layers=1), 3),
+    *((ResnetOptions(name="resnet", latent=8, width=4), side) for side in (32, 128)),
+    (WganMnistOptions(name="wgan_mnist", latent=8), 8),
+    (WganDcganOptions(name="wgan_dcgan", latent=8), 8),
+    (GanBceOptions(name="gan_bce", latent=8), 8),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path)
+
+
+def write(run: Path, kind: str, *words: str) -> Path:
+    path = run.parent / "out" / f"generator.{kind}"
+    assert main(["export", str(run), "--format", kind, "--out", str(path), *words]) == 0
+    return path
+
+
+def normal(count: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(count).normal(size=(count, 8)).astype(np.float32))
+
+
+def onnx_images(path: Path, latents: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(path)
+    return torch.from_numpy(session.run(None, {"latents": latents.numpy()})[0])
+
+
+@pytest.mark.parametrize(("model", "side"), NETWORKS)
+@pytest.mark.parametrize("kind", ["safetensors", "onnx", "program"])
+def test_every_network_makes_the_same_images_outside(
+    model: ModelOptions, side: int, kind: str, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path, model, side, channels=3)
+    path = write(run, kind)
+    for count in (1, 5):
+        latents = normal(count)
+        expected = load_generator(run).cpu().draw(latents)
+        match kind:
+            case "safetensors":
+                found = load_generator(path).cpu().draw(latents)
+            case "onnx":
+                found = onnx_images(path, latents)
+            case _:
+                found = torch.export.load(path).module()(latents).detach()
+        assert found.shape == (count, 3, side, side)
+        assert found.std() > 0.05
+        torch.testing.assert_close(found, expected, rtol=0, atol=0 if kind == "safetensors" else 1e-4)
+
+
+def test_the_moving_average_is_exported_or_the_last_weights_or_an_earlier_step(run: Path) -> None:
+    made = [load_generator(write(run, "safetensors", *words)).card for words in ([], ["--no-ema"])]
+    made.append(load_generator(write(run, "safetensors", "--checkpoint", "2")).card)
+    assert [(card.weights, card.step) for card in made] == [("ema", 4), ("generator", 4), ("ema", 2)]
+
+
+def test_an_exported_file_can_be_exported_again_with_the_same_card(run: Path) -> None:
+    """To ONNX and to a program, which name their ends, take any batch, and carry the card too."""
+    card = load_generator(run).card.model_dump(mode="json")
+    file = write(run, "safetensors")
+    model = onnx.load(write(file, "onnx"))
+    (latents,), (images,) = model.graph.input, model.graph.output
+    assert (latents.name, images.name) == ("latents", "images")
+    assert latents.type.tensor_type.elem_type == images.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert [size.dim_value for size in latents.type.tensor_type.shape.dim] == [0, 8]
+    assert [size.dim_value for size in images.type.tensor_type.shape.dim] == [0, 1, 8, 8]
+    inside = {entry.key: entry.value for entry in model.metadata_props}
+    assert (inside["format"], json.loads(inside["card"])) == ("wgan-generator/1", card)
+    extra = {"card.json": ""}
+    torch.export.load(write(file, "program"), extra_files=extra)
+    assert json.loads(extra["card.json"]) == card
+    beside = [file.with_name(f"{file.name}.json"), *(file.parent / "out").glob("*.json")]
+    assert [json.loads(path.read_text()) for path in beside] == [card] * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda images: images + 3e-4,
+            r"largest difference is 0\.0003 in a batch of 1, and 0\.0001 is allowed",
+        ),
+        (lambda images: images * torch.nan, "largest difference is nan"),
+        (lambda images: images[:1], r"shape \(1, 1, 8, 8\), not \(7, 1, 8, 8\)"),
+    ],
+)
+def test_other_images_than_pytorchs_are_an_error(run: Path, change: export.Run, message: str) -> None:
+    generator = load_generator(run).cpu()
+    check_same_images(generator, lambda latents: generator(latents) + 5e-5, "It")
+    with pytest.raises(ConfigError, match=rf"^It makes .*{message}.*Nothing was written"):
+        check_same_images(generator, lambda latents: change(generator(latents)), "It")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "program"])
+def test_a_file_that_makes_other_images_is_not_written(
+    run: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "out" / f"generator.{kind}"
+    path.parent.mkdir()
+    path.write_text("before")
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    assert main(["export", str(run), "--format", kind, "--out", str(path)]) == 2
+    assert "makes other images: the largest difference is" in capsys.readouterr().err
+    assert path.read_text() == "before"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "onnxscript"])
+def test_without_the_packages_of_onnx_it_says_what_to_install(
+    run: Path, missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["export", str(run), "--format", "onnx", "--out", str(run / "x.onnx")]) == 2
+    assert f"needs {missing}, not installed here. Install" in (message := capsys.readouterr().err)
+    assert "pip install 'wgan-pipeline[onnx]'" in message
+
+
+def test_weights_too_large_for_onnx_are_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export, "MOST_BYTES", 1000)
+    assert main(["export", str(run), "--format", "onnx", "--out", str(run / "x.onnx")]) == 2
+    assert "an ONNX file holds at most 1,000. Choose --format safetensors" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", str(run), "--format", "safetensors", "--out"]
+    assert main([*words, str(run)]) == 2
+    assert "is a directory, and a generator is one file" in capsys.readouterr().err
+    assert main([*words, str(run / "config.yaml" / "x")]) == 7
+    assert "Move away what stands there" in capsys.readouterr().err
+
+
+def test_an_onnx_file_is_not_loaded_here_and_the_message_says_what_is(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(run, "onnx")
+    with pytest.raises(CheckpointError, match=r"onnx is named like an ONNX model, which onnxruntime runs"):
+        load_generator(path)
+    assert main(["sample", str(path)]) == 4
+    message = capsys.readouterr().err
+    assert "nothing here can load. Name the run's directory, or the .safetensors file" in message

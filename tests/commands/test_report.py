@@ -1,0 +1,401 @@
+"""A run as one page: what it says, from the first step to the last, and what it says where there is nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.cli import main
+from pipeline.commands.report import (
+    MOST_GRIDS,
+    Quality,
+    draw_charts,
+    newest_of_equal,
+    read_grids,
+    render,
+    summarise_quality,
+    tabulate,
+    training_seconds,
+)
+from pipeline.errors import ConfigError
+from pipeline.monitor.plots import Alarm, choose_frames
+
+CONFIG = {"name": "sevens", "data": {"shards": "data/digits"}, "schedule": {"steps": 1000}}
+FIGURES = {
+    "critic/real": 3.0,
+    "critic/fake": 1.0,
+    "generator/loss": -1.0,
+    "wasserstein/estimate": 2.0,
+    "wasserstein/estimate_smooth": 2.25,
+    "speed/images_per_second": 1234.0,
+    "speed/step_seconds": 0.5,
+}
+OPTIONAL_SECTIONS = {"quality", "evaluations", "alarms"}
+SECTIONS = {"curves", "samples", "reproduce", "config", "environment", "checkpoints"}
+
+
+def write_lines(path: Path, *lines: Mapping[str, Any]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def write_grid(run: Path, step: int, width: int = 70, noise: bool = False) -> None:
+    (run / "samples").mkdir(exist_ok=True)
+    pixels = np.full((width, width, 3), step % 256, np.uint8)
+    if noise:
+        pixels = np.random.default_rng(step).integers(0, 256, pixels.shape, np.uint8)
+    Image.fromarray(pixels).save(run / "samples" / f"step_{step:08d}.png")
+
+
+def write_checkpoint(run: Path, step: int, manifest: str = "5ea1") -> None:
+    path = run / "checkpoints" / f"step_{step:08d}"
+    path.mkdir(parents=True)
+    facts = {"identity": {"data.manifest": manifest, "images": [1, 16, 16]}}
+    (path / "state.json").write_text(json.dumps(facts))
+    (path / "generator.safetensors").write_bytes(bytes(2_000_000))
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A run that has done nothing yet but to write its options."""
+    run = tmp_path / "sevens"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    return run
+
+
+@pytest.fixture
+def run(begun: Path) -> Path:
+    """The same run at step 400 of 1,000."""
+    write_lines(begun / "metrics.jsonl", *({"step": step, **FIGURES} for step in range(20, 420, 20)))
+    environment = {"python": "3.11.7", "setup": {"world_size": 1, "device_name": "CPU"}, "revision": "c0ffee"}
+    (begun / "environment.json").write_text(json.dumps(environment))
+    for step in (200, 400):
+        write_grid(begun, step)
+        write_checkpoint(begun, step)
+    return begun
+
+
+def sections(page: str) -> dict[str, str]:
+    """The text of each section by its name, and of what stands above them as "head"."""
+    head, *parts = re.split(r'<section id="', page.partition("<body")[2])
+    named = {part.partition('"')[0]: part.partition(">")[2] for part in parts}
+    return {name: text_of(part) for name, part in {"head": head.partition(">")[2], **named}.items()}
+
+
+def text_of(html: str) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
+
+
+def test_a_run_that_trains_says_how_far_it_is(run: Path) -> None:
+    head = sections(render(run))["head"]
+    assert "RUNNING It has left no note of its end: it is training, or was killed." in head
+    assert "Steps 400 of 1,000" in head
+    assert "Images per second 1,234" in head
+    assert "Training time 0:03:20" in head
+    assert "Wasserstein estimate 2.25" in head
+    assert "1 x CPU" in head
+    assert "Alarms" not in head
+
+
+@pytest.mark.parametrize("word", ["DONE", "PREEMPTED", "FAILED"])
+def test_a_run_that_stopped_says_how_and_why(run: Path, word: str) -> None:
+    note = {"reason": "the reason of it", "exit_code": 0, "time": "2026-01-02T03:04:05+0000"}
+    (run / word).write_text(json.dumps(note))
+    head = sections(render(run))["head"]
+    assert f"{word} the reason of it 2026-01-02T03:04:05+0000" in head
+    assert "RUNNING" not in head
+
+
+def test_a_run_that_has_only_begun_has_sentences_where_curves_and_pictures_will_be(begun: Path) -> None:
+    found = sections(render(begun))
+    assert found.keys() == SECTIONS | {"head"}
+    assert "Steps 0 of 1,000" in found["head"]
+    assert "The run has logged no step. It does at multiples of monitor.log_every." in found["curves"]
+    assert "The run has drawn no samples. It does at multiples of monitor.sample_every." in found["samples"]
+    assert "There is no environment.json: training has not begun." in found["environment"]
+    assert "Manifest not known: there is no checkpoint yet" in found["reproduce"]
+    assert "There is none." in found["checkpoints"]
+
+
+def test_a_run_that_failed_before_it_began_says_why(tmp_path: Path) -> None:
+    (tmp_path / "FAILED").write_text(json.dumps({"reason": "no such shards", "exit_code": 3, "time": ""}))
+    found = sections(render(tmp_path))
+    assert "FAILED no such shards" in found["head"]
+    assert "There is no config.yaml: the run stopped before its training began." in found["config"]
+
+
+def test_sections_that_need_something_stand_there_once_it_is(run: Path) -> None:
+    assert sections(render(run)).keys() == SECTIONS | {"head"}
+    advice = "Lower the learning rate."
+    write_lines(run / "metrics.jsonl", {"step": 400, "quality/swd": 0.5})
+    write_lines(run / "alarms.jsonl", {"step": 400, "name": "collapse", "text": advice})
+    write_lines(run / "evaluations.jsonl", {"step": 400, "metrics": {"fid": 12.3}})
+    found = sections(render(run))
+    assert found.keys() == SECTIONS | OPTIONAL_SECTIONS | {"head"}
+    assert "400 collapse Lower the learning rate." in found["alarms"]
+    assert "Alarms 1 the first at step 400" in found["head"]
+    assert "Best swd 0.5 step 400" in found["head"]
+    assert "swd 0.5 400 0.5 400 lower" in found["quality"]
+
+
+def test_the_best_of_a_figure_is_the_lowest_distance_and_the_highest_share() -> None:
+    lines = [
+        {"step": step, "quality/fid_pixels": fid, "quality/recall_pixels": recall}
+        for step, fid, recall in ((10, 9.0, 0.1), (20, 5.0, 0.4), (30, 7.0, 0.3), (40, float("nan"), 0.2))
+    ]
+    assert summarise_quality(lines) == [
+        Quality("fid_pixels", last=(30, 7.0), best=(20, 5.0), is_higher_better=False),
+        Quality("recall_pixels", last=(40, 0.2), best=(20, 0.4), is_higher_better=True),
+    ]
+
+
+def test_the_summary_names_the_figure_that_chooses_the_best_checkpoint(run: Path) -> None:
+    write_lines(run / "metrics.jsonl", {"step": 400, "quality/fid_pixels": 9.0, "quality/swd": 0.5})
+    assert "Best fid_pixels 9" in sections(render(run))["head"]
+    quality = {"every": 200, "metrics": ["fid", "swd"], "keep_best": "swd"}
+    (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "quality": quality}))
+    assert "Best swd 0.5" in sections(render(run))["head"]
+
+
+def test_evaluations_of_different_metrics_share_one_table() -> None:
+    first = {"step": 1000, "weights": "ema", "samples": 2000, "seed": 0, "features": "pixels", "time": "noon"}
+    second = {**first, "step": 2000, "weights": "last"}
+    table = tabulate(
+        [{**first, "metrics": {"fid": 12.3456}}, {**second, "metrics": {"swd": 0.5, "fid": 11.0}}]
+    )
+    assert table == (
+        ["step", "weights", "samples", "seed", "features", "fid", "swd", "time"],
+        [
+            ["1000", "ema", "2000", "0", "pixels", "12.35", "", "noon"],
+            ["2000", "last", "2000", "0", "pixels", "11", "0.5", "noon"],
+        ],
+    )
+
+
+EVALUATION = {"step": 3000, "weights": "ema", "samples": 2000, "seed": 0, "features": "pixels", "real": 2000}
+
+
+def test_of_equal_evaluations_the_newest_is_kept() -> None:
+    first = {**EVALUATION, "metrics": {"fid": 9.0, "swd": 1.0}, "time": "morning"}
+    again = {**EVALUATION, "metrics": {"swd": 1.0, "fid": 8.0}, "time": "noon"}
+    assert newest_of_equal([first, again]) == [again]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 2000},
+        {"weights": "generator"},
+        {"samples": 500},
+        {"seed": 1},
+        {"features": "inception"},
+        {"manifest": "5ea1"},
+        {"metrics": {"fid": 9.0, "swd": 1.0}},
+    ],
+)
+def test_evaluations_that_differ_in_what_was_asked_for_are_all_kept(change: Mapping[str, Any]) -> None:
+    first = {**EVALUATION, "metrics": {"fid": 9.0}}
+    assert newest_of_equal([first, {**first, **change}]) == [first, {**first, **change}]
+
+
+def test_the_set_is_a_column_where_evaluations_are_of_different_ones() -> None:
+    lines = [{**EVALUATION, "manifest": letter * 64} for letter in "ab"]
+    assert "manifest" not in tabulate(lines[:1])[0]
+    columns, rows = tabulate(lines)
+    assert [row[columns.index("manifest")] for row in rows] == ["a" * 24, "b" * 24]
+    assert "real" not in columns
+
+
+def test_the_page_shows_each_evaluation_once_and_how_many_samples_the_quality_is_of(run: Path) -> None:
+    write_lines(run / "metrics.jsonl", {"step": 400, "quality/swd": 0.5})
+    write_lines(run / "evaluations.jsonl", *[{**EVALUATION, "metrics": {"fid": fid}} for fid in (7.25, 6.5)])
+    quality = {"every": 200, "samples": 1500}
+    (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "quality": quality}))
+    found = sections(render(run))
+    assert "6.5" in found["evaluations"]
+    assert "7.25" not in found["evaluations"]
+    assert "Measured while it trained, on 1,500 samples each time." in found["quality"]
+
+
+def test_the_time_of_steps_that_were_not_logged_counts_too() -> None:
+    lines = [{"step": 10, "speed/step_seconds": 0.5}, {"step": 15}, {"step": 30, "speed/step_seconds": 2.0}]
+    assert training_seconds(lines) == 10 * 0.5 + 20 * 2.0
+
+
+def test_charts_are_in_the_colours_of_the_page_and_hold_no_address() -> None:
+    charts = draw_charts(
+        [{"step": 1, **FIGURES, "quality/swd": 0.5}, {"step": 2}], [Alarm(2, "collapse", "text")]
+    )
+    assert [chart.title for chart in charts] == ["Scores and loss", "Wasserstein estimate", "quality/swd"]
+    for chart in charts:
+        colours = {key.colour for key in chart.keys} | {"ink", "rule"}
+        assert all(f"var(--{colour})" in chart.svg for colour in colours)
+        # What may remain is white or black where nothing of it is seen.
+        assert set(re.findall(r"#[0-9a-fA-F]{6}", chart.svg)) <= {"#ffffff", "#000000"}
+        assert set(re.findall(r"https?://[^\"]*", chart.svg)) <= {
+            "http://www.w3.org/2000/svg",
+            "http://www.w3.org/1999/xlink",
+        }
+
+
+def test_the_charts_of_a_run_are_the_same_each_time() -> None:
+    lines = [{"step": step, **FIGURES} for step in (1, 2)]
+    assert draw_charts(lines, []) == draw_charts(lines, [])
+
+
+def test_at_most_12_grids_are_shown_with_the_first_and_the_last(begun: Path) -> None:
+    for step in range(1, 41):
+        write_grid(begun, step, width=4)
+    steps = [grid.step for grid in read_grids(begun / "samples")]
+    assert len(steps) == MOST_GRIDS
+    assert (steps[0], steps[-1]) == (1, 40)
+
+
+def test_large_grids_are_made_small_enough_to_send(begun: Path) -> None:
+    for step in (1, 2):
+        write_grid(begun, step, width=1056, noise=True)
+    grids = read_grids(begun / "samples")
+    assert {(grid.width, grid.height) for grid in grids} == {(528, 528)}
+    assert {grid.uri.partition(";")[0] for grid in grids} == {"data:image/webp"}
+    most = max(len(grid.uri) for grid in grids)
+    assert most * MOST_GRIDS < 5_000_000, "noise is the worst of all pictures"
+
+
+def test_the_commands_make_the_same_run_under_another_name(run: Path) -> None:
+    reproduce = sections(render(run))["reproduce"]
+    assert "Shards data/digits" in reproduce
+    assert "Manifest (SHA-256) 5ea1" in reproduce
+    commands = ["git checkout c0ffee", "sha256sum data/digits/manifest.json"]
+    commands.append(f"wgan train {run}/config.yaml name=sevens-again")
+    assert reproduce.endswith(" ".join(commands))
+
+
+def test_the_commands_start_as_many_ranks_and_quote_what_a_shell_would_take_apart(run: Path) -> None:
+    (run / "environment.json").write_text(json.dumps({"setup": {"world_size": 2}, "revision": None}))
+    (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "data": {"shards": "https://example.org/x"}}))
+    strange = run.rename(run.with_name("a; b"))
+    reproduce = sections(render(strange))["reproduce"]
+    assert reproduce.endswith(f"wgan train '{strange}/config.yaml' name=sevens-again --processes 2")
+    assert "git" not in reproduce
+    assert "sha256sum" not in reproduce
+
+
+def test_checkpoints_are_listed_with_their_sizes(run: Path) -> None:
+    found = sections(render(run))["checkpoints"]
+    assert re.search(r"200 2\.0 MB .* 400 2\.0 MB", found)
+
+
+def test_a_checkpoint_that_goes_while_the_report_is_made_costs_only_the_manifest(run: Path) -> None:
+    (run / "checkpoints" / "step_00000400" / "state.json").unlink()
+    found = sections(render(run))
+    assert "Manifest not known:" in found["reproduce"]
+    assert "state.json cannot be read" in found["reproduce"]
+
+
+def test_a_config_of_another_version_is_told_and_the_rest_is_shown(run: Path) -> None:
+    (run / "config.yaml").write_text("unknown_option: 3\n")
+    found = sections(render(run))
+    assert "unknown_option" in found["config"]
+    assert "Steps 400" in found["head"]
+    assert "there is no command that makes it again" in found["reproduce"]
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out_with_one_warning_a_file(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("metrics.jsonl", "alarms.jsonl", "evaluations.jsonl")
+    counts = (21, 1, 1)
+    for name in names:
+        with (run / name).open("a") as file:
+            file.write('{"step": 420, "cri')
+    assert "Steps 400" in sections(render(run))["head"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {run / name}: 1 of {count} lines are no records of a run and are left out"
+        for name, count in zip(names, counts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:60])])
+def test_a_grid_that_goes_while_the_report_is_made_is_left_out_with_a_warning(
+    run: Path,
+    damage: Callable[[Path], object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = choose_frames(run / "samples")
+    monkeypatch.setattr("pipeline.commands.report.choose_frames", lambda samples, most: chosen)
+    damage(chosen[0])
+    assert [grid.step for grid in read_grids(run / "samples")] == [400]
+    assert f"warning: {chosen[0]} is left out, as it cannot be read: " in capsys.readouterr().err
+
+
+def test_what_a_run_holds_is_text_on_the_page(run: Path) -> None:
+    script = "<script>alert(1)</script>"
+    (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "data": {"shards": script}}))
+    write_lines(run / "metrics.jsonl", {"step": 400, f"quality/{script}": 0.5})
+    write_lines(run / "alarms.jsonl", {"step": 400, "name": script, "text": script})
+    page = render(run.rename(run.with_name("<b>bold")))
+    assert page.count("<script>") == page.count("<script") == 1
+    assert "<b>" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
+
+
+def test_report_writes_into_the_run_or_elsewhere_and_says_the_size(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, target in (
+        ([], run / "report.html"),
+        (["--out", f"{tmp_path}/a/b.html"], tmp_path / "a/b.html"),
+    ):
+        assert main(["report", str(run), *words]) == 0
+        assert capsys.readouterr().out == f"{target} ({target.stat().st_size / 1e3:.0f} kB)\n"
+        assert target.read_text().startswith("<!doctype html>")
+
+
+def test_a_report_leaves_the_run_as_it_was(run: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_metrics_that_cannot_be_read_are_named(begun: Path) -> None:
+    (begun / "metrics.jsonl").mkdir()
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl cannot be read \(Is a directory\)"):
+        render(begun)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is no run: it holds no config\.yaml\. Name a directory such as"):
+        render(tmp_path)
+
+
+def test_a_directory_is_no_place_for_a_page(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(run), "--out", str(tmp_path)]) == 2
+    assert "is a directory, and a report is one file. Name a file in it." in capsys.readouterr().err
+
+
+def test_a_page_has_a_name_that_browsers_open(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(run), "--out", str(tmp_path / "x.txt")]) == 2
+    assert (
+        "x.txt: a report is written as .html or .htm, and this name ends in .txt" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "x.txt").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run), "--out", str(run / "config.yaml" / "report.html")]) == 7
+    assert "report.html cannot be written" in capsys.readouterr().err

@@ -1,0 +1,201 @@
+"""`wgan shards`: what each command prints and returns."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.commands.shards import add_parser
+from pipeline.data.format.manifest import load_manifest
+from pipeline.errors import ConfigError, DataError, StorageError
+
+
+def run(*words: object) -> int:
+    parser = argparse.ArgumentParser(prog="wgan")
+    add_parser(parser.add_subparsers(required=True))
+    arguments = parser.parse_args(["shards", *map(str, words)])
+    return int(arguments.func(arguments))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, colour in (("cat", "brown"), ("dog", "grey")):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 30), colour).save(tmp_path / "pets" / name / "1.png")
+    return tmp_path / "pets"
+
+
+def test_make_check_and_show_work_one_after_the_other(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shards"
+    assert run("make", folder, out, "--resolution", 16) == 0
+    printed = capsys.readouterr().out
+    assert f"made {out}: 2 images of 16 x 16 colour, 2 classes, 1 shard, " in printed
+    assert f"next: wgan shards show {out}" in printed
+
+    assert run("check", out) == 0
+    assert f"{out} is sound: 2 images" in capsys.readouterr().out
+
+    assert run("show", out, "--out", tmp_path / "sheet.png", "--rows", 1, "--columns", 2) == 0
+    assert f"drew {tmp_path / 'sheet.png'}" in capsys.readouterr().out
+    assert Image.open(tmp_path / "sheet.png").mode == "RGB"
+
+
+def test_the_sheet_is_called_after_the_shards_by_default(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("make", folder, tmp_path / "shards", "--resolution", 16)
+    monkeypatch.chdir(tmp_path)
+    assert run("show", "shards") == 0
+    assert (tmp_path / "shards.png").is_file()
+
+
+def test_a_second_make_says_that_there_is_nothing_to_do(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("make", folder, tmp_path / "shards", "--resolution", 16)
+    run(*command)
+    capsys.readouterr()
+    assert run(*command) == 0
+    assert "is complete already: nothing to do" in capsys.readouterr().out
+    assert run(*command, "--overwrite") == 0
+    assert "made " in capsys.readouterr().out
+
+
+def test_a_named_source_brings_its_own_resolution_and_channels(tmp_path: Path) -> None:
+    assert run("make", "digits", tmp_path / "own") == 0
+    assert run("make", "digits", tmp_path / "chosen", "--resolution", 8, "--channels", 3) == 0
+    own, chosen = load_manifest(tmp_path / "own"), load_manifest(tmp_path / "chosen")
+    assert (own.resolution, own.channels) == ((16, 16), 1)
+    assert (chosen.resolution, chosen.channels) == ((8, 8), 3)
+
+
+def test_a_folder_needs_a_resolution(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no resolution of its own\. Give one: --resolution 64"):
+        run("make", folder, tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
+
+
+def test_check_prints_each_finding_and_returns_3(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shards"
+    run("make", folder, out, "--resolution", 16, "--samples-per-shard", 1)
+    for name in ("000000.tar", "000001.npy"):
+        (out / name).unlink()
+    capsys.readouterr()
+    assert run("check", out) == 3
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [f"{out / '000000.tar'}: missing", f"{out / '000001.npy'}: missing"]
+    assert "2 defects found. Copy the files again" in captured.err
+
+
+def test_a_sheet_that_cannot_be_written_is_a_storage_error(folder: Path, tmp_path: Path) -> None:
+    run("make", folder, tmp_path / "shards", "--resolution", 16)
+    with pytest.raises(StorageError, match=r"none/sheet\.png cannot be written: No such file"):
+        run("show", tmp_path / "shards", "--out", tmp_path / "none" / "sheet.png")
+
+
+def test_every_option_of_make_reaches_the_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    size = ("--resolution", "12x20", "--channels", 3, "--fit", "pad", "--encoding", "jpeg", "--quality", 80)
+    which = ("--classes", "7,3", "--validation", 0.2, "--only-validation", "--limit", 50)
+    assert run("make", "digits", out, *size, *which, "--samples-per-shard", 20, "--workers", 1) == 0
+    manifest = load_manifest(out)
+    assert (manifest.resolution, manifest.channels, manifest.classes) == ((12, 20), 3, ("7", "3"))
+    assert (manifest.count, len(manifest.shards), manifest.encoding) == (50, 3, "jpeg")
+    assert (manifest.plan["fit"], manifest.plan["quality"]) == ("pad", 80)
+    assert "50 images of 12 x 20 colour, 2 classes, 3 shards" in capsys.readouterr().out
+
+
+def test_parts_are_merged_and_then_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    for number in (1, 2):
+        assert run("make", "digits", out, "--samples-per-shard", 500, "--part", f"{number}/2") == 0
+        assert (
+            f"made part {number}/2 in {out}; when all are made: wgan shards merge" in capsys.readouterr().out
+        )
+    assert run("merge", out) == 0
+    assert f"merged {out}: 1,797 images of 16 x 16 grey" in capsys.readouterr().out
+    assert run("make", "digits", out, "--samples-per-shard", 500) == 0
+    assert "is complete already" in capsys.readouterr().out
+
+
+def test_images_that_were_left_out_are_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "cat" / "2.png").write_bytes(b"no image")
+    command = ("make", folder, tmp_path / "out", "--resolution", 16)
+    with pytest.raises(
+        DataError, match=r"pets: cat/2\.png: it is not an image that can be read .*--skip-bad N"
+    ):
+        run(*command)
+    assert run(*command, "--skip-bad", 1) == 0
+    assert f"left out 1 images that cannot be used: {tmp_path}/out/bad-images.txt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--part", "3/2"), "There is no part 3/2"),
+        (("--workers", 0), "--workers 0: at least 1 process"),
+        (("--validation", 1.5), "--validation 1.5 is no share"),
+        (("--only-validation",), "--only-validation needs a share above 0"),
+        (("--limit", 0), "--limit 0 leaves no images"),
+        (("--classes", "7,cat"), "cat is not among the classes of digits: 0, 1, 2"),
+        (("--classes", "7,7"), "--classes names a class twice"),
+        (("--part", "1/2", "--overwrite"), "--overwrite would remove what other parts have made"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_written(
+    tmp_path: Path, words: tuple[object, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run("make", "digits", tmp_path / "out", *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_is_never_made_in_its_own_source(folder: Path, tmp_path: Path) -> None:
+    run("make", folder, tmp_path / "out", "--resolution", 16)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    for out in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        with pytest.raises(ConfigError, match="lie in one another"):
+            run("make", tmp_path / "out", out, "--resolution", 8, "--overwrite")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+def test_index_and_stats_say_what_they_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("make", "digits", tmp_path / "out", "--samples-per-shard", 500)
+    for file in (tmp_path / "out").glob("*.*"):
+        if file.suffix != ".tar":
+            file.unlink()
+    capsys.readouterr()
+    assert run("index", tmp_path / "out") == 0
+    assert f"indexed {tmp_path / 'out'}: 1,797 images of 16 x 16 grey, 10 classes" in capsys.readouterr().out
+    assert run("stats", tmp_path / "out") == 0
+    assert "1,797" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["make", "merge", "index", "check", "show", "stats"])
+def test_help_shows_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(command, "--help")
+    assert stopped.value.code == 0
+    assert f"examples:\n  wgan shards {command} " in capsys.readouterr().out
+
+
+def test_the_parser_is_built_without_importing_any_heavy_library() -> None:
+    program = (
+        "import argparse, sys\n"
+        "from pipeline.commands.shards import add_parser\n"
+        "add_parser(argparse.ArgumentParser().add_subparsers())\n"
+        "print({'torch', 'torchvision', 'sklearn', 'webdataset', 'numpy'} & set(sys.modules))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "set()"

@@ -1,0 +1,78 @@
+"""`wgan features train`: what it trains on and tests with, and what it refuses before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.cli import main
+from pipeline.commands.features import read_labels, split
+from pipeline.data.format.shard_set import open_directory
+from tests import shards
+
+
+@pytest.fixture(scope="module")
+def sorted_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,000 images in the order of their ten classes."""
+    out = tmp_path_factory.mktemp("data") / "sorted"
+    pixels = np.zeros((1000, 8, 8), dtype=np.uint8)
+    labels: list[int | None] = [number // 100 for number in range(1000)]
+    shards.write(shards.Given(pixels, labels, tuple("abcdefghij")), out, 8, 1, 300)
+    return out
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_few_images_of_a_sorted_set_are_of_all_its_classes(sorted_set: Path, seed: int) -> None:
+    opened = open_directory(sorted_set)
+    labels = read_labels(opened)
+    for ids in split(opened, sorted_set, 60, seed):
+        assert len(set(ids.tolist())) == 60
+        assert len(labels[ids].unique()) >= 9
+
+
+def test_no_image_is_both_trained_on_and_tested_with(sorted_set: Path) -> None:
+    train, test = split(open_directory(sorted_set), sorted_set, 10_000, 0)
+    assert sorted([*train.tolist(), *test.tolist()]) == list(range(1000))
+    assert 50 < len(test) < 150
+
+
+def test_the_seed_alone_chooses_the_images(sorted_set: Path) -> None:
+    opened = open_directory(sorted_set)
+    first, again, other = (split(opened, sorted_set, 60, seed) for seed in (0, 0, 1))
+    for ours, same, different in zip(first, again, other, strict=True):
+        assert ours.tolist() == same.tolist()
+        assert set(ours.tolist()) != set(different.tolist())
+
+
+def test_what_would_be_lost_after_the_training_is_refused_before_it(
+    sorted_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        pytest.fail("it trains")
+
+    monkeypatch.setattr("pipeline.commands.features.train_classifier", never)
+    assert main(["features", "train", str(sorted_set), "--out", str(tmp_path)]) == 2
+    assert f"--out {tmp_path} is a directory, and a classifier is one file. Name a file in it." in (
+        capsys.readouterr().err
+    )
+    (tmp_path / "file").touch()
+    assert (
+        main(["features", "train", str(sorted_set), "--out", str(tmp_path / "file" / "c.safetensors")]) == 7
+    )
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_sets_that_nothing_can_be_learnt_from_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards.write(shards.noise(20, labelled=False), tmp_path / "plain", 8, 3)
+    assert main(["features", "train", str(tmp_path / "plain")]) == 3
+    assert "plain has no classes, and a classifier needs two or more" in capsys.readouterr().err
+    shards.write(shards.noise(2), tmp_path / "few", 8, 3)
+    assert main(["features", "train", str(tmp_path / "few")]) == 3
+    assert (
+        "few has 2 images, too few to hold one in 10 out for a test. Make shards of"
+        in capsys.readouterr().err
+    )

@@ -1,0 +1,210 @@
+"""The manifest: what is read back, and every way in which a damaged set is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.data.format.manifest import (
+    Manifest,
+    check_hashes,
+    check_sizes,
+    file_sha256,
+    load_index,
+    load_manifest,
+)
+from pipeline.errors import DataError
+from tests.shards import digits, write
+
+
+@pytest.fixture(scope="module")
+def sound_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards")
+    write(digits(), out, 8, 1, 1000)
+    return out
+
+
+@pytest.fixture
+def shards(sound_shards: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(sound_shards, tmp_path / "shards")
+
+
+def edit(directory: Path, change: Callable[[Any], object]) -> None:
+    path = directory / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def flip_a_byte(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def check_all(directory: Path) -> Manifest:
+    manifest = load_manifest(directory)
+    check_sizes(directory, manifest)
+    check_hashes(directory, manifest.shards)
+    return manifest
+
+
+def test_a_manifest_reads_back_as_written_and_sound_shards_pass(shards: Path) -> None:
+    manifest = check_all(shards)
+    assert manifest.to_json() == (shards / "manifest.json").read_text()
+    assert (manifest.count, manifest.resolution, manifest.channels) == (1797, (8, 8), 1)
+    assert [shard.count for shard in manifest.shards] == [1000, 797]
+    assert manifest.bytes == sum(path.stat().st_size for path in shards.glob("*.tar"))
+
+
+def test_the_identity_changes_with_any_shard(shards: Path) -> None:
+    manifest = load_manifest(shards)
+    changed = replace(manifest.shards[1], sha256="0" * 64)
+    assert manifest.sha256 == load_manifest(shards).sha256
+    assert manifest.sha256 != replace(manifest, shards=(manifest.shards[0], changed)).sha256
+
+
+def test_progress_counts_every_byte(shards: Path) -> None:
+    seen: list[int] = []
+    path = next(shards.glob("*.tar"))
+    file_sha256(path, seen.append)
+    assert sum(seen) == path.stat().st_size
+
+
+def test_a_missing_directory_and_a_missing_manifest_say_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no shard directory .*wgan shards make"):
+        load_manifest(tmp_path / "none")
+    with pytest.raises(DataError, match=r"holds no manifest\.json, so .* not a complete set"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "\udcff", pytest.param("[" * 100_000, id="deep")])
+def test_an_unreadable_manifest_is_refused(shards: Path, text: str) -> None:
+    (shards / "manifest.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_manifest(shards)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": "wgan-shards/1"}'])
+def test_another_format_is_refused_and_named(shards: Path, text: str) -> None:
+    (shards / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=r"is of format .*; this version reads 'wgan-shards/2'"):
+        load_manifest(shards)
+
+
+@pytest.mark.parametrize("name", ["../000000.tar", "/etc/passwd", "a/b.tar", "..", "", ".hidden", 7])
+@pytest.mark.parametrize("field", ["name", "index"])
+def test_a_path_in_place_of_a_file_name_is_refused(shards: Path, field: str, name: object) -> None:
+    edit(shards, lambda content: content["shards"][0].update({field: name}))
+    with pytest.raises(DataError, match="the file name "):
+        load_manifest(shards)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("classes"),
+        lambda content: content["shards"][0].pop("sha256"),
+        lambda content: content.update(resolution=28),
+        lambda content: content.update(resolution=[0, 28]),
+        lambda content: content.update(channels=4),
+        lambda content: content.update(encoding="gif"),
+        lambda content: content.update(resolution=[float("inf"), 28]),
+        lambda content: content.update(shards=[]),
+        lambda content: content.update(shards=["000000.tar"]),
+        lambda content: content["shards"][0].update(count=0),
+    ],
+)
+def test_missing_and_mistyped_fields_are_refused(shards: Path, change: Callable[[Any], object]) -> None:
+    edit(shards, change)
+    with pytest.raises(DataError, match="is damaged"):
+        load_manifest(shards)
+
+
+def list_the_first_shard_again(content: Any) -> None:
+    content["shards"].append(content["shards"][0])
+    content["count"] += content["shards"][0]["count"]
+
+
+def test_a_shard_or_an_index_that_is_listed_twice_is_refused(shards: Path) -> None:
+    edit(shards, lambda content: content["shards"][0].update(index=content["shards"][1]["index"]))
+    with pytest.raises(DataError, match=r"lists 000001\.npy 2 times"):
+        load_manifest(shards)
+    edit(shards, lambda content: content["shards"][0].update(index="000000.npy"))
+    edit(shards, list_the_first_shard_again)
+    with pytest.raises(DataError, match=r"lists 000000\.tar 2 times"):
+        load_manifest(shards)
+
+
+def test_a_count_that_does_not_add_up_is_refused(shards: Path) -> None:
+    edit(shards, lambda content: content.update(count=1))
+    with pytest.raises(DataError, match="says count 1, but its shards add up to 1797"):
+        load_manifest(shards)
+
+
+@pytest.mark.parametrize("name", ["000001.tar", "000001.npy"])
+def test_a_missing_file_is_named(shards: Path, name: str) -> None:
+    (shards / name).unlink()
+    with pytest.raises(DataError, match=f"{name} is missing"):
+        check_sizes(shards, load_manifest(shards))
+
+
+def test_a_tar_file_cut_short_has_the_wrong_size(shards: Path) -> None:
+    path = shards / "000001.tar"
+    path.write_bytes(path.read_bytes()[:-512])
+    with pytest.raises(
+        DataError, match=r"000001\.tar has \d+ bytes, but manifest\.json says \d+: it was cut"
+    ):
+        check_sizes(shards, load_manifest(shards))
+
+
+@pytest.mark.parametrize("name", ["000001.tar", "000001.npy"])
+def test_a_flipped_byte_passes_the_sizes_but_not_the_hashes(shards: Path, name: str) -> None:
+    flip_a_byte(shards / name, 2000)
+    manifest = load_manifest(shards)
+    check_sizes(shards, manifest)
+    with pytest.raises(DataError, match=rf"{name} has SHA-256 .* its content changed"):
+        check_hashes(shards, manifest.shards)
+
+
+def test_an_index_is_one_row_an_image(shards: Path) -> None:
+    manifest = load_manifest(shards)
+    index = load_index(shards, manifest.shards[1])
+    assert (index.dtype, index.shape) == (np.int64, (797, 4))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (np.zeros((2, 3), dtype=np.int64), r"holds int64 \(2, 3\)"),
+        (np.zeros((1000, 4), dtype=np.float64), "holds float64"),
+        (np.array([[None]]), "is no shard index"),
+        (np.tile(np.int64([-1, 5, 0, 0]), (1000, 1)), "points outside"),
+        (np.tile(np.int64([0, 0, 0, 0]), (1000, 1)), "points outside"),
+        (np.tile(np.int64([1 << 40, 5, 0, 0]), (1000, 1)), "points outside"),
+        (np.tile(np.int64([5, (1 << 63) - 1, 0, 0]), (1000, 1)), "points outside"),
+    ],
+)
+def test_an_index_of_another_shape_or_leading_outside_is_refused(
+    shards: Path, index: np.ndarray, message: str
+) -> None:
+    shard = load_manifest(shards).shards[0]
+    np.save(shards / shard.index, index, allow_pickle=True)
+    with pytest.raises(DataError, match=message):
+        load_index(shards, shard)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + bytes(100), b"PK\x05\x06" + bytes(18)])
+def test_an_index_that_is_no_array_file_is_refused(shards: Path, content: bytes) -> None:
+    shard = load_manifest(shards).shards[0]
+    (shards / shard.index).write_bytes(content)
+    with pytest.raises(DataError, match="is no shard index"):
+        load_index(shards, shard)

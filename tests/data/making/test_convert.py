@@ -1,0 +1,204 @@
+"""Conversion: what any image becomes in a shard."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data.format.codecs import decode_into, encode, read_header
+from pipeline.data.making.convert import Conversion, convert, to_pixels
+from pipeline.errors import DataError
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def shrunk(array: np.ndarray, height: int, width: int, channels: int = 1, **options: Any) -> np.ndarray:
+    pixels: np.ndarray = to_pixels(array, Conversion((height, width), channels, **options))
+    assert pixels.shape == (height, width, channels)
+    return pixels
+
+
+def test_a_fitting_array_keeps_its_pixels() -> None:
+    for shape in ((5, 5), (5, 5, 3)):
+        array = noise(*shape)
+        assert np.array_equal(shrunk(array, 5, 5, 1 if len(shape) == 2 else 3).reshape(shape), array)
+
+
+def test_the_centre_square_of_a_wide_and_of_a_tall_image_is_kept() -> None:
+    wide = noise(4, 10)
+    assert np.array_equal(shrunk(wide, 4, 4)[:, :, 0], wide[:, 3:7])
+    assert np.array_equal(shrunk(wide.T.copy(), 4, 4)[:, :, 0], wide.T[3:7])
+
+
+def test_a_crop_has_the_proportions_that_are_wanted() -> None:
+    wide = noise(40, 100)
+    assert np.array_equal(shrunk(wide, 40, 50)[:, :, 0], wide[:, 25:75])
+    assert np.array_equal(shrunk(wide, 20, 100)[:, :, 0], wide[10:30])
+
+
+def test_pad_lays_the_whole_image_on_black() -> None:
+    padded = shrunk(np.full((10, 20), 200, dtype=np.uint8), 20, 20, fit="pad")[:, :, 0]
+    assert (padded[5:15] == 200).all()
+    assert (padded[:5] == 0).all()
+    assert (padded[15:] == 0).all()
+
+
+def test_fit_squeezes_the_whole_image() -> None:
+    halves = np.repeat(np.uint8([[0, 255]]), 20, axis=0).repeat(20, axis=1)
+    squeezed = shrunk(halves, 20, 20, fit="fit")[:, :, 0]
+    assert (squeezed[:, :7] == 0).all()
+    assert (squeezed[:, 13:] == 255).all()
+
+
+@pytest.mark.parametrize("fit", ["crop", "fit", "pad"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (3, 2)])
+def test_any_proportions_become_the_wanted_size(fit: str, size: tuple[int, int]) -> None:
+    shrunk(np.full(size, 9, dtype=np.uint8), 8, 12, fit=fit)
+
+
+def test_shrinking_averages_instead_of_skipping_pixels() -> None:
+    checkers = np.indices((64, 64)).sum(axis=0).astype(np.uint8) % 2 * 255
+    assert np.abs(shrunk(checkers, 8, 8).astype(int) - 127).max() <= 2
+
+
+def test_growing_keeps_a_flat_image_flat() -> None:
+    assert (shrunk(np.full((8, 8), 77, dtype=np.uint8), 16, 16, 3) == 77).all()
+
+
+def test_colour_becomes_grey_by_luma() -> None:
+    green = np.zeros((2, 2, 3), dtype=np.uint8)
+    green[:, :, 1] = 255
+    assert (shrunk(green, 2, 2) == round(0.587 * 255)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_encoding_is_lossless_and_repeatable(channels: int) -> None:
+    array = noise(9, 9, channels)
+    png = encode(array, "png", 95)
+    assert png == encode(array, "png", 95)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))).reshape(9, 9, channels), array)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_files_that_are_already_what_is_wanted_are_kept_byte_for_byte(kind: str, channels: int) -> None:
+    image = Image.fromarray(noise(9, 7, channels).squeeze())
+    # Neither file is one that this program would write.
+    content = encoded(image, kind, quality=31) if kind == "JPEG" else encoded(image, compress_level=9)
+    encoding = kind.lower()
+    assert convert(content, Conversion((9, 7), channels, encoding=encoding)) == content  # type: ignore[arg-type]
+    other = "png" if kind == "JPEG" else "jpeg"
+    assert convert(content, Conversion((9, 7), channels, encoding=other)) != content  # type: ignore[arg-type]
+    assert convert(content, Conversion((9, 9), channels, encoding=encoding)) != content  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_fast_decoders_give_pillows_pixels(kind: str, channels: int) -> None:
+    content = encoded(Image.fromarray(noise(17, 13, channels).squeeze()), kind)
+    pixels = np.empty((17, 13, channels), dtype=np.uint8)
+    decode_into(pixels, np.frombuffer(content, dtype=np.uint8), kind.lower())  # type: ignore[arg-type]
+    assert np.array_equal(pixels.squeeze(), np.asarray(Image.open(io.BytesIO(content))))
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "options"),
+    [
+        (Image.new("RGB", (8, 8)), "JPEG", {"exif": turned()}),
+        (Image.new("RGB", (8, 8)), "PNG", {"exif": turned()}),
+        (Image.new("CMYK", (8, 8)), "JPEG", {}),
+        (Image.new("RGBA", (8, 8)), "PNG", {}),
+        (Image.new("P", (8, 8)), "PNG", {}),
+        (Image.new("L", (8, 8)), "PNG", {"transparency": 0}),
+        (Image.new("1", (8, 8)), "PNG", {}),
+        (Image.new("I;16", (8, 8)), "PNG", {}),
+        (Image.new("RGB", (8, 8)), "BMP", {}),
+    ],
+)
+def test_files_with_more_to_them_than_pixels_take_the_careful_way(
+    image: Image.Image, kind: str, options: dict[str, Any]
+) -> None:
+    content = encoded(image, kind, **options)
+    assert read_header(content) is None
+    for channels in (1, 3):
+        assert convert(content, Conversion((8, 8), channels)) != content
+
+
+def test_the_fast_way_gives_what_the_careful_way_gives() -> None:
+    image = Image.fromarray(noise(8, 8, 3))
+    plain, with_exif = encoded(image, "JPEG"), encoded(image, "JPEG", exif=Image.Exif())
+    conversion = Conversion((8, 8), 3)
+    marked = plain[:2] + b"\xff\xe1\x00\x08Exif\0\0" + plain[2:]
+    assert read_header(plain) is not None
+    assert read_header(marked) is None
+    assert convert(plain, conversion) == convert(with_exif, conversion) == convert(marked, conversion)
+
+
+FILES = {
+    "PNG": encoded(Image.fromarray(noise(32, 32, 3)), "PNG"),
+    "JPEG": encoded(Image.fromarray(noise(32, 32, 3)), "JPEG"),
+    "GIF": encoded(Image.fromarray(noise(32, 32)), "GIF"),
+    "WEBP": encoded(Image.fromarray(noise(32, 32, 3)), "WEBP"),
+    "BMP": encoded(Image.fromarray(noise(32, 32, 3)), "BMP"),
+    "TIFF": encoded(Image.fromarray(noise(32, 32, 3)), "TIFF", compression="tiff_lzw"),
+}
+
+
+@pytest.mark.parametrize("side", [32, 16])
+@pytest.mark.parametrize("kind", list(FILES))
+def test_a_file_cut_at_every_64th_byte_is_an_error_that_says_so(kind: str, side: int) -> None:
+    whole = FILES[kind]
+    for length in range(0, len(whole) - 16, 64):
+        with pytest.raises(DataError, match=r"^it (is|has) "):
+            convert(whole[:length], Conversion((side, side), 3))
+
+
+@pytest.mark.parametrize("side", [32, 16])
+@pytest.mark.parametrize("kind", list(FILES))
+def test_a_flipped_byte_gives_an_error_or_an_image_but_never_a_crash(kind: str, side: int) -> None:
+    whole = FILES[kind]
+    refused = 0
+    for place in range(0, len(whole), 13):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        try:
+            converted = convert(bytes(damaged), Conversion((side, side), 3))
+            header = read_header(converted)
+            assert header is not None
+            assert header.shape == (side, side, 3)
+        except DataError as error:
+            refused += str(error).startswith("it ")
+    # Formats without checksums have no way to tell.
+    assert refused > len(whole) // 13 * 0.9 if kind == "PNG" else refused > 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 3), (3, 20_000)])
+def test_extreme_sizes_become_the_wanted_one(size: tuple[int, int]) -> None:
+    content = encoded(Image.new("RGB", size, "red"))
+    pixels = np.asarray(Image.open(io.BytesIO(convert(content, Conversion((8, 8), 3)))))
+    assert (pixels == [255, 0, 0]).all()
+
+
+def test_twenty_thousand_pixels_a_side_are_refused_by_the_header() -> None:
+    content = encoded(Image.new("1", (20_000, 20_000)))
+    assert len(content) < 100_000
+    with pytest.raises(DataError, match=r"far more than 64,000,000 pixels|20000 x 20000 pixels"):
+        convert(content, Conversion((8, 8), 3))

@@ -1,0 +1,308 @@
+"""Which sample comes when: every sample once, the same for any number of ranks, found without reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data.format.manifest import load_index, load_manifest
+from pipeline.data.format.shard_set import open_directory
+from pipeline.data.reading.order import (
+    BATCHES_AT_ONCE,
+    Batch,
+    Order,
+    build_order,
+    flips,
+    of_classes,
+    shuffled,
+)
+from pipeline.errors import ConfigError, DataError
+from pipeline.noise import RankRows
+from pipeline.options import Config, DataOptions, ScheduleOptions
+
+UNEQUAL = [3, 1, 7, 2, 5, 4]
+
+# What the code gave when the order was fixed: a change here changes every run.
+FROZEN_START = [16, 12, 11, 13, 14, 17, 15, 5, 8, 10, 6, 3, 4, 7, 9, 18, 2, 19, 21, 20, 1, 0, 13, 17]
+FROZEN_FAR = [7, 3, 12, 11, 16, 2, 17, 13]
+FROZEN_HELD_OUT = [3, 10, 18, 20, 21]
+FROZEN_SHUFFLE = [1, 2, 4, 5, 0, 3]
+
+
+@pytest.mark.parametrize("counts", [[1], [9], [4, 4, 4], UNEQUAL, [1] * 30, [100, 1]])
+def test_every_sample_comes_once_in_each_epoch_for_any_window(counts: list[int]) -> None:
+    total = sum(counts)
+    for window in range(1, len(counts) + 2):
+        order = Order(counts, seed=0, shuffle_shards=window)
+        assert order.epoch_size == total
+        for epoch in range(3):
+            assert sorted(order.samples(epoch * total, total).tolist()) == list(range(total))
+
+
+def test_the_tail_of_an_epoch_flows_into_the_next() -> None:
+    order, total = Order(UNEQUAL, seed=1, shuffle_shards=2), sum(UNEQUAL)
+    batches = order.batches(0, RankRows(0, 5, 5))
+    found = [next(batches) for _ in range(total)]
+    stream = np.concatenate([batch.ids for batch in found])
+    assert np.concatenate([batch.epochs for batch in found]).tolist() == [
+        n // total for n in range(5 * total)
+    ]
+    assert len(stream) == 5 * total
+    for epoch in range(5):
+        assert sorted(stream[epoch * total : (epoch + 1) * total].tolist()) == list(range(total))
+
+
+def test_a_batch_may_be_longer_than_an_epoch() -> None:
+    order = Order([2, 3], seed=0, shuffle_shards=1)
+    assert np.bincount(order.samples(0, 20)).tolist() == [4] * 5
+
+
+def test_any_part_of_the_stream_is_what_reading_from_the_start_gives() -> None:
+    whole = Order(UNEQUAL, seed=2, shuffle_shards=3, held_out=0.2).samples(0, 200)
+    order = Order(UNEQUAL, seed=2, shuffle_shards=3, held_out=0.2)
+    for position in np.random.default_rng(0).permutation(150).tolist():
+        count = position % 50 + 1
+        assert order.samples(position, count).tolist() == whole[position : position + count].tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_the_ranks_slices_put_together_are_the_global_batches(world_size: int) -> None:
+    expected = Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, RankRows(0, 12, 12))
+    slices = [RankRows.of_rank(rank, world_size, 12) for rank in range(world_size)]
+    streams = [Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, rows) for rows in slices]
+    for _ in range(10):
+        parts = [next(stream).ids for stream in streams]
+        assert [len(part) for part in parts] == [12 // world_size] * world_size
+        assert np.concatenate(parts).tolist() == next(expected).ids.tolist()
+
+
+@pytest.mark.parametrize("counts", [[12], [1, 30, 2, 3], [5] * 9, UNEQUAL])
+@pytest.mark.parametrize("streams", [1, 2, 3, 6])
+def test_each_stream_gives_each_of_its_samples_once_before_any_again(counts: list[int], streams: int) -> None:
+    order = Order(counts, seed=4, shuffle_shards=3, held_out=0.1, streams=streams)
+    parts = []
+    for stream in order.streams:
+        epoch = stream.samples(0, stream.epoch_size).tolist()
+        again = stream.samples(stream.epoch_size, stream.epoch_size).tolist()
+        assert sorted(epoch) == sorted(set(epoch)) == sorted(again)
+        parts.append(epoch)
+    # Equal but for one sample, and all of them together are the training samples.
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    held_out = set(order.held_out_ids().tolist())
+    assert sorted(n for part in parts for n in part) == [n for n in range(sum(counts)) if n not in held_out]
+
+
+@pytest.mark.parametrize("counts", [[13], UNEQUAL, [3, 4]])
+@pytest.mark.parametrize("streams", [1, 2, 3, 4])
+def test_the_first_samples_are_different_ones_also_where_streams_are_unequal(
+    counts: list[int], streams: int
+) -> None:
+    order = Order(counts, seed=4, shuffle_shards=3, streams=streams)
+    for count in range(1, order.epoch_size + 1):
+        assert len(set(order.first(count).tolist())) == count
+    again = np.bincount(order.first(2 * order.epoch_size + 1))
+    assert again.sum() == 2 * order.epoch_size + 1
+    assert again.min() >= 2
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_read_only_their_streams_and_batches_are_the_same_for_any_world_size(world_size: int) -> None:
+    counts, alone = [10] * 40, RankRows(0, 16, 16)
+    order = Order(counts, seed=3, shuffle_shards=8, streams=4)
+    for position in range(0, 1600, 16):
+        ids, touched = [], []
+        for rank in range(world_size):
+            rows = RankRows.of_rank(rank, world_size, 16)
+            mine = order.batch(position, rows).ids
+            shards = set((mine // 10).tolist())
+            now, later = order.windows(position, rows)
+            assert shards <= {*now, *later}
+            ids += mine.tolist()
+            touched.append({*now, *later})
+        assert ids == order.batch(position, alone).ids.tolist()
+        for number, shards in enumerate(touched):
+            share = 40 // world_size
+            assert shards <= set(range(number * share, (number + 1) * share))
+
+
+def test_a_batch_of_another_size_goes_on_where_the_streams_are() -> None:
+    order = Order([7] * 12, seed=3, shuffle_shards=4, streams=4)
+    stream = [set(order.samples(position, 4).tolist()) for position in range(0, 160, 4)]
+    larger = [set(order.samples(position, 8).tolist()) for position in range(0, 160, 8)]
+    assert [first | second for first, second in zip(stream[::2], stream[1::2], strict=True)] == larger
+
+
+def test_flips_are_a_fair_toss_of_seed_epoch_and_sample() -> None:
+    ids = np.arange(10_000)
+
+    def tosses(seed: int, epoch: int) -> np.ndarray:
+        return flips(seed, Batch(ids, np.full(10_000, epoch)))
+
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (7, 3)):
+        heads = tosses(seed, epoch)
+        assert abs(heads.mean() - 0.5) < 0.02
+        assert np.array_equal(heads, tosses(seed, epoch))
+        assert np.array_equal(flips(seed, Batch(ids[77:90], np.full(13, epoch))), heads[77:90])
+    for one, other in (((0, 0), (0, 1)), ((0, 0), (1, 0)), ((0, 1), (1, 0)), ((2, 1), (1, 2))):
+        assert abs((tosses(*one) == tosses(*other)).mean() - 0.5) < 0.03
+
+
+def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+    total = 60
+    orders = {
+        (seed, epoch): tuple(Order([10] * 6, seed, 3).samples(epoch * total, total).tolist())
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(set(orders.values())) == len(orders)
+
+
+def test_a_window_mixes_its_shards_evenly() -> None:
+    order = Order([100] * 8, seed=0, shuffle_shards=4)
+    shards = order.samples(0, 800) // 100
+    for window in (shards[:400], shards[400:]):
+        assert len(set(window.tolist())) == 4
+        for part in np.split(window, 4):
+            assert np.bincount(part, minlength=8).max() < 45
+    assert not set(shards[:400].tolist()) & set(shards[400:].tolist())
+
+
+def test_samples_within_a_shard_are_shuffled_too() -> None:
+    ids = Order([1000], seed=0, shuffle_shards=1).samples(0, 1000)
+    assert np.abs(np.corrcoef(ids, np.arange(1000))[0, 1]) < 0.1
+    assert (np.diff(ids) == 1).sum() < 10
+
+
+def test_the_shards_that_share_a_window_change_from_epoch_to_epoch() -> None:
+    order = Order([10] * 20, seed=0, shuffle_shards=4)
+    first_windows = {frozenset((order.samples(epoch * 200, 40) // 10).tolist()) for epoch in range(10)}
+    assert len(first_windows) == 10
+
+
+def test_the_order_is_the_same_today_as_ever() -> None:
+    order = Order(UNEQUAL, seed=7, shuffle_shards=2)
+    assert order.samples(0, 24).tolist() == FROZEN_START
+    assert order.samples(10**9, 8).tolist() == FROZEN_FAR
+    assert Order(UNEQUAL, seed=7, shuffle_shards=2, held_out=0.25).held_out_ids().tolist() == FROZEN_HELD_OUT
+    assert shuffled(6, (1, 2, 3)).tolist() == FROZEN_SHUFFLE
+
+
+def test_positions_far_ahead_are_reached_without_reading_up_to_them() -> None:
+    order = Order([50] * 40, seed=0, shuffle_shards=8)
+    far = 10**12 * 2000
+    assert sorted(order.samples(far, 2000).tolist()) == list(range(2000))
+    assert order.samples(10**12, 5).tolist() == order.samples(10**12 - 3, 8)[3:].tolist()
+
+
+@pytest.mark.parametrize("counts", [[1000] * 10, [1] * 50, UNEQUAL * 20])
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_held_out_samples_never_come_up_in_training(counts: Sequence[int], share: float) -> None:
+    order = Order(counts, seed=0, shuffle_shards=3, held_out=share)
+    held_out = set(order.held_out_ids().tolist())
+    trained = order.samples(0, order.epoch_size).tolist()
+    assert order.epoch_size == sum(counts) - len(held_out)
+    assert sorted(held_out.union(trained)) == list(range(sum(counts)))
+    assert not held_out & set(order.samples(0, 3 * order.epoch_size).tolist())
+
+
+def test_held_out_samples_are_the_same_for_every_seed_and_window() -> None:
+    expected = Order([100] * 5, 0, 2, held_out=0.1).held_out_ids().tolist()
+    assert 0 < len(expected) < 500
+    for seed in range(1, 5):
+        assert Order([100] * 5, seed, seed, held_out=0.1).held_out_ids().tolist() == expected
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_about_the_asked_share_is_held_out_of_every_shard(share: float) -> None:
+    held_out = Order([10_000] * 10, 0, 4, held_out=share).held_out_ids()
+    counts = np.bincount(held_out // 10_000, minlength=10)
+    deviation = np.sqrt(10_000 * share * (1 - share))
+    assert (np.abs(counts - 10_000 * share) < 4 * deviation).all()
+
+
+def test_a_larger_share_holds_out_more_and_nothing_is_put_back() -> None:
+    smaller, larger = (
+        set(Order([500], 0, 1, held_out=share).held_out_ids().tolist()) for share in (0.1, 0.2)
+    )
+    assert smaller < larger
+
+
+def test_nothing_is_held_out_unless_asked() -> None:
+    assert len(Order(UNEQUAL, 0, 2).held_out_ids()) == 0
+
+
+def labels(shards: Path) -> np.ndarray:
+    """The class index of every sample."""
+    return np.concatenate([load_index(shards, shard)[:, 2] for shard in load_manifest(shards).shards])
+
+
+def config(shards: Path, batch: int = 8, critic_batch: int | None = None, **data: object) -> Config:
+    schedule = ScheduleOptions(steps=1, global_batch=batch, critic_batch=critic_batch)
+    return Config(name="x", data=DataOptions(shards=str(shards), **data), schedule=schedule)
+
+
+@pytest.mark.parametrize("classes", [[7], ["7"], [3, 5], list(range(10))])
+def test_only_samples_of_the_chosen_classes_come_up_each_once_an_epoch(
+    classes: list[int | str], digits: Path
+) -> None:
+    order = build_order(config(digits, classes=classes), open_directory(digits))
+    expected = np.flatnonzero(np.isin(labels(digits), [int(name) for name in classes]))
+    for epoch in range(2):
+        ids = order.samples(epoch * order.epoch_size, order.epoch_size)
+        assert sorted(ids.tolist()) == expected.tolist()
+
+
+def test_samples_are_held_out_of_the_chosen_classes_alone(digits: Path) -> None:
+    order = build_order(config(digits, classes=[7], validation=0.3), open_directory(digits))
+    held_out = order.held_out_ids()
+    assert 8 <= len(held_out) < order.epoch_size
+    assert set(labels(digits)[held_out]) == {7}
+    assert not set(held_out.tolist()) & set(order.samples(0, order.epoch_size).tolist())
+
+
+def test_shards_without_a_sample_of_the_chosen_classes_are_passed_over() -> None:
+    chosen = np.zeros(sum(UNEQUAL), dtype=bool)
+    chosen[[4, 5, 21]] = True
+    for window in range(1, len(UNEQUAL) + 1):
+        order = Order(UNEQUAL, seed=0, shuffle_shards=window, chosen=chosen)
+        assert sorted(order.samples(3, 3).tolist()) == [4, 5, 21]
+
+
+def test_all_classes_together_come_in_the_order_of_no_choice(digits: Path) -> None:
+    manifest = open_directory(digits)
+    everything = build_order(config(digits, classes=list(range(10))), manifest)
+    assert (
+        everything.samples(0, 900).tolist() == build_order(config(digits), manifest).samples(0, 900).tolist()
+    )
+
+
+def test_unknown_classes_are_refused_with_the_known_ones(digits: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"data\.classes: 12, cat not among the classes of .*, which are 0, 1, 2"
+    ):
+        of_classes(["7", "12", "cat"], open_directory(digits))
+
+
+@pytest.mark.parametrize(("batch", "critic_batch"), [(100, None), (8, 100)])
+def test_classes_with_too_few_images_for_a_batch_are_refused(
+    batch: int, critic_batch: int | None, digits: Path
+) -> None:
+    with pytest.raises(DataError, match=r"leaves \d\d training images, fewer than one batch of 100"):
+        build_order(config(digits, batch, critic_batch, classes=[7]), open_directory(digits))
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_batches_in_a_row_are_those_at_their_positions_wherever_they_begin(streams: int, rank: int) -> None:
+    """They are planned several at a time, and a run may resume in the middle of a plan."""
+    order = Order([40, 60, 50], seed=3, shuffle_shards=2, streams=streams)
+    rows = RankRows.of_rank(rank, 3, 12)
+    for start in (0, 12 * 7):
+        for number, batch in enumerate(islice(order.batches(start, rows), 3 * BATCHES_AT_ONCE)):
+            alone = order.batch(start + 12 * number, rows)
+            assert batch.ids.tolist() == alone.ids.tolist()
+            assert batch.epochs.tolist() == alone.epochs.tolist()

@@ -1,0 +1,141 @@
+"""Reading samples by id: the pixels that went in come out, and a damaged image is named."""
+
+from __future__ import annotations
+
+import io
+import random
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.data.format.manifest import Manifest, Shard, load_index
+from pipeline.errors import DataError
+from tests import shards
+from tests.shards import Given
+
+
+def random_images(count: int, channels: int) -> npt.NDArray[np.uint8]:
+    shape = (count, 8, 8) if channels == 1 else (count, 8, 8, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def make(out: Path, images: npt.NDArray[np.uint8], per_shard: int = 4) -> Manifest:
+    channels = 1 if images.ndim == 3 else 3
+    return shards.write(Given(images), out, 8, channels, per_shard)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_went_in_comes_out_in_any_order(tmp_path: Path, channels: int) -> None:
+    images = random_images(10, channels)
+    reader = shards.reader(tmp_path, make(tmp_path, images))
+    assert reader.image_shape == (channels, 8, 8)
+    assert reader.image_bytes == channels * 64
+    for ids in ([*range(10)], [9, 0, 4, 3], [7, 7, 7], [8]):
+        found = reader.read(np.array(ids))
+        assert found.dtype == torch.uint8
+        expected = images[ids].reshape(len(ids), 8, 8, channels).transpose(0, 3, 1, 2)
+        assert np.array_equal(found.numpy(), expected)
+
+
+def test_no_ids_give_no_images(tmp_path: Path) -> None:
+    reader = shards.reader(tmp_path, make(tmp_path, random_images(4, 3)))
+    assert reader.read(np.array([], dtype=np.int64)).shape == (0, 3, 8, 8)
+
+
+def test_a_flipped_bit_anywhere_is_an_error_that_names_the_sample(tmp_path: Path) -> None:
+    images = random_images(6, 1)
+    manifest = make(tmp_path, images, per_shard=3)
+    offset, size, _, _ = load_index(tmp_path, manifest.shards[1])[2].tolist()
+    path, dice = tmp_path / "000001.tar", random.Random(0)
+    good = path.read_bytes()
+    bits = [8 * place + dice.randrange(8) for place in range(48, size)]
+    # Every bit of the header and the start of the data, and one in each byte after.
+    for bit in [*range(8 * 48), *bits]:
+        damaged = bytearray(good)
+        damaged[offset + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        reader = shards.reader(tmp_path, manifest)
+        with pytest.raises(DataError, match=r"copy the file again, or make the shards again") as caught:
+            reader.read(np.array([5]))
+        assert str(caught.value).startswith(f"Sample 2 of {path} is damaged: its bytes are not those that")
+        assert np.array_equal(reader.read(np.array([4]))[0, 0].numpy(), images[4])
+
+
+def png(size: tuple[int, int], mode: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def place_in_shard(out: Path, manifest: Manifest, content: bytes) -> Manifest:
+    """Make `content` the only sample of the first shard."""
+    (out / "000000.tar").write_bytes(content)
+    np.save(out / "000000.npy", np.array([[0, len(content), -1, zlib.crc32(content)]]))
+    shard = Shard("000000.tar", 1, len(content), "", "000000.npy", "")
+    return replace(manifest, shards=(shard,))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (png((8, 9), "L"), "is damaged: png of 9 x 8 in grey instead of png of 8 x 8 in grey"),
+        (png((9, 8), "L"), "is damaged: png of 8 x 9 in grey instead of png of 8 x 8 in grey"),
+        (png((8, 8), "RGB"), "is damaged: png of 8 x 8 in colour instead of png of 8 x 8 in grey"),
+        (png((8, 8), "LA"), "is damaged: not an 8-bit image in grey or RGB of that encoding"),
+        (png((8, 8), "P"), "not an 8-bit image in grey or RGB"),
+        (png((8, 8), "1"), "not an 8-bit image in grey or RGB"),
+        (png((8, 8), "I;16"), "not an 8-bit image in grey or RGB"),
+        (png((8, 8), "L")[:-24], "is damaged: a broken PNG"),
+        (b"GIF89a" + bytes(100), "is damaged: not an 8-bit image"),
+        (b"x", "is damaged: not an 8-bit image"),
+    ],
+)
+def test_an_image_unlike_the_manifest_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
+    manifest = make(tmp_path, random_images(4, 1))
+    reader = shards.reader(tmp_path, place_in_shard(tmp_path, manifest, content))
+    with pytest.raises(DataError, match=r"Sample 0 of .*000000\.tar") as caught:
+        reader.read(np.array([0]))
+    assert found in str(caught.value)
+
+
+def test_a_shard_that_is_gone_or_empty_is_named(tmp_path: Path) -> None:
+    manifest = make(tmp_path, random_images(8, 1))
+    (tmp_path / "000001.tar").unlink()
+    reader = shards.reader(tmp_path, manifest)
+    reader.read(np.array([0]))
+    with pytest.raises(DataError, match=r"000001\.tar cannot be opened: No such file"):
+        reader.read(np.array([4]))
+    (tmp_path / "000001.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"000001\.tar"):
+        reader.read(np.array([4]))
+
+
+@pytest.mark.parametrize(("encoding", "tolerance"), [("png", 0), ("raw", 0), ("jpeg", 40)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_encoding_gives_its_pixels_back(
+    tmp_path: Path, encoding: str, tolerance: int, channels: int
+) -> None:
+    images = random_images(6, channels)
+    shards.write(Given(images), tmp_path, 8, channels, encoding=encoding, quality=100)
+    found = shards.reader(tmp_path).read(np.arange(6)).permute(0, 2, 3, 1).numpy()
+    difference = np.abs(found.astype(int) - images.reshape(found.shape))
+    assert difference.max() <= tolerance
+
+
+def test_images_may_be_wider_than_high(tmp_path: Path) -> None:
+    shards.write(Given(random_images(3, 3)), tmp_path, (4, 7), 3)
+    assert shards.reader(tmp_path).read(np.arange(3)).shape == (3, 3, 4, 7)
+
+
+def test_a_shard_that_shrank_is_refused_before_it_is_touched(tmp_path: Path) -> None:
+    make(tmp_path, random_images(4, 1))
+    with (tmp_path / "000000.tar").open("r+b") as file:
+        file.truncate(512)
+    with pytest.raises(DataError, match=r"000000\.tar has 512 bytes, not \d+\. Copy it again"):
+        shards.reader(tmp_path).read(np.array([0]))

@@ -1,0 +1,123 @@
+"""Decoding what users have: the table of modes, and files that are not what they claim."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data.sources.pictures import decode_picture
+from pipeline.errors import DataError
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_of_claimed_size(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("1", "L"), ("L", "L"), ("LA", "L"), ("P", "RGB"), ("RGB", "RGB"), ("RGBA", "RGB")],
+)
+def test_every_8_bit_png_mode_becomes_grey_or_colour(mode: str, expected: str) -> None:
+    image = Image.fromarray(noise(6, 6, 3)).convert(mode)
+    assert decode_picture(encoded(image)).mode == expected
+
+
+def test_transparent_pixels_become_white_and_opaque_ones_keep_their_colour() -> None:
+    image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
+    image.putpixel((1, 0), (10, 20, 30, 0))
+    plain = decode_picture(encoded(image))
+    assert [plain.getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]
+
+
+def test_half_transparent_grey_is_blended_with_white_and_stays_grey() -> None:
+    plain = decode_picture(encoded(Image.new("LA", (1, 1), (0, 128))))
+    assert plain.mode == "L"
+    assert plain.getpixel((0, 0)) == 127
+
+
+def test_a_transparent_palette_entry_becomes_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putpixel((1, 0), 1)
+    plain = decode_picture(encoded(image, transparency=0))
+    assert [plain.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 255, 0)]
+
+
+def test_a_cmyk_jpeg_becomes_its_rgb_colours() -> None:
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    pixel = np.asarray(decode_picture(encoded(red, "JPEG", quality=100)))[4, 4]
+    assert np.abs(pixel.astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_the_rotation_in_exif_is_applied() -> None:
+    image = Image.fromarray(np.repeat(np.uint8([[0, 255]]), 8, axis=0).repeat(8, axis=1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise by a quarter
+    plain = np.asarray(decode_picture(encoded(image, exif=exif)))
+    assert plain.shape == (16, 8)
+    assert (plain[:8] == 0).all()
+    assert (plain[8:] == 255).all()
+
+
+def test_the_first_frame_of_a_gif_counts() -> None:
+    frames = [Image.new("L", (4, 4), value) for value in (40, 200)]
+    stream = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.asarray(decode_picture(stream)).max() == 40
+
+
+def test_16_bit_grey_of_a_png_is_divided_by_257_and_rounded() -> None:
+    values = np.array([[0, 128, 129, 257, 32_896, 65_535]], dtype=np.uint16)
+    assert np.asarray(decode_picture(encoded(Image.fromarray(values)))).tolist() == [[0, 0, 1, 1, 128, 255]]
+
+
+def test_16_bit_colour_of_a_png_keeps_the_high_bytes() -> None:
+    content = png_of_claimed_size(1, 1, 16, 2, bytes([0, 10, 99, 20, 99, 30, 99]))
+    assert np.asarray(decode_picture(content)).tolist() == [[[10, 20, 30]]]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F", "LAB"])
+def test_modes_without_an_agreed_range_are_refused_by_name(mode: str) -> None:
+    content = encoded(Image.new(mode, (4, 4)), "TIFF")
+    with pytest.raises(DataError, match=rf"TIFF in Pillow's mode {mode}, .*convert it to 8 bits a channel"):
+        decode_picture(content)
+
+
+@pytest.mark.parametrize(("side", "size"), [(8_001, "8001 x 8001"), (30_000, "far more")])
+def test_an_image_of_over_64_megapixels_is_refused_before_it_is_decoded(side: int, size: str) -> None:
+    stream = png_of_claimed_size(side, side, 8, 0, b"")
+    with pytest.raises(DataError, match=rf"it has {size}.* pixels, .*are not decoded"):
+        decode_picture(stream)
+
+
+def test_a_text_file_is_no_image() -> None:
+    with pytest.raises(DataError, match="it is not an image that can be read"):
+        decode_picture(b"hello")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
+def test_half_a_file_is_broken(kind: str) -> None:
+    whole = encoded(Image.fromarray(noise(64, 64, 3)), kind)
+    with pytest.raises(DataError, match=r"^it is (broken|not an image)"):
+        decode_picture(whole[: len(whole) // 2])

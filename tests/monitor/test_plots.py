@@ -1,0 +1,594 @@
+"""A run in two pictures: what is drawn of it, and what is said where there is nothing to draw."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageSequence
+
+from pipeline.cli import main
+from pipeline.errors import ConfigError, StorageError
+from pipeline.monitor.plots import (
+    STRIP_HEIGHT,
+    Alarm,
+    Record,
+    choose_frames,
+    comparison_figure,
+    curves_figure,
+    distinct_names,
+    draw_animation,
+    draw_comparison,
+    draw_curves,
+    is_higher_better,
+    label_runs,
+    read_records,
+    run_styles,
+)
+
+SCORES = {"critic/real": 3.0, "critic/fake": 1.0, "generator/loss": -1.0, "critic/loss": -2.0}
+ESTIMATES = {"wasserstein/estimate": 2.0, "wasserstein/estimate_smooth": 2.5}
+
+
+def records(steps: Sequence[int], **figures: float) -> list[Record]:
+    return [{"step": step, **SCORES, **figures} for step in steps]
+
+
+def write_records(run: Path, lines: Sequence[Record]) -> Path:
+    path = run / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def write_grid(run: Path, step: int, size: tuple[int, int] = (70, 70)) -> Path:
+    """A grey grid, the lighter the later."""
+    (run / "samples").mkdir(exist_ok=True)
+    path = run / "samples" / f"step_{step:08d}.png"
+    Image.new("RGB", size, (step % 256,) * 3).save(path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run that logged three steps and drew two grids."""
+    write_records(tmp_path, records([2, 4, 6], **ESTIMATES))
+    for step in (20, 40):
+        write_grid(tmp_path, step)
+    return tmp_path
+
+
+def curves(axes: Axes) -> dict[str, list[tuple[float, float]]]:
+    """The points of each line by its label."""
+    return {
+        str(line.get_label()): list(zip(line.get_xdata(), line.get_ydata(), strict=True))  # type: ignore[arg-type]
+        for line in axes.lines
+    }
+
+
+def frames(path: Path) -> list[Image.Image]:
+    with Image.open(path) as animation:
+        return [frame.copy() for frame in ImageSequence.Iterator(animation)]
+
+
+def steps_of(paths: Sequence[Path]) -> list[int]:
+    return [int(path.stem[5:]) for path in paths]
+
+
+def test_a_wasserstein_run_has_its_scores_above_its_estimate() -> None:
+    lines = records([2, 4], **ESTIMATES)
+    lines[1] = {**lines[1], "wasserstein/validation": 1.5}
+    scores, estimate = curves_figure(lines, "digits").axes
+    assert curves(scores) == {
+        "critic on real images": [(2, 3.0), (4, 3.0)],
+        "critic on generated images": [(2, 1.0), (4, 1.0)],
+        "generator's loss": [(2, -1.0), (4, -1.0)],
+    }
+    assert curves(estimate) == {
+        "at each log point": [(2, 2.0), (4, 2.0)],
+        "smoothed": [(2, 2.5), (4, 2.5)],
+        "on held-out images": [(4, 1.5)],
+    }
+
+
+def test_a_run_that_estimates_no_distance_has_one_panel_with_the_critics_loss_too() -> None:
+    (axes,) = curves_figure(records([2, 4]), "hinge").axes
+    assert list(curves(axes)) == [
+        "critic on real images",
+        "critic on generated images",
+        "generator's loss",
+        "critic's loss",
+    ]
+    assert curves(axes)["critic's loss"] == [(2, -2.0), (4, -2.0)]
+
+
+def test_the_curves_say_what_they_are() -> None:
+    figure = curves_figure(records([2, 4], **ESTIMATES), "digits")
+    scores, estimate = figure.axes
+    assert figure.get_suptitle() == "digits"
+    assert scores.get_ylabel() == "score, loss"
+    assert "mean c(real) − mean c(generated)" in estimate.get_ylabel()
+    assert estimate.get_xlabel() == "step (generator updates)"
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == list(curves(axes))
+        assert axes.get_xscale() == "linear"
+        assert len({line.get_color() for line in axes.lines}) == len(axes.lines)
+
+
+@pytest.mark.parametrize(("count", "is_marked"), [(1, True), (5, True), (500, False)])
+def test_points_are_marked_where_they_are_few(count: int, is_marked: bool) -> None:
+    """A line of one point would not be seen."""
+    figure = curves_figure(records(range(count)), "x")
+    assert {line.get_marker() == "." for line in figure.axes[0].lines} == {is_marked}
+
+
+def test_curves_are_a_png_whatever_their_name(run: Path) -> None:
+    draw_curves(run, run / "curves.jpg")
+    with Image.open(run / "curves.jpg") as image:
+        assert image.format == "PNG"
+        assert len(image.convert("L").histogram()) > 2
+
+
+def test_the_title_is_the_runs_name_wherever_it_is_called_from(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    draw_curves(run, run / "absolute.png")
+    draw_curves(Path(), run / "relative.png")
+    assert (run / "absolute.png").read_bytes() == (run / "relative.png").read_bytes()
+
+
+def test_a_name_that_looks_like_mathematics_is_a_name(tmp_path: Path) -> None:
+    run = tmp_path / r"a$\frac$b"
+    run.mkdir()
+    write_records(run, records([2]))
+    draw_curves(run, run / "curves.png")
+
+
+def test_drawing_needs_neither_torch_nor_pyplot(run: Path) -> None:
+    code = f"import sys; from pipeline.cli import main; main(['plot', {str(run)!r}])\n"
+    code += "print([name for name in ('torch', 'matplotlib.pyplot') if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "cut", [b"{", b'{"step": 8, "critic/re', b"hello\n", b"3\n", b"{}\n", b"[" * 100_000]
+)
+def test_a_line_that_is_no_record_is_left_out_with_a_warning(
+    run: Path, cut: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + cut)
+    assert [record["step"] for record in read_records(path)] == [2, 4, 6]
+    warning = f"warning: {path}: 1 of 4 lines are no records of a run and are left out\n"
+    assert capsys.readouterr().err == warning
+    draw_curves(run, run / "curves.png")
+
+
+def test_the_animation_shows_every_grid_in_the_order_of_the_steps(run: Path) -> None:
+    for step in (200, 120):
+        write_grid(run, step)
+    draw_animation(run, run / "training.gif")
+    shown = [frame.convert("L").getpixel((10, 10)) for frame in frames(run / "training.gif")]
+    assert shown == pytest.approx([20, 40, 120, 200], abs=4)
+
+
+def test_the_animation_loops_and_holds_its_last_frame(run: Path) -> None:
+    write_grid(run, 60)
+    draw_animation(run, run / "training.gif")
+    with Image.open(run / "training.gif") as animation:
+        assert animation.format == "GIF"
+        assert animation.info["loop"] == 0
+    assert [frame.info["duration"] for frame in frames(run / "training.gif")] == [150, 150, 2000]
+
+
+def test_frames_that_are_alike_stay_apart(run: Path) -> None:
+    """A generator that does not move is seen not to move: the strip below it goes on."""
+    for step in range(1000, 5000, 1000):
+        Image.new("RGB", (70, 70)).save(run / "samples" / f"step_{step:08d}.png")
+    draw_animation(run, run / "training.gif")
+    strips = [np.asarray(frame.convert("L"))[70:] for frame in frames(run / "training.gif")]
+    assert len(strips) == 6
+    assert all(strip.min() < 64 < 192 < strip.max() for strip in strips), "there is dark text on white"
+    assert len({strip.tobytes() for strip in strips}) == 6
+
+
+def test_one_grid_is_an_animation_too(tmp_path: Path) -> None:
+    write_grid(tmp_path, 20)
+    draw_animation(tmp_path, tmp_path / "training.gif")
+    assert len(frames(tmp_path / "training.gif")) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 59, 60, 61, 150])
+def test_at_most_60_frames_are_chosen_evenly_with_the_first_and_the_last(tmp_path: Path, count: int) -> None:
+    for step in range(1, count + 1):
+        write_grid(tmp_path, step, size=(2, 2))
+    steps = steps_of(choose_frames(tmp_path / "samples"))
+    assert len(steps) == min(count, 60)
+    assert (steps[0], steps[-1]) == (1, count)
+    gaps = set(np.diff(steps).tolist())
+    assert not gaps or 1 <= min(gaps) <= max(gaps) <= min(gaps) + 1
+
+
+def test_steps_of_more_than_eight_digits_are_in_order_too(run: Path) -> None:
+    for step in (99_999_999, 100_000_000):
+        write_grid(run, step)
+    assert steps_of(choose_frames(run / "samples")) == [20, 40, 99_999_999, 100_000_000]
+
+
+def test_other_files_are_no_frames(run: Path) -> None:
+    samples = run / "samples"
+    for name in (
+        "demo.png",
+        "step_00000040-ema-seed0.png",
+        "step_7.png",
+        ".step_00000050.png",
+        "step_00000050.gif",
+    ):
+        Image.new("RGB", (70, 70)).save(samples / name)
+    (samples / "step_00000060.png").mkdir()
+    Image.new("RGB", (70, 70)).save(samples / "step_00000080.png", format="JPEG")
+    assert steps_of(choose_frames(samples)) == [20, 40]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[:-20], lambda data: data[:60] + b"x" + data[61:]]
+)
+def test_a_damaged_grid_is_passed_over(run: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = write_grid(run, 60)
+    path.write_bytes(damage(path.read_bytes()))
+    assert steps_of(choose_frames(run / "samples")) == [20, 40]
+
+
+def test_where_the_grids_size_changed_the_frames_of_the_last_size_are_taken(run: Path) -> None:
+    for step in (60, 80):
+        write_grid(run, step, size=(138, 104))
+    draw_animation(run, run / "training.gif")
+    assert [frame.size for frame in frames(run / "training.gif")] == [(138, 104 + STRIP_HEIGHT)] * 2
+    assert steps_of(choose_frames(run / "samples")) == [60, 80]
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        ((640, 300), (640, 300)),
+        ((641, 300), (321, 150)),
+        ((1282, 1282), (428, 428)),
+        ((2066, 2066), (517, 517)),
+    ],
+)
+def test_wide_frames_are_scaled_down_by_a_whole_factor(
+    tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    write_grid(tmp_path, 20, size)
+    draw_animation(tmp_path, tmp_path / "training.gif")
+    assert frames(tmp_path / "training.gif")[0].size == (shown[0], shown[1] + STRIP_HEIGHT)
+
+
+def test_below_a_small_grid_there_is_room_for_the_step(tmp_path: Path) -> None:
+    for step in (20, 12_345_678):
+        write_grid(tmp_path, step, size=(36, 36))
+    draw_animation(tmp_path, tmp_path / "training.gif")
+    first, last = (np.asarray(frame.convert("L")) for frame in frames(tmp_path / "training.gif"))
+    assert first.shape == last.shape
+    assert last[36:, -2:].min() > 192, "the text ends before the strip does"
+
+
+def test_gradients_of_colour_stay_smooth(tmp_path: Path) -> None:
+    """A GIF has 256 colours; neighbourhoods keep the colours of the grid on average."""
+    y, x = np.mgrid[0:256, 0:256].astype(np.uint8)
+    (tmp_path / "samples").mkdir()
+    grid = np.stack([x, y, 255 - x], axis=-1)
+    Image.fromarray(grid).save(tmp_path / "samples" / "step_00000001.png")
+    draw_animation(tmp_path, tmp_path / "training.gif")
+    shown = np.asarray(frames(tmp_path / "training.gif")[0].convert("RGB"))[:256]
+    error = (shown.astype(float) - grid).reshape(32, 8, 32, 8, 3).mean((1, 3))
+    assert np.abs(error).mean() < 2
+
+
+@contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    """Within it, writing more than `size` bytes into a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("draw", [draw_curves, draw_animation])
+def test_a_picture_that_cannot_be_written_leaves_the_one_before(
+    run: Path, draw: Callable[[Path, Path], None]
+) -> None:
+    target = run / "out" / "picture"
+    draw(run, target)
+    before = target.read_bytes()
+    with no_file_over(100), pytest.raises(StorageError, match="picture cannot be written: File too large"):
+        draw(run, target)
+    assert target.read_bytes() == before
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (None, r"metrics\.jsonl cannot be read \(No such file or directory\)"),
+        ("", r"metrics\.jsonl holds no record of a step"),
+        ('{"step": 2, "cri', r"metrics\.jsonl holds no record of a step"),
+    ],
+)
+def test_a_run_that_has_logged_nothing_has_no_curves(tmp_path: Path, lines: str | None, message: str) -> None:
+    if lines is not None:
+        (tmp_path / "metrics.jsonl").write_text(lines)
+    what_to_do = (
+        r", so there is nothing to draw\. Wait until the run reaches a multiple of monitor\.log_every"
+    )
+    with pytest.raises(ConfigError, match=message + what_to_do):
+        draw_curves(tmp_path, tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize("has_directory", [True, False])
+def test_a_run_that_has_drawn_no_grid_has_no_animation(tmp_path: Path, has_directory: bool) -> None:
+    if has_directory:
+        (tmp_path / "samples").mkdir()
+    with pytest.raises(ConfigError, match=r"samples holds no whole grid.*multiple of monitor\.sample_every"):
+        draw_animation(tmp_path, tmp_path / "training.gif")
+
+
+def test_plot_draws_both_into_the_runs_directory_or_another(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "config.yaml").touch()
+    for words, out in (([], run), (["--out", str(run / "a" / "b")], run / "a" / "b")):
+        assert main(["plot", str(run), *words]) == 0
+        assert capsys.readouterr().out == f"{out / 'curves.png'}\n{out / 'training.gif'}\n"
+        assert (out / "curves.png").is_file()
+        assert (out / "training.gif").is_file()
+
+
+def test_plot_says_why_there_is_no_animation_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_records(tmp_path, records([2]))
+    (tmp_path / "config.yaml").touch()
+    assert main(["plot", str(tmp_path)]) == 0
+    drawn, missing = capsys.readouterr().out.splitlines()
+    assert drawn == str(tmp_path / "curves.png")
+    assert missing.startswith(f"no training.gif: {tmp_path / 'samples'} holds no whole grid")
+
+
+def test_quality_figures_have_a_panel_each_that_says_which_way_is_better() -> None:
+    lines = [*records([2, 4, 6]), {"step": 4, "quality/swd": 0.5, "quality/recall_pixels": 0.1}]
+    scores, recall, swd = curves_figure(lines, "x").axes
+    assert curves(recall) == {"quality/recall_pixels": [(4, 0.1)]}
+    assert curves(swd) == {"quality/swd": [(4, 0.5)]}
+    assert (recall.get_ylabel(), swd.get_ylabel()) == ("higher is better", "lower is better")
+    assert scores.get_xlim() == swd.get_xlim()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "is_higher"),
+    [
+        (("precision", "recall", "density", "coverage", "modes"), True),
+        (("fid", "kid", "copied", "swd", "class_distance"), False),
+    ],
+)
+def test_every_metric_is_known_by_which_way_is_better(metrics: Sequence[str], is_higher: bool) -> None:
+    for metric in metrics:
+        assert is_higher_better(f"quality/{metric}") == is_higher
+        assert is_higher_better(f"quality/{metric}_classifier") == is_higher
+
+
+def test_an_alarm_is_a_line_through_every_panel_and_no_point_of_a_curve() -> None:
+    lines = records([2, 4, 6], **ESTIMATES)
+    alarm = Alarm(4, "collapse", "Lower the learning rate.")
+    for axes in curves_figure(lines, "x", [alarm]).axes:
+        (marks,) = axes.collections
+        assert [segment[:, 0].tolist() for segment in marks.get_segments()] == [[4, 4]]  # type: ignore[attr-defined]
+        assert marks.get_label() == "alarm"
+        assert all(len(points) == 3 for points in curves(axes).values())
+
+
+def test_words_where_a_figure_should_be_are_no_points() -> None:
+    lines = [
+        {"step": 2, **SCORES},
+        {"step": 4, **SCORES, "critic/real": "NaN"},
+        {"step": 6, "critic/real": None},
+    ]
+    (axes,) = curves_figure(lines, "x").axes
+    assert curves(axes)["critic on real images"] == [(2, 3.0)]
+
+
+def test_runs_are_compared_panel_by_panel_in_one_colour_each() -> None:
+    runs = {
+        "first": [*records([2, 4], **ESTIMATES), {"step": 4, "quality/swd": 0.5}],
+        "second": records([2, 6], **ESTIMATES, **{"wasserstein/normalized": 0.25}),
+    }
+    figure = comparison_figure(runs)
+    smooth, normalized, quality = figure.axes
+    assert curves(smooth) == {"first": [(2, 2.5), (4, 2.5)], "second": [(2, 2.5), (6, 2.5)]}
+    assert curves(normalized) == {"second": [(2, 0.25), (6, 0.25)]}
+    assert curves(quality) == {"first": [(4, 0.5)]}
+    assert quality.get_title("left") == "quality/swd"
+    assert smooth.lines[1].get_color() == normalized.lines[0].get_color() != quality.lines[0].get_color()
+    assert smooth.get_xlim() == quality.get_xlim(), "one run is as long as it looks beside the other"
+
+
+def test_the_legend_names_every_run_whatever_its_name() -> None:
+    names = ["_hidden", "$x$", r"a$\frac$b", "no-estimate"]
+    runs = {name: records([2], **ESTIMATES) for name in names[:-1]} | {"no-estimate": records([2])}
+    figure = comparison_figure(runs)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert all(text.get_visible() for text in legend.get_texts())
+
+
+def test_runs_without_estimate_and_quality_are_compared_by_their_losses() -> None:
+    figure = comparison_figure({"hinge": records([2]), "least squares": records([2])})
+    assert [axes.get_title("left") for axes in figure.axes] == ["critic's loss", "generator's loss"]
+
+
+def test_the_styles_of_28_runs_all_differ() -> None:
+    assert len({tuple(style.values()) for style in run_styles(28)}) == 28
+
+
+def test_runs_of_one_name_are_told_apart_by_what_lies_above_them(tmp_path: Path) -> None:
+    runs = [tmp_path / path for path in ("a/x/run", "b/x/run", "b/y/run", "other")]
+    assert distinct_names(runs) == ["a/x/run", "b/x/run", "y/run", "other"]
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"run is named twice: a run cannot be compared with itself"):
+        distinct_names([tmp_path / "run", Path("run")])
+
+
+def test_more_runs_than_lines_that_look_different_are_refused(tmp_path: Path) -> None:
+    runs = [tmp_path / str(number) for number in range(29)]
+    with pytest.raises(ConfigError, match=r"29 runs are too many .* Name at most 28"):
+        draw_comparison(runs, tmp_path / "comparison.png")
+
+
+def test_plot_compares_runs_in_the_current_directory_or_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [tmp_path / name for name in ("first", "second")]
+    for run in runs:
+        run.mkdir()
+        (run / "config.yaml").touch()
+        write_records(run, records([2, 4], **ESTIMATES))
+    monkeypatch.chdir(tmp_path)
+    for words, out in (([], Path("comparison.png")), (["--out", "a/b"], Path("a/b/comparison.png"))):
+        assert main(["plot", *map(str, runs), *words]) == 0
+        assert capsys.readouterr().out == f"{out}\n"
+        with Image.open(out) as image:
+            assert image.format == "PNG"
+    assert sorted(path.name for path in runs[0].iterdir()) == ["config.yaml", "metrics.jsonl"]
+
+
+def test_plot_compares_nothing_where_one_run_has_logged_nothing(
+    run: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    for path in (run, empty):
+        (path / "config.yaml").touch()
+    assert main(["plot", str(run), str(empty), "--out", str(run / "out")]) == 2
+    assert f"{empty / 'metrics.jsonl'} cannot be read (No such file" in capsys.readouterr().err
+    assert not (run / "out").exists()
+
+
+def test_plot_makes_nothing_where_there_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plot", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]) == 2
+    assert "absent is no run: it holds no config.yaml" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_point_has_one_step_below_it() -> None:
+    figure = curves_figure(records([20]), "x")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    shown = [label.get_text() for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert shown == ["20"]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:60])])
+def test_a_grid_that_goes_while_it_is_drawn_is_left_out_with_a_warning(
+    run: Path,
+    damage: Callable[[Path], object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_grid(run, 60)
+    chosen = choose_frames(run / "samples")
+    monkeypatch.setattr("pipeline.monitor.plots.choose_frames", lambda samples: chosen)
+    damage(chosen[1])
+    draw_animation(run, run / "training.gif")
+    assert len(frames(run / "training.gif")) == 2
+    assert f"warning: {chosen[1]} is left out, as it cannot be read: " in capsys.readouterr().err
+    for path in chosen:
+        path.unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match="samples holds no whole grid"):
+        draw_animation(run, run / "training.gif")
+
+
+def test_runs_whose_quality_is_of_different_sample_counts_say_theirs() -> None:
+    plain, measured = records([2], **ESTIMATES), records([2], **ESTIMATES, **{"quality/swd": 0.5})
+    names = ["a", "b", "c", "d"]
+    runs = [measured, measured, plain, measured]
+    assert label_runs(names, runs, [2000, 5000, 300, None]) == [
+        "a (quality by 2,000 samples)",
+        "b (quality by 5,000 samples)",
+        "c",
+        "d",
+    ]
+    assert label_runs(names, runs, [2000, 2000, 300, None]) == names
+
+
+def test_a_run_without_a_line_in_a_comparison_says_so() -> None:
+    runs = [records([2], **ESTIMATES), records([2])]
+    assert label_runs(["a", "b"], runs, [None, None]) == ["a", "b (has none of these)"]
+    assert label_runs(["a", "b"], runs[1:] * 2, [None, None]) == ["a", "b"]
+
+
+def test_a_comparison_reads_the_sample_counts_of_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [tmp_path / name for name in ("few", "many")]
+    for run, samples in zip(runs, (500, 2000), strict=True):
+        run.mkdir()
+        quality = f"quality: {{every: 100, samples: {samples}}}"
+        (run / "config.yaml").write_text(f"name: x\ndata: {{shards: y}}\nschedule: {{steps: 2}}\n{quality}\n")
+        write_records(run, records([2], **{"quality/swd": 0.5}))
+    drawn: list[str] = []
+
+    def note(compared: Mapping[str, Sequence[Record]]) -> Figure:
+        drawn.extend(compared)
+        return comparison_figure(compared)
+
+    monkeypatch.setattr("pipeline.monitor.plots.comparison_figure", note)
+    draw_comparison(runs, tmp_path / "comparison.png")
+    assert drawn == ["few (quality by 500 samples)", "many (quality by 2,000 samples)"]
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "message"),
+    [
+        (
+            1,
+            "x.txt",
+            "this name reads like a file's, and plots (curves.png and training.gif) go into a directory",
+        ),
+        (2, "x.png", "this name reads like a file's, and plots (comparison.png) go into a directory"),
+        (1, "config.yaml", "config.yaml is a file, and plots"),
+    ],
+)
+def test_a_file_is_no_place_for_plots(
+    run: Path, count: int, name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "config.yaml").touch()
+    before = sorted(run.iterdir())
+    assert main(["plot", *[str(run)] * count, "--out", str(run / name)]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
+
+
+def test_a_directory_may_be_called_like_a_file_or_a_version(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "config.yaml").touch()
+    (run / "out.txt").mkdir()
+    for name in ("out.txt", "plots.v2"):
+        assert main(["plot", str(run), "--out", str(run / name)]) == 0
+        assert (run / name / "curves.png").is_file()

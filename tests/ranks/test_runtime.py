@@ -1,0 +1,28 @@
+"""What ranks do together, without ranks. What it comes to with them stands in tests/distributed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.futures import Future
+
+from pipeline.ranks import runtime
+from pipeline.ranks.runtime import mean_over_ranks
+
+
+@pytest.mark.parametrize(("most_gathered", "exchange"), [(10**6, "all_gather"), (0, "all_reduce")])
+def test_an_exchange_that_fails_gives_no_gradient(
+    most_gathered: int, exchange: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DDP would take what stood in the buffers for the mean."""
+    broken: Future[list[torch.Tensor]] = Future()
+    broken.set_exception(RuntimeError("Connection closed by peer"))
+    monkeypatch.setattr(runtime, "GATHERED_BYTES", most_gathered)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, exchange, lambda *_, **__: SimpleNamespace(get_future=lambda: broken))
+    averaged = mean_over_ranks(None, SimpleNamespace(buffer=lambda: torch.ones(3)))
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        averaged.wait()

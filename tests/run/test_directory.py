@@ -1,0 +1,188 @@
+"""A run's directory: one writer, and a note of how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import RunLockedError, StorageError
+from pipeline.run.directory import RunDirectory
+
+HOLD = """\
+import sys, time
+from pathlib import Path
+from pipeline.run.directory import RunDirectory
+with RunDirectory(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the run in tmp_path / "run"."""
+    arguments = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def note(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def test_a_second_process_is_refused_and_told_who_writes(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    for _ in range(2):
+        with (
+            pytest.raises(RunLockedError, match=f"being written by process {holder.pid} on ") as caught,
+            RunDirectory(tmp_path / "run"),
+        ):
+            pass
+        assert str(tmp_path / "run") in str(caught.value)
+        assert "give this run another name" in str(caught.value)
+
+
+def test_an_attempt_that_is_refused_keeps_the_endings(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    (tmp_path / "run" / "DONE").write_text("x")
+    with pytest.raises(RunLockedError), RunDirectory(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run" / "DONE").exists()
+
+
+def test_the_lock_is_free_once_its_holder_is_killed(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with RunDirectory(tmp_path / "run") as directory:
+        assert (directory.path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_the_lock_is_free_after_the_run_also_after_an_error(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="on purpose"), RunDirectory(tmp_path / "run"):
+            raise ValueError("on purpose")
+    with RunDirectory(tmp_path / "run"):
+        pass
+
+
+def test_two_runs_side_by_side_do_not_disturb_each_other(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "one"), RunDirectory(tmp_path / "two"):
+        pass
+
+
+def test_what_a_run_needs_is_made(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "a" / "b" / "run") as directory:
+        assert directory.checkpoints.is_dir()
+        assert directory.samples.is_dir()
+    with RunDirectory(tmp_path / "a" / "b" / "run"):
+        pass
+
+
+def test_a_run_that_is_done_stays_so_until_training_begins(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as directory:
+        directory.mark("DONE", "all 5 steps are done", 0)
+    with RunDirectory(tmp_path) as directory:
+        assert not directory.mark("FAILED", "a command that was refused", 4)
+        assert (tmp_path / "DONE").exists()
+        assert not (tmp_path / "FAILED").exists()
+        directory.start("name: x\n")
+        assert not (tmp_path / "DONE").exists()
+        assert directory.config.read_text() == "name: x\n"
+        assert directory.mark("FAILED", "in training", 5)
+
+
+@pytest.mark.parametrize("ending", ["PREEMPTED", "FAILED"])
+def test_the_ending_before_goes_when_the_run_starts_again(tmp_path: Path, ending: Any) -> None:
+    with RunDirectory(tmp_path) as directory:
+        assert directory.mark(ending, "for a reason", 75)
+    left = note(tmp_path / ending)
+    assert (left["reason"], left["exit_code"]) == ("for a reason", 75)
+    with RunDirectory(tmp_path):
+        assert not (tmp_path / ending).exists()
+
+
+def test_the_first_failure_stays_and_later_ones_leave_nothing(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as directory:
+        assert directory.mark("FAILED", "the cause", 5)
+        before = sorted(path.name for path in tmp_path.iterdir())
+        assert not directory.mark("FAILED", "a consequence", 6)
+        assert not RunDirectory(tmp_path).mark("FAILED", "another", 6)
+    assert (note(tmp_path / "FAILED")["reason"], note(tmp_path / "FAILED")["exit_code"]) == ("the cause", 5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_of_many_processes_that_fail_at_once_one_leaves_its_note(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom pipeline.run.directory import RunDirectory\n"
+        "sys.stdin.read()\n"
+        "print(RunDirectory(Path(sys.argv[1])).mark('FAILED', sys.argv[2], 6))\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path), str(rank)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(4)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    first = [process.stdout.read() == "True\n" for process in processes if process.stdout]
+    assert [process.wait() for process in processes] == [0] * 4
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.close()
+    assert first.count(True) == 1
+    assert note(tmp_path / "FAILED")["reason"] == str(first.index(True))
+    assert [path.name for path in tmp_path.iterdir()] == ["FAILED"]
+
+
+@pytest.fixture
+def read_only(mount_disk: Callable[[str], Path]) -> Path:
+    """A file system that takes no writes."""
+    return mount_disk("ro,size=1m")
+
+
+def test_a_place_that_takes_no_writes_is_named(read_only: Path) -> None:
+    path = read_only / "run"
+    with (
+        pytest.raises(StorageError, match=f"{path} cannot be written: Read-only file system") as caught,
+        RunDirectory(path),
+    ):
+        pass
+    assert caught.value.exit_code == 7
+
+
+def test_a_run_that_turned_read_only_is_named(read_only: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,rw", str(read_only)], check=True)
+    with RunDirectory(read_only / "run"):
+        pass
+    subprocess.run(["mount", "-o", "remount,ro", str(read_only)], check=True)
+    with (
+        pytest.raises(StorageError, match="run cannot be written: Read-only"),
+        RunDirectory(read_only / "run"),
+    ):
+        pass
+
+
+def test_a_file_in_the_way_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(StorageError, match="run cannot be written: "), RunDirectory(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run").read_text() == "mine"

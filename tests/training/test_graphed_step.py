@@ -1,0 +1,109 @@
+"""A captured step takes what changes from step to step from tensors that keep their place.
+
+There is no CUDA graph here: in its place the same tensors are gone through again. The graph itself is tested
+in test_gpu.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from pipeline.noise import Noise
+from pipeline.training import build
+from pipeline.training import step as training_step
+from pipeline.training.graphed_step import GraphedStep, Replay, Result
+from pipeline.training.step import TrainingStep
+from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_tensors
+
+
+def train_as_if_captured(arguments: list[str]) -> int:
+    """Train with steps captured once and replayed. Nothing in them may ask for what a graph keeps as it was."""
+    from pipeline.train import main
+
+    captured = []
+
+    def capture(run: Replay) -> Replay:
+        captured.append(run)
+
+        def replay() -> Result:
+            with (
+                patch.object(Noise, "draw", side_effect=AssertionError),
+                patch.object(training_step, "ema_weight", side_effect=AssertionError),
+            ):
+                return run()
+
+        return replay
+
+    build.TrainingStep = lambda *parts: GraphedStep(*parts, capture=capture)  # type: ignore[misc, assignment]
+    code = main(arguments)
+    assert len(captured) == 1
+    return code
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["model.generator_norm=none", "data.flip=true"],
+        ["data.cache=none", "ema_decay=0.9"],
+        ["model.generator_norm=batch", "schedule.reuse_fakes=true"],
+        ["schedule.bursts={first_steps: 2, every: 6, critic_updates: 5}", "critic_optimizer.decay=linear"],
+        ["objective.name=gradient_penalty", "schedule.micro_batch=5"],
+    ],
+)
+def test_a_captured_step_trains_the_same_weights(
+    options: list[str], ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    ranks.run(1, [config, *options, "name=eager"])
+    ranks.run(1, [config, *options, "name=captured"], target=train_as_if_captured)
+    eager, captured = (newest(tmp_path / name) for name in ("eager", "captured"))
+    assert_same_bits(read_tensors(eager), read_tensors(captured))
+    ours, theirs = (read_metrics(tmp_path / name) for name in ("eager", "captured"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["wasserstein/estimate"] == other["wasserstein/estimate"]
+        assert one["critic/slope"] == other["critic/slope"]
+
+
+def train_with_tensor_rates(arguments: list[str]) -> int:
+    """Train with learning rates that lie on the device, as captured optimizers have them."""
+    from pipeline.train import main
+
+    def build_step(*parts: Any) -> TrainingStep:
+        step = TrainingStep(*parts)
+        for player in (step.state.generator, step.state.critic):
+            for group in player.optimizer.param_groups:
+                group["lr"] = torch.tensor(group["lr"])
+        return step
+
+    build.TrainingStep = build_step  # type: ignore[misc, assignment]
+    return main(arguments)
+
+
+def test_learning_rates_on_the_device_change_and_are_logged(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    options = [config, "critic_optimizer.decay=linear", "monitor.log_every=5"]
+    ranks.run(1, options, target=train_with_tensor_rates)
+    rates = [line["optimizer/critic_lr"] for line in read_metrics(tmp_path / "run")]
+    assert len(rates) == 4
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < rates[0] / 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "runtime.cuda_graph needs a GPU, and this run is on the CPU. Leave runtime.cuda_graph out."),
+        (["precision=bf16"], "runtime.cuda_graph needs a GPU"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused(
+    options: list[str], message: str, ranks: Ranks, config: str
+) -> None:
+    run = ranks.start(1, [config, "runtime.cuda_graph=true", "runtime.device=cpu", *options])
+    assert run.wait() == [2]
+    assert message in run.output

@@ -1,0 +1,58 @@
+"""When critic updates, saves and logs come, and how the learning rate falls."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.options import BurstOptions, ScheduleOptions
+from pipeline.training.schedule import critic_updates_at, is_due, is_picture_due, learning_rate
+
+
+def updates(steps: int, bursts: BurstOptions | None, critic_updates: int = 5) -> list[int]:
+    options = ScheduleOptions(steps=steps, critic_updates=critic_updates, bursts=bursts)
+    return [critic_updates_at(step, options) for step in range(steps)]
+
+
+def test_without_bursts_every_step_has_the_same_number_of_critic_updates() -> None:
+    assert updates(1001, None, critic_updates=3) == [3] * 1001
+
+
+def test_bursts_come_in_the_first_25_steps_and_at_every_500th() -> None:
+    found = updates(1600, BurstOptions())
+    assert found[:25] == [100] * 25
+    assert [step for step, count in enumerate(found) if step >= 25 and count == 100] == [500, 1000, 1500]
+    assert set(found[25:500]) == {5}
+
+
+@pytest.mark.parametrize(
+    ("bursts", "expected"),
+    [
+        (BurstOptions(first_steps=0, every=4, critic_updates=9), [9, 5, 5, 5, 9, 5]),
+        (BurstOptions(first_steps=2, every=0, critic_updates=9), [9, 9, 5, 5, 5, 5]),
+        (BurstOptions(first_steps=2, every=3, critic_updates=9), [9, 9, 5, 9, 5, 5]),
+        (BurstOptions(first_steps=0, every=0, critic_updates=9), [5] * 6),
+    ],
+)
+def test_both_parts_of_the_bursts_can_be_set_or_left_out(bursts: BurstOptions, expected: list[int]) -> None:
+    assert updates(6, bursts) == expected
+
+
+def test_a_constant_rate_stays() -> None:
+    assert {learning_rate(step, 5e-5, "constant", 10) for step in range(10)} == {5e-5}
+
+
+def test_a_linear_rate_falls_from_its_start_to_nothing_at_the_end() -> None:
+    rates = [learning_rate(step, 0.8, "linear", 4) for step in range(5)]
+    assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0])
+    assert rates[0] == 0.8
+
+
+def test_what_is_due_every_so_often_is_due_at_the_end_too() -> None:
+    assert [step for step in range(1, 11) if is_due(step, 4, 10)] == [4, 8, 10]
+    assert [step for step in range(1, 11) if is_due(step, 1000, 10)] == [10]
+    assert [step for step in range(1, 9) if is_due(step, 4, 8)] == [4, 8]
+
+
+def test_pictures_come_often_at_first_and_then_every_so_many_steps() -> None:
+    assert [step for step in range(1, 71) if is_picture_due(step, 20, 70)] == [1, 2, 5, 10, 20, 40, 60, 70]
+    assert [step for step in range(1, 10) if is_picture_due(step, 1, 9)] == list(range(1, 10))
