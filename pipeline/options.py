@@ -1,12 +1,11 @@
 """Every option of a run, with its default and its bounds: one class for each part of the pipeline.
 
-This file imports neither torch nor anything that does, so that a wrong option is refused at once.
-How options are read and combined stands in config.py.
+This file does not import torch, so that a wrong option is refused at once. config.py reads and combines options.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -21,31 +20,34 @@ Metric = Literal[
 HIGHER_IS_BETTER: frozenset[Metric] = frozenset({"precision", "recall", "density", "coverage", "modes"})
 
 ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
-"""The name of a class, which may be written as a number: the digit 7."""
+"""The name of a class. It may be written as a number, such as 7 for a digit."""
+
+
+Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Options(BaseModel):
-    """What all parts share: unknown keys are refused, values are not converted, nothing changes later."""
+    """The base of all options: unknown keys are refused, values are not converted, and nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class RemoteOptions(Options):
-    """How shards at a URL are fetched: whole, into a directory that the jobs of a machine may share."""
+def option(default: Any, description: str, **bounds: Any) -> Any:
+    """An option with a default. `bounds` are those of pydantic's Field, such as ge=1."""
+    return Field(default=default, description=description, **bounds)
 
-    directory: str = Field(
-        default="~/.cache/wgan-pipeline/shards", min_length=1, description="where fetched shards are kept"
+
+class RemoteOptions(Options):
+    """How shards are downloaded from a URL: whole, into a directory that several jobs of a machine can share."""
+
+    directory: Text = option("~/.cache/wgan-pipeline/shards", "directory for downloaded shards")
+    capacity_gb: float = option(
+        100.0, "size limit of that directory in 10^9 bytes; least recently used shards are deleted", gt=0
     )
-    capacity_gb: float = Field(
-        default=100.0, gt=0, description="the most they may take, in 10^9 bytes; least recently used go first"
-    )
-    parallel: int = Field(default=4, ge=1, le=64, description="how many are fetched at once by each rank")
-    stall_seconds: float = Field(
-        default=30.0, gt=0, description="silence after which a connection is given up and made again"
-    )
-    deadline_seconds: float = Field(
-        default=600.0, gt=0, description="time after which a shard that cannot be had stops the run"
-    )
+    parallel: int = option(4, "downloads at a time, for each rank", ge=1, le=64)
+    stall_seconds: float = option(30.0, "reconnect after this long without any data", gt=0)
+    deadline_seconds: float = option(600.0, "stop the run if a shard takes longer than this", gt=0)
 
 
 class DataOptions(Options):
@@ -53,69 +55,60 @@ class DataOptions(Options):
 
     shards: str = Field(
         min_length=1,
-        description="directory made by `wgan shards make`, or its URL: https://, s3://, gs:// or hf://",
+        description="directory made by `wgan shards make`, or its URL (https://, s3://, gs:// or hf://)",
     )
-    cache: Literal["auto", "device", "host", "none"] = Field(
-        default="auto",
-        description="where decoded images stay: in the device's memory, in host memory that the ranks of a "
-        "node share, or nowhere (decode each batch); auto takes the first that fits",
+    cache: Literal["auto", "device", "host", "none"] = option(
+        "auto",
+        "where decoded images are kept: in the memory of the device, in host memory shared by the ranks of "
+        "a machine, or none (decode each batch); auto takes the first that fits",
     )
-    workers: int | None = Field(
-        default=None,
+    workers: int | None = option(
+        None,
+        "decoding threads of each rank, for cache: none; 0 decodes in the training loop, null uses all "
+        "cores of the machine",
         ge=0,
         le=64,
-        description="threads of each rank that decode ahead, for cache: none; 0 decodes in the loop, null takes the "
-        "machine's cores",
     )
-    shuffle_shards: int = Field(
-        default=64,
-        ge=1,
-        description="how many shards, drawn at random, are shuffled together at sample level",
-    )
-    streams: int = Field(
-        default=1,
+    shuffle_shards: Count = option(64, "randomly chosen shards whose samples are shuffled together")
+    streams: int = option(
+        1,
+        "equal parts of the data; each batch takes the same number of samples from every part, so if the "
+        "number of ranks divides it, each rank reads only its own parts",
         ge=1,
         le=65536,
-        description="equal parts that the set is cut into, each batch drawing equally from all; ranks whose number "
-        "divides it read only their own parts",
     )
-    classes: list[ClassName] | None = Field(
-        default=None, min_length=1, description="names of the classes to train on; null takes all images"
-    )
-    validation: float = Field(
-        default=0.0, ge=0.0, le=0.5, description="share of the samples held out for wasserstein/validation"
-    )
-    flip: bool = Field(
-        default=False, description="mirror each image left to right with probability 1/2, anew in each epoch"
-    )
-    verify: Literal["hashes", "sizes"] = Field(
-        default="hashes", description="what is checked of every local shard before training starts"
+    classes: list[ClassName] | None = option(None, "classes to train on; null: all images", min_length=1)
+    validation: float = option(0.0, "share of samples held out for validation", ge=0.0, le=0.5)
+    flip: bool = option(False, "mirror images left to right with probability 1/2, drawn again in each epoch")
+    verify: Literal["hashes", "sizes"] = option(
+        "hashes", "how local shards are checked before training starts"
     )
     remote: RemoteOptions = RemoteOptions()
 
 
-class NetworkOptions(Options):
-    """What every architecture has. Norms that one cannot choose stand as class variables with its fixed value."""
+SPECTRAL_NORM: bool = option(False, "divide each of the critic's weights by its largest singular value")
 
-    latent: int = Field(default=100, ge=1, le=4096, description="dimensions of the latent")
-    sync_batch_norm: bool = Field(
-        default=True, description="batch statistics over all ranks; off: over each rank's own samples"
+
+class NetworkOptions(Options):
+    """The options of every architecture. A norm that cannot be chosen is a class variable with its fixed value."""
+
+    latent: int = option(100, "dimensions of a latent vector", ge=1, le=4096)
+    sync_batch_norm: bool = option(
+        True, "batch norm statistics over all ranks; false: over the samples of each rank"
     )
 
 
 class DcganOptions(NetworkOptions):
-    """The DCGAN pair (models/dcgan.py), for square images of 8 pixels and more."""
+    """The DCGAN networks (models/dcgan.py), for square images of at least 8 pixels."""
 
     name: Literal["dcgan"] = "dcgan"
-    width: int = Field(
-        default=64, ge=4, le=1024, description="channels beside the image; doubled at each halving"
+    width: int = option(
+        64, "channels at the image's resolution; doubled at each halving of the resolution", ge=4, le=1024
     )
-    max_width: int = Field(default=512, ge=4, le=4096, description="most channels of any layer")
-    generator_norm: Norm = Field(default="batch", description="normalisation between the generator's layers")
-    critic_norm: Norm = Field(default="none", description="normalisation between the critic's layers")
-    spectral_norm: bool = Field(
-        default=False, description="divide each of the critic's weights by its largest singular value"
-    )
+    max_width: int = option(512, "largest number of channels of a layer", ge=4, le=4096)
+    generator_norm: Norm = option("batch", "normalization between the generator's layers")
+    critic_norm: Norm = option("none", "normalization between the critic's layers")
+    spectral_norm: bool = SPECTRAL_NORM
 
 
 class MlpOptions(NetworkOptions):
@@ -124,11 +117,9 @@ class MlpOptions(NetworkOptions):
     name: Literal["mlp"]
     generator_norm: ClassVar[Norm] = "none"
     critic_norm: ClassVar[Norm] = "none"
-    width: int = Field(default=512, ge=1, le=16384, description="units of each hidden layer")
-    layers: int = Field(default=4, ge=1, le=64, description="hidden layers of each network")
-    spectral_norm: bool = Field(
-        default=False, description="divide each of the critic's weights by its largest singular value"
-    )
+    width: int = option(512, "units of each hidden layer", ge=1, le=16384)
+    layers: int = option(4, "hidden layers of each network", ge=1, le=64)
+    spectral_norm: bool = SPECTRAL_NORM
 
 
 class ResnetOptions(NetworkOptions):
@@ -136,35 +127,32 @@ class ResnetOptions(NetworkOptions):
 
     name: Literal["resnet"]
     generator_norm: ClassVar[Norm] = "batch"
-    latent: int = Field(default=128, ge=1, le=4096, description="dimensions of the latent")
-    width: int = Field(
-        default=128,
+    latent: int = option(128, "dimensions of a latent vector", ge=1, le=4096)
+    width: int = option(
+        128,
+        "at 32 pixels: channels of each block (the paper: 128); at 64 and 128 pixels: channels at the "
+        "image's resolution (the paper: 64), doubled at each halving up to 8 times as many",
         ge=4,
         le=1024,
-        description="channels of each block at 32 pixels (the paper: 128); at 64 and 128 those beside the image "
-        "(64), doubled inwards up to 8-fold",
     )
-    critic_norm: Literal["none", "layer"] = Field(
-        default="none",
-        description="normalisation before the ReLUs of the critic's blocks, but for the first block at 32 pixels",
+    critic_norm: Literal["none", "layer"] = option(
+        "none", "normalization before the ReLUs of the critic's blocks, except the first block at 32 pixels"
     )
-    spectral_norm: bool = Field(
-        default=False, description="divide each of the critic's weights by its largest singular value"
-    )
+    spectral_norm: bool = SPECTRAL_NORM
 
 
 class WganMnistOptions(NetworkOptions):
-    """The pair of the reference systems wgan-mnist and wgan-digit7 (models/wgan_mnist.py)."""
+    """The networks of the reference systems wgan-mnist and wgan-digit7 (models/wgan_mnist.py)."""
 
     name: Literal["wgan_mnist"]
     generator_norm: ClassVar[Norm] = "batch"
     critic_norm: ClassVar[Norm] = "batch"
     spectral_norm: ClassVar[bool] = False
-    latent: int = Field(default=50, ge=1, le=4096, description="dimensions of the latent")
+    latent: int = option(50, "dimensions of a latent vector", ge=1, le=4096)
 
 
 class WganDcganOptions(NetworkOptions):
-    """The pair of the reference system wgan-dcgan (models/wgan_dcgan.py)."""
+    """The networks of the reference system wgan-dcgan (models/wgan_dcgan.py)."""
 
     name: Literal["wgan_dcgan"]
     generator_norm: ClassVar[Norm] = "batch"
@@ -173,7 +161,7 @@ class WganDcganOptions(NetworkOptions):
 
 
 class GanBceOptions(NetworkOptions):
-    """The pair of the reference system gan-bce (models/gan_bce.py)."""
+    """The networks of the reference system gan-bce (models/gan_bce.py)."""
 
     name: Literal["gan_bce"]
     generator_norm: ClassVar[Norm] = "batch"
@@ -185,13 +173,11 @@ class WassersteinOptions(Options):
     """Wasserstein loss with weight clipping (objectives/wasserstein.py)."""
 
     name: Literal["wasserstein"] = "wasserstein"
-    clip: float = Field(
-        default=0.01, gt=0.0, description="half width of the box that holds the critic's weights"
-    )
-    scope: ClipScope = Field(
-        default="all",
-        description="which weights: all parameters; weights, without biases and norms; convolutions, "
-        "their kernels only; or all_but_gains, everything but the gains of norms",
+    clip: float = option(0.01, "the critic's weights are clipped to [-clip, clip]", gt=0.0)
+    scope: ClipScope = option(
+        "all",
+        "what is clipped: all parameters; weights (no biases, no norms); convolutions (their kernels); or "
+        "all_but_gains (everything except the gains of norms)",
     )
 
 
@@ -199,36 +185,34 @@ class GradientPenaltyOptions(Options):
     """Wasserstein loss with gradient penalty (objectives/gradient_penalty.py)."""
 
     name: Literal["gradient_penalty"]
-    weight: float = Field(default=10.0, gt=0.0, description="factor of the penalty, lambda in the paper")
-    sides: Literal["two", "one"] = Field(
-        default="two", description="two: gradient norms other than 1 cost; one: only those above 1"
+    weight: float = option(10.0, "factor of the penalty (lambda in the paper)", gt=0.0)
+    sides: Literal["two", "one"] = option(
+        "two", "two: penalize all gradient norms but 1; one: only norms above 1"
     )
 
 
 class LeastSquaresOptions(Options):
-    """Least squares loss (objectives/least_squares.py). Two codings (a, b, c) are published:
-    pearson (-1, 1, 0), the default here, and binary (0, 1, 1)."""
+    """Least squares loss (objectives/least_squares.py).
+
+    Two codings (a, b, c) are published: Pearson (-1, 1, 0), the default, and binary (0, 1, 1).
+    """
 
     name: Literal["least_squares"]
-    a: float = Field(
-        default=-1.0,
-        description="what the critic's score of generated images should be (a, b, c: -1, 1, 0 pearson; 0, 1, 1 binary)",
-    )
-    b: float = Field(default=1.0, description="what its score of real images should be")
-    c: float = Field(default=0.0, description="what the generator wants its images' score to be")
+    a: float = option(-1.0, "target of the critic's score for generated images")
+    b: float = option(1.0, "target of the critic's score for real images")
+    c: float = option(0.0, "target of the generator for the score of its images")
 
 
 class CrossEntropyOptions(Options):
-    """Binary cross entropy, the loss of the first GAN (objectives/cross_entropy.py)."""
+    """Binary cross entropy, the loss of the original GAN (objectives/cross_entropy.py)."""
 
     name: Literal["cross_entropy"]
-    generator: Literal["non_saturating", "saturating"] = Field(
-        default="non_saturating",
-        description="minimise -log D(fake), or log(1 - D(fake)), whose gradient vanishes where D is sure",
+    generator: Literal["non_saturating", "saturating"] = option(
+        "non_saturating",
+        "minimize -log D(fake), or log(1 - D(fake)), whose gradient vanishes for a confident D",
     )
-    labels: Literal["real_is_one", "real_is_zero"] = Field(
-        default="real_is_one",
-        description="the critic's target for real images; generated ones have the other",
+    labels: Literal["real_is_one", "real_is_zero"] = option(
+        "real_is_one", "the critic's label for real images; generated images have the other one"
     )
 
 
@@ -238,64 +222,56 @@ class HingeOptions(Options):
     name: Literal["hinge"]
 
 
+DECAY: Literal["constant", "linear"] = option("constant", "linear: from lr at step 0 to 0 at schedule.steps")
+
+
 class RmspropOptions(Options):
     """RMSprop, the optimizer of the WGAN paper."""
 
     name: Literal["rmsprop"] = "rmsprop"
-    lr: float = Field(default=5e-5, gt=0.0, description="learning rate at step 0")
-    alpha: float = Field(default=0.99, ge=0.0, lt=1.0, description="decay of the squared gradient's average")
+    lr: float = option(5e-5, "learning rate at step 0", gt=0.0)
+    alpha: float = option(0.99, "decay of the average of squared gradients", ge=0.0, lt=1.0)
     eps: float = Field(default=1e-8, gt=0.0)
-    decay: Literal["constant", "linear"] = Field(
-        default="constant", description="linear: from lr at step 0 to 0 at schedule.steps"
-    )
+    decay: Literal["constant", "linear"] = DECAY
 
 
 class AdamOptions(Options):
     """Adam, the optimizer of the WGAN-GP paper."""
 
     name: Literal["adam"]
-    lr: float = Field(default=1e-4, gt=0.0, description="learning rate at step 0")
+    lr: float = option(1e-4, "learning rate at step 0", gt=0.0)
     beta1: float = Field(default=0.0, ge=0.0, lt=1.0)
     beta2: float = Field(default=0.9, ge=0.0, lt=1.0)
     eps: float = Field(default=1e-8, gt=0.0)
-    amsgrad: bool = Field(default=False, description="divide by the largest squared average so far")
-    decay: Literal["constant", "linear"] = Field(
-        default="constant", description="linear: from lr at step 0 to 0 at schedule.steps"
-    )
+    amsgrad: bool = option(False, "use the largest average of squared gradients so far")
+    decay: Literal["constant", "linear"] = DECAY
 
 
 class BurstOptions(Options):
-    """Longer rounds of critic training, as in the WGAN authors' published code."""
+    """Steps with more critic updates, as in the code published by the WGAN authors."""
 
-    first_steps: int = Field(default=25, ge=0, description="steps at the start of the run that get a burst")
-    every: int = Field(default=500, ge=0, description="and every so many steps after; 0 for none")
-    critic_updates: int = Field(default=100, ge=1, description="critic updates in a burst")
+    first_steps: int = option(25, "the first steps of the run, which all have a burst", ge=0)
+    every: int = option(500, "steps between later bursts; 0 for none", ge=0)
+    critic_updates: Count = option(100, "critic updates in a step with a burst")
 
 
 class ScheduleOptions(Options):
-    """How long a run is, and what a step consists of. A step is one generator update."""
+    """The length of a run, and what a step consists of. A step is one generator update."""
 
     steps: int = Field(ge=1, description="generator updates in the whole run")
-    global_batch: int = Field(default=64, ge=1, description="samples of one update, over all ranks")
-    micro_batch: int | None = Field(
-        default=None, ge=1, description="most samples that a rank puts through the networks at once"
+    global_batch: Count = option(64, "samples of an update, over all ranks")
+    micro_batch: Count | None = option(None, "samples that a rank passes through a network at once, at most")
+    critic_updates: int = option(5, "critic updates of each step (n_critic)", ge=1, le=1000)
+    critic_batch: Count | None = option(
+        None, "real images of a critic update, and as many fakes; null: global_batch"
     )
-    critic_updates: int = Field(
-        default=5, ge=1, le=1000, description="critic updates of each step (n_critic)"
+    critic_rounds: Rounds = option(
+        "joint",
+        "joint: a critic update is one optimizer step on real and generated images; alternating: one step "
+        "on real images, then one on generated images",
     )
-    critic_batch: int | None = Field(
-        default=None,
-        ge=1,
-        description="real images of a critic update, and as many generated ones; null: global_batch",
-    )
-    critic_rounds: Rounds = Field(
-        default="joint",
-        description="joint: a critic update is one optimizer step on real and generated images together; "
-        "alternating: a step on the real ones, then one on the generated",
-    )
-    reuse_fakes: bool = Field(
-        default=False,
-        description="the generator trains on the images of the step's last critic update, not on new ones",
+    reuse_fakes: bool = option(
+        False, "train the generator on the fakes of the step's last critic update, not new ones"
     )
     bursts: BurstOptions | None = None
 
@@ -312,102 +288,71 @@ class ScheduleOptions(Options):
 
 
 class MonitorOptions(Options):
-    """What is written about a run, and how often (in steps)."""
+    """What a run logs, and how often (in steps)."""
 
-    log_every: int = Field(default=20, ge=1, description="scalars to TensorBoard and metrics.jsonl")
-    sample_every: int = Field(
-        default=200,
-        ge=1,
-        description="image grids and weight histograms; at the start also at 1/16, 1/8, 1/4 and 1/2 of it",
+    log_every: Count = option(20, "steps between scalars in TensorBoard and metrics.jsonl")
+    sample_every: Count = option(
+        200, "steps between image grids and weight histograms; the first ones at 1/16, 1/8, 1/4 and 1/2 of it"
     )
-    validation_every: int = Field(default=200, ge=1, description="Wasserstein estimate on held-out images")
-    grid: int = Field(default=8, ge=1, le=32, description="rows and columns of the image grids")
-    smoothing: float = Field(
-        default=0.9,
-        ge=0.0,
-        lt=1.0,
-        description="weight of the past in wasserstein/estimate_smooth, per logged point",
+    validation_every: Count = option(200, "steps between Wasserstein estimates on held-out images")
+    grid: int = option(8, "rows and columns of the image grids", ge=1, le=32)
+    smoothing: float = option(
+        0.9, "weight of the past in wasserstein/estimate_smooth, for each log point", ge=0.0, lt=1.0
     )
-    plots: bool = Field(
-        default=True, description="curves.png and training.gif in the run's directory, at the end"
-    )
+    plots: bool = option(True, "draw curves.png and training.gif in the run directory at the end")
 
 
 class QualityOptions(Options):
-    """How good the samples are, measured while training and by `wgan evaluate`."""
+    """How the quality of samples is measured, during training and by `wgan evaluate`."""
 
-    every: int | None = Field(
-        default=None, ge=1, description="steps between evaluations while training; null for none"
-    )
-    metrics: list[Metric] = Field(
-        default=["fid", "precision", "recall", "swd"],
-        min_length=1,
-        description="fid, kid, precision, recall, density, coverage and copied compare features; swd (sliced "
+    every: Count | None = option(None, "steps between evaluations during training; null: none")
+    metrics: list[Metric] = option(
+        ["fid", "precision", "recall", "swd"],
+        "fid, kid, precision, recall, density, coverage and copied compare features; swd (sliced "
         "Wasserstein distance) compares pixels; modes and class_distance count a classifier's classes",
+        min_length=1,
     )
-    features: FeatureKind = Field(
-        default="pixels",
-        description="pixels: along their main directions, no weights needed; classifier: of "
-        "`wgan features train`; inception: of the network that published figures use",
+    features: FeatureKind = option(
+        "pixels",
+        "what images are compared by. pixels: principal components, needs no weights; classifier: made by "
+        "`wgan features train`; inception: the network that published figures use",
     )
-    classifier: str | None = Field(
-        default=None, min_length=1, description="file made by `wgan features train SHARDS`"
+    classifier: Text | None = option(None, "file made by `wgan features train SHARDS`")
+    inception: Text | None = option(None, "file with the weights of torch-fidelity; null downloads them")
+    samples: int = option(
+        2048, "generated images of an evaluation, and the largest number of real images", ge=128
     )
-    inception: str | None = Field(
-        default=None, min_length=1, description="file of torch-fidelity's weights; null downloads them"
-    )
-    samples: int = Field(
-        default=2048, ge=128, description="generated images, and at most as many real ones, of an evaluation"
-    )
-    keep_best: Metric | None = Field(
-        default=None, description="a metric whose best checkpoint is saved and stays"
-    )
-    patience: int | None = Field(
-        default=None, ge=1, description="evaluations without a new best after which the run ends early"
-    )
+    keep_best: Metric | None = option(None, "metric whose best checkpoint is saved and kept")
+    patience: Count | None = option(None, "end the run after this many evaluations without a new best")
 
 
 class CheckpointOptions(Options):
-    """When the run is saved, and what is kept (in steps)."""
+    """When a checkpoint is saved, and which ones are kept (in steps)."""
 
     every: int = Field(default=1000, ge=1)
-    keep_last: int = Field(default=2, ge=1, description="newest checkpoints that stay")
-    keep_every: int | None = Field(
-        default=None, ge=1, description="checkpoints at multiples of this stay for good"
-    )
+    keep_last: Count = option(2, "number of newest checkpoints to keep")
+    keep_every: Count | None = option(None, "also keep every checkpoint at a multiple of this")
 
 
 class InitOptions(Options):
-    """Weights to start from, instead of random ones: fine-tuning."""
+    """Fine-tuning: weights to start from instead of random ones."""
 
-    generator: str | None = Field(
-        default=None,
-        min_length=1,
-        description="weights to start from: a run (its newest checkpoint), a checkpoint or a .safetensors file",
+    generator: Text | None = option(
+        None, "a run directory (its newest checkpoint), a checkpoint or a .safetensors file"
     )
-    critic: str | None = Field(default=None, min_length=1, description="the same for the critic")
-    freeze_generator: int = Field(
-        default=0, ge=0, description="its first layers, from the latent on, that keep the weights they have"
-    )
-    freeze_critic: int = Field(
-        default=0, ge=0, description="its first layers, from the image on, that keep the weights they have"
-    )
+    critic: Text | None = option(None, "the same for the critic")
+    freeze_generator: int = option(0, "first layers (from the latent) that are not trained", ge=0)
+    freeze_critic: int = option(0, "first layers (from the image) that are not trained", ge=0)
 
 
 class RuntimeOptions(Options):
-    """The processes and the device."""
+    """Processes and device."""
 
-    processes: int | None = Field(
-        default=None, ge=1, description="ranks that the run must have; another number is an error"
-    )
+    processes: Count | None = option(None, "number of ranks; any other number is an error")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    timeout_seconds: float = Field(default=600.0, gt=0.0, description="how long a rank waits for the others")
-    digest_every: int = Field(
-        default=100, ge=1, description="steps between comparisons of all state across ranks"
-    )
-    cuda_graph: bool = Field(
-        default=False, description="launch each ordinary step as one CUDA graph: on one GPU, not in fp16"
-    )
+    timeout_seconds: float = option(600.0, "how long a rank waits for the other ranks", gt=0.0)
+    digest_every: Count = option(100, "steps between comparisons of the whole state across ranks")
+    cuda_graph: bool = option(False, "launch each step as one CUDA graph (one GPU, not in fp16)")
 
 
 ModelOptions = Annotated[
@@ -422,23 +367,21 @@ OptimizerOptions = Annotated[RmspropOptions | AdamOptions, Field(discriminator="
 
 
 class Config(Options):
-    """A run, complete."""
+    """All options of a run."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run's directory below run_root"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run directory in run_root"
     )
     run_root: str = Field(default="runs", min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
-    precision: Literal["auto", "float32", "bf16", "fp16"] | None = Field(
-        default=None,
-        description="of the networks' forward and backward; auto takes bf16 where the device computes in it, else "
-        "float32; null takes the launcher's choice, else float32",
+    precision: Literal["auto", "float32", "bf16", "fp16"] | None = option(
+        None,
+        "of forward and backward passes; auto: bf16 if the device supports it, else float32; null: the "
+        "launcher's choice, else float32",
     )
-    ema_decay: float = Field(
-        default=0.999, ge=0.0, lt=1.0, description="of the generator's moving average, per step"
-    )
-    critic_grad_clip: float | None = Field(default=None, gt=0.0, description="largest gradient norm")
-    generator_grad_clip: float | None = Field(default=None, gt=0.0, description="largest gradient norm")
+    ema_decay: float = option(0.999, "decay of the generator's moving average (EMA) per step", ge=0.0, lt=1.0)
+    critic_grad_clip: float | None = option(None, "largest gradient norm; null: not limited", gt=0.0)
+    generator_grad_clip: float | None = option(None, "largest gradient norm; null: not limited", gt=0.0)
     data: DataOptions
     model: ModelOptions = DcganOptions()
     objective: ObjectiveOptions = WassersteinOptions()
@@ -450,7 +393,4 @@ class Config(Options):
     checkpoint: CheckpointOptions = CheckpointOptions()
     runtime: RuntimeOptions = RuntimeOptions()
     init_from: InitOptions = InitOptions()
-    profile: bool = Field(
-        default=False,
-        description="record a few steps: trace.json and profile.json say where a step's time goes",
-    )
+    profile: bool = option(False, "record in trace.json and profile.json where a step spends its time")
