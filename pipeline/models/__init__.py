@@ -1,15 +1,16 @@
-"""The networks: one file an architecture, each with a Generator and a Critic."""
+"""The networks: one file for each architecture, with a Generator and a Critic."""
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Any
 
 from torch import nn
 
 from pipeline.models import dcgan, gan_bce, mlp, resnet, wgan_dcgan, wgan_mnist
 from pipeline.options import ModelOptions
+from pipeline.plugins import load_plugin
 
-ARCHITECTURES: dict[str, ModuleType] = {
+ARCHITECTURES: dict[str, Any] = {
     "dcgan": dcgan,
     "mlp": mlp,
     "resnet": resnet,
@@ -24,7 +25,7 @@ def build_generator(options: ModelOptions, resolution: int, channels: int) -> nn
 
     Raises ConfigError where the architecture has no network for the resolution.
     """
-    generator: nn.Module = ARCHITECTURES[options.name].Generator(options, resolution, channels)
+    generator: nn.Module = _architecture(options.name).Generator(options, resolution, channels)
     return generator
 
 
@@ -34,5 +35,10 @@ def build_critic(options: ModelOptions, resolution: int, channels: int) -> nn.Mo
     Called with `float32=True`, it leaves mixed precision. Raises ConfigError where the architecture has no
     network for the resolution.
     """
-    critic: nn.Module = ARCHITECTURES[options.name].Critic(options, resolution, channels)
+    critic: nn.Module = _architecture(options.name).Critic(options, resolution, channels)
     return critic
+
+
+def _architecture(name: str) -> Any:
+    """What has a Generator and a Critic: a module of this package, or a plug-in."""
+    return ARCHITECTURES[name] if name in ARCHITECTURES else load_plugin("model.name", name)

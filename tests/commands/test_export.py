@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.cli import main
 from pipeline import load_generator
+from pipeline.cli import main
 from pipeline.commands import export
 from pipeline.commands.export import check_same_images
 from pipeline.errors import CheckpointError, ConfigError

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.plugins import is_import_path, load_plugin
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 of shape (height, width), grey, or (height, width, 3), RGB."""
@@ -117,6 +118,7 @@ PATHS = (
     ("photos.zip, photos.tar", "the same, packed; a tar file must not be compressed"),
     ("shards/", "webdataset shards: a folder of .tar files of KEY.jpg and KEY.cls"),
     ("photos.npy, photos.npz", "uint8 arrays (count, height, width) or with 1 or 3 channels; labels in .npz"),
+    ("package.module:Source", "your own: called with a pipeline.data.sources.Spec, see docs/extending.md"),
     ("hf:NAME, hf:USER/NAME", "a set of the Hugging Face Hub; with --root, what save_to_disk wrote"),
 )
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -143,6 +145,8 @@ def open_source(spec: Spec) -> Source:
         return _open_with(REGISTRY[spec.name], spec)
     if spec.name.startswith(HUGGING_FACE):
         return _open_with("pipeline.data.sources.hugging_face", spec)
+    if is_import_path(spec.name) and not Path(spec.name).exists():
+        return cast(Source, load_plugin("SOURCE", spec.name, is_trusted=True)(spec))
     return _open_with(f"pipeline.data.sources.{_kind_of(Path(spec.name))}", spec)
 
 
