@@ -72,7 +72,7 @@ def write(
     size = resolution if isinstance(resolution, tuple) else (resolution, resolution)
     wanted = Conversion(size, channels, **conversion)  # type: ignore[arg-type]
     plan = plan_shards(source, wanted, selection or Selection(), samples_per_shard)
-    manifest = make_shards(source, plan, out)
+    manifest = make_shards(plan, out)
     assert manifest is not None
     return manifest
 

@@ -76,9 +76,9 @@ def main() -> None:
     files = [arguments.folder / source.key(position) for position in png.chosen.positions.tolist()]
     ways: dict[str, Callable[[Path], object]] = {
         "Pillow: open, resize, save": lambda out: pillow_loop(files, side, out),
-        "PNG shards": lambda out: make_shards(source, png, out),
-        f"PNG shards, {cores} processes": lambda out: make_shards(source, png, out, workers=cores),
-        "JPEG shards (kept byte for byte where they fit)": lambda out: make_shards(source, jpeg, out),
+        "PNG shards": lambda out: make_shards(png, out),
+        f"PNG shards, {cores} processes": lambda out: make_shards(png, out, workers=cores),
+        "JPEG shards (kept byte for byte where they fit)": lambda out: make_shards(jpeg, out),
     }
     print_table(time_all(ways, arguments.rounds), len(files), cores)
 

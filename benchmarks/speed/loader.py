@@ -104,7 +104,7 @@ def resident(images: ImageSet) -> Batches:
 def uint8_batches(reader: ShardReader, images: Images, threads: int, at: float = 0.0) -> Batches:
     """Batches from a place of the first epoch on. They stay uint8: the other readers have made no floats either."""
     order = Order([shard.count for shard in reader.manifest.shards], seed=0, shuffle_shards=64)
-    loader = Loader(images, reader.image_shape, order, ROWS, CPU, threads)
+    loader = Loader(images, order, ROWS, CPU, threads)
     return (loader.to_pixels(staged) for staged in loader.batches(int(order.epoch_size * at)))
 
 
@@ -193,7 +193,7 @@ def make(folder: Path, out: Path, side: int) -> None:
     """JPEG shards of a folder of JPEG files that have that size already: each file is kept byte for byte."""
     source = open_source(Spec(str(folder)))
     plan = plan_shards(source, Conversion((side, side), 3, encoding="jpeg"))
-    make_shards(source, plan, out, workers=available_cores())
+    make_shards(plan, out, workers=available_cores())
 
 
 def as_files(shards: Path, folder: Path) -> None:

@@ -252,7 +252,6 @@ def make(arguments: argparse.Namespace) -> int:
         print(f"{out} is complete already: nothing to do (--overwrite makes it again)")
         return 0
     manifest = make_shards(
-        source,
         plan,
         out,
         workers=arguments.workers or available_cores(),

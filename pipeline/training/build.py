@@ -288,7 +288,7 @@ def build_loader(
         workers = decoding_threads(config.data.workers, runtime.local_world_size)
         say(f"decoding in {workers} threads for each rank" if workers else "decoding in the loop")
     flip_seed = config.seed if config.data.flip else None
-    return Loader(images, reader.image_shape, order, rows, runtime.device, workers, flip_seed), order
+    return Loader(images, order, rows, runtime.device, workers, flip_seed), order
 
 
 def decoding_threads(wanted: int | None, local_ranks: int) -> int:

@@ -20,6 +20,7 @@ MAX_SHARDS = 1_000_000
 class Plan:
     """Which images go into which shard, and what becomes of them. `facts` are equal for equal shards."""
 
+    source: Source = field(repr=False, compare=False)
     conversion: Conversion
     samples_per_shard: int
     chosen: Chosen = field(repr=False, compare=False)
@@ -78,7 +79,8 @@ def plan_shards(
         raise ConfigError(f"A shard holds at least 1 sample, not {samples_per_shard}.")
     chosen = choose(source, selection)
     count = len(chosen.positions)
-    plan = Plan(conversion, samples_per_shard, chosen, _facts(source, chosen, conversion, samples_per_shard))
+    facts = _facts(source, chosen, conversion, samples_per_shard)
+    plan = Plan(source, conversion, samples_per_shard, chosen, facts)
     if plan.shards > MAX_SHARDS:
         raise ConfigError(
             f"{count} images at {samples_per_shard} a shard make {plan.shards} shards, over {MAX_SHARDS:,}. "

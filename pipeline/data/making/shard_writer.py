@@ -16,7 +16,6 @@ from pipeline.data.format.manifest import INDEX_COLUMNS, Shard, file_sha256
 from pipeline.data.format.tar_writer import TarWriter
 from pipeline.data.making.convert import convert
 from pipeline.data.making.plan import Plan
-from pipeline.data.sources import Source
 from pipeline.durable import replacing
 from pipeline.errors import DataError
 
@@ -56,7 +55,7 @@ def shard_path(out: Path, number: int) -> Path:
 
 
 def write_shard(
-    source: Source, plan: Plan, number: int, out: Path, skip_bad: int, advance: Callable[[int], object]
+    plan: Plan, number: int, out: Path, skip_bad: int, advance: Callable[[int], object]
 ) -> Record:
     """Write a shard, its index and, last, its record: where there is a record, all of it is on disk.
 
@@ -69,7 +68,7 @@ def write_shard(
     # Shared: processes of a killed run may still be writing the same files.
     with replacing(path, is_shared=True) as file:
         tar = TarWriter(file)
-        for place, picture in _convert(source, plan, number, skip_bad, bad):
+        for place, picture in _convert(plan, number, skip_bad, bad):
             label = int(plan.chosen.labels[place])
             key = f"{place:08d}"
             offset = tar.add(f"{key}.{EXTENSION_OF[plan.conversion.encoding]}", picture)
@@ -92,18 +91,16 @@ def write_shard(
     return record
 
 
-def _convert(
-    source: Source, plan: Plan, number: int, skip_bad: int, bad: list[BadImage]
-) -> Iterator[tuple[int, bytes]]:
+def _convert(plan: Plan, number: int, skip_bad: int, bad: list[BadImage]) -> Iterator[tuple[int, bytes]]:
     """The place and the encoded image of each that is good; the others are added to `bad`."""
     for place in plan.places(number):
         position = int(plan.chosen.positions[place])
         try:
-            picture = convert(source.read(position), plan.conversion)
+            picture = convert(plan.source.read(position), plan.conversion)
         except DataError as error:
-            bad.append(BadImage(source.key(position), str(error).rstrip(".")))
+            bad.append(BadImage(plan.source.key(position), str(error).rstrip(".")))
             if len(bad) > skip_bad:
-                raise too_many(source.name, bad, skip_bad) from None
+                raise too_many(plan.source.name, bad, skip_bad) from None
             continue
         yield place, picture
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from pipeline.data.making.plan import Plan
 from pipeline.data.making.shard_writer import Record, write_shard
-from pipeline.data.sources import Source
 from pipeline.errors import PipelineError
 
 PROGRESS_SECONDS = 0.2
@@ -26,14 +25,13 @@ PROGRESS_SECONDS = 0.2
 class Job:
     """What every worker knows."""
 
-    source: Source
     plan: Plan
     out: Path
     skip_bad: int
 
     def write(self, number: int, advance: Callable[[int], object]) -> Record:
         """Write one shard."""
-        return write_shard(self.source, self.plan, number, self.out, self.skip_bad, advance)
+        return write_shard(self.plan, number, self.out, self.skip_bad, advance)
 
 
 def write_shards(

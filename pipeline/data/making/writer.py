@@ -38,7 +38,6 @@ from pipeline.data.making.shard_directory import (
 )
 from pipeline.data.making.shard_writer import BadImage, shard_path, too_many
 from pipeline.data.making.workers import Job, write_shards
-from pipeline.data.sources import Source
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, StorageError
 
@@ -63,7 +62,6 @@ def find_finished(out: Path, plan: Plan) -> Manifest | None:
 
 
 def make_shards(
-    source: Source,
     plan: Plan,
     out: Path,
     *,
@@ -89,29 +87,29 @@ def make_shards(
         return finished
     if overwrite:
         refuse_other_files(out)
-    _check_space(source, plan, out, part)
+    _check_space(plan, out, part)
     with locked(out, is_shared=not part.is_whole):
         if overwrite:
             remove(out, FINISHED_FILES, PASSING_FILES, but=LOCK_NAME)
         if part.is_whole:
             remove(out, HALF_WRITTEN)
         agree_on_plan(out, plan.facts)
-        _write_part(source, plan, out, workers, part, skip_bad)
+        _write_part(plan, out, workers, part, skip_bad)
         return _finish(out, plan.facts) if part.is_whole else None
 
 
-def _write_part(source: Source, plan: Plan, out: Path, workers: int, part: Part, skip_bad: int) -> None:
+def _write_part(plan: Plan, out: Path, workers: int, part: Part, skip_bad: int) -> None:
     bad: list[BadImage] = []
     missing = _missing(plan, out, part)
     total, left = _count(plan, part.shards(plan)), _count(plan, missing)
-    with tqdm(total=total, initial=total - left, unit="image", desc=source.name, disable=None) as bar:
-        job = Job(source, plan, out, skip_bad)
+    with tqdm(total=total, initial=total - left, unit="image", desc=plan.source.name, disable=None) as bar:
+        job = Job(plan, out, skip_bad)
         for record in write_shards(job, missing, workers, bar.update):
             bad += record.bad
             if len(bad) > skip_bad:
                 break
     if len(bad) > skip_bad:
-        raise too_many(source.name, bad, skip_bad)
+        raise too_many(plan.source.name, bad, skip_bad)
 
 
 def _missing(plan: Plan, out: Path, part: Part) -> list[int]:
@@ -205,7 +203,7 @@ def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
-def _check_space(source: Source, plan: Plan, out: Path, part: Part) -> None:
+def _check_space(plan: Plan, out: Path, part: Part) -> None:
     """Raise StorageError where the shards will not fit, going by some images spread over the set."""
     count = _count(plan, _missing(plan, out, part))
     if count == 0:
@@ -213,7 +211,7 @@ def _check_space(source: Source, plan: Plan, out: Path, part: Part) -> None:
     sizes = []
     for place in np.linspace(0, plan.count - 1, min(TRIED_IMAGES, plan.count)).astype(int).tolist():
         with suppress(DataError):  # met again, and told, when its turn comes
-            sizes.append(len(convert(source.read(int(plan.chosen.positions[place])), plan.conversion)))
+            sizes.append(len(convert(plan.source.read(int(plan.chosen.positions[place])), plan.conversion)))
     # Each member has a header and is filled up to whole blocks.
     needed = int(count * ((max(sizes) + np.mean(sizes)) / 2 + 4 * BLOCK)) if sizes else 0
     with storage_errors(out):

@@ -24,9 +24,14 @@ BATCHES_AHEAD = 4
 
 
 class Images(Protocol):
-    """Reads samples by id: uint8 (count, channels, height, width). A reader or a cache."""
+    """Reads samples by id: a reader or a cache."""
 
-    def read(self, ids: Ids) -> Tensor: ...
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+
+    def read(self, ids: Ids) -> Tensor:
+        """The images of these samples: uint8 (count, channels, height, width)."""
 
     def expect(self, now: list[int], later: list[int]) -> None:
         """Learn which shards are being read, and which come next."""
@@ -47,7 +52,6 @@ class Loader:
     def __init__(
         self,
         images: Images,
-        image_shape: tuple[int, int, int],
         order: Order,
         rows: RankRows,
         device: torch.device,
@@ -60,7 +64,7 @@ class Loader:
         if isinstance(images, ResidentImages) and images.device.type == device.type:
             self._resident = images
         self._images, self._order, self._rows = images, order, rows
-        self.image_shape = image_shape
+        self.image_shape = images.image_shape
         self._device, self._workers, self._flip_seed = device, workers, flip_seed
 
     def batches(self, position: int) -> Iterator[Staged]:

@@ -163,10 +163,6 @@ class Order:
         epochs = rows_of([stream.epochs(place, count * each) for stream in streams])
         return map(Batch, ids, epochs)
 
-    def samples(self, position: int, count: int) -> Ids:
-        """The ids of [position, position + count), both multiples of the number of streams."""
-        return self.batch(position, RankRows(0, count, count)).ids
-
     def first(self, count: int) -> Ids:
         """The ids of as many samples as asked for; none comes again before all have come."""
         each = -(-count // len(self.streams))

@@ -41,7 +41,7 @@ def make(source: Source, out: Path, overwrite: bool = False, **options: object) 
     settings: dict[str, object] = {"resolution": (8, 8), "channels": 3, **options}
     per_shard = settings.pop("samples_per_shard", 4)
     plan = plan_shards(source, Conversion(**settings), samples_per_shard=per_shard)  # type: ignore[arg-type]
-    make_shards(source, plan, out, overwrite=overwrite)
+    make_shards(plan, out, overwrite=overwrite)
     return names(out)
 
 
@@ -117,7 +117,7 @@ def test_several_processes_give_the_bytes_of_one(tmp_path: Path) -> None:
     source = digits()
     plan = plan_shards(source, Conversion((16, 16), 1), samples_per_shard=100)
     for workers in (1, 3):
-        make_shards(source, plan, tmp_path / str(workers), workers=workers)
+        make_shards(plan, tmp_path / str(workers), workers=workers)
     assert len(names(tmp_path / "1")) == 2 * 18 + 1
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
@@ -293,8 +293,8 @@ def test_bad_images_within_the_limit_are_left_out_and_listed(tmp_path: Path, wor
     source = bad_images(4, 5, 6, 7, 9)
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
     with pytest.raises(DataError, match=r"over --skip-bad 4; \.\./\d, for one: it is a broken PNG"):
-        make_shards(source, plan, tmp_path, skip_bad=4, workers=workers)
-    manifest = make_shards(source, plan, tmp_path, skip_bad=5, workers=workers)
+        make_shards(plan, tmp_path, skip_bad=4, workers=workers)
+    manifest = make_shards(plan, tmp_path, skip_bad=5, workers=workers)
     assert manifest is not None
     # All images of the second shard are bad, so there is no such shard.
     assert [(shard.name, shard.count) for shard in manifest.shards] == [("000000.tar", 4), ("000002.tar", 3)]
@@ -307,7 +307,7 @@ def test_a_set_of_bad_images_alone_is_refused(tmp_path: Path) -> None:
     source = bad_images(*range(12))
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
     with pytest.raises(DataError, match="None of the 12 images of given can be used"):
-        make_shards(source, plan, tmp_path, skip_bad=12)
+        make_shards(plan, tmp_path, skip_bad=12)
 
 
 @pytest.mark.parametrize("label", [None, -1, 2])
@@ -324,7 +324,7 @@ def test_parts_make_the_bytes_of_the_whole(tmp_path: Path, where: str) -> None:
     for number, place in enumerate(places, start=1):
         with pytest.raises(DataError, match=r"lacks \d of 6 shards: 00000\d|holds no parts"):
             merge_parts(out, [place for place in places[: number - 1] if place != out])
-        assert make_shards(source, plan, place, part=Part(number, 3)) is None
+        assert make_shards(plan, place, part=Part(number, 3)) is None
     merge_parts(out, [place for place in places if place != out])
     make(source, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
@@ -332,7 +332,7 @@ def test_parts_make_the_bytes_of_the_whole(tmp_path: Path, where: str) -> None:
 
 def test_a_merge_leaves_files_of_someone_else_alone(tmp_path: Path) -> None:
     plan = plan_shards(noise(8), Conversion((8, 8), 3), samples_per_shard=4)
-    make_shards(noise(8), plan, tmp_path / "1", part=Part(1, 2))
+    make_shards(plan, tmp_path / "1", part=Part(1, 2))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "000000.tar").write_text("precious")
     with pytest.raises(ConfigError, match=r"not of a shard set, 000000\.tar for one"):
@@ -345,8 +345,8 @@ def test_bad_images_that_were_replaced_are_taken_on_the_next_run(tmp_path: Path)
         return plan_shards(source, Conversion((8, 8), 3), samples_per_shard=2)
 
     with pytest.raises(DataError, match="over --skip-bad 1"):
-        make_shards(bad_images(1, 5), plan(bad_images(1, 5)), tmp_path, skip_bad=1)
-    manifest = make_shards(bad_images(), plan(bad_images()), tmp_path)
+        make_shards(plan(bad_images(1, 5)), tmp_path, skip_bad=1)
+    manifest = make_shards(plan(bad_images()), tmp_path)
     assert manifest is not None
     assert manifest.count == 12
 
@@ -355,7 +355,7 @@ def test_parts_of_different_plans_are_not_merged(tmp_path: Path) -> None:
     source = noise(8)
     for number, channels in ((1, 1), (2, 3)):
         plan = plan_shards(source, Conversion((8, 8), channels), samples_per_shard=4)
-        make_shards(source, plan, tmp_path / str(number), part=Part(number, 2))
+        make_shards(plan, tmp_path / str(number), part=Part(number, 2))
     with pytest.raises(ConfigError, match="2 already holds other shards: channels is 3 there, not 1"):
         merge_parts(tmp_path / "out", [tmp_path / "1", tmp_path / "2"])
 
@@ -380,7 +380,7 @@ from pipeline.data.making.writer import make_shards
 if __name__ == "__main__":
     digits = open_source(Spec("digits"))
     plan = plan_shards(digits, Conversion((16, 16), 1), samples_per_shard=20)
-    make_shards(digits, plan, Path(sys.argv[1]), workers=2)
+    make_shards(plan, Path(sys.argv[1]), workers=2)
 """
 
 
@@ -402,7 +402,7 @@ def test_a_kill_at_any_moment_leaves_no_manifest_and_a_rerun_gives_the_same_byte
     # Workers of the killed process may still be ending: what they write must not harm the next one.
     for place in (killed, tmp_path / "clean"):
         plan = plan_shards(digits(), Conversion((16, 16), 1), samples_per_shard=20)
-        make_shards(digits(), plan, place)
+        make_shards(plan, place)
     assert contents(killed) == contents(tmp_path / "clean")
 
 
@@ -468,7 +468,7 @@ def test_a_worker_that_is_killed_is_told(tmp_path: Path) -> None:
     source = Dying(os.getpid())
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
     with pytest.raises(PipelineError, match="A worker process was killed, perhaps because memory ran out"):
-        make_shards(source, plan, tmp_path, workers=2)
+        make_shards(plan, tmp_path, workers=2)
 
 
 def test_a_selection_takes_what_it_says(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def batches(
     images: Images | None = None,
 ) -> Iterator[Tensor]:
     rows = rows or RankRows(0, 12, 12)
-    loader = Loader(images or reader, reader.image_shape, order_of(reader), rows, CPU, workers)
+    loader = Loader(images or reader, order_of(reader), rows, CPU, workers)
     return map(loader.to_images, loader.batches(position))
 
 
@@ -61,7 +61,7 @@ def test_batches_are_this_ranks_rows_as_floats_from_minus_one_to_one(reader: Sha
     order = order_of(reader)
     found = list(islice(batches(reader, position=24, rows=RankRows(4, 3, 12)), 3))
     for number, batch in enumerate(found):
-        ids = order.samples(24 + 12 * number, 12)[4:7]
+        ids = order.batch(24 + 12 * number, RankRows(0, 12, 12)).ids[4:7]
         assert batch.dtype == torch.float32
         assert batch.shape == (3, 1, 8, 8)
         assert torch.equal(batch, to_float(reader.read(ids)))
@@ -112,7 +112,7 @@ def test_starting_later_is_skipping_what_comes_before(reader: ShardReader, skipp
 
 
 def test_single_samples_are_read_like_a_batch(reader: ShardReader) -> None:
-    loader = Loader(reader, reader.image_shape, order_of(reader), RankRows(0, 1, 1), CPU)
+    loader = Loader(reader, order_of(reader), RankRows(0, 1, 1), CPU)
     ids = np.array([1796, 3])
     assert torch.equal(loader.read(ids), to_float(reader.read(ids)))
 
@@ -122,7 +122,7 @@ def test_mirrored_images_are_turned_left_to_right_and_others_left_alone(reader: 
     resident = decode_all(reader, Node(), show_progress=False)
     sources: list[tuple[Images, int]] = [(reader, 0), (reader, 2), (resident, 0)]
     for images, workers in sources:
-        loader = Loader(images, reader.image_shape, order, RankRows(0, 12, 12), CPU, workers, flip_seed=3)
+        loader = Loader(images, order, RankRows(0, 12, 12), CPU, workers, flip_seed=3)
         for number, batch in enumerate(map(loader.to_images, islice(loader.batches(0), 4))):
             planned = order.batch(12 * number, RankRows(0, 12, 12))
             turned = flips(3, planned)
@@ -136,7 +136,7 @@ class Watching:
     """Images that note which shards were announced before each read."""
 
     def __init__(self, reader: ShardReader) -> None:
-        self.reader = reader
+        self.reader, self.image_shape = reader, reader.image_shape
         self.announced: list[tuple[list[int], list[int]]] = []
 
     def expect(self, now: list[int], later: list[int]) -> None:
@@ -157,7 +157,7 @@ def test_shards_are_announced_once_for_each_window_with_those_that_follow(reader
 
 
 def test_a_loader_that_is_dropped_leaves_no_thread(reader: ShardReader) -> None:
-    loader = Loader(reader, reader.image_shape, order_of(reader), RankRows(0, 12, 12), CPU, workers=2)
+    loader = Loader(reader, order_of(reader), RankRows(0, 12, 12), CPU, workers=2)
     stream = loader.batches(0)
     next(stream)
     assert [thread for thread in threading.enumerate() if thread.name.startswith("decode")]

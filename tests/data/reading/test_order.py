@@ -14,6 +14,7 @@ from pipeline.data.format.shard_set import open_directory
 from pipeline.data.reading.order import (
     BATCHES_AT_ONCE,
     Batch,
+    Ids,
     Order,
     build_order,
     flips,
@@ -33,6 +34,11 @@ FROZEN_HELD_OUT = [3, 10, 18, 20, 21]
 FROZEN_SHUFFLE = [1, 2, 4, 5, 0, 3]
 
 
+def samples(order: Order, position: int, count: int) -> Ids:
+    """The ids of a global batch of `count` samples that starts at this position."""
+    return order.batch(position, RankRows(0, count, count)).ids
+
+
 @pytest.mark.parametrize("counts", [[1], [9], [4, 4, 4], UNEQUAL, [1] * 30, [100, 1]])
 def test_every_sample_comes_once_in_each_epoch_for_any_window(counts: list[int]) -> None:
     total = sum(counts)
@@ -40,7 +46,7 @@ def test_every_sample_comes_once_in_each_epoch_for_any_window(counts: list[int])
         order = Order(counts, seed=0, shuffle_shards=window)
         assert order.epoch_size == total
         for epoch in range(3):
-            assert sorted(order.samples(epoch * total, total).tolist()) == list(range(total))
+            assert sorted(samples(order, epoch * total, total).tolist()) == list(range(total))
 
 
 def test_the_tail_of_an_epoch_flows_into_the_next() -> None:
@@ -58,15 +64,15 @@ def test_the_tail_of_an_epoch_flows_into_the_next() -> None:
 
 def test_a_batch_may_be_longer_than_an_epoch() -> None:
     order = Order([2, 3], seed=0, shuffle_shards=1)
-    assert np.bincount(order.samples(0, 20)).tolist() == [4] * 5
+    assert np.bincount(samples(order, 0, 20)).tolist() == [4] * 5
 
 
 def test_any_part_of_the_stream_is_what_reading_from_the_start_gives() -> None:
-    whole = Order(UNEQUAL, seed=2, shuffle_shards=3, held_out=0.2).samples(0, 200)
+    whole = samples(Order(UNEQUAL, seed=2, shuffle_shards=3, held_out=0.2), 0, 200)
     order = Order(UNEQUAL, seed=2, shuffle_shards=3, held_out=0.2)
     for position in np.random.default_rng(0).permutation(150).tolist():
         count = position % 50 + 1
-        assert order.samples(position, count).tolist() == whole[position : position + count].tolist()
+        assert samples(order, position, count).tolist() == whole[position : position + count].tolist()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
@@ -131,8 +137,8 @@ def test_ranks_read_only_their_streams_and_batches_are_the_same_for_any_world_si
 
 def test_a_batch_of_another_size_goes_on_where_the_streams_are() -> None:
     order = Order([7] * 12, seed=3, shuffle_shards=4, streams=4)
-    stream = [set(order.samples(position, 4).tolist()) for position in range(0, 160, 4)]
-    larger = [set(order.samples(position, 8).tolist()) for position in range(0, 160, 8)]
+    stream = [set(samples(order, position, 4).tolist()) for position in range(0, 160, 4)]
+    larger = [set(samples(order, position, 8).tolist()) for position in range(0, 160, 8)]
     assert [first | second for first, second in zip(stream[::2], stream[1::2], strict=True)] == larger
 
 
@@ -154,7 +160,7 @@ def test_flips_are_a_fair_toss_of_seed_epoch_and_sample() -> None:
 def test_seeds_and_epochs_have_orders_of_their_own() -> None:
     total = 60
     orders = {
-        (seed, epoch): tuple(Order([10] * 6, seed, 3).samples(epoch * total, total).tolist())
+        (seed, epoch): tuple(samples(Order([10] * 6, seed, 3), epoch * total, total).tolist())
         for seed in range(4)
         for epoch in range(4)
     }
@@ -163,7 +169,7 @@ def test_seeds_and_epochs_have_orders_of_their_own() -> None:
 
 def test_a_window_mixes_its_shards_evenly() -> None:
     order = Order([100] * 8, seed=0, shuffle_shards=4)
-    shards = order.samples(0, 800) // 100
+    shards = samples(order, 0, 800) // 100
     for window in (shards[:400], shards[400:]):
         assert len(set(window.tolist())) == 4
         for part in np.split(window, 4):
@@ -172,21 +178,21 @@ def test_a_window_mixes_its_shards_evenly() -> None:
 
 
 def test_samples_within_a_shard_are_shuffled_too() -> None:
-    ids = Order([1000], seed=0, shuffle_shards=1).samples(0, 1000)
+    ids = samples(Order([1000], seed=0, shuffle_shards=1), 0, 1000)
     assert np.abs(np.corrcoef(ids, np.arange(1000))[0, 1]) < 0.1
     assert (np.diff(ids) == 1).sum() < 10
 
 
 def test_the_shards_that_share_a_window_change_from_epoch_to_epoch() -> None:
     order = Order([10] * 20, seed=0, shuffle_shards=4)
-    first_windows = {frozenset((order.samples(epoch * 200, 40) // 10).tolist()) for epoch in range(10)}
+    first_windows = {frozenset((samples(order, epoch * 200, 40) // 10).tolist()) for epoch in range(10)}
     assert len(first_windows) == 10
 
 
 def test_the_order_is_the_same_today_as_ever() -> None:
     order = Order(UNEQUAL, seed=7, shuffle_shards=2)
-    assert order.samples(0, 24).tolist() == FROZEN_START
-    assert order.samples(10**9, 8).tolist() == FROZEN_FAR
+    assert samples(order, 0, 24).tolist() == FROZEN_START
+    assert samples(order, 10**9, 8).tolist() == FROZEN_FAR
     assert Order(UNEQUAL, seed=7, shuffle_shards=2, held_out=0.25).held_out_ids().tolist() == FROZEN_HELD_OUT
     assert shuffled(6, (1, 2, 3)).tolist() == FROZEN_SHUFFLE
 
@@ -194,8 +200,8 @@ def test_the_order_is_the_same_today_as_ever() -> None:
 def test_positions_far_ahead_are_reached_without_reading_up_to_them() -> None:
     order = Order([50] * 40, seed=0, shuffle_shards=8)
     far = 10**12 * 2000
-    assert sorted(order.samples(far, 2000).tolist()) == list(range(2000))
-    assert order.samples(10**12, 5).tolist() == order.samples(10**12 - 3, 8)[3:].tolist()
+    assert sorted(samples(order, far, 2000).tolist()) == list(range(2000))
+    assert samples(order, 10**12, 5).tolist() == samples(order, 10**12 - 3, 8)[3:].tolist()
 
 
 @pytest.mark.parametrize("counts", [[1000] * 10, [1] * 50, UNEQUAL * 20])
@@ -203,10 +209,10 @@ def test_positions_far_ahead_are_reached_without_reading_up_to_them() -> None:
 def test_held_out_samples_never_come_up_in_training(counts: Sequence[int], share: float) -> None:
     order = Order(counts, seed=0, shuffle_shards=3, held_out=share)
     held_out = set(order.held_out_ids().tolist())
-    trained = order.samples(0, order.epoch_size).tolist()
+    trained = samples(order, 0, order.epoch_size).tolist()
     assert order.epoch_size == sum(counts) - len(held_out)
     assert sorted(held_out.union(trained)) == list(range(sum(counts)))
-    assert not held_out & set(order.samples(0, 3 * order.epoch_size).tolist())
+    assert not held_out & set(samples(order, 0, 3 * order.epoch_size).tolist())
 
 
 def test_held_out_samples_are_the_same_for_every_seed_and_window() -> None:
@@ -252,7 +258,7 @@ def test_only_samples_of_the_chosen_classes_come_up_each_once_an_epoch(
     order = build_order(config(digits, classes=classes), open_directory(digits))
     expected = np.flatnonzero(np.isin(labels(digits), [int(name) for name in classes]))
     for epoch in range(2):
-        ids = order.samples(epoch * order.epoch_size, order.epoch_size)
+        ids = samples(order, epoch * order.epoch_size, order.epoch_size)
         assert sorted(ids.tolist()) == expected.tolist()
 
 
@@ -261,7 +267,7 @@ def test_samples_are_held_out_of_the_chosen_classes_alone(digits: Path) -> None:
     held_out = order.held_out_ids()
     assert 8 <= len(held_out) < order.epoch_size
     assert set(labels(digits)[held_out]) == {7}
-    assert not set(held_out.tolist()) & set(order.samples(0, order.epoch_size).tolist())
+    assert not set(held_out.tolist()) & set(samples(order, 0, order.epoch_size).tolist())
 
 
 def test_shards_without_a_sample_of_the_chosen_classes_are_passed_over() -> None:
@@ -269,14 +275,15 @@ def test_shards_without_a_sample_of_the_chosen_classes_are_passed_over() -> None
     chosen[[4, 5, 21]] = True
     for window in range(1, len(UNEQUAL) + 1):
         order = Order(UNEQUAL, seed=0, shuffle_shards=window, chosen=chosen)
-        assert sorted(order.samples(3, 3).tolist()) == [4, 5, 21]
+        assert sorted(samples(order, 3, 3).tolist()) == [4, 5, 21]
 
 
 def test_all_classes_together_come_in_the_order_of_no_choice(digits: Path) -> None:
     manifest = open_directory(digits)
     everything = build_order(config(digits, classes=list(range(10))), manifest)
     assert (
-        everything.samples(0, 900).tolist() == build_order(config(digits), manifest).samples(0, 900).tolist()
+        samples(everything, 0, 900).tolist()
+        == samples(build_order(config(digits), manifest), 0, 900).tolist()
     )
 
 
