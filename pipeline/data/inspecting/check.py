@@ -29,6 +29,7 @@ from pipeline.data.format.manifest import (
 from pipeline.data.format.tar_index import ShardIndex, index_shard
 from pipeline.data.threads import Advance, in_threads
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 DIGEST_BYTES = 16
 MOST_EXAMPLES = 5
@@ -69,9 +70,9 @@ class Report:
     def verdict(self) -> str:
         """In a few words: sound; sound, with 3 duplicates; damaged (2 defects)."""
         if self.findings:
-            return f"damaged ({_counted(len(self.findings), 'defect')})"
+            return f"damaged ({counted(len(self.findings), 'defect')})"
         copies = self.duplicates.copies
-        return f"sound, with {_counted(copies, 'duplicate')}" if copies else "sound"
+        return f"sound, with {counted(copies, 'duplicate')}" if copies else "sound"
 
 
 @dataclass
@@ -182,7 +183,7 @@ def _check_file(path: Path, sha256: str, size: int | None, advance: Advance) -> 
 
 def _check_members(path: Path, members: ShardIndex, manifest: Manifest, shard: Shard) -> Iterator[str]:
     if len(members.rows) != shard.count:
-        yield f"{path}: {_counted(len(members.rows), 'sample')} instead of {shard.count}"
+        yield f"{path}: {counted(len(members.rows), 'sample')} instead of {shard.count}"
     if members.encoding != manifest.encoding:
         yield f"{path}: its images are {members.encoding}, but {FILE_NAME} says {manifest.encoding}"
 
@@ -272,7 +273,7 @@ def _describe_duplicates(duplicates: Duplicates) -> Iterator[str]:
         return
     more = ", …" if duplicates.copies > len(duplicates.examples) else ""
     labels = f", {duplicates.relabelled:,} of them with another label" if duplicates.relabelled else ""
-    yield f"{_counted(duplicates.copies, 'duplicate')}{labels}: {', '.join(duplicates.examples)}{more}"
+    yield f"{counted(duplicates.copies, 'duplicate')}{labels}: {', '.join(duplicates.examples)}{more}"
 
 
 def _describe_ignored(count: int) -> Iterator[str]:
@@ -285,7 +286,3 @@ def _describe_unlisted(directory: Path, manifest: Manifest) -> Iterator[str]:
     present = {path.name for path in directory.iterdir() if path.suffix in (".tar", ".npy")}
     for name in sorted(present - listed):
         yield f"{directory / name}: {FILE_NAME} does not list it, so it is no part of the set"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,19 @@
+"""Counts in messages: "1 image", "2 images", "1,234 classes"."""
+
+from __future__ import annotations
+
+SIBILANTS = ("s", "x", "ch", "sh")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, in the singular for 1 and in the plural for all else."""
+    return f"{count:,} {noun if count == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """The regular English plural: image, images; class, classes; copy, copies."""
+    if noun.endswith(SIBILANTS):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
