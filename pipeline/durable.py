@@ -69,6 +69,12 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def make_directory_of(path: Path) -> None:
+    """Make the directory that a file is to be written to. Raises StorageError."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def sync_directory(path: Path) -> None:
     """Bring a directory's entries to the disk: a rename is not safe before that."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -194,8 +194,9 @@ def describe_ending(step: int, best: Best) -> str:
 
 def _draw_pictures(directory: RunDirectory) -> None:
     """Curves and animation of the whole run. What keeps one from being drawn does not spoil the run."""
+    from pipeline.monitor.animation import ANIMATION, draw_animation
     from pipeline.monitor.console import say_warning
-    from pipeline.monitor.plots import ANIMATION, CURVES, draw_animation, draw_curves
+    from pipeline.monitor.plots import CURVES, draw_curves
 
     for draw, name in ((draw_curves, CURVES), (draw_animation, ANIMATION)):
         try:

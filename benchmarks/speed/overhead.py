@@ -50,7 +50,8 @@ from tqdm import tqdm
 
 from pipeline.config import load_config
 from pipeline.errors import ConfigError
-from pipeline.monitor.plots import BLUE, read_records
+from pipeline.monitor.plots import BLUE
+from pipeline.monitor.records import read_records
 from pipeline.options import Config, QualityOptions
 from pipeline.ranks.digest import digest
 from pipeline.ranks.runtime import Runtime

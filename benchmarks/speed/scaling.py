@@ -56,7 +56,8 @@ from pipeline.config import load_config
 from pipeline.data.threads import available_cores
 from pipeline.durable import write_text
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.monitor.plots import BLUE, GREEN, RED, read_records
+from pipeline.monitor.plots import BLUE, GREEN, RED
+from pipeline.monitor.records import read_records
 from pipeline.options import Config
 from pipeline.ranks.runtime import join, mean_over_ranks
 from pipeline.run.directory import RunDirectory

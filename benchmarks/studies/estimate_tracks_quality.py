@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from pipeline.durable import replacing, storage_errors, write_text
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.monitor.plots import Record, read_records
+from pipeline.monitor.records import Record, read_records
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.directory import RunDirectory
 from pipeline.run.generator import open_run

@@ -40,7 +40,7 @@ from torchvision.utils import make_grid
 
 from pipeline.durable import replacing, storage_errors, write_text
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.monitor.plots import Record, read_records
+from pipeline.monitor.records import Record, read_records
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint
 from pipeline.run.directory import RunDirectory

@@ -21,7 +21,6 @@ from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import RankRows
 from pipeline.options import Config, Metric, QualityOptions
-from pipeline.pixels import to_float
 from pipeline.quality.evaluation import Evaluation
 from pipeline.ranks.launcher import is_launched, launch
 from pipeline.ranks.runtime import Runtime, join, peer_losses
@@ -236,7 +235,7 @@ def draw_neighbours(
     with runtime.agreement():
         if runtime.is_main:
             with storage_errors(path):
-                save_png(image_grid(to_float(pairs.flatten(0, 1)), 1 + NEIGHBOURS), path)
+                save_png(image_grid(pairs.flatten(0, 1), 1 + NEIGHBOURS), path)
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline.commands.targets import check_directory
 from pipeline.errors import ConfigError
-from pipeline.monitor.plots import ANIMATION, COMPARISON, CURVES, draw_animation, draw_comparison, draw_curves
+from pipeline.monitor.animation import ANIMATION, draw_animation
+from pipeline.monitor.plots import COMPARISON, CURVES, draw_comparison, draw_curves
 from pipeline.run.directory import RunDirectory
 
 

@@ -27,6 +27,7 @@ from pipeline.commands.targets import check_file
 from pipeline.config import flatten, load_config
 from pipeline.durable import storage_errors, write_text
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.monitor.animation import choose_frames, read_grid, step_of
 from pipeline.monitor.plots import (
     ALARM_COLOUR,
     BLUE,
@@ -35,21 +36,14 @@ from pipeline.monitor.plots import (
     QUALITY,
     RED,
     SKY,
-    Alarm,
     Curve,
     Panel,
-    Record,
-    choose_frames,
     draw_panel,
     is_higher_better,
     panels_of,
-    points_of,
     quality_tags,
-    read_alarms,
-    read_grid,
-    read_lines,
-    step_of,
 )
+from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_lines
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint, list_checkpoints
 from pipeline.run.directory import RunDirectory
@@ -218,7 +212,7 @@ def read_ending(directory: RunDirectory) -> Ending:
 
 def summarise(
     records: Sequence[Record],
-    alarms: Sequence[Alarm],
+    alarms: Sequence[AlarmRecord],
     checkpoints: Sequence[Checkpoint],
     config: Config | None,
     environment: Mapping[str, Any],
@@ -270,7 +264,7 @@ def summarise_quality(records: Sequence[Record]) -> list[Quality]:
     return figures
 
 
-def draw_charts(records: Sequence[Record], alarms: Sequence[Alarm]) -> list[Chart]:
+def draw_charts(records: Sequence[Record], alarms: Sequence[AlarmRecord]) -> list[Chart]:
     """The panels of curves.png, each as an SVG that takes its colours from the page."""
     if not records:
         return []
@@ -350,7 +344,7 @@ def commands_again(run: Path, config: Config | None, environment: Mapping[str, A
     return [*commands, shlex.join(words)]
 
 
-def _draw_chart(records: Sequence[Record], panel: Panel, alarms: Sequence[Alarm]) -> Chart:
+def _draw_chart(records: Sequence[Record], panel: Panel, alarms: Sequence[AlarmRecord]) -> Chart:
     figure = Figure(figsize=CHART_SIZE, layout="constrained")
     axes = figure.subplots()
     draw_panel(axes, records, panel, alarms)

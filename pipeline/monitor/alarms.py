@@ -17,7 +17,7 @@ class Raised(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Alarm:
+class AlarmRule:
     """A condition on the figures of a log point that has to hold several times in a row."""
 
     name: str
@@ -41,8 +41,8 @@ MOST_APART = 0.5
 LEAST_DIVERSITY, SOUND_DIVERSITY, LEARNING_LOG_POINTS = 0.25, 0.5, 50
 MOST_WAITING = 0.2
 
-ALARMS = (
-    Alarm(
+ALARM_RULES = (
+    AlarmRule(
         "clip_saturation",
         (CLIPPED,),
         lambda now, highest, count: now[CLIPPED] > MOST_CLIPPED,
@@ -54,7 +54,7 @@ ALARMS = (
         # Many do at the start, on the way to where they stay.
         times=20,
     ),
-    Alarm(
+    AlarmRule(
         "vanishing_gradient",
         (SIGNAL,),
         lambda now, highest, count: (
@@ -66,7 +66,7 @@ ALARMS = (
             "cross_entropy use generator: non_saturating."
         ),
     ),
-    Alarm(
+    AlarmRule(
         "critic_overfits",
         (VALIDATION, ESTIMATE),
         lambda now, highest, count: (
@@ -79,7 +79,7 @@ ALARMS = (
         ),
         times=3,
     ),
-    Alarm(
+    AlarmRule(
         "critic_behind",
         (ESTIMATE,),
         lambda now, highest, count: now[ESTIMATE] < 0,
@@ -89,7 +89,7 @@ ALARMS = (
             "lower generator_optimizer.lr."
         ),
     ),
-    Alarm(
+    AlarmRule(
         "collapse",
         (DIVERSITY,),
         lambda now, highest, count: (
@@ -103,7 +103,7 @@ ALARMS = (
             "schedule.critic_updates; a larger schedule.global_batch helps the critic to see it."
         ),
     ),
-    Alarm(
+    AlarmRule(
         "input_bound",
         (WAITING,),
         lambda now, highest, count: now[WAITING] > MOST_WAITING,
@@ -116,7 +116,7 @@ ALARMS = (
 )
 
 
-class Health:
+class Alarms:
     """Follows a run's figures and says what is wrong with them, each thing once."""
 
     def __init__(self) -> None:
@@ -137,20 +137,20 @@ class Health:
             # It need not be logged at the steps of the validation that it is compared with.
             self._last = {ESTIMATE: values[ESTIMATE]}
         known = {**self._last, **values}
-        found = [alarm for alarm in ALARMS if alarm.needs[0] in values and self._goes_off(alarm, known)]
-        self._told += [alarm.name for alarm in found]
-        return [Raised(alarm.name, alarm.text(known)) for alarm in found]
+        found = [rule for rule in ALARM_RULES if rule.needs[0] in values and self._goes_off(rule, known)]
+        self._told += [rule.name for rule in found]
+        return [Raised(rule.name, rule.text(known)) for rule in found]
 
-    def _goes_off(self, alarm: Alarm, known: Values) -> bool:
-        if alarm.name in self._told or not all(tag in known for tag in alarm.needs):
+    def _goes_off(self, rule: AlarmRule, known: Values) -> bool:
+        if rule.name in self._told or not all(tag in known for tag in rule.needs):
             return False
-        is_wrong = alarm.is_wrong(known, self._highest, self._log_points)
-        self._in_a_row[alarm.name] = self._in_a_row.get(alarm.name, 0) + 1 if is_wrong else 0
-        return self._in_a_row[alarm.name] >= alarm.times
+        is_wrong = rule.is_wrong(known, self._highest, self._log_points)
+        self._in_a_row[rule.name] = self._in_a_row.get(rule.name, 0) + 1 if is_wrong else 0
+        return self._in_a_row[rule.name] >= rule.times
 
     def facts(self) -> dict[str, Any]:
         """The plain values that a resumed run needs: equal runs have equal ones on any machine."""
-        of_machine = {alarm.name for alarm in ALARMS if alarm.is_of_machine}
+        of_machine = {rule.name for rule in ALARM_RULES if rule.is_of_machine}
         return {
             "log_points": self._log_points,
             "highest": self._highest,

@@ -1,8 +1,7 @@
-"""Runs as pictures: the curves of one as PNG, its samples as GIF, the curves of several over one another."""
+"""The curves of a run as a picture, and those of several runs over one another."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,28 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.config import load_config
-from pipeline.durable import replacing, storage_errors
+from pipeline.durable import make_directory_of, replacing
 from pipeline.errors import ConfigError
-from pipeline.monitor.console import say_warning
+from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_records, tags_of
 from pipeline.options import HIGHER_IS_BETTER
-from pipeline.run.directory import RunDirectory, parse_record
+from pipeline.run.directory import RunDirectory
 
-CURVES, ANIMATION, COMPARISON = "curves.png", "training.gif", "comparison.png"
+CURVES, COMPARISON = "curves.png", "comparison.png"
 
-FRAME_NAME = re.compile(r"step_(\d{8,})\.png")
-MOST_FRAMES = 60
-MOST_WIDTH = 640
-FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 2000
-STRIP_HEIGHT = 18
 FEW_POINTS = 25
 LEGEND_CHARACTERS = 130
 PANEL_HEIGHT = 3.3
-
-Record = Mapping[str, Any]
-"""A line of metrics.jsonl: "step" is a whole number, every other name a figure of it."""
 
 
 class Curve(NamedTuple):
@@ -50,14 +40,6 @@ class Panel(NamedTuple):
     title: str
     quantity: str
     curves: Sequence[Curve]
-
-
-class Alarm(NamedTuple):
-    """What the health checks said at a step, and what they advise."""
-
-    step: int
-    name: str
-    text: str
 
 
 QUALITY = "quality/"
@@ -147,49 +129,9 @@ def distinct_names(runs: Sequence[Path]) -> list[str]:
     return [_distinct_name(path, [other for other in paths if other != path]) for path in paths]
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl in their order, without lines that are none, such as one cut short by a kill.
-
-    Raises ConfigError where there is no record.
-    """
-    try:
-        records = read_lines(path)
-    except OSError as error:
-        raise _nothing_to_draw(f"{path} cannot be read ({error.strerror})", "monitor.log_every") from None
-    if not records:
-        raise _nothing_to_draw(f"{path} holds no record of a step", "monitor.log_every")
-    return records
-
-
-def read_lines(path: Path) -> list[Record]:
-    """The JSON objects of `path`, one a line, that have a step; lines that are none are left out with a warning.
-
-    Raises OSError where the file cannot be read.
-    """
-    with path.open("rb") as file:
-        records = [parse_record(line) for line in file]
-    if damaged := records.count(None):
-        say_warning(f"{path}: {damaged} of {len(records)} lines are no records of a run and are left out")
-    return [record for record in records if record is not None]
-
-
-def points_of(records: Iterable[Record], tag: str) -> list[tuple[int, float]]:
-    """(step, figure) of each record that has a figure of this name."""
-    return [(record["step"], record[tag]) for record in records if _is_figure(record.get(tag))]
-
-
-def read_alarms(run: Path) -> list[Alarm]:
-    """What the health checks said of a run, in its order."""
-    try:
-        lines = read_lines(RunDirectory(run).alarms)
-    except OSError:  # of a run that has raised none, or was made before there were alarms
-        return []
-    return [Alarm(line["step"], str(line.get("name")), str(line.get("text"))) for line in lines]
-
-
 def quality_tags(records: Iterable[Record]) -> list[str]:
     """The names of the quality figures that were measured, in the order of the alphabet."""
-    return sorted(tag for tag in _tags(records) if tag.startswith(QUALITY))
+    return sorted(tag for tag in tags_of(records) if tag.startswith(QUALITY))
 
 
 def is_higher_better(tag: str) -> bool:
@@ -199,7 +141,7 @@ def is_higher_better(tag: str) -> bool:
 
 def panels_of(records: Sequence[Record]) -> list[Panel]:
     """What there is to draw of a run: scores and losses, its Wasserstein estimate, each quality figure."""
-    tags = _tags(records)
+    tags = tags_of(records)
     if any(curve.tag in tags for curve in ESTIMATES):
         panels = [
             Panel("Scores and loss", "score, loss", SCORES),
@@ -217,7 +159,7 @@ def panels_of(records: Sequence[Record]) -> list[Panel]:
     return panels
 
 
-def curves_figure(records: Sequence[Record], title: str, alarms: Sequence[Alarm] = ()) -> Figure:
+def curves_figure(records: Sequence[Record], title: str, alarms: Sequence[AlarmRecord] = ()) -> Figure:
     """Scores and losses over the step; below them, where the run has them, its estimate and quality figures."""
     panels = panels_of(records)
     # Not through pyplot, which would choose a backend for the whole process and keep the figure alive.
@@ -232,7 +174,7 @@ def curves_figure(records: Sequence[Record], title: str, alarms: Sequence[Alarm]
     return figure
 
 
-def draw_panel(axes: Axes, records: Sequence[Record], panel: Panel, alarms: Sequence[Alarm]) -> None:
+def draw_panel(axes: Axes, records: Sequence[Record], panel: Panel, alarms: Sequence[AlarmRecord]) -> None:
     """Draw curves over the step, from the first record to the last, and a line at each alarm."""
     for curve in panel.curves:
         _draw_points(axes, points_of(records, curve.tag), curve.label, {"linewidth": 1.2, **curve.style})
@@ -271,7 +213,7 @@ def comparison_figure(runs: Mapping[str, Sequence[Record]]) -> Figure:
 
 def compared_figures(runs: Iterable[Sequence[Record]]) -> dict[str, str]:
     """The tags that are compared, each with its title, in the order of their panels."""
-    tags = {tag for records in runs for tag in _tags(records)}
+    tags = {tag for records in runs for tag in tags_of(records)}
     quality = {tag: tag for tag in sorted(tags) if tag.startswith(QUALITY)}
     found = {tag: title for tag, title in {**COMPARED, **quality}.items() if tag in tags}
     return found or COMPARED_LOSSES
@@ -281,64 +223,6 @@ def run_styles(count: int) -> list[dict[str, Any]]:
     """Colours and dashes by which up to 28 runs are told apart."""
     styles = [{"color": colour, "linestyle": line} for line in RUN_LINES for colour in RUN_COLOURS]
     return styles[:count]
-
-
-def draw_animation(run: Path, target: Path) -> None:
-    """Write the grids of `run`'s samples/ as a GIF that loops, each above the step that it was drawn at.
-
-    Raises ConfigError where the run has no grids, StorageError where the file cannot be written.
-    """
-    paths = choose_frames(RunDirectory(run).samples)
-    grids = {path: grid for path in paths if (grid := read_grid(path)) is not None}
-    if not grids:
-        raise _no_grid(paths[0].parent)
-    frames = [_frame(grid, step_of(path), last_step=step_of(paths[-1])) for path, grid in grids.items()]
-    durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
-    _make_directory_of(target)
-    with replacing(target) as file:
-        frames[0].save(
-            file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
-        )
-
-
-def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
-    """The grids that show a run: up to `most` in the order of their steps, with the first and the last.
-
-    All have the size of the newest: monitor.grid may have changed when the run was continued. Files that
-    are no whole PNG, as a kill or a full disk may leave them, are passed over. Raises ConfigError where
-    there is no grid.
-    """
-    paths = sorted((path for path in samples.glob("*") if FRAME_NAME.fullmatch(path.name)), key=step_of)
-    sizes = {path: size for path in paths if (size := _size(path)) is not None}
-    if not sizes:
-        raise _no_grid(samples)
-    *_, last_size = sizes.values()
-    paths = [path for path, size in sizes.items() if size == last_size]
-    count = min(len(paths), most)
-    return [paths[index * (len(paths) - 1) // max(count - 1, 1)] for index in range(count)]
-
-
-def read_grid(path: Path) -> Image.Image | None:
-    """A grid in RGB, at most 640 pixels wide; None, with a warning, where it can no longer be read.
-
-    A run that goes on may delete or replace grids after they were listed.
-    """
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            # By a whole factor, so that all pixels of small images stay equally large.
-            return image.convert("RGB").reduce(-(-image.width // MOST_WIDTH))
-    except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a chunk that is damaged
-        say_warning(f"{path} is left out, as it cannot be read: {error}")
-        return None
-
-
-def _is_figure(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _tags(records: Iterable[Record]) -> set[str]:
-    """The names of all figures."""
-    return {tag for record in records for tag, value in record.items() if tag != "step" and _is_figure(value)}
 
 
 def _draw_points(
@@ -388,45 +272,9 @@ def _distinct_name(path: Path, others: Sequence[Path]) -> str:
 
 
 def _save(figure: Figure, target: Path) -> None:
-    _make_directory_of(target)
+    make_directory_of(target)
     with replacing(target) as file:
         figure.savefig(file, format="png")
-
-
-def step_of(path: Path) -> int:
-    """The step that a grid was drawn at, by its name."""
-    return int(path.stem.removeprefix("step_"))
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a PNG in pixels, or None where the file is not a whole one."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.verify()
-            return image.size
-    except (OSError, SyntaxError):  # the latter is Pillow's word for a chunk that is damaged
-        return None
-
-
-def _frame(grid: Image.Image, step: int, last_step: int) -> Image.Image:
-    """A grid in its own 256 colours above a strip that names its step."""
-    font = ImageFont.load_default(size=12)
-    # The strip of a very small grid is wider than the grid, and equally wide in all frames.
-    width = max(grid.width, math.ceil(font.getlength(_caption(last_step))) + 8)
-    frame = Image.new("RGB", (width, grid.height + STRIP_HEIGHT), "white")
-    frame.paste(grid)
-    ImageDraw.Draw(frame).text((4, grid.height + 1), _caption(step), fill="black", font=font)
-    # Pillow dithers only towards a palette that it is given; without it colours fall into flat patches.
-    return frame.quantize(palette=frame.quantize(), dither=Image.Dither.FLOYDSTEINBERG)
-
-
-def _caption(step: int) -> str:
-    return f"step {step:,}"
-
-
-def _make_directory_of(target: Path) -> None:
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _quality_samples(run: Path) -> int | None:
@@ -435,16 +283,3 @@ def _quality_samples(run: Path) -> int | None:
         return load_config(RunDirectory(run).config).quality.samples
     except ConfigError:
         return None
-
-
-def _no_grid(samples: Path) -> ConfigError:
-    return _nothing_to_draw(
-        f"{samples} holds no whole grid such as step_00000200.png", "monitor.sample_every"
-    )
-
-
-def _nothing_to_draw(found: str, option: str) -> ConfigError:
-    return ConfigError(
-        f"{found}, so there is nothing to draw. Wait until the run reaches a multiple of {option}, or name another "
-        "run's directory, such as runs/digits."
-    )

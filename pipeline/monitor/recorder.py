@@ -12,7 +12,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from pipeline.monitor.alarms import Health
+from pipeline.monitor.alarms import Alarms
 from pipeline.monitor.window import Window
 
 
@@ -20,7 +20,7 @@ class Recorder:
     """Collects a run's figures between log points."""
 
     def __init__(self, smoothing: float, device: torch.device) -> None:
-        self.window, self.health = Window(), Health()
+        self.window, self.alarms = Window(), Alarms()
         self._smoothing, self._device = smoothing, device
         self._smooth, self._smooth_weight = 0.0, 0.0
         self.restart_clock()
@@ -77,12 +77,12 @@ class Recorder:
     def facts(self) -> dict[str, Any]:
         """The plain values that a resumed run needs."""
         smooth = {"smooth": self._smooth, "smooth_weight": self._smooth_weight}
-        return {**smooth, "health": self.health.facts()}
+        return {**smooth, "health": self.alarms.facts()}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         self._smooth, self._smooth_weight = facts["smooth"], facts["smooth_weight"]
         if "health" in facts:  # checkpoints of earlier versions have none
-            self.health.restore(facts["health"])
+            self.alarms.restore(facts["health"])
 
 
 def non_finite(values: Mapping[str, float]) -> list[str]:

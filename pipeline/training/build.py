@@ -24,9 +24,11 @@ from pipeline.durable import write_text
 from pipeline.errors import ConfigError
 from pipeline.models import build_critic, build_generator
 from pipeline.monitor.console import Console
+from pipeline.monitor.files import AlarmLines, JsonLines, PngFiles
 from pipeline.monitor.grids import image_grid
 from pipeline.monitor.recorder import Recorder
-from pipeline.monitor.sinks import AlarmLines, JsonLines, PngFiles, Sinks, TensorBoard
+from pipeline.monitor.sinks import Sinks
+from pipeline.monitor.tensorboard import TensorBoard
 from pipeline.noise import Noise, RankRows
 from pipeline.objectives import build_objective
 from pipeline.options import Config, InitOptions
@@ -190,7 +192,7 @@ def start_records(observer: Observer, directory: RunDirectory, order: Order, fir
     observer.sinks.text(first_step - 1, "run/environment", environment)
     observer.sinks.options(first_step - 1, compared_options(config))
     if first_step == 1:
-        real = observer.loader.read(order.first(grid**2))
+        real = observer.loader.read_pixels(order.first(grid**2))
         observer.sinks.images(0, "samples/real", image_grid(real, grid))
 
 

@@ -14,7 +14,7 @@ from pipeline.errors import NonFiniteError
 from pipeline.monitor.console import Console, say_warning
 from pipeline.monitor.grids import image_grid
 from pipeline.monitor.recorder import Recorder, non_finite
-from pipeline.monitor.sinks import ALARM, Sinks
+from pipeline.monitor.sinks import ALARM_PREFIX, Sinks
 from pipeline.noise import Noise, Purpose, RankRows
 from pipeline.objectives import Metrics, Objective
 from pipeline.options import Config
@@ -113,8 +113,8 @@ class Observer:
     def _record(self, step: int, values: dict[str, float]) -> None:
         self.sinks.scalars(step, values)
         self.console.show(step, values)
-        for alarm in self.recorder.health.check(values):
-            self.sinks.text(step, f"{ALARM}{alarm.name}", alarm.text)
+        for alarm in self.recorder.alarms.check(values):
+            self.sinks.text(step, f"{ALARM_PREFIX}{alarm.name}", alarm.text)
             if self.runtime.is_main:
                 say_warning(f"step {step}: {alarm.text}")
 

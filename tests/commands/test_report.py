@@ -27,7 +27,8 @@ from pipeline.commands.report import (
     training_seconds,
 )
 from pipeline.errors import ConfigError
-from pipeline.monitor.plots import Alarm, choose_frames
+from pipeline.monitor.animation import choose_frames
+from pipeline.monitor.records import AlarmRecord
 
 CONFIG = {"name": "sevens", "data": {"shards": "data/digits"}, "schedule": {"steps": 1000}}
 FIGURES = {
@@ -234,7 +235,7 @@ def test_the_time_of_steps_that_were_not_logged_counts_too() -> None:
 
 def test_charts_are_in_the_colours_of_the_page_and_hold_no_address() -> None:
     charts = draw_charts(
-        [{"step": 1, **FIGURES, "quality/swd": 0.5}, {"step": 2}], [Alarm(2, "collapse", "text")]
+        [{"step": 1, **FIGURES, "quality/swd": 0.5}, {"step": 2}], [AlarmRecord(2, "collapse", "text")]
     )
     assert [chart.title for chart in charts] == ["Scores and loss", "Wasserstein estimate", "quality/swd"]
     for chart in charts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.monitor.alarms import ALARMS, Health
+from pipeline.monitor.alarms import ALARM_RULES, Alarms
 
 SOUND = {
     "critic/clipped_fraction": 0.1,
@@ -30,77 +30,77 @@ WRONG = {
 }
 
 
-def log(health: Health, values: dict[str, float], times: int) -> list[str]:
-    return [alarm.name for _ in range(times) for alarm in health.check({**SOUND, **values})]
+def log(alarms: Alarms, values: dict[str, float], times: int) -> list[str]:
+    return [alarm.name for _ in range(times) for alarm in alarms.check({**SOUND, **values})]
 
 
 def test_a_sound_run_raises_no_alarm() -> None:
-    assert log(Health(), {}, 200) == []
+    assert log(Alarms(), {}, 200) == []
 
 
 def test_every_alarm_is_tested_here() -> None:
-    assert set(WRONG) == {alarm.name for alarm in ALARMS}
+    assert set(WRONG) == {alarm.name for alarm in ALARM_RULES}
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_said_once_when_it_has_lasted(name: str) -> None:
-    health = Health()
-    times = next(alarm.times for alarm in ALARMS if alarm.name == name)
+    alarms = Alarms()
+    times = next(alarm.times for alarm in ALARM_RULES if alarm.name == name)
     values, text = WRONG[name]
-    assert log(health, {}, 3) == []
-    assert log(health, values, times - 1) == []
-    (alarm,) = health.check({**SOUND, **values})
+    assert log(alarms, {}, 3) == []
+    assert log(alarms, values, times - 1) == []
+    (alarm,) = alarms.check({**SOUND, **values})
     assert alarm.name == name
     with pytest.raises(AssertionError, match=text):
         raise AssertionError(alarm.text)
-    assert log(health, {}, 3) == []
-    assert log(health, values, 50) == [], "a second time nothing is said"
+    assert log(alarms, {}, 3) == []
+    assert log(alarms, values, 50) == [], "a second time nothing is said"
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_over_before_it_lasts_is_passed_over(name: str) -> None:
-    health = Health()
-    times = next(alarm.times for alarm in ALARMS if alarm.name == name)
+    alarms = Alarms()
+    times = next(alarm.times for alarm in ALARM_RULES if alarm.name == name)
     for _ in range(5):
-        assert log(health, WRONG[name][0], times - 1) == []
-        assert log(health, {}, 1) == []
+        assert log(alarms, WRONG[name][0], times - 1) == []
+        assert log(alarms, {}, 1) == []
 
 
 @pytest.mark.parametrize("name", sorted(WRONG.keys() - {"input_bound"}))
 def test_a_run_that_goes_on_elsewhere_counts_on(name: str) -> None:
-    times = next(alarm.times for alarm in ALARMS if alarm.name == name)
-    before, after = Health(), Health()
+    times = next(alarm.times for alarm in ALARM_RULES if alarm.name == name)
+    before, after = Alarms(), Alarms()
     log(before, {}, 1)
     log(before, WRONG[name][0], times - 1)
     after.restore(before.facts())
     assert log(after, WRONG[name][0], 1) == [name]
-    again = Health()
+    again = Alarms()
     again.restore(after.facts())
     assert log(again, WRONG[name][0], 50) == []
 
 
 def test_what_is_wrong_with_a_machine_is_no_part_of_the_run() -> None:
-    slow, fast = Health(), Health()
+    slow, fast = Alarms(), Alarms()
     log(slow, WRONG["input_bound"][0], 10)
     log(fast, {}, 10)
     assert slow.facts() == fast.facts()
-    elsewhere = Health()
+    elsewhere = Alarms()
     elsewhere.restore(slow.facts())
     assert log(elsewhere, WRONG["input_bound"][0], 5) == ["input_bound"]
 
 
 def test_a_generator_that_has_not_learnt_yet_has_not_collapsed() -> None:
-    health = Health()
-    assert log(health, {"generator/diversity": 0.02}, 50) == []
-    assert log(health, {"generator/diversity": 0.02}, 5) == ["collapse"], "but at some point it should have"
+    alarms = Alarms()
+    assert log(alarms, {"generator/diversity": 0.02}, 50) == []
+    assert log(alarms, {"generator/diversity": 0.02}, 5) == ["collapse"], "but at some point it should have"
 
 
 def test_figures_that_a_run_does_not_have_raise_no_alarm() -> None:
-    assert [Health().check({"critic/loss": 1.0}) for _ in range(60)] == [[]] * 60
+    assert [Alarms().check({"critic/loss": 1.0}) for _ in range(60)] == [[]] * 60
 
 
 def test_the_estimates_compared_need_not_be_of_one_step() -> None:
-    health = Health()
-    health.check({"wasserstein/estimate_smooth": 2.0})
+    alarms = Alarms()
+    alarms.check({"wasserstein/estimate_smooth": 2.0})
     held_out = {"wasserstein/validation": 0.1}
-    assert [alarm.name for _ in range(3) for alarm in health.check(held_out)] == ["critic_overfits"]
+    assert [alarm.name for _ in range(3) for alarm in alarms.check(held_out)] == ["critic_overfits"]

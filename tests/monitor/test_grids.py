@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import StorageError
-from pipeline.monitor.grids import image_grid, save_png
-from pipeline.pixels import to_uint8
+from pipeline.monitor.grids import encode_png, image_grid, save_png
+from pipeline.pixels import to_float, to_uint8
 
 
 def levels(count: int, channels: int, side: int) -> Tensor:
@@ -66,6 +67,26 @@ def test_colours_keep_their_channels() -> None:
 def test_levels_are_rounded_and_held_in_range() -> None:
     values = torch.tensor([-1.5, -1.0, -0.998, 0.0, 0.999, 1.0, 7.0])
     assert to_uint8(values).tolist() == [0, 0, 0, 128, 255, 255, 255]
+
+
+@pytest.mark.parametrize("side", [8, 33])
+def test_uint8_and_float_images_give_the_same_picture(side: int) -> None:
+    images = torch.randint(0, 256, (5, 3, side, side), dtype=torch.uint8)
+    before = images.clone()
+    assert torch.equal(image_grid(images, 2), image_grid(to_float(images), 2))
+    assert torch.equal(images, before)
+
+
+def test_all_256_levels_survive_the_way_to_float_and_back() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_float(levels)), levels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_encoded_picture_knows_its_size(channels: int) -> None:
+    png = encode_png(torch.randint(0, 256, (channels, 5, 7), dtype=torch.uint8))
+    with Image.open(BytesIO(png.content)) as image:
+        assert image.size == (png.width, png.height) == (7, 5)
 
 
 def test_making_a_picture_leaves_the_images_alone() -> None:

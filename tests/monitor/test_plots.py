@@ -1,4 +1,4 @@
-"""A run in two pictures: what is drawn of it, and what is said where there is nothing to draw."""
+"""Curves of a run and of several: what is drawn, and what is said if there is nothing to draw."""
 
 from __future__ import annotations
 
@@ -10,30 +10,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from pipeline.cli import main
 from pipeline.errors import ConfigError, StorageError
+from pipeline.monitor.animation import draw_animation
 from pipeline.monitor.plots import (
-    STRIP_HEIGHT,
-    Alarm,
-    Record,
-    choose_frames,
     comparison_figure,
     curves_figure,
     distinct_names,
-    draw_animation,
     draw_comparison,
     draw_curves,
     is_higher_better,
     label_runs,
-    read_records,
     run_styles,
 )
+from pipeline.monitor.records import AlarmRecord, Record, read_records
 
 SCORES = {"critic/real": 3.0, "critic/fake": 1.0, "generator/loss": -1.0, "critic/loss": -2.0}
 ESTIMATES = {"wasserstein/estimate": 2.0, "wasserstein/estimate_smooth": 2.5}
@@ -72,15 +67,6 @@ def curves(axes: Axes) -> dict[str, list[tuple[float, float]]]:
         str(line.get_label()): list(zip(line.get_xdata(), line.get_ydata(), strict=True))  # type: ignore[arg-type]
         for line in axes.lines
     }
-
-
-def frames(path: Path) -> list[Image.Image]:
-    with Image.open(path) as animation:
-        return [frame.copy() for frame in ImageSequence.Iterator(animation)]
-
-
-def steps_of(paths: Sequence[Path]) -> list[int]:
-    return [int(path.stem[5:]) for path in paths]
 
 
 def test_a_wasserstein_run_has_its_scores_above_its_estimate() -> None:
@@ -176,127 +162,6 @@ def test_a_line_that_is_no_record_is_left_out_with_a_warning(
     draw_curves(run, run / "curves.png")
 
 
-def test_the_animation_shows_every_grid_in_the_order_of_the_steps(run: Path) -> None:
-    for step in (200, 120):
-        write_grid(run, step)
-    draw_animation(run, run / "training.gif")
-    shown = [frame.convert("L").getpixel((10, 10)) for frame in frames(run / "training.gif")]
-    assert shown == pytest.approx([20, 40, 120, 200], abs=4)
-
-
-def test_the_animation_loops_and_holds_its_last_frame(run: Path) -> None:
-    write_grid(run, 60)
-    draw_animation(run, run / "training.gif")
-    with Image.open(run / "training.gif") as animation:
-        assert animation.format == "GIF"
-        assert animation.info["loop"] == 0
-    assert [frame.info["duration"] for frame in frames(run / "training.gif")] == [150, 150, 2000]
-
-
-def test_frames_that_are_alike_stay_apart(run: Path) -> None:
-    """A generator that does not move is seen not to move: the strip below it goes on."""
-    for step in range(1000, 5000, 1000):
-        Image.new("RGB", (70, 70)).save(run / "samples" / f"step_{step:08d}.png")
-    draw_animation(run, run / "training.gif")
-    strips = [np.asarray(frame.convert("L"))[70:] for frame in frames(run / "training.gif")]
-    assert len(strips) == 6
-    assert all(strip.min() < 64 < 192 < strip.max() for strip in strips), "there is dark text on white"
-    assert len({strip.tobytes() for strip in strips}) == 6
-
-
-def test_one_grid_is_an_animation_too(tmp_path: Path) -> None:
-    write_grid(tmp_path, 20)
-    draw_animation(tmp_path, tmp_path / "training.gif")
-    assert len(frames(tmp_path / "training.gif")) == 1
-
-
-@pytest.mark.parametrize("count", [1, 2, 59, 60, 61, 150])
-def test_at_most_60_frames_are_chosen_evenly_with_the_first_and_the_last(tmp_path: Path, count: int) -> None:
-    for step in range(1, count + 1):
-        write_grid(tmp_path, step, size=(2, 2))
-    steps = steps_of(choose_frames(tmp_path / "samples"))
-    assert len(steps) == min(count, 60)
-    assert (steps[0], steps[-1]) == (1, count)
-    gaps = set(np.diff(steps).tolist())
-    assert not gaps or 1 <= min(gaps) <= max(gaps) <= min(gaps) + 1
-
-
-def test_steps_of_more_than_eight_digits_are_in_order_too(run: Path) -> None:
-    for step in (99_999_999, 100_000_000):
-        write_grid(run, step)
-    assert steps_of(choose_frames(run / "samples")) == [20, 40, 99_999_999, 100_000_000]
-
-
-def test_other_files_are_no_frames(run: Path) -> None:
-    samples = run / "samples"
-    for name in (
-        "demo.png",
-        "step_00000040-ema-seed0.png",
-        "step_7.png",
-        ".step_00000050.png",
-        "step_00000050.gif",
-    ):
-        Image.new("RGB", (70, 70)).save(samples / name)
-    (samples / "step_00000060.png").mkdir()
-    Image.new("RGB", (70, 70)).save(samples / "step_00000080.png", format="JPEG")
-    assert steps_of(choose_frames(samples)) == [20, 40]
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda data: b"", lambda data: data[:-20], lambda data: data[:60] + b"x" + data[61:]]
-)
-def test_a_damaged_grid_is_passed_over(run: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = write_grid(run, 60)
-    path.write_bytes(damage(path.read_bytes()))
-    assert steps_of(choose_frames(run / "samples")) == [20, 40]
-
-
-def test_where_the_grids_size_changed_the_frames_of_the_last_size_are_taken(run: Path) -> None:
-    for step in (60, 80):
-        write_grid(run, step, size=(138, 104))
-    draw_animation(run, run / "training.gif")
-    assert [frame.size for frame in frames(run / "training.gif")] == [(138, 104 + STRIP_HEIGHT)] * 2
-    assert steps_of(choose_frames(run / "samples")) == [60, 80]
-
-
-@pytest.mark.parametrize(
-    ("size", "shown"),
-    [
-        ((640, 300), (640, 300)),
-        ((641, 300), (321, 150)),
-        ((1282, 1282), (428, 428)),
-        ((2066, 2066), (517, 517)),
-    ],
-)
-def test_wide_frames_are_scaled_down_by_a_whole_factor(
-    tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]
-) -> None:
-    write_grid(tmp_path, 20, size)
-    draw_animation(tmp_path, tmp_path / "training.gif")
-    assert frames(tmp_path / "training.gif")[0].size == (shown[0], shown[1] + STRIP_HEIGHT)
-
-
-def test_below_a_small_grid_there_is_room_for_the_step(tmp_path: Path) -> None:
-    for step in (20, 12_345_678):
-        write_grid(tmp_path, step, size=(36, 36))
-    draw_animation(tmp_path, tmp_path / "training.gif")
-    first, last = (np.asarray(frame.convert("L")) for frame in frames(tmp_path / "training.gif"))
-    assert first.shape == last.shape
-    assert last[36:, -2:].min() > 192, "the text ends before the strip does"
-
-
-def test_gradients_of_colour_stay_smooth(tmp_path: Path) -> None:
-    """A GIF has 256 colours; neighbourhoods keep the colours of the grid on average."""
-    y, x = np.mgrid[0:256, 0:256].astype(np.uint8)
-    (tmp_path / "samples").mkdir()
-    grid = np.stack([x, y, 255 - x], axis=-1)
-    Image.fromarray(grid).save(tmp_path / "samples" / "step_00000001.png")
-    draw_animation(tmp_path, tmp_path / "training.gif")
-    shown = np.asarray(frames(tmp_path / "training.gif")[0].convert("RGB"))[:256]
-    error = (shown.astype(float) - grid).reshape(32, 8, 32, 8, 3).mean((1, 3))
-    assert np.abs(error).mean() < 2
-
-
 @contextmanager
 def no_file_over(size: int) -> Iterator[None]:
     """Within it, writing more than `size` bytes into a file fails, as on a full disk."""
@@ -337,14 +202,6 @@ def test_a_run_that_has_logged_nothing_has_no_curves(tmp_path: Path, lines: str 
     )
     with pytest.raises(ConfigError, match=message + what_to_do):
         draw_curves(tmp_path, tmp_path / "curves.png")
-
-
-@pytest.mark.parametrize("has_directory", [True, False])
-def test_a_run_that_has_drawn_no_grid_has_no_animation(tmp_path: Path, has_directory: bool) -> None:
-    if has_directory:
-        (tmp_path / "samples").mkdir()
-    with pytest.raises(ConfigError, match=r"samples holds no whole grid.*multiple of monitor\.sample_every"):
-        draw_animation(tmp_path, tmp_path / "training.gif")
 
 
 def test_plot_draws_both_into_the_runs_directory_or_another(
@@ -391,7 +248,7 @@ def test_every_metric_is_known_by_which_way_is_better(metrics: Sequence[str], is
 
 def test_an_alarm_is_a_line_through_every_panel_and_no_point_of_a_curve() -> None:
     lines = records([2, 4, 6], **ESTIMATES)
-    alarm = Alarm(4, "collapse", "Lower the learning rate.")
+    alarm = AlarmRecord(4, "collapse", "Lower the learning rate.")
     for axes in curves_figure(lines, "x", [alarm]).axes:
         (marks,) = axes.collections
         assert [segment[:, 0].tolist() for segment in marks.get_segments()] == [[4, 4]]  # type: ignore[attr-defined]
@@ -501,26 +358,6 @@ def test_a_single_point_has_one_step_below_it() -> None:
     low, high = axes.get_xlim()
     shown = [label.get_text() for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
     assert shown == ["20"]
-
-
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:60])])
-def test_a_grid_that_goes_while_it_is_drawn_is_left_out_with_a_warning(
-    run: Path,
-    damage: Callable[[Path], object],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    write_grid(run, 60)
-    chosen = choose_frames(run / "samples")
-    monkeypatch.setattr("pipeline.monitor.plots.choose_frames", lambda samples: chosen)
-    damage(chosen[1])
-    draw_animation(run, run / "training.gif")
-    assert len(frames(run / "training.gif")) == 2
-    assert f"warning: {chosen[1]} is left out, as it cannot be read: " in capsys.readouterr().err
-    for path in chosen:
-        path.unlink(missing_ok=True)
-    with pytest.raises(ConfigError, match="samples holds no whole grid"):
-        draw_animation(run, run / "training.gif")
 
 
 def test_runs_whose_quality_is_of_different_sample_counts_say_theirs() -> None:

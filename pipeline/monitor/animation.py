@@ -1,0 +1,107 @@
+"""The sample grids of a run as a GIF."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.durable import make_directory_of, replacing
+from pipeline.errors import ConfigError
+from pipeline.monitor.console import say_warning
+from pipeline.monitor.records import nothing_to_draw
+from pipeline.run.directory import RunDirectory
+
+ANIMATION = "training.gif"
+
+FRAME_NAME = re.compile(r"step_(\d{8,})\.png")
+MOST_FRAMES = 60
+MOST_WIDTH = 640
+FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 2000
+STRIP_HEIGHT = 18
+
+
+def draw_animation(run: Path, target: Path) -> None:
+    """Write the grids of `run`'s samples/ as a GIF that loops, each above the step that it was drawn at.
+
+    Raises ConfigError where the run has no grids, StorageError where the file cannot be written.
+    """
+    paths = choose_frames(RunDirectory(run).samples)
+    grids = {path: grid for path in paths if (grid := read_grid(path)) is not None}
+    if not grids:
+        raise _no_grid(paths[0].parent)
+    frames = [_frame(grid, step_of(path), last_step=step_of(paths[-1])) for path, grid in grids.items()]
+    durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
+    make_directory_of(target)
+    with replacing(target) as file:
+        frames[0].save(
+            file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
+        )
+
+
+def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
+    """The grids that show a run: up to `most` in the order of their steps, with the first and the last.
+
+    All have the size of the newest: monitor.grid may have changed when the run was continued. Files that
+    are no whole PNG, as a kill or a full disk may leave them, are passed over. Raises ConfigError where
+    there is no grid.
+    """
+    paths = sorted((path for path in samples.glob("*") if FRAME_NAME.fullmatch(path.name)), key=step_of)
+    sizes = {path: size for path in paths if (size := _size(path)) is not None}
+    if not sizes:
+        raise _no_grid(samples)
+    *_, last_size = sizes.values()
+    paths = [path for path, size in sizes.items() if size == last_size]
+    count = min(len(paths), most)
+    return [paths[index * (len(paths) - 1) // max(count - 1, 1)] for index in range(count)]
+
+
+def read_grid(path: Path) -> Image.Image | None:
+    """A grid in RGB, at most 640 pixels wide; None, with a warning, where it can no longer be read.
+
+    A run that goes on may delete or replace grids after they were listed.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            # By a whole factor, so that all pixels of small images stay equally large.
+            return image.convert("RGB").reduce(-(-image.width // MOST_WIDTH))
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a chunk that is damaged
+        say_warning(f"{path} is left out, as it cannot be read: {error}")
+        return None
+
+
+def step_of(path: Path) -> int:
+    """The step that a grid was drawn at, by its name."""
+    return int(path.stem.removeprefix("step_"))
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width and height of a PNG in pixels, or None where the file is not a whole one."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+            return image.size
+    except (OSError, SyntaxError):  # the latter is Pillow's word for a chunk that is damaged
+        return None
+
+
+def _frame(grid: Image.Image, step: int, last_step: int) -> Image.Image:
+    """A grid in its own 256 colours above a strip that names its step."""
+    font = ImageFont.load_default(size=12)
+    # The strip of a very small grid is wider than the grid, and equally wide in all frames.
+    width = max(grid.width, math.ceil(font.getlength(_caption(last_step))) + 8)
+    frame = Image.new("RGB", (width, grid.height + STRIP_HEIGHT), "white")
+    frame.paste(grid)
+    ImageDraw.Draw(frame).text((4, grid.height + 1), _caption(step), fill="black", font=font)
+    # Pillow dithers only towards a palette that it is given; without it colours fall into flat patches.
+    return frame.quantize(palette=frame.quantize(), dither=Image.Dither.FLOYDSTEINBERG)
+
+
+def _caption(step: int) -> str:
+    return f"step {step:,}"
+
+
+def _no_grid(samples: Path) -> ConfigError:
+    return nothing_to_draw(f"{samples} holds no whole grid such as step_00000200.png", "monitor.sample_every")

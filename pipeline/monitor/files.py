@@ -1,0 +1,83 @@
+"""Figures and alarms as JSON lines, and sample grids as PNG files, in the run's directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.durable import replacing, storage_errors, write_text
+from pipeline.monitor.console import say_warning
+from pipeline.monitor.grids import Png
+from pipeline.monitor.sinks import ALARM_PREFIX, Sink
+from pipeline.run.directory import parse_record
+
+
+class Lines(Sink):
+    """A file of JSON objects, one a line, each with its step."""
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        """Lines of `first_step` and later, and lines that are no such object, are dropped.
+
+        Raises StorageError.
+        """
+        with storage_errors(path):
+            write_text(path, "".join(_lines_before(path, first_step)))
+            self._file = path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+
+class JsonLines(Lines):
+    """metrics.jsonl: one object for each logged step, {"step": ..., NAME: value, ...}."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._write({"step": step, **values})
+
+
+class AlarmLines(Lines):
+    """alarms.jsonl: one object for each alarm, {"step": ..., "name": ..., "text": ...}."""
+
+    def text(self, step: int, name: str, text: str) -> None:
+        if name.startswith(ALARM_PREFIX):
+            self._write({"step": step, "name": name.removeprefix(ALARM_PREFIX), "text": text})
+
+
+class PngFiles(Sink):
+    """The grids of one name as PNG files step_00000200.png."""
+
+    def __init__(self, directory: Path, name: str, first_step: int) -> None:
+        """Grids of `first_step` and later, left by a run that did not get to save them, are deleted.
+
+        Raises StorageError.
+        """
+        self._directory, self._name = directory, name
+        with storage_errors(directory):
+            for path in directory.glob("step_*.png"):
+                step = path.stem.removeprefix("step_")
+                if step.isdigit() and int(step) >= first_step:
+                    path.unlink()
+
+    def images(self, step: int, name: str, png: Png) -> None:
+        if name == self._name:
+            with replacing(self._directory / f"step_{step:08d}.png") as file:
+                file.write(png.content)
+
+
+def _lines_before(path: Path, first_step: int) -> list[str]:
+    # What follows the last line's end is a line that a crash cut short.
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    records = [parse_record(line) for line in lines]
+    if foreign := records.count(None):
+        say_warning(f"{path}: {foreign} of {len(lines)} lines are no records of a run and are dropped")
+    return [
+        f"{line.decode()}\n"
+        for line, record in zip(lines, records, strict=True)
+        if record is not None and record["step"] < first_step
+    ]
