@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.cli import _default_processes, _parse, main
+from pipeline.cli import _parse, main
+from pipeline.commands.train import default_processes
 from pipeline.options import RuntimeOptions
 from pipeline.run.latents import latent_batches
 from tests.ranks import Ranks
@@ -182,7 +183,7 @@ def test_without_a_number_the_config_says_how_many_ranks_start_on_a_machine_of_f
     options: RuntimeOptions, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert _default_processes(options) == expected
+    assert default_processes(options) == expected
 
 
 @pytest.mark.parametrize("words", [["--processes", "2"], ["runtime.processes=2"]])

@@ -8,28 +8,29 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
-import torch
-import torch.distributed as dist
+from pipeline.commands.arguments import OVERRIDES, Commands
 
-from pipeline.config import load_config
-from pipeline.data.format.manifest import check_hashes
-from pipeline.data.format.shard_set import open_shards
-from pipeline.data.reading.cache import choose_cache
-from pipeline.data.reading.order import build_order
-from pipeline.models import build_critic, build_generator
-from pipeline.options import Config
-from pipeline.ranks.runtime import chosen_device, fastest_precision, requested_processes
-from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
-from pipeline.training.build import PACKAGES, square_resolution
+if TYPE_CHECKING:
+    from pipeline.options import Config
 
 
-def doctor(arguments: argparse.Namespace) -> int:
+def add_parser(commands: Commands) -> None:
+    """Add the command, its flags and its help."""
+    doctor = commands.add_parser("doctor", help="show versions, devices and what a config would use")
+    doctor.add_argument("config", type=Path, metavar="CONFIG", nargs="?")
+    doctor.add_argument("overrides", nargs="*", metavar=OVERRIDES)
+    doctor.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Print what is found.
 
     Raises the error that a run of the config would start with, on this machine and in one process.
     """
+    from pipeline.config import load_config
+
     sections = {"versions": _versions(), "machine": _machine(), "ranks": _ranks()}
     if arguments.config is not None:
         sections[f"{arguments.config} would use"] = _plan(load_config(arguments.config, arguments.overrides))
@@ -41,6 +42,8 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _versions() -> dict[str, str]:
+    from pipeline.training.build import PACKAGES
+
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -51,6 +54,9 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> dict[str, str]:
+    import psutil
+    import torch
+
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
     lines = {
         "processor": f"{platform.machine()}, {os.cpu_count()} logical cores, torch uses {torch.get_num_threads()}",
@@ -67,6 +73,11 @@ def _machine() -> dict[str, str]:
 
 
 def _ranks() -> dict[str, str]:
+    import torch
+    import torch.distributed as dist
+
+    from pipeline.ranks.runtime import requested_processes
+
     backends = [name for name in ("nccl", "gloo", "mpi") if dist.is_backend_available(name)]
     return {
         "asked for": f"{requested_processes()} (WORLD_SIZE, or the launcher's --num_processes)",
@@ -76,6 +87,15 @@ def _ranks() -> dict[str, str]:
 
 
 def _plan(config: Config) -> dict[str, str]:
+    from pipeline.data.format.manifest import check_hashes
+    from pipeline.data.format.shard_set import open_shards
+    from pipeline.data.reading.cache import choose_cache
+    from pipeline.data.reading.order import build_order
+    from pipeline.models import build_critic, build_generator
+    from pipeline.ranks.runtime import chosen_device, fastest_precision
+    from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
+    from pipeline.training.build import square_resolution
+
     shards, device = open_shards(config.data), chosen_device(config)
     manifest = shards.manifest
     if config.data.verify == "hashes" and shards.directory is not None:

@@ -3,250 +3,74 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
-import time
-from collections.abc import Mapping, Sequence
+import signal
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
+from pipeline.commands.arguments import Commands, add_command, check_processes
 
-from pipeline.config import load_config
-from pipeline.data.format.shard_set import ShardSet, open_shards
-from pipeline.durable import storage_errors
-from pipeline.errors import CheckpointError, ConfigError, DataError
-from pipeline.monitor.console import say_warning
-from pipeline.monitor.grids import image_grid, save_png
-from pipeline.noise import RankRows
-from pipeline.options import Config, Metric, QualityOptions
-from pipeline.quality.evaluation import Evaluation
-from pipeline.ranks.launcher import is_launched, launch
-from pipeline.ranks.runtime import Runtime, join, peer_losses
-from pipeline.run.checkpoint import Checkpoint, list_checkpoints
-from pipeline.run.directory import RunDirectory
-from pipeline.run.generator import TrainedGenerator, open_run, read_generator
-from pipeline.run.latents import check_seed
-from pipeline.training.build import build_evaluation, build_loader
+EXAMPLES = """\
+examples:
+  wgan evaluate runs/digits                                          by pixels: needs no weights
+  wgan evaluate runs/mnist --features classifier --classifier data/mnist.classifier.safetensors \\
+      --metrics fid precision recall modes class_distance --checkpoint 200 3000
+  wgan evaluate runs/cifar10 --features inception --metrics fid kid --samples 50000 --processes 8
+  wgan evaluate runs/digits --neighbours                             a picture of what it may have copied
 
-NEIGHBOUR_ROWS, NEIGHBOURS = 8, 7
-BY_CLASS = {"modes", "class_distance"}
+fid, kid            distances between the distributions of features; smaller is better
+precision, recall   the share of samples among the real images, and of real images among the samples
+density, coverage   the same, less swayed by single odd images
+copied              the share of samples nearer to a training image than 99% of held-out ones: 0.01 is natural
+swd                 sliced Wasserstein distance of patches at several sizes; smaller is better
+modes               classes that occur; class_distance: how far their shares are from the real ones
+
+Figures compare only where samples, features and the set are the same; each is kept with all of these.
+"""
 
 
-def evaluate(arguments: argparse.Namespace) -> int:
+def add_parser(commands: Commands) -> None:
+    """Add the command, its flags and its help."""
+    evaluate = add_command(commands, "evaluate", "judge the samples of a run", EXAMPLES)
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
+    evaluate.add_argument(
+        "--checkpoint", nargs="+", metavar="STEP", help="of which steps; best, or all (default: the newest)"
+    )
+    evaluate.add_argument(
+        "--shards",
+        metavar="DIRECTORY_OR_URL",
+        help="the training images, where they are not where the run's config.yaml says",
+    )
+    evaluate.add_argument("--metrics", nargs="+", metavar="METRIC", help="default: the run's quality.metrics")
+    evaluate.add_argument(
+        "--features", choices=("pixels", "classifier", "inception"), help="default: the run's"
+    )
+    evaluate.add_argument("--classifier", metavar="FILE", help="made by `wgan features train`")
+    evaluate.add_argument(
+        "--inception", metavar="FILE", help="the network's weights, where there is no network"
+    )
+    evaluate.add_argument("--samples", type=int, help="images to draw (default: the run's quality.samples)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
+    evaluate.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="judge the moving average of the generator's weights, or the last weights",
+    )
+    evaluate.add_argument(
+        "--neighbours",
+        action="store_true",
+        help="draw samples beside the training images nearest to them: a generator should not repeat these",
+    )
+    evaluate.add_argument("--processes", type=int, metavar="N", help="ranks to share the work (default: one)")
+    evaluate.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Measure samples of the chosen checkpoints, print a table, and add a line for each to evaluations.jsonl."""
-    run: Path = arguments.run
-    config = load_options(run, arguments)
-    if arguments.processes is not None and arguments.processes > 1 and not is_launched():
-        # What is wrong with checkpoints or shards is said once, before any rank starts.
-        open_images(config, choose_checkpoints(run, arguments.checkpoint)).files.close()
-        return launch(arguments.processes, "pipeline.cli", arguments.words)
-    runtime = join(config)
-    with peer_losses():
-        checkpoints = choose_together(run, arguments.checkpoint, runtime)
-        with runtime.agreement():
-            shards = open_images(config, checkpoints)
-        judge(config, checkpoints, shards, runtime, arguments)
-        shards.files.close()
-        runtime.close()
-    return 0
+    check_processes(arguments.processes)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # A rank that waits for another one hears no KeyboardInterrupt until that one answers.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from pipeline.commands.judging import evaluate
 
-
-def judge(
-    config: Config,
-    checkpoints: Sequence[Checkpoint],
-    shards: ShardSet,
-    runtime: Runtime,
-    arguments: argparse.Namespace,
-) -> None:
-    """Measure one checkpoint after the other. All ranks call it together."""
-    run: Path = arguments.run
-    say = print if runtime.is_main else _say_nothing
-    if runtime.is_main and (warning := describe_other_images(checkpoints[0], shards)):
-        say_warning(warning)
-    rows = RankRows(0, config.schedule.real_images, config.schedule.real_images)
-    loader, order = build_loader(config, shards, runtime, rows, _say_nothing)
-    evaluation = build_evaluation(config, loader, order, runtime, arguments.seed, show_progress=True)
-    say(describe(evaluation, config, arguments))
-    for checkpoint in checkpoints:
-        with runtime.agreement():
-            generator = read_generator(run, checkpoint.step, arguments.ema).to(runtime.device)
-        figures = evaluation.measure(generator.draw)
-        say(
-            "  ".join(
-                [f"step {checkpoint.step:>8,}", *(f"{name} {value:.4g}" for name, value in figures.items())]
-            )
-        )
-        record = {
-            "step": checkpoint.step,
-            "weights": generator.card.weights,
-            **evaluation.counts,
-            "seed": arguments.seed,
-            "features": evaluation.features.name,
-            **name_classifier(evaluation, figures),
-            "manifest": shards.manifest.sha256,
-            "metrics": figures,
-            "time": time.strftime("%FT%T%z"),
-        }
-        with runtime.agreement():
-            if runtime.is_main:
-                append_record(RunDirectory(run).evaluations, record)
-        if arguments.neighbours:
-            path = RunDirectory(run).samples / neighbours_name(record)
-            draw_neighbours(evaluation, generator, path, runtime)
-            say(f"each row a sample, and the training images nearest to it: {path}")
-    say(f"kept in {RunDirectory(run).evaluations}")
-
-
-def load_options(run: Path, arguments: argparse.Namespace) -> Config:
-    """The run's options, with what the arguments say of the evaluation. Raises ConfigError."""
-    if not RunDirectory(run).config.is_file():
-        raise ConfigError(
-            f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits, made by training."
-        )
-    check_seed(arguments.seed)
-    names = ("metrics", "features", "classifier", "inception", "samples")
-    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    check_quality(given)
-    # An evaluation reads each image once, on whatever processes there are now.
-    overrides = ["runtime.processes=null", "runtime.device=auto", "precision=null"]
-    overrides += ["data.cache=none", "data.workers=0", "quality.every=null"]
-    overrides += ["quality.keep_best=null", "quality.patience=null"]
-    needs_classifier = arguments.features == "classifier" or not BY_CLASS.isdisjoint(arguments.metrics or [])
-    if needs_classifier and not (
-        arguments.classifier or load_config(RunDirectory(run).config, overrides).quality.classifier
-    ):
-        raise ConfigError(
-            f"--features classifier and --metrics {' '.join(sorted(BY_CLASS))} need a classifier, and the run has "
-            "none. Make one with `wgan features train SHARDS --out FILE`, and name it with --classifier FILE."
-        )
-    overrides += [f"quality.{name}={json.dumps(value)}" for name, value in given.items()]
-    if arguments.shards is not None:
-        overrides.append(f"data.shards={json.dumps(arguments.shards)}")
-    return load_config(RunDirectory(run).config, overrides)
-
-
-def check_quality(given: Mapping[str, Any]) -> None:
-    """Raise ConfigError, naming the argument, where one of these options of quality is not allowed."""
-    try:
-        QualityOptions.model_validate(given)
-    except ValidationError as error:
-        mistake = error.errors()[0]
-        requirement = mistake["msg"].removeprefix("Input should ").removeprefix("be ")
-        raise ConfigError(
-            f"--{mistake['loc'][0]}: {mistake['input']!r} will not do: it must be {requirement}."
-        ) from None
-
-
-def choose_checkpoints(run: Path, wanted: Sequence[str] | None) -> list[Checkpoint]:
-    """The checkpoints of these steps, "best" or "all"; else the newest. Raises ConfigError or CheckpointError."""
-    if wanted is None:
-        return [open_run(run, None)[1]]
-    if wanted == ["all"]:
-        found = list_checkpoints(RunDirectory(run).checkpoints)
-        if not found:
-            raise CheckpointError(f"{RunDirectory(run).checkpoints} holds no checkpoint yet.")
-        return found
-    if "all" in wanted:
-        raise ConfigError(
-            f"--checkpoint {' '.join(wanted)}: all names every checkpoint there is. Give it alone, or steps and best."
-        )
-    if wrong := [word for word in wanted if word != "best" and not word.isdigit()]:
-        raise ConfigError(
-            f"--checkpoint {' '.join(wrong)}: give steps, such as 1000 2000, or the word best or all."
-        )
-    return [open_run(run, "best" if word == "best" else int(word))[1] for word in wanted]
-
-
-def choose_together(run: Path, wanted: Sequence[str] | None, runtime: Runtime) -> list[Checkpoint]:
-    """The checkpoints that the main rank chooses, on all ranks: a run that trains saves and deletes meanwhile."""
-    steps: list[int] = []
-    with runtime.agreement():
-        if runtime.is_main:
-            steps = [checkpoint.step for checkpoint in choose_checkpoints(run, wanted)]
-    directory = RunDirectory(run).checkpoints
-    return [Checkpoint(directory / f"step_{step:08d}", step) for step in runtime.gather_objects(steps)[0]]
-
-
-def open_images(config: Config, checkpoints: Sequence[Checkpoint]) -> ShardSet:
-    """The shards that samples are compared with. Raises ConfigError, DataError or CheckpointError."""
-    try:
-        shards = open_shards(config.data)
-    except DataError as error:
-        raise DataError(
-            f"{error} Where the run's shards have moved, name their place with --shards."
-        ) from None
-    for checkpoint in checkpoints:
-        check_shape(checkpoint, shards, config.data.shards)
-    return shards
-
-
-def check_shape(checkpoint: Checkpoint, shards: ShardSet, place: str) -> None:
-    """Raise ConfigError unless the shards at `place` hold images of the size that the run draws."""
-    drawn = tuple(checkpoint.facts()["identity"]["images"])
-    found = (shards.manifest.channels, *shards.manifest.resolution)
-    if drawn != found:
-        raise ConfigError(
-            f"{checkpoint.path} draws images of (channels, height, width) {drawn}, and the shards of {place} hold "
-            f"{found}. Name the run's own with --shards."
-        )
-
-
-def describe_other_images(checkpoint: Checkpoint, shards: ShardSet) -> str | None:
-    """What to say where the shards are not those that the run was trained on, by the hashes of their manifests."""
-    trained, found = checkpoint.facts()["identity"]["data.manifest"], shards.manifest.sha256
-    if trained == found:
-        return None
-    return (
-        f"the run was trained on shards {trained[:8]}, and these are {found[:8]} (SHA-256 of the manifest): the "
-        "figures compare with other images than it was trained on"
-    )
-
-
-def describe(evaluation: Evaluation, config: Config, arguments: argparse.Namespace) -> str:
-    """What is compared with what."""
-    counts = evaluation.counts
-    kind = "the moving average" if arguments.ema else "the generator"
-    return (
-        f"{counts['samples']:,} samples of {kind} (seed {arguments.seed}) against {counts['real']:,} training images "
-        f"of {config.data.shards}, by {evaluation.features.name}"
-    )
-
-
-def name_classifier(evaluation: Evaluation, figures: Mapping[Metric, float]) -> dict[str, str]:
-    """The classifier that decided on classes, as a part of a record; nothing where none did."""
-    if evaluation.classifier is None or not BY_CLASS & figures.keys():
-        return {}
-    return {"classifier": evaluation.classifier.name}
-
-
-def neighbours_name(record: Mapping[str, Any]) -> str:
-    """The file's name says all that the picture depends on: "step_00000800-neighbours-ema-seed0-pixels.png"."""
-    features = re.sub(r"[^A-Za-z0-9]+", "-", record["features"])
-    return f"step_{record['step']:08d}-neighbours-{record['weights']}-seed{record['seed']}-{features}.png"
-
-
-def draw_neighbours(
-    evaluation: Evaluation, generator: TrainedGenerator, path: Path, runtime: Runtime
-) -> None:
-    """Write samples beside the training images nearest to each. All ranks call it together. Raises StorageError."""
-    pairs = evaluation.nearest_training_images(generator.draw, NEIGHBOUR_ROWS, NEIGHBOURS)
-    with runtime.agreement():
-        if runtime.is_main:
-            with storage_errors(path):
-                save_png(image_grid(pairs.flatten(0, 1), 1 + NEIGHBOURS), path)
-
-
-def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one line, below one that a kill may have cut short. Raises StorageError."""
-    with storage_errors(path), path.open("a+b") as file:
-        if file.seek(0, os.SEEK_END) > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(json.dumps(record).encode() + b"\n")
-
-
-def _say_nothing(text: str) -> None:
-    """For ranks beside the main one."""
+    return evaluate(arguments)

@@ -5,25 +5,42 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from pipeline.data.format.shard_set import ShardSet, open_directory
-from pipeline.data.reading.order import Ids, Order, shuffled
-from pipeline.data.reading.reader import ShardReader
+from pipeline.commands.arguments import Commands, add_command
 from pipeline.durable import storage_errors
-from pipeline.errors import ConfigError, DataError
-from pipeline.quality.features.classifier import About, accuracy, save, train_classifier
-from pipeline.run.latents import check_seed
+from pipeline.errors import ConfigError
 
-HELD_OUT = 0.1
-CHUNK = 1024
+EXAMPLES = """\
+examples:
+  wgan features train data/mnist                       data/mnist.classifier.safetensors
+  wgan features train data/photos --epochs 30 --out photos.safetensors
+"""
 
 
-def train_features(arguments: argparse.Namespace) -> int:
+def add_parser(commands: Commands) -> None:
+    """Add the command, its flags and its help."""
+    features = add_command(commands, "features", "train a classifier that judges samples", EXAMPLES)
+    actions = features.add_subparsers(title="actions", required=True, metavar="ACTION")
+    train = add_command(actions, "train", "train it on labelled shards", EXAMPLES)
+    train.add_argument(
+        "shards", type=Path, metavar="SHARDS", help="made by `wgan shards make` from a labelled source"
+    )
+    train.add_argument("--out", type=Path, metavar="FILE", help="default: SHARDS.classifier.safetensors")
+    train.add_argument("--epochs", type=int, default=10, help="default 10")
+    train.add_argument("--images", type=int, default=100_000, help="the most to train on (default 100,000)")
+    train.add_argument("--seed", type=int, default=0, help="default 0")
+    train.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Train on nine tenths of a set, say how right it is on the rest, and write the file."""
+    import torch
+
+    from pipeline.data.format.shard_set import open_directory
+    from pipeline.data.reading.reader import ShardReader
+    from pipeline.quality.features.classifier import About, accuracy, save, train_classifier
+    from pipeline.quality.features.labelled import read_images, read_labels, split
+    from pipeline.run.latents import check_seed
+
     if arguments.epochs < 1 or arguments.images < 1:
         raise ConfigError("--epochs and --images must be at least 1.")
     check_seed(arguments.seed)
@@ -64,48 +81,3 @@ def train_features(arguments: argparse.Namespace) -> int:
     print(f"right about {right:.1%} of {len(test):,} held-out images (the commonest class: {commonest:.1%})")
     print(f"{out}\nuse it: wgan evaluate RUN --features classifier --classifier {out}")
     return 0
-
-
-def split(shards: ShardSet, where: Path, most: int, seed: int) -> tuple[Ids, Ids]:
-    """Ids to train on and others to test with, of each `most` at most, drawn at random.
-
-    Raises DataError where the set has no classes, or too few images.
-    """
-    manifest = shards.manifest
-    if len(manifest.classes) < 2:
-        raise DataError(
-            f"{where} has {len(manifest.classes) or 'no'} classes, and a classifier needs two or more. Make "
-            "shards of a labelled source, such as a directory with a folder for each class."
-        )
-    counts = [shard.count for shard in manifest.shards]
-    order = Order(counts, seed, shuffle_shards=len(counts), held_out=HELD_OUT)
-    held_out = order.held_out_ids()
-    if len(held_out) == 0:
-        raise DataError(
-            f"{where} has {manifest.count} images, too few to hold one in {round(1 / HELD_OUT)} out for a test. Make "
-            "shards of some hundreds at least."
-        )
-    # At random, for in the order of a sorted set the first ones are of the first classes alone.
-    test = held_out[shuffled(len(held_out), (seed,))][:most]
-    return order.first(min(most, order.epoch_size)), test
-
-
-def read_labels(shards: ShardSet) -> Tensor:
-    """The label of every sample: int64 (count,). Raises DataError where one has none."""
-    labels = torch.from_numpy(
-        np.concatenate([shards.load_index(shard)[:, 2] for shard in shards.manifest.shards])
-    )
-    if (missing := int((labels < 0).sum())) > 0:
-        raise DataError(
-            f"{missing:,} of {len(labels):,} images have no label. Make shards of labelled images alone."
-        )
-    return labels
-
-
-def read_images(reader: ShardReader, ids: Ids) -> Tensor:
-    """uint8 (count, channels, height, width), in the order of the ids."""
-    images = torch.empty(len(ids), *reader.image_shape, dtype=torch.uint8)
-    for first in tqdm(range(0, len(ids), CHUNK), desc="reading", leave=False, disable=None):
-        part = ids[first : first + CHUNK]
-        images[first : first + len(part)] = reader.read(part)
-    return images

@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
-
+from pipeline.commands.arguments import Commands, add_command, add_generator, add_truncation
 from pipeline.commands.targets import check_file
-from pipeline.durable import replacing, storage_errors
+from pipeline.durable import storage_errors
 from pipeline.errors import ConfigError
-from pipeline.monitor.grids import image_grid, save_png
-from pipeline.pixels import to_uint8
-from pipeline.run.generator import TrainedGenerator, default_directory, read_generator
-from pipeline.run.latents import BATCH, check_truncation, latents_of_seeds, name_seeds, parse_seeds
 
-FRAMES_PER_SECOND = 25
-"""A frame lasts 40 ms, which the hundredths of a second of a GIF can say."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.run.generator import TrainedGenerator
+
 FEWEST_SECONDS = 0.2
 MOST_SECONDS = 120.0
 MOST_IMAGES = 10_000
-SMALLEST_SIDE = 256
-FINENESS = 256
-"""Pieces of the way between two latents whose lengths are added up."""
-PALETTE_FRAMES = 32
+EXAMPLES = """\
+examples:
+  wgan interpolate runs/digits                         a strip: from each of 8 latents to the next
+  wgan interpolate runs/digits --seeds 3,14,15 --positions 12 --out strip.png
+  wgan interpolate runs/digits --animation loop.gif    the same way as a film without a seam, too
+  wgan interpolate runs/digits --animation loop.mp4 --seconds 20      needs the extra `video`
+
+The way goes along great circles, and from the last latent back to the first.
+"""
 
 
-def interpolate(arguments: argparse.Namespace) -> int:
+def add_parser(commands: Commands) -> None:
+    """Add the command, its flags and its help."""
+    interpolate = add_command(commands, "interpolate", "draw the way between latents", EXAMPLES)
+    add_generator(interpolate)
+    interpolate.add_argument(
+        "--seeds", default="0-7", metavar="LIST", help="of the latents to pass, such as 0-3,10 (default 0-7)"
+    )
+    add_truncation(interpolate)
+    interpolate.add_argument(
+        "--positions", type=int, default=9, help="images of a row, with both its ends (default 9)"
+    )
+    interpolate.add_argument(
+        "--out", type=Path, help="the strip, a PNG (default: in RUN/samples, or beside an exported file)"
+    )
+    interpolate.add_argument("--animation", type=Path, metavar="FILE", help="a film too: .gif or .mp4")
+    interpolate.add_argument("--seconds", type=float, help="of the film (default: 1 for each latent)")
+    interpolate.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Write the strip of a loop through the latents of some seeds, and the film of it where one is asked for."""
+    import torch
+
+    from pipeline.commands.film import FRAMES_PER_SECOND, write_animation
+    from pipeline.monitor.grids import image_grid, save_png
+    from pipeline.run.generator import default_directory, read_generator
+    from pipeline.run.latents import latents_of_seeds, loop_latents, name_seeds, strip_latents
+
     seeds = _check_arguments(arguments)
     generator = read_generator(arguments.run, arguments.checkpoint, arguments.ema)
     card = generator.card
@@ -54,83 +79,13 @@ def interpolate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def slerp(start: Tensor, end: Tensor, positions: Tensor) -> Tensor:
-    """Points between two latents (latent,), `positions` (count,) in [0, 1] of the way: (count, latent).
-
-    The direction goes along the great circle at constant speed (Shoemake 1985), the norm linearly: so points
-    between two draws of N(0, 1) have norms that such draws have (White 2016, section 2.1). Between opposite
-    directions, where there is no single great circle, it is that towards the axis they are farthest from. With
-    a latent of 0 at one end, or of one dimension, there are no directions, and the way is straight.
-    """
-    a, b, t = start.double(), end.double(), positions.double()[:, None]
-    norms = a.norm(), b.norm()
-    if len(a) == 1 or min(norms) == 0:
-        straight: Tensor = (1 - t) * a + t * b
-        return straight.to(start.dtype)
-    a, b = a / norms[0], b / norms[1]
-    # Not the arc cosine, which loses half of the digits of small angles.
-    angle = 2 * torch.atan2((a - b).norm(), (a + b).norm())
-    direction = torch.cos(t * angle) * a + torch.sin(t * angle) * _perpendicular(a, b)
-    between: Tensor = ((1 - t) * norms[0] + t * norms[1]) * direction
-    return between.to(start.dtype)
-
-
-def strip_latents(stops: Tensor, positions: int) -> Tensor:
-    """Latents from each stop (stops, latent) to the next, both included: (stops x positions, latent).
-
-    From the last stop they lead back to the first.
-    """
-    places = torch.linspace(0, 1, positions, dtype=torch.float64)
-    return torch.cat([slerp(start, end, places) for start, end in _legs(stops)])
-
-
-def loop_latents(stops: Tensor, count: int) -> Tensor:
-    """`count` latents at equal distances along the closed way through the stops (stops, latent).
-
-    The first is the first stop. As far as from any of them to the next it is from the last to the first, so
-    that a film of them has no seam and a constant speed.
-    """
-    fine = torch.linspace(0, 1, FINENESS + 1, dtype=torch.float64)
-    steps = [slerp(start, end, fine).diff(dim=0).norm(dim=1) for start, end in _legs(stops.double())]
-    lengths = np.concatenate([[0.0], np.cumsum(torch.cat(steps).numpy())])
-    places = np.interp(np.arange(count) * (lengths[-1] / count), lengths, np.arange(len(lengths)) / FINENESS)
-    return torch.cat(
-        [
-            slerp(start, end, torch.from_numpy(places[np.floor(places) == leg] - leg))
-            for leg, (start, end) in enumerate(_legs(stops))
-        ]
-    )
-
-
-def write_animation(frames: Tensor, target: Path) -> None:
-    """Write uint8 (count, channels, height, width) as a film that loops: GIF, or H.264 where `target` is .mp4.
-
-    Small images are enlarged to at least 256 pixels, each pixel to a square. Raises StorageError.
-    """
-    write = _write_mp4 if target.suffix.lower() == ".mp4" else _write_gif
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as file:
-        write(frames, file)
-
-
-def _legs(stops: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Each stop with the next, the last one with the first."""
-    return list(zip(stops, stops.roll(-1, 0), strict=True))
-
-
-def _perpendicular(a: Tensor, b: Tensor) -> Tensor:
-    """The unit vector at right angles to the unit vector `a` on the side of `b`, or on any where `b` has none."""
-    side = b - (a @ b) * a
-    if side.norm() < 1e-9:
-        axis = torch.zeros_like(a)
-        axis[a.abs().argmin()] = 1
-        side = axis - (a @ axis) * a
-    unit: Tensor = side / side.norm()
-    return unit
-
-
 def _frames(generator: TrainedGenerator, latents: Tensor) -> Tensor:
+    import torch
+    from tqdm import tqdm
+
+    from pipeline.pixels import to_uint8
+    from pipeline.run.latents import BATCH
+
     parts = []
     with tqdm(total=len(latents), unit=" frames", leave=False, disable=None) as progress:
         for part in torch.split(latents, BATCH):
@@ -139,44 +94,10 @@ def _frames(generator: TrainedGenerator, latents: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _pictures(frames: Tensor) -> Iterator[Image.Image]:
-    """Enlarged, in grey or RGB."""
-    factor = max(1, -(-SMALLEST_SIDE // min(frames.shape[-2:])))
-    for frame in tqdm(frames, unit=" frames", leave=False, disable=None):
-        pixels = frame.repeat_interleave(factor, 1).repeat_interleave(factor, 2).permute(1, 2, 0).numpy()
-        yield Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-
-
-def _write_gif(frames: Tensor, file: IO[bytes]) -> None:
-    pictures = _pictures(frames)
-    if frames.shape[1] != 1:
-        # One palette for all: colours of their own would make the frames flicker.
-        chosen = frames[:: -(-len(frames) // PALETTE_FRAMES)].permute(0, 2, 3, 1).flatten(0, 1)
-        palette = Image.fromarray(chosen.numpy()).quantize()
-        pictures = (picture.quantize(palette=palette) for picture in pictures)
-    first = next(pictures)
-    duration = 1000 // FRAMES_PER_SECOND
-    first.save(file, format="GIF", save_all=True, append_images=pictures, duration=duration, loop=0)
-
-
-def _write_mp4(frames: Tensor, file: IO[bytes]) -> None:
-    import av
-
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "16"})
-        stream.pix_fmt = "yuv420p"
-        for number, picture in enumerate(_pictures(frames)):
-            # Two pixels in either direction share a colour there: of an odd side the last row is repeated.
-            padding = ((0, picture.height % 2), (0, picture.width % 2), (0, 0))
-            pixels = np.pad(np.asarray(picture.convert("RGB")), padding, mode="edge")
-            if number == 0:
-                stream.height, stream.width = pixels.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-
-
 def _check_arguments(arguments: argparse.Namespace) -> list[int]:
     """The seeds of the stops. Raises ConfigError."""
+    from pipeline.run.latents import check_truncation, parse_seeds
+
     seeds = parse_seeds(arguments.seeds)
     check_truncation(arguments.truncation)
     if len(seeds) < 2:

@@ -5,15 +5,46 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.commands.arguments import Commands, add_command
 from pipeline.commands.targets import check_directory
 from pipeline.errors import ConfigError
-from pipeline.monitor.animation import ANIMATION, draw_animation
-from pipeline.monitor.plots import COMPARISON, CURVES, draw_comparison, draw_curves
-from pipeline.run.directory import RunDirectory
+
+EXAMPLES = """\
+examples:
+  wgan plot runs/digits                                curves.png and training.gif in the run's directory
+  wgan plot runs/digits --out pictures                 the same in another one
+  wgan plot runs/digits runs/digits-2                  both runs' curves over one another: comparison.png
+
+A run can be drawn while it trains, and after it was stopped.
+"""
 
 
-def plot(arguments: argparse.Namespace) -> int:
+def add_parser(commands: Commands) -> None:
+    """Add the command, its flags and its help."""
+    plot = add_command(
+        commands,
+        "plot",
+        "draw a run's curves and its samples as an animation, or the curves of several runs",
+        EXAMPLES,
+    )
+    plot.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run's directory, such as runs/digits"
+    )
+    plot.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: RUN; of several runs, the current directory)",
+    )
+    plot.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Draw one run's curves and animation, or the curves of several runs; print where they are."""
+    from pipeline.monitor.animation import ANIMATION, draw_animation
+    from pipeline.monitor.plots import COMPARISON, CURVES, draw_comparison, draw_curves
+    from pipeline.run.directory import RunDirectory
+
     runs: list[Path] = arguments.runs
     for run in runs:
         if not RunDirectory(run).config.is_file():

@@ -6,33 +6,61 @@ import argparse
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
+from pipeline.commands.arguments import Commands, add_command, add_generator, add_truncation
 from pipeline.commands.targets import check_directory, check_file
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import ConfigError
-from pipeline.monitor.grids import image_grid, save_png
-from pipeline.pixels import to_uint8
-from pipeline.run.generator import TrainedGenerator, default_directory, read_generator
-from pipeline.run.latents import (
-    check_seed,
-    check_truncation,
-    latent_batches,
-    latents_of_seeds,
-    name_seeds,
-    parse_seeds,
-)
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.run.generator import TrainedGenerator
+
+EXAMPLES = """\
+examples:
+  wgan sample runs/digits                              a grid of 64 images, from the moving average
+  wgan sample runs/digits --count 1000 --files         one PNG each
+  wgan sample runs/digits --no-ema --checkpoint 800 --seed 7 --out grid.png
+  wgan sample runs/digits --seeds 0-63,100             of each seed the first image
+  wgan sample digits.safetensors --truncation 0.7 --npz --count 5000
+
+An .npz holds uint8 `images` (count, height, width, channels) and float32 `latents` (count, latent).
+"""
 COUNT = 64
 LARGEST_GRID = 10_000
 
 
-def sample(arguments: argparse.Namespace) -> int:
+def add_parser(commands: Commands) -> None:
+    """Add the command, its flags and its help."""
+    sample = add_command(commands, "sample", "draw images from a run", EXAMPLES)
+    add_generator(sample)
+    sample.add_argument("--count", type=int, help="images to draw (default 64)")
+    sample.add_argument("--seed", type=int, help="of the latents (default 0)")
+    sample.add_argument("--seeds", metavar="LIST", help="one image for each, such as 0-63,100")
+    add_truncation(sample)
+    kinds = sample.add_mutually_exclusive_group()
+    kinds.add_argument("--files", action="store_true", help="one PNG for each image instead of a grid")
+    kinds.add_argument(
+        "--npz", action="store_true", help="one .npz with images and latents instead of a grid"
+    )
+    sample.add_argument(
+        "--out",
+        type=Path,
+        help="a .png, an .npz or a directory of files (default: in RUN/samples, or beside an exported file)",
+    )
+    sample.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Draw images and write them as one grid, as one file each, or as arrays."""
+    import torch
+
+    from pipeline.monitor.grids import image_grid, save_png
+    from pipeline.run.generator import default_directory, read_generator
+    from pipeline.run.latents import latent_batches, latents_of_seeds, name_seeds
+
     seeds = _check_arguments(arguments)
     count = len(seeds) if seeds is not None else arguments.count or COUNT
     seed = arguments.seed or 0
@@ -68,6 +96,11 @@ def sample(arguments: argparse.Namespace) -> int:
 
 def write_files(batches: Iterable[Tensor], names: Sequence[str], directory: Path) -> None:
     """One PNG for each image, NAME.png. Raises StorageError."""
+    from tqdm import tqdm
+
+    from pipeline.monitor.grids import save_png
+    from pipeline.pixels import to_uint8
+
     images = (image for batch in batches for image in to_uint8(batch).cpu())
     progress = tqdm(names, unit=" images", leave=False, disable=None)
     for name, image in zip(progress, images, strict=True):
@@ -79,6 +112,11 @@ def write_arrays(generator: TrainedGenerator, batches: Iterable[Tensor], count: 
 
     The images are in 0..255, rounded as in a PNG. Raises StorageError.
     """
+    import numpy as np
+    from tqdm import tqdm
+
+    from pipeline.pixels import to_uint8
+
     images, latents = [], []
     with tqdm(total=count, unit=" images", leave=False, disable=None) as progress:
         for batch in batches:
@@ -92,6 +130,8 @@ def write_arrays(generator: TrainedGenerator, batches: Iterable[Tensor], count: 
 
 def _check_arguments(arguments: argparse.Namespace) -> list[int] | None:
     """The seeds of --seeds, where it is given. Raises ConfigError."""
+    from pipeline.run.latents import check_seed, check_truncation, parse_seeds
+
     count, seed = arguments.count, arguments.seed
     if arguments.seeds is not None and (count is not None or seed is not None):
         raise ConfigError(

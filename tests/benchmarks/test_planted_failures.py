@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.commands.features import read_labels
 from pipeline.data.format.shard_set import open_directory
 from pipeline.data.making.selection import Selection
 from pipeline.data.reading.reader import ShardReader
 from pipeline.pixels import to_uint8
 from pipeline.quality.features.classifier import About, save, train_classifier
+from pipeline.quality.features.labelled import read_labels
 from tests.shards import digits, write
 from tests.trained import write_run
 

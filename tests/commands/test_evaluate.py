@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from pipeline.cli import main
-from pipeline.commands.evaluate import append_record, neighbours_name
+from pipeline.commands.judging import append_record, neighbours_name
 from pipeline.errors import PeerLostError
 from pipeline.ranks.launcher import launch
 from pipeline.run.checkpoint import Checkpoint
@@ -222,7 +222,7 @@ def test_two_processes_share_the_work_whatever_way_they_are_asked_for(run: Path)
 def test_what_is_wrong_is_said_once_before_ranks_are_started(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.commands.evaluate.launch", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr("pipeline.commands.judging.launch", lambda *_: pytest.fail("ranks were started"))
     for words, code in ((["--checkpoint", "15"], 4), (["--shards", "nowhere"], 3), (["--seed", "-1"], 2)):
         assert main(["evaluate", str(run), *SMALL, "--processes", "2", *words]) == code
         assert capsys.readouterr().err.count("error (exit") == 1

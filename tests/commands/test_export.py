@@ -15,8 +15,6 @@ from torch import Tensor
 
 from pipeline import load_generator
 from pipeline.cli import main
-from pipeline.commands import export
-from pipeline.commands.export import check_same_images
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.options import (
     DcganOptions,
@@ -27,6 +25,8 @@ from pipeline.options import (
     WganDcganOptions,
     WganMnistOptions,
 )
+from pipeline.run import export_formats
+from pipeline.run.export_formats import check_same_images
 from tests.trained import write_run
 
 NETWORKS = [
@@ -120,7 +120,7 @@ def test_an_exported_file_can_be_exported_again_with_the_same_card(run: Path) ->
         (lambda images: images[:1], r"shape \(1, 1, 8, 8\), not \(7, 1, 8, 8\)"),
     ],
 )
-def test_other_images_than_pytorchs_are_an_error(run: Path, change: export.Run, message: str) -> None:
+def test_other_images_than_pytorchs_are_an_error(run: Path, change: export_formats.Run, message: str) -> None:
     generator = load_generator(run).cpu()
     check_same_images(generator, lambda latents: generator(latents) + 5e-5, "It")
     with pytest.raises(ConfigError, match=rf"^It makes .*{message}.*Nothing was written"):
@@ -134,7 +134,7 @@ def test_a_file_that_makes_other_images_is_not_written(
     path = tmp_path / "out" / f"generator.{kind}"
     path.parent.mkdir()
     path.write_text("before")
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(export_formats, "TOLERANCE", -1.0)
     assert main(["export", str(run), "--format", kind, "--out", str(path)]) == 2
     assert "makes other images: the largest difference is" in capsys.readouterr().err
     assert path.read_text() == "before"
@@ -154,7 +154,7 @@ def test_without_the_packages_of_onnx_it_says_what_to_install(
 def test_weights_too_large_for_onnx_are_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(export, "MOST_BYTES", 1000)
+    monkeypatch.setattr(export_formats, "MOST_BYTES", 1000)
     assert main(["export", str(run), "--format", "onnx", "--out", str(run / "x.onnx")]) == 2
     assert "an ONNX file holds at most 1,000. Choose --format safetensors" in capsys.readouterr().err
 

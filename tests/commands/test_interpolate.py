@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pipeline import load_generator
 from pipeline.cli import main
-from pipeline.commands.interpolate import loop_latents, slerp, strip_latents, write_animation
+from pipeline.commands.film import write_animation
 from pipeline.monitor.grids import image_grid
-from pipeline.run.latents import latents_of_seeds
+from pipeline.run.latents import latents_of_seeds, loop_latents, slerp, strip_latents
 from tests.trained import write_run
 
 PLACES = torch.linspace(0, 1, 11, dtype=torch.float64)

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.commands.report import (
+from pipeline.commands.report_page import (
     MOST_GRIDS,
     Quality,
     draw_charts,
@@ -334,7 +334,7 @@ def test_a_grid_that_goes_while_the_report_is_made_is_left_out_with_a_warning(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     chosen = choose_frames(run / "samples")
-    monkeypatch.setattr("pipeline.commands.report.choose_frames", lambda samples, most: chosen)
+    monkeypatch.setattr("pipeline.commands.report_page.choose_frames", lambda samples, most: chosen)
     damage(chosen[0])
     assert [grid.step for grid in read_grids(run / "samples")] == [400]
     assert f"warning: {chosen[0]} is left out, as it cannot be read: " in capsys.readouterr().err

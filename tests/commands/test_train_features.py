@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.cli import main
-from pipeline.commands.features import read_labels, split
 from pipeline.data.format.shard_set import open_directory
+from pipeline.quality.features.labelled import read_labels, split
 from tests import shards
 
 
@@ -52,7 +52,7 @@ def test_what_would_be_lost_after_the_training_is_refused_before_it(
     def never(*_: object) -> None:
         pytest.fail("it trains")
 
-    monkeypatch.setattr("pipeline.commands.features.train_classifier", never)
+    monkeypatch.setattr("pipeline.quality.features.classifier.train_classifier", never)
     assert main(["features", "train", str(sorted_set), "--out", str(tmp_path)]) == 2
     assert f"--out {tmp_path} is a directory, and a classifier is one file. Name a file in it." in (
         capsys.readouterr().err

@@ -119,13 +119,13 @@ def evaluate_where_rank_1_finds_damage(words: list[str]) -> int:
 
 
 def evaluate_where_rank_1_is_killed(words: list[str]) -> int:
-    from pipeline.commands import evaluate
+    from pipeline.commands import judging
 
     def end(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if os.environ.get("RANK") == "1":
-        evaluate.read_generator = end  # type: ignore[assignment]
+        judging.read_generator = end  # type: ignore[assignment]
     return main(words)
 
 

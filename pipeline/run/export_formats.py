@@ -1,0 +1,162 @@
+"""A trained generator as one file, for this package, for ONNX runtimes or for torch alone."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from pipeline.durable import replacing
+from pipeline.errors import ConfigError
+from pipeline.run.generator import Card, TrainedGenerator, write_card, write_exported
+from pipeline.run.latents import latent_batches
+
+TOLERANCE = 1e-4
+"""Most that an exported network's images may differ from PyTorch's, of the 2 from black to white."""
+COMPARED_BATCHES = (1, 7)
+MOST_BYTES = 2_000_000_000
+"""Of the weights in an ONNX file, which is a protocol buffer: those end at 2 GiB."""
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+Run = Callable[[Tensor], Tensor]
+"""Latents (batch, latent) to images, by an exported network."""
+
+
+def write_onnx(generator: TrainedGenerator, target: Path) -> None:
+    """Write an ONNX model, `latents` float32 (batch, latent) to `images`, with the card in its metadata.
+
+    It is checked, and run beside PyTorch on batches of 1 and 7, before the file gets its name. Raises
+    ConfigError where it is too large or its images differ by over 1e-4, StorageError.
+    """
+    import onnx
+
+    size = sum(tensor.nbytes for tensor in generator.state_dict().values())
+    if size > MOST_BYTES:
+        raise ConfigError(
+            f"The generator's weights take {size:,} bytes, and an ONNX file holds at most {MOST_BYTES:,}. Choose "
+            "--format safetensors or program."
+        )
+    latents, dynamic = _example(generator)
+    with _quiet():
+        exported = torch.onnx.export(
+            generator.network,
+            (latents,),
+            dynamo=True,
+            dynamic_shapes=dynamic,
+            input_names=["latents"],
+            output_names=["images"],
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model_proto
+    onnx.helper.set_model_props(
+        model, {"format": generator.card.format, "card": generator.card.model_dump_json()}
+    )
+    onnx.checker.check_model(model, full_check=True)
+    content = model.SerializeToString()
+    check_same_images(generator, _run_onnx(content), "The ONNX model in onnxruntime")
+    _write(content, generator.card, target)
+
+
+def write_program(generator: TrainedGenerator, target: Path) -> None:
+    """Write a torch.export program, latents float32 (batch, latent) to images, with the card as card.json.
+
+    It is read back and run beside the network before the file gets its name. To read it, torch.export.load is
+    enough; that unpickles, so that a file from a stranger can run code. Raises ConfigError, StorageError.
+    """
+    latents, dynamic = _example(generator)
+    content = io.BytesIO()
+    with _quiet():
+        program = torch.export.export(generator.network, (latents,), dynamic_shapes=dynamic)
+        torch.export.save(program, content, extra_files={"card.json": generator.card.model_dump_json()})
+        content.seek(0)
+        # Not a file of somebody else's: these bytes were made two lines above.
+        restored: ExportedProgram = torch.export.load(content)
+    check_same_images(generator, restored.module(), "The program read back")
+    _write(content.getvalue(), generator.card, target)
+
+
+WRITERS: dict[str, Callable[[TrainedGenerator, Path], None]] = {
+    "safetensors": write_exported,
+    "onnx": write_onnx,
+    "program": write_program,
+}
+
+
+@torch.no_grad()
+def check_same_images(generator: TrainedGenerator, run: Run, what: str) -> None:
+    """Raise ConfigError where `run` makes other images than the generator, by more than 1e-4 in any pixel."""
+    for count in COMPARED_BATCHES:
+        (latents,) = latent_batches(generator.latent, count, seed=count)
+        expected, found = generator(latents), run(latents)
+        if found.shape != expected.shape:
+            raise ConfigError(
+                f"{what} makes images of shape {tuple(found.shape)}, not {tuple(expected.shape)}. {REMEDY}"
+            )
+        difference = (found - expected).abs().max().item()
+        # So put that NaN does not pass.
+        if not difference <= TOLERANCE:
+            raise ConfigError(
+                f"{what} makes other images: the largest difference is {difference:.3g} in a batch of {count}, and "
+                f"{TOLERANCE:g} is allowed. {REMEDY}"
+            )
+
+
+REMEDY = (
+    "Nothing was written. Other versions of torch and onnxruntime may agree; --format safetensors is exact."
+)
+
+
+def _example(generator: TrainedGenerator) -> tuple[Tensor, tuple[dict[int, Dim]]]:
+    """Latents to trace with, and that their number may be any."""
+    # Of two: a batch of 1 would be taken for a constant.
+    return torch.zeros(2, generator.latent), ({0: Dim("batch")},)
+
+
+def _run_onnx(content: bytes) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def run(latents: Tensor) -> Tensor:
+        (images,) = session.run(["images"], {"latents": latents.numpy()})
+        return torch.from_numpy(images)
+
+    return run
+
+
+def _write(content: bytes, card: Card, target: Path) -> None:
+    with replacing(target) as file:
+        file.write(content)
+    write_card(card, target)
+
+
+def check_onnx_packages() -> None:
+    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"--format onnx needs {', '.join(missing)}, not installed here. Install what it needs with "
+            "`pip install 'wgan-pipeline[onnx]'`, or choose --format safetensors."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it, what torch's exporters warn of stays unsaid: the comparison afterwards is the judge."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
