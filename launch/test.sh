@@ -1,13 +1,25 @@
 #!/usr/bin/env bash
-# Everything that must hold: format, lint, types, layering, then the tests with real processes.
+# All checks: format, lint, types, import contracts, then the tests, which start real processes and use all cores.
 #
-#   bash launch/test.sh            all of it, as in CI
-#   bash launch/test.sh tests/data -k order    some tests, with pytest's own arguments
+#   bash launch/test.sh                            everything, as in CI
+#   bash launch/test.sh --fast                     without the tests marked slow: under 2 minutes on two cores
+#   bash launch/test.sh tests/data -k order        some tests, with pytest's own arguments
+#   bash launch/test.sh -n 0 tests/data --pdb      the same in one process, for a debugger
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
+chosen=()
+if [ "${1:-}" = --fast ]; then
+  shift
+  chosen=(-m "not slow")
+fi
+# Each worker needs about 2 GB of memory.
+cores=$(python -c 'import os; print(len(os.sched_getaffinity(0)))')
+workers=$((cores < 8 ? cores : 8))
+
 ruff format --check .
 ruff check .
-mypy
+mypy --num-workers "$workers"
 lint-imports
-exec python -m pytest "$@"
+# Neighbouring tests share fixtures, so a worker takes a stretch of them, and one that is done takes over from others.
+exec python -m pytest -n "$workers" --dist worksteal "${chosen[@]}" "$@"

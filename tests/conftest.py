@@ -1,4 +1,4 @@
-"""What tests of whole runs share."""
+"""Fixtures of several tests: a small set of shards, a config, ranks, an S3 server and a disk."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.making.selection import Selection
-from tests import shards
 from tests.ranks import Ranks
+
+# Nothing here imports torch at the top: with several workers, pytest's main process imports this file and runs no test.
 
 CONFIG = """\
 name: run
@@ -27,7 +27,10 @@ runtime: {{device: cpu, timeout_seconds: 60}}
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """600 digits of 16 x 16 in 5 shards, the last of which is smaller."""
+    """600 digits of 16 x 16 in 5 shards; the last one is smaller."""
+    from pipeline.data.making.selection import Selection
+    from tests import shards
+
     out = tmp_path_factory.mktemp("data") / "digits"
     shards.write(shards.digits(), out, 16, 1, 128, Selection(limit=600))
     return out
@@ -35,7 +38,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(digits: Path, tmp_path: Path) -> str:
-    """A config whose steps take 10 ms; its run is called "run" and lies in tmp_path."""
+    """A config whose steps take 10 ms; its run is the directory "run" in tmp_path."""
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG.format(root=tmp_path, shards=digits))
     return str(path)
@@ -43,7 +46,7 @@ def config(digits: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def ranks(tmp_path: Path) -> Iterator[Ranks]:
-    """Starts runs; whatever of them is alive when the test ends is killed."""
+    """Starts runs, and kills those that are still alive when the test ends."""
     ranks = Ranks(tmp_path)
     yield ranks
     ranks.end()
@@ -51,7 +54,7 @@ def ranks(tmp_path: Path) -> Iterator[Ranks]:
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of an S3 server of its own, with credentials in the environment."""
+    """The URL of this test's own S3 server; its credentials are in the environment."""
     from moto.server import ThreadedMotoServer
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -66,7 +69,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def mount_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a file system of its own in memory, with options such as "size=1m" or "ro,size=1m"."""
+    """Mounts a file system in memory for this test, with options such as "size=1m" or "ro,size=1m"."""
     disk = tmp_path / "disk"
 
     def mount(options: str) -> Path:

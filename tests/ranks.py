@@ -38,8 +38,9 @@ _SPAWN.set_forkserver_preload(
         "tests.ranks",
     ]
 )
-# Below the ports that the kernel hands out by itself, and other ones in each test process.
-_PORTS = (15000 + (os.getpid() * 61 + number) % 15000 for number in count())
+# Below the ports that the kernel chooses itself. Test processes with neighbouring ids start 1009 ports apart, so that
+# two workers never try the same one at the same moment.
+_PORTS = (15000 + (os.getpid() * 1009 + number) % 15000 for number in count())
 
 
 class Run:
