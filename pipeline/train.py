@@ -9,21 +9,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import describe_options, dump_config, load_config
-from pipeline.data.format.shard_set import ShardSet, open_shards
+from pipeline.data.format.shard_set import open_shards
 from pipeline.errors import PipelineError, StopRequested, StorageError
 from pipeline.options import Config
-from pipeline.quality.best import Best
 from pipeline.ranks.stopping import StopSignals
 from pipeline.run.directory import RunDirectory
 
 if TYPE_CHECKING:
-    from pipeline.ranks.runtime import Runtime
+    from pipeline.training.context import RunContext
 # Nothing above imports torch: what is wrong with a config or a shard is said within a second.
 
 
@@ -57,10 +56,11 @@ def run(config: Config) -> int:
             stack.callback(shards.files.close)
             # From here on torch is needed.
             from pipeline.ranks.runtime import join
+            from pipeline.training.context import RunContext
 
             runtime = join(config)
         with _noting_failure(directory):
-            ending = _train(config, shards, directory, runtime, stop)
+            ending = _train(RunContext(config, shards, directory, runtime), stop)
         if is_main:
             directory.mark("DONE", ending, 0)
         runtime.close()
@@ -105,9 +105,7 @@ def _tell(error: PipelineError) -> None:
     print(f"{label}: {error}", file=sys.stderr, flush=True)
 
 
-def _train(
-    config: Config, shards: ShardSet, directory: RunDirectory, runtime: Runtime, stop: StopSignals
-) -> str:
+def _train(run: RunContext, stop: StopSignals) -> str:
     """Train on this rank, and say failures of torch in terms of the run. Returns how the run ended."""
     import torch
 
@@ -116,80 +114,45 @@ def _train(
 
     with peer_losses():
         try:
-            return _train_ranks(config, shards, directory, runtime, stop)
+            return _train_ranks(run, stop)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"The device ran out of memory ({str(error).splitlines()[0]}). Set schedule.micro_batch below "
-                f"{config.schedule.global_batch} divided by the number of ranks, lower model.width, or use "
+                f"{run.config.schedule.global_batch} divided by the number of ranks, lower model.width, or use "
                 "precision: bf16 and data.cache: host."
             ) from None
 
 
-def _train_ranks(
-    config: Config, shards: ShardSet, directory: RunDirectory, runtime: Runtime, stop: StopSignals
-) -> str:
-    from pipeline.profiling.profiler import StepProfiler, choose_window
-    from pipeline.training.build import (
-        build_trainer,
-        check_batches,
-        check_cuda_graph,
-        check_data,
-        check_same_on_all_ranks,
-        describe_setup,
-    )
-    from pipeline.training.resume import check_identity, find_checkpoint, identity, restore_run
+def _train_ranks(run: RunContext, stop: StopSignals) -> str:
+    from pipeline.profiling.profiler import StepProfiler
+    from pipeline.training.build import build_trainer
+    from pipeline.training.checks import check_run
+    from pipeline.training.describe import describe_ending, describe_setup
+    from pipeline.training.resume import restore_run
 
-    check_batches(config, runtime)
-    check_cuda_graph(config, runtime)
-    who = identity(config, shards.manifest, runtime.precision)
-    check_same_on_all_ranks(config, who, runtime)
-    check_data(config, shards, runtime)
-    checkpoint = find_checkpoint(directory.checkpoints, runtime)
-    if checkpoint is not None:
-        check_identity(checkpoint, who)
-    say: Callable[[str], None] = _say if runtime.is_main else lambda text: None
-    best = Best.of(config.quality)
-    if checkpoint is not None and not best.restore(checkpoint.facts().get("best")):
-        anew = ", and the search starts anew" if best.metric else ""
-        say(f"step {best.former[-1]} was the best by other quality options: it stays{anew}")
-    if checkpoint is not None and (checkpoint.step >= config.schedule.steps or best.is_exhausted):
-        ending = describe_ending(checkpoint.step, best)
-        way_on = "quality.patience" if best.is_exhausted else "schedule.steps"
-        say(f"{directory.path} is complete: {ending}. To go on, raise {way_on}.")
-        return ending
-    first_step = checkpoint.step + 1 if checkpoint else 1
-    window = choose_window(first_step, config.schedule) if config.profile else None
-    if runtime.is_main:
-        directory.start(dump_config(config))
+    start = check_run(run)
+    if start.ending is not None:
+        return start.ending
+    if run.runtime.is_main:
+        run.directory.start(dump_config(run.config))
     with ExitStack() as stack:
-        trainer = build_trainer(config, shards, directory, runtime, stop, who, first_step, best, say)
-        stack.callback(trainer.observer.console.close)
-        stack.callback(trainer.observer.sinks.close)
-        if checkpoint is not None:
-            restore_run(checkpoint, trainer.state, trainer.observer.recorder, runtime)
-        say(describe_setup(trainer, directory, checkpoint))
-        if window is not None:
-            image_shape = trainer.loader.image_shape
-            profiler = StepProfiler(config, runtime, directory.path, image_shape, window, say)
+        trainer = stack.enter_context(closing(build_trainer(run, start.first_step, stop)))
+        if start.checkpoint is not None:
+            restore_run(
+                start.checkpoint, run, trainer.state, trainer.observer.recorder, trainer.observer.best
+            )
+        run.say(describe_setup(run, trainer.state, start.checkpoint))
+        if start.profile_window is not None:
+            profiler = StepProfiler(run, trainer.loader.image_shape, start.profile_window)
             trainer.after_step = stack.enter_context(profiler).after_step
         trainer.compare_ranks()
         trainer.train()
-    if runtime.is_main and config.monitor.plots:
-        _draw_pictures(directory)
-    ending = describe_ending(trainer.state.counters.step, best)
+    if run.runtime.is_main and run.config.monitor.plots:
+        _draw_pictures(run.directory)
+    ending = describe_ending(trainer.state.counters.step, trainer.observer.best)
     if trainer.observer.is_exhausted:
-        say(ending)
+        run.say(ending)
     return ending
-
-
-def describe_ending(step: int, best: Best) -> str:
-    """How a run has ended at this step."""
-    if not best.is_exhausted:
-        return f"all {step} steps are done"
-    return (
-        f"ended early at step {step}: {best.metric} has been no better than {best.value:.4g} for "
-        f"{best.evaluations_since} evaluations, since step {best.step}"
-    )
 
 
 def _draw_pictures(directory: RunDirectory) -> None:
@@ -219,10 +182,6 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="section.option=value", help="options that go before the file's"
     )
     return parser
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

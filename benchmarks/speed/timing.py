@@ -7,7 +7,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from pipeline.data.format.shard_set import open_shards
 from pipeline.durable import replacing, storage_errors, write_text
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.options import Config
-from pipeline.quality.best import Best
 from pipeline.ranks.runtime import Runtime
 from pipeline.ranks.stopping import StopSignals
 from pipeline.run.directory import RunDirectory
-from pipeline.training.build import build_trainer, check_batches
-from pipeline.training.resume import identity
+from pipeline.training.build import build_trainer
+from pipeline.training.checks import check_batches
+from pipeline.training.context import RunContext
 from pipeline.training.trainer import Trainer
 
 NEVER = 10**9
@@ -36,15 +37,9 @@ def open_trainer(config: Config, runtime: Runtime, place: Path) -> Iterator[Trai
     directory = RunDirectory(place)
     with directory if runtime.is_main else nullcontext(), StopSignals() as stop:
         shards = open_shards(config.data)
-        who = identity(config, shards.manifest, runtime.precision)
-        best = Best.of(config.quality)
-        trainer = build_trainer(config, shards, directory, runtime, stop, who, 1, best, lambda text: None)
-        try:
+        context = RunContext(config, shards, directory, runtime, output=lambda text: None)
+        with closing(shards.files), closing(build_trainer(context, 1, stop)) as trainer:
             yield trainer
-        finally:
-            trainer.observer.console.close()
-            trainer.observer.sinks.close()
-            shards.files.close()
 
 
 def train_bare(trainer: Trainer, steps: int) -> None:
@@ -57,7 +52,7 @@ def train_bare(trainer: Trainer, steps: int) -> None:
 def train_whole(trainer: Trainer, steps: int) -> None:
     """So many steps of the trainer. It ends as a run ends: with a log point, grids and a checkpoint."""
     last = trainer.state.counters.step + steps
-    trainer.config = trainer.observer.config = with_steps(trainer.config, last)
+    trainer.run = trainer.observer.run = replace(trainer.run, config=with_steps(trainer.config, last))
     trainer.train()
 
 

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _versions() -> dict[str, str]:
-    from pipeline.training.build import PACKAGES
+    from pipeline.training.describe import PACKAGES
 
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -94,7 +94,7 @@ def _plan(config: Config) -> dict[str, str]:
     from pipeline.models import build_critic, build_generator
     from pipeline.ranks.runtime import chosen_device, fastest_precision
     from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
-    from pipeline.training.build import square_resolution
+    from pipeline.training.checks import square_resolution
 
     shards, device = open_shards(config.data), chosen_device(config)
     manifest = shards.manifest

@@ -29,6 +29,7 @@ from pipeline.run.directory import RunDirectory
 from pipeline.run.generator import TrainedGenerator, open_run, read_generator
 from pipeline.run.latents import check_seed
 from pipeline.training.build import build_evaluation, build_loader
+from pipeline.training.context import RunContext
 
 NEIGHBOUR_ROWS, NEIGHBOURS = 8, 7
 BY_CLASS = {"modes", "class_distance"}
@@ -66,8 +67,9 @@ def judge(
     if runtime.is_main and (warning := describe_other_images(checkpoints[0], shards)):
         say_warning(warning)
     rows = RankRows(0, config.schedule.real_images, config.schedule.real_images)
-    loader, order = build_loader(config, shards, runtime, rows, _say_nothing)
-    evaluation = build_evaluation(config, loader, order, runtime, arguments.seed, show_progress=True)
+    context = RunContext(config, shards, RunDirectory(run), runtime, output=_say_nothing)
+    loader, order = build_loader(context, rows)
+    evaluation = build_evaluation(context, loader, order, arguments.seed, show_progress=True)
     say(describe(evaluation, config, arguments))
     for checkpoint in checkpoints:
         with runtime.agreement():

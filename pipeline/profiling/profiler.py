@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -18,16 +17,10 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from pipeline.durable import storage_errors, write_text
-from pipeline.errors import ConfigError
-from pipeline.options import Config, ScheduleOptions
 from pipeline.profiling.flops import forward_flops, measure_rates, step_flops
 from pipeline.profiling.trace import StepTimes, step_times
-from pipeline.ranks.runtime import Runtime
-from pipeline.training.schedule import critic_updates_at
-
-WARM_UP, TIMED, RECORDED = 4, 10, 5
-STEPS = WARM_UP + TIMED + 1 + RECORDED
-"""The profiler takes the step between the timed and the recorded ones to start."""
+from pipeline.training.context import RunContext
+from pipeline.training.profile_window import RECORDED, STEPS, TIMED, WARM_UP
 
 
 @dataclass(frozen=True)
@@ -63,12 +56,9 @@ class StepProfiler:
     Every rank takes part; the main one records a trace, and writes trace.json and profile.json.
     """
 
-    config: Config
-    runtime: Runtime
-    directory: Path
+    run: RunContext
     image_shape: tuple[int, int, int]
     window: range
-    say: Callable[[str], None]
     _moments: list[Any] = field(default_factory=list, init=False)
     _profiler: Any = field(default=None, init=False)
     _is_done: bool = field(default=False, init=False)
@@ -82,69 +72,50 @@ class StepProfiler:
         if self._profiler is not None:
             self._profiler.stop()
         if not self._is_done and error is None:
-            self.say(f"no profile: the run ended before step {self.window.stop}")
+            self.run.say(f"no profile: the run ended before step {self.window.stop}")
 
     def after_step(self, step: int) -> None:
         """Go on, now that `step` steps of the run are done. Raises StorageError."""
         done = step - self.window.start
         if WARM_UP <= done <= WARM_UP + TIMED:
-            self._moments.append(_now(self.runtime.device))
+            self._moments.append(_now(self.run.runtime.device))
         if self._profiler is not None:
             self._profiler.step()
-        elif done == WARM_UP + TIMED and self.runtime.is_main:
-            self._profiler = start_profiler(self.runtime.device)
+        elif done == WARM_UP + TIMED and self.run.runtime.is_main:
+            self._profiler = start_profiler(self.run.runtime.device)
         if done == STEPS:
             self._finish()
             self._is_done = True
 
     def _finish(self) -> None:
-        rates = measure_rates(self.runtime.device, self.runtime.precision)
-        everyones = self.runtime.gather_objects(rates)
-        with self.runtime.agreement():
-            if self.runtime.is_main:
+        rates = measure_rates(self.run.runtime.device, self.run.runtime.precision)
+        everyones = self.run.runtime.gather_objects(rates)
+        with self.run.runtime.agreement():
+            if self.run.runtime.is_main:
                 trace = read_trace(self._profiler)
                 self._profiler = None
-                write_text(self.directory / "trace.json", trace)
+                write_text(self.run.directory.path / "trace.json", trace)
                 rates = {name: sum(own[name] for own in everyones) for name in rates}
                 profile = self._profile(json.loads(trace)["traceEvents"], rates)
-                write_text(self.directory / "profile.json", as_json(profile))
-                self.say(as_table(profile))
+                write_text(self.run.directory.path / "profile.json", as_json(profile))
+                self.run.say(as_table(profile))
 
     def _profile(self, events: list[dict[str, Any]], rates: dict[str, float]) -> Profile:
         channels, resolution, _ = self.image_shape
-        setup = self.runtime.describe()
+        setup = self.run.runtime.describe()
         return Profile(
             first_step=self.window.stop - RECORDED + 1,
             last_step=self.window.stop,
-            ranks=self.runtime.world_size,
+            ranks=self.run.runtime.world_size,
             device=setup["device_name"],
             precision=setup["precision"],
             threads=setup["threads"],
             step_ms=median(_milliseconds(*pair) for pair in pairwise(self._moments)),
             recorded=step_times(events),
-            flops=step_flops(self.config, resolution, channels),
-            forward_flops=forward_flops(self.config, resolution, channels),
+            flops=step_flops(self.run.config, resolution, channels),
+            forward_flops=forward_flops(self.run.config, resolution, channels),
             rates=rates,
         )
-
-
-def choose_window(first_step: int, schedule: ScheduleOptions) -> range:
-    """The first `STEPS` steps in a row, counted from 0, without a burst of critic updates.
-
-    `first_step` is the run's next, counted from 1. Raises ConfigError where there are none.
-    """
-    start = first_step - 1
-    for step in range(start, schedule.steps):
-        if critic_updates_at(step, schedule) != schedule.critic_updates:
-            start = step + 1
-        elif step + 1 - start == STEPS:
-            return range(start, step + 1)
-    left = schedule.steps - (first_step - 1)
-    bursts = " without a burst of critic updates" if schedule.bursts else ""
-    raise ConfigError(
-        f"profile: it looks at {STEPS} steps in a row{bursts}, which the {left} that are left until schedule.steps: "
-        f"{schedule.steps} do not hold. Raise schedule.steps, or leave profile=true out."
-    )
 
 
 def start_profiler(device: torch.device) -> torch.profiler.profile:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from pipeline.monitor.console import Console, say_warning
 from pipeline.monitor.grids import image_grid
 from pipeline.monitor.recorder import Recorder, non_finite
 from pipeline.monitor.sinks import ALARM_PREFIX, Sinks
-from pipeline.noise import Noise, Purpose, RankRows
+from pipeline.noise import Noise, Purpose
 from pipeline.objectives import Metrics, Objective
 from pipeline.options import Config
 from pipeline.quality.best import Best
@@ -23,6 +23,7 @@ from pipeline.quality.evaluation import Evaluation, tag
 from pipeline.ranks.runtime import Runtime
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.generator import generate
+from pipeline.training.context import RunContext
 from pipeline.training.diagnostics import (
     draw_as_training_does,
     first_non_finite,
@@ -42,28 +43,34 @@ VALIDATION_BATCHES = 16
 class Observer:
     """Looks at one rank's state and changes nothing of it. Every rank takes part; the main one writes."""
 
-    config: Config
-    runtime: Runtime
+    run: RunContext
     state: TrainingState
     objective: Objective
     loader: Loader
     held_out: Ids
     noise: Noise
-    rows: RankRows
     recorder: Recorder
-    checkpoints: Path
     evaluation: Evaluation | None
     best: Best
-    sinks: Sinks = field(default_factory=lambda: Sinks([]))
-    console: Console = field(default_factory=lambda: Console(0, 0, is_shown=False))
-    fixed_latents: Tensor = field(init=False)
+    sinks: Sinks
+    console: Console
 
-    def __post_init__(self) -> None:
-        count = self.config.monitor.grid**2
+    @property
+    def config(self) -> Config:
+        """The run's options."""
+        return self.run.config
+
+    @property
+    def runtime(self) -> Runtime:
+        """This rank among the others."""
+        return self.run.runtime
+
+    @cached_property
+    def fixed_latents(self) -> Tensor:
+        """The latents of all image grids: float32 (grid * grid, latent), on the device."""
         generator = self.noise.seeded(Purpose.SAMPLES)
-        self.fixed_latents = torch.randn(
-            count, self.config.model.latent, generator=generator, device=generator.device
-        )
+        size = (self.config.monitor.grid**2, self.config.model.latent)
+        return torch.randn(size, generator=generator, device=generator.device)
 
     def watch(self, seen: CriticBatch) -> bool:
         """Log what is due after a step whose last critic update was on `seen`. Returns whether it is the best yet.
@@ -86,6 +93,11 @@ class Observer:
             if self.runtime.is_main:
                 self._show_pictures(step)
         return is_best
+
+    def close(self) -> None:
+        """Write what the sinks still hold, and leave the progress bar."""
+        self.sinks.close()
+        self.console.close()
 
     @property
     def is_exhausted(self) -> bool:
@@ -182,17 +194,19 @@ class Observer:
         return f" on rank {', '.join(map(str, found))}"
 
     def _last_good(self) -> str:
-        saved = list_checkpoints(self.checkpoints)
+        saved = list_checkpoints(self.run.directory.checkpoints)
         return f"The last good checkpoint is {saved[-1].path}." if saved else "No checkpoint was saved yet."
 
     def _validation_estimate(self) -> float:
         """On held-out images and latents that are the same each time."""
-        total = self.rows.total
+        total = self.run.rows.total
         count = min(VALIDATION_BATCHES, len(self.held_out) // total)
 
         def batch(index: int) -> tuple[Tensor, Tensor]:
-            real = self.loader.read(self.rows.of(self.held_out[index * total :]))
-            latents, _ = self.noise.draw(Purpose.VALIDATION, 0, index, self.rows, self.config.model.latent)
+            real = self.loader.read(self.run.rows.of(self.held_out[index * total :]))
+            latents, _ = self.noise.draw(
+                Purpose.VALIDATION, 0, index, self.run.rows, self.config.model.latent
+            )
             return real, draw_as_training_does(self.state.generator.module, latents)
 
         estimate = wasserstein_estimate(self.state.critic.module, map(batch, range(count)))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from pipeline.data.reading.loader import Loader, Staged
 from pipeline.errors import DivergenceError, StopRequested, StorageError
@@ -16,6 +14,7 @@ from pipeline.ranks.digest import differing, digest
 from pipeline.ranks.runtime import Runtime
 from pipeline.ranks.stopping import StopSignals
 from pipeline.run.checkpoint import prune
+from pipeline.training.context import RunContext
 from pipeline.training.observer import Observer
 from pipeline.training.resume import save_run
 from pipeline.training.schedule import is_due
@@ -29,14 +28,11 @@ SAVES_THAT_MAY_FAIL = 2
 class Trainer:
     """One run on one rank: what the loop works on, already built and restored."""
 
-    config: Config
-    runtime: Runtime
+    run: RunContext
     state: TrainingState
     step: TrainingStep
     loader: Loader
     observer: Observer
-    checkpoints: Path
-    identity: dict[str, Any]
     stop: StopSignals
     after_step: Callable[[int], None] | None = None
     """Called with the steps done so far, after each step; its time does not count as training."""
@@ -58,6 +54,20 @@ class Trainer:
             with phase("saving"):
                 self._save(is_best, is_stopping=stop_vote())
             self._look_into_step()
+
+    @property
+    def config(self) -> Config:
+        """The run's options."""
+        return self.run.config
+
+    @property
+    def runtime(self) -> Runtime:
+        """This rank among the others."""
+        return self.run.runtime
+
+    def close(self) -> None:
+        """Write what the run's records still hold."""
+        self.observer.close()
 
     @property
     def is_complete(self) -> bool:
@@ -118,10 +128,10 @@ class Trainer:
         recorder, best, options = self.observer.recorder, self.observer.best, self.config.checkpoint
         error, is_saved = None, False
         try:
-            save_run(self.checkpoints, self.state, recorder, best, self.runtime, self.identity)
+            save_run(self.run, self.state, recorder, best)
             is_saved = True
             if self.runtime.is_main:
-                prune(self.checkpoints, options.keep_last, options.keep_every, best.kept_steps)
+                prune(self.run.directory.checkpoints, options.keep_last, options.keep_every, best.kept_steps)
         except StorageError as failure:
             error = failure
         outcomes = self.runtime.gather_objects((is_saved, error is not None))

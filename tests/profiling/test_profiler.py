@@ -14,7 +14,7 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.options import ScheduleOptions
 from pipeline.phases import PHASES, phase
-from pipeline.profiling.profiler import RECORDED, STEPS, choose_window
+from pipeline.training.profile_window import RECORDED, STEPS, choose_window
 from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_state, read_tensors
 
 PROFILED = ["profile=true", "monitor.log_every=4"]

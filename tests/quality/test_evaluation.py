@@ -24,7 +24,7 @@ from pipeline.quality.evaluation import OF_FEATURES, Evaluation, RealImages, tag
 from pipeline.quality.features.classifier import About, Classifier, ClassifierFeatures, save
 from pipeline.quality.features.pixels import PixelFeatures
 from pipeline.ranks.runtime import Runtime
-from pipeline.training.build import check_same_on_all_ranks
+from pipeline.training.checks import check_same_on_all_ranks
 
 DIGITS = torch.from_numpy((load_digits().images * 15.9375).astype(np.uint8))[:, None]
 ALL: tuple[Metric, ...] = get_args(Metric)

@@ -1,0 +1,170 @@
+"""What is checked before a run trains, in one place: whatever cannot work stops here, before any long work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import flatten
+from pipeline.data.format.manifest import Manifest, check_hashes
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.options import Config
+from pipeline.quality.best import Best
+from pipeline.ranks.runtime import Runtime
+from pipeline.run.checkpoint import Checkpoint
+from pipeline.training.context import RunContext
+from pipeline.training.describe import describe_ending
+from pipeline.training.profile_window import choose_window
+from pipeline.training.resume import find_checkpoint
+
+OF_EACH_MACHINE = (
+    "data.shards",
+    "data.remote.directory",
+    "run_root",
+    "init_from.generator",
+    "init_from.critic",
+    "quality.classifier",
+    "quality.inception",
+)
+"""Paths, which may differ between machines. An evaluation itself compares what is in the last two."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts to train, and what was decided before it does."""
+
+    checkpoint: Checkpoint | None
+    """The one to resume from; None for a new run"""
+    ending: str | None = None
+    """How the run has ended, if nothing is left to do"""
+    profile_window: range | None = None
+    """The steps that the profiler looks at, counted from 0, if it is asked for"""
+
+    @property
+    def first_step(self) -> int:
+        """The next step to be done, counted from 1."""
+        return self.checkpoint.step + 1 if self.checkpoint else 1
+
+
+def check_run(run: RunContext) -> Start:
+    """Make every check, and find where the run starts. All ranks call it together.
+
+    Raises ConfigError, DataError or CheckpointError, on all ranks alike.
+    """
+    check_batches(run.config, run.runtime)
+    check_cuda_graph(run.config, run.runtime)
+    check_same_on_all_ranks(run.config, run.identity, run.runtime)
+    check_data(run)
+    checkpoint = find_checkpoint(run)
+    if checkpoint is not None:
+        check_identity(checkpoint, run.identity)
+        if (ending := _find_ending(checkpoint, run)) is not None:
+            return Start(checkpoint, ending)
+    start = Start(checkpoint)
+    if not run.config.profile:
+        return start
+    return Start(checkpoint, profile_window=choose_window(start.first_step, run.config.schedule))
+
+
+def check_same_on_all_ranks(config: Config, identity: Mapping[str, Any], runtime: Runtime) -> None:
+    """Raise ConfigError unless all ranks were started for the same run on the same data.
+
+    Each machine reads its own config, and DDP would make equal weights of unequal runs.
+    """
+    ours = {**flatten(config.model_dump(mode="json")), **identity}
+    for name in OF_EACH_MACHINE:
+        del ours[name]
+    for rank, theirs in enumerate(runtime.gather_objects(ours)):
+        differences = [
+            f"{name} is {theirs.get(name)} there and {value} here"
+            for name, value in ours.items()
+            if theirs.get(name) != value
+        ]
+        if differences:
+            raise ConfigError(
+                f"Rank {rank} was started otherwise than rank {runtime.rank}: {'; '.join(differences)}. "
+                "Start all ranks with the same config, arguments and shards."
+            )
+
+
+def check_batches(config: Config, runtime: Runtime) -> None:
+    """Raise ConfigError unless every rank can take an equal part of each batch."""
+    schedule = config.schedule
+    for name, batch in (("global_batch", schedule.global_batch), ("critic_batch", schedule.real_images)):
+        if batch % runtime.world_size:
+            raise ConfigError(
+                f"schedule.{name}: {batch} cannot be cut into {runtime.world_size} equal parts, one for each rank. "
+                "Choose a multiple of the number of processes."
+            )
+
+
+def check_cuda_graph(config: Config, runtime: Runtime) -> None:
+    """Raise ConfigError if steps are to be captured as a CUDA graph and cannot be."""
+    if not config.runtime.cuda_graph:
+        return
+    wrong = [
+        (runtime.device.type != "cuda", "needs a GPU, and this run is on the CPU"),
+        (
+            config.profile,
+            "does not go with profile=true, which cannot tell the parts of a captured step apart",
+        ),
+        (runtime.world_size > 1, f"is for one process, and there are {runtime.world_size}"),
+        (
+            runtime.precision == "fp16",
+            "does not go with fp16, whose scaler asks the device at each step; use bf16",
+        ),
+    ]
+    if found := [text for is_wrong, text in wrong if is_wrong]:
+        raise ConfigError(f"runtime.cuda_graph {', and '.join(found)}. Leave runtime.cuda_graph out.")
+
+
+def check_data(run: RunContext) -> None:
+    """Raise DataError unless every shard has its hash. The ranks of a machine share the work.
+
+    Shards at a URL are checked when they are fetched.
+    """
+    shards, runtime = run.shards, run.runtime
+    if run.config.data.verify != "hashes" or shards.directory is None:
+        return
+    share = shards.manifest.shards[runtime.local_rank :: runtime.local_world_size]
+    with runtime.agreement():
+        check_hashes(shards.directory, share, show_progress=runtime.is_main)
+
+
+def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, listing what differs, unless the checkpoint was made by the same options."""
+    saved = checkpoint.facts()["identity"]
+    differences = [
+        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {ours.get(name, 'absent')} now"
+        for name in sorted(saved.keys() | ours.keys())
+        if saved.get(name, "absent") != ours.get(name, "absent")
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{checkpoint.path} was made with other options, so continuing it would be neither run:\n  "
+            + "\n  ".join(differences)
+            + "\nSet these options back, or give the new run another name."
+        )
+
+
+def square_resolution(manifest: Manifest) -> int:
+    """The side of the images in pixels. Raises ConfigError if they are not square."""
+    height, width = manifest.resolution
+    if height != width:
+        raise ConfigError(f"The shards hold {width}x{height} images; the networks take square ones.")
+    return height
+
+
+def _find_ending(checkpoint: Checkpoint, run: RunContext) -> str | None:
+    """How the run has ended, if its checkpoint is the last one. Tells the user if the search for the best is new."""
+    best = Best.of(run.config.quality)
+    if not best.restore(checkpoint.facts().get("best")):
+        anew = ", and the search starts anew" if best.metric else ""
+        run.say(f"step {best.former[-1]} was the best by other quality options: it stays{anew}")
+    if checkpoint.step < run.config.schedule.steps and not best.is_exhausted:
+        return None
+    ending = describe_ending(checkpoint.step, best)
+    way_on = "quality.patience" if best.is_exhausted else "schedule.steps"
+    run.say(f"{run.directory.path} is complete: {ending}. To go on, raise {way_on}.")
+    return ending

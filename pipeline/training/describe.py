@@ -1,0 +1,80 @@
+"""What a run tells of its set-up and its environment, for people and for its records."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import flatten
+from pipeline.options import Config
+from pipeline.quality.best import Best
+from pipeline.ranks.runtime import Runtime
+from pipeline.run.checkpoint import Checkpoint
+from pipeline.training.context import RunContext
+from pipeline.training.state import TrainingState
+
+PACKAGES = ("torch", "torchvision", "accelerate", "tensorboard", "numpy", "wgan-pipeline")
+
+
+def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint | None) -> str:
+    """What a run is about to do, in a few lines."""
+    setup, config, path = run.runtime.describe(), run.config, run.directory.path
+    start = f"continuing from {checkpoint.path}" if checkpoint else "a new run"
+    generator, critic = (
+        sum(p.numel() for p in player.module.parameters()) for player in (state.generator, state.critic)
+    )
+    return (
+        f"{path}: {start}, to step {config.schedule.steps}\n"
+        f"{setup['world_size']} x {setup['device_name']} ({setup['backend']}), {setup['precision']}, "
+        f"{setup['threads']} threads each, batch {config.schedule.global_batch} = {setup['world_size']} x "
+        f"{run.rows.count}\n"
+        f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "
+        f"{config.objective.name}, {config.schedule.critic_updates} critic updates a step\n"
+        f"watch: tensorboard --logdir {path}"
+    )
+
+
+def describe_ending(step: int, best: Best) -> str:
+    """How a run has ended at this step."""
+    if not best.is_exhausted:
+        return f"all {step} steps are done"
+    return (
+        f"ended early at step {step}: {best.metric} has been no better than {best.value:.4g} for "
+        f"{best.evaluations_since} evaluations, since step {best.step}"
+    )
+
+
+def describe_environment(runtime: Runtime) -> str:
+    """Versions and set-up as JSON. No environment variable is in it."""
+    content = {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "setup": runtime.describe(),
+        "revision": _revision(),
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def compared_options(config: Config) -> dict[str, Any]:
+    """The options by which runs are compared, by their dotted names."""
+    parts = config.model_dump(
+        mode="json", exclude={"name", "run_root", "monitor", "checkpoint", "runtime", "profile"}
+    )
+    return {name: value for name, value in flatten(parts).items() if not name.startswith("data.remote.")}
+
+
+def _revision() -> str | None:
+    """The git revision of this code, if it is a checkout."""
+    here = Path(__file__).parents[2]
+    result = (
+        subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+        if (here / ".git").exists()
+        else None
+    )
+    return result.stdout.strip() if result and result.returncode == 0 else None
