@@ -1,7 +1,8 @@
-"""What the tests of trained generators share: runs as training leaves them, without the training."""
+"""Runs for tests of what comes after training: trained on digits in a second, or written without training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from pipeline.config import dump_config
 from pipeline.models import build_generator
 from pipeline.options import Config, DataOptions, DcganOptions, ModelOptions, ScheduleOptions
 from pipeline.run.checkpoint import save_checkpoint
+from tests.conftest import CONFIG
+from tests.ranks import Ranks
 
 SMALL = DcganOptions(latent=8, width=4)
 MANIFEST = "5" * 64
@@ -52,6 +55,18 @@ def write_run(
         }
         save_checkpoint(run / "checkpoints", step, groups, {"identity": identity})
     return run
+
+
+def train(root: Path, shards: Path, options: Sequence[str]) -> Path:
+    """The directory of a run with the tests' config, trained by one process in `root`."""
+    config = root / "config.yaml"
+    config.write_text(CONFIG.format(root=root, shards=shards))
+    ranks = Ranks(root)
+    try:
+        ranks.run(1, [str(config), *options])
+    finally:
+        ranks.end()
+    return root / "run"
 
 
 def newest(run: Path) -> Path:

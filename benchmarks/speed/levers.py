@@ -25,7 +25,7 @@ from pipeline.ranks.host_memory import keep_freed_memory
 from pipeline.training.state import build_optimizer
 from pipeline.training.updates import CriticBatch, Player, critic_update, draw_fakes, generator_update
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 NETWORKS = {
     "R2": ("configs/reference/wgan-digit7.yaml", 28, 1),

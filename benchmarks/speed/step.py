@@ -167,7 +167,7 @@ def _worker(network: str, levers: Sequence[str], arguments: argparse.Namespace) 
     command = [sys.executable, __file__, network, "--worker"]
     command += ["--threads", str(arguments.threads), "--device", arguments.device, "--levers", *levers]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )
 
 

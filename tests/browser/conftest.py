@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.conftest import CONFIG
-from tests.ranks import Ranks
+from tests.trained import train
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # TensorBoard's page takes seconds to start on a busy machine.
@@ -40,14 +39,6 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
-def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 20 steps with grids at steps 10 and 20."""
-    root = tmp_path_factory.mktemp("runs")
-    config = root / "config.yaml"
-    config.write_text(CONFIG.format(root=root, shards=digits))
-    ranks = Ranks(root)
-    try:
-        ranks.run(1, [str(config), "monitor.sample_every=10"])
-        yield root / "run"
-    finally:
-        ranks.end()
+    return train(tmp_path_factory.mktemp("runs"), digits, ["monitor.sample_every=10"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,19 +22,25 @@ from pipeline.commands.judging import append_record, neighbours_name
 from pipeline.errors import PeerLostError
 from pipeline.ranks.launcher import launch
 from pipeline.run.checkpoint import Checkpoint
-from tests.ranks import Ranks, read_metrics
+from tests.ranks import read_metrics
 from tests.shards import digits as digits_source
 from tests.shards import write
+from tests.trained import train
 
 SMALL = ["--samples", "128"]
 
 
-@pytest.fixture
-def run(ranks: Ranks, config: str, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 20 steps that was evaluated at its end, with checkpoints at 10 and 20."""
     options = ["checkpoint.every=10", "quality.every=20", "quality.samples=128", "quality.keep_best=fid"]
-    ranks.run(1, [config, *options])
-    return tmp_path / "run"
+    return train(tmp_path_factory.mktemp("trained"), digits, options)
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of that run, for a test to change."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def lines(path: Path) -> list[dict[str, object]]:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from pipeline.monitor import tensorboard
 from pipeline.monitor.files import JsonLines
 from pipeline.monitor.grids import encode_png
 from pipeline.monitor.sinks import Sinks
@@ -149,15 +151,19 @@ def test_tensorboard_on_a_full_disk_stops_nothing(full_disk: Path, tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_tensorboard_goes_on_once_there_is_space_again(full_disk: Path) -> None:
-    sinks = Sinks([TensorBoard(full_disk, 1, pause=1.1)])
+def test_tensorboard_goes_on_once_there_is_space_again(
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=lambda: 100.0, time=time.time, sleep=time.sleep)
+    monkeypatch.setattr(tensorboard, "time", clock)
+    sinks = Sinks([TensorBoard(full_disk, 1, pause=10.0)])
     noise = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     for step in range(1, 20):
         sinks.images(step, "x", noise)
         sinks.flush()
     failures = sinks.failures
     assert failures > 0
-    time.sleep(1.2)
+    clock.monotonic = lambda: 110.0
     (full_disk / "filler").unlink()
     for step in range(20, 24):
         sinks.scalars(step, {"loss": 0.5})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 
+from pipeline.ranks import stopping
 from pipeline.ranks.stopping import SIGNALS, StopSignals
 
 
@@ -39,10 +40,12 @@ def test_ctrl_c_passed_on_twice_at_once_is_one() -> None:
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_a_second_later_quits_at_once(first: signal.Signals) -> None:
+def test_ctrl_c_a_second_later_quits_at_once(first: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=lambda: 100.0)
+    monkeypatch.setattr(stopping, "time", clock)
     with StopSignals():
         signal.raise_signal(first)
-        time.sleep(1.05)
+        clock.monotonic = lambda: 101.05
         # Schedulers repeat themselves: that is no reason to lose the save.
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGUSR1)
