@@ -46,6 +46,7 @@ def test_multi_node_script_explains_itself_when_called_wrongly() -> None:
     assert "MACHINES MACHINE_RANK FIRST_MACHINE CONFIG" in result.stderr
 
 
+@pytest.mark.slow
 def test_two_machines_make_one_run(config: str, tmp_path: Path) -> None:
     """Both machines are this one; each starts its own launcher, with one rank."""
     environment = {**_environment(), "PROCESSES_PER_MACHINE": "1", "PORT": str(free_port())}
@@ -73,6 +74,7 @@ def test_two_machines_make_one_run(config: str, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "DONE").exists()
 
 
+@pytest.mark.slow
 def test_slurm_script_trains_and_requeues_a_run_that_was_stopped(config: str, tmp_path: Path) -> None:
     """With stand-ins for Slurm's commands: the script's own logic, not Slurm's."""
     tools = tmp_path / "bin"

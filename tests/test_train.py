@@ -120,6 +120,7 @@ def test_pictures_that_cannot_be_drawn_do_not_spoil_the_run(
     assert read_note(tmp_path / "run", "DONE")["exit_code"] == 0
 
 
+@pytest.mark.slow
 def test_other_objectives_have_losses_and_no_wasserstein_estimate(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_other_objectives_have_losses_and_no_wasserstein_estimate(
         assert "critic loss" in run.log(0)
 
 
+@pytest.mark.slow
 def test_an_alarm_goes_off_once_on_the_console_in_tensorboard_and_in_its_file(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
@@ -151,6 +153,7 @@ def test_an_alarm_goes_off_once_on_the_console_in_tensorboard_and_in_its_file(
     assert "edge of the clip box" not in more.log(0), "a resumed run has said it"
 
 
+@pytest.mark.slow
 def test_the_normalized_estimate_does_not_depend_on_the_critics_scale(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
@@ -179,6 +182,7 @@ def test_the_normalized_estimate_does_not_depend_on_how_often_it_is_logged(
     assert often["wasserstein/estimate"] > 1.2 * seldom["wasserstein/estimate"]
 
 
+@pytest.mark.slow
 def test_the_resolved_config_repeats_the_run(ranks: Ranks, config: str, tmp_path: Path) -> None:
     ranks.run(1, [config, "seed=3", "name=first"])
     ranks.run(1, [str(tmp_path / "first" / "config.yaml"), "name=second"])
@@ -209,6 +213,7 @@ def test_raising_the_number_of_steps_goes_on(ranks: Ranks, config: str, tmp_path
     assert read_metrics(tmp_path / "grown") == read_metrics(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_bf16_trains_like_float32_but_for_rounding(ranks: Ranks, config: str, tmp_path: Path) -> None:
     options = ["schedule.steps=60", "critic_optimizer.lr=1e-3", "objective.clip=0.05"]
     for precision in ("bf16", "float32"):
@@ -317,6 +322,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
     page.end()
 
 
+@pytest.mark.slow
 def test_tensorboard_serves_the_run(ranks: Ranks, config: str, tmp_path: Path, page: Page) -> None:
     ranks.run(1, [config, *PICTURES])
     expected = read_series(tmp_path / "run")["wasserstein/estimate"]

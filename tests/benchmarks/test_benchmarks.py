@@ -40,6 +40,7 @@ def run(*words: object) -> str:
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_readers_are_measured_on_three_sets(folder: Path, tmp_path: Path) -> None:
     write(digits(), tmp_path / "mnist", 28, 1, 500)
     sets = ("--cifar", folder, "--mnist", tmp_path / "mnist", "--work", tmp_path)
@@ -54,6 +55,7 @@ def test_conversion_is_measured_beside_a_loop(folder: Path) -> None:
     assert len(re.findall(r"^\| .* \| [\d,]+ \| [\d.]+ \| [\d.]+ \|$", printed, re.MULTILINE)) == 4
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_shared_cache_does_not_grow_with_the_ranks(tmp_path: Path) -> None:
     write(digits(), tmp_path / "set", 64, 3, 500)
     printed = run("benchmarks/speed/shared_cache.py", "--shards", tmp_path / "set", "--ranks", 1, 2)
@@ -103,6 +105,7 @@ def call_memory(words: list[str]) -> int:
     return memory.main(words)
 
 
+@pytest.mark.slow
 def test_the_trainer_is_measured_beside_its_bare_loop(config: str, ranks: Ranks, tmp_path: Path) -> None:
     words = [config, "--rounds", "2", "--steps", "3", "--out", str(tmp_path / "out")]
     run_of_it = ranks.run(1, words, target=call, extra=("overhead", "main"))
@@ -143,6 +146,7 @@ def test_processor_time_is_refused_on_a_gpu(
     assert "--clock cpu does not see what a GPU does" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_memory_is_watched_and_measured_by_batch(config: str, ranks: Ranks, tmp_path: Path) -> None:
     words = [config, "--steps", "50", "--batches", "12", "24", "--out", str(tmp_path / "out")]
     run_of_it = ranks.run(1, words, target=call_memory)
@@ -185,6 +189,7 @@ def test_another_batch_keeps_the_critics_proportion(config: str, benchmark: Any)
         timing.batch_options(options, 3)
 
 
+@pytest.mark.slow
 def test_what_ranks_all_reduce_is_what_their_parameters_come_to(
     config: str, ranks: Ranks, tmp_path: Path
 ) -> None:
@@ -199,6 +204,7 @@ def test_what_ranks_all_reduce_is_what_their_parameters_come_to(
     assert all(0 < seconds < 1 for seconds in idle_seconds)
 
 
+@pytest.mark.slow
 def test_throughput_is_measured_by_the_command_that_trains(
     config: str, tmp_path: Path, benchmark: Any
 ) -> None:

@@ -16,6 +16,8 @@ from pipeline.config import load_config
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "speed"))
 from levers import LEVERS, ROOT, build_pair, draw_batches, fast_step, plain_step
 
+pytestmark = pytest.mark.slow
+
 STEPS, SIDE, CHANNELS = 20, 8, 1
 SMALL = ["schedule.global_batch=8", "model.latent=6"]
 NARROW = ["model.width=8"]

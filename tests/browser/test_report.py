@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from pipeline.cli import main
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">"
 
 

@@ -15,6 +15,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.ranks import free_port, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def address(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -119,6 +119,7 @@ def test_all_checkpoints_and_the_last_weights_can_be_judged(run: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_and_judges(
     run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +216,7 @@ def start(run: Path, words: list[str], **variables: str) -> subprocess.Popen[str
     )
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_whatever_way_they_are_asked_for(run: Path) -> None:
     # Clusters set WORLD_SIZE for processes that are no ranks.
     for words, variables in ((["--proc", "2"], {}), (["--processes=2"], {"WORLD_SIZE": "3"})):
@@ -235,6 +237,7 @@ def test_what_is_wrong_is_said_once_before_ranks_are_started(
         assert capsys.readouterr().err.count("error (exit") == 1
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_all_ranks_at_once(run: Path) -> None:
     process = start(run, ["--samples", "5000000", "--processes", "2"])
     assert process.stdout is not None

@@ -34,6 +34,7 @@ def flip_a_bit(arguments: list[str], group: str, name: str) -> int:
     return main(arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "name"),
     [

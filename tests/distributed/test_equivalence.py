@@ -119,6 +119,7 @@ def states(folder: Path, world_size: int, moment: str = "after") -> list[Arrays]
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WHOLE)
 def test_two_ranks_train_like_one(case: str, ranks: Ranks, config: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
@@ -185,6 +186,7 @@ def train_with_exchanges(arguments: list[str], most_gathered: str, exchange: str
     return code
 
 
+@pytest.mark.slow
 def test_gathered_gradients_average_as_reduced_ones_do(ranks: Ranks, config: str, tmp_path: Path) -> None:
     arguments = [config, "schedule.steps=5", EVERY_STEP]
     for name, extra in (("gathered", ("1000000", "all_gather")), ("reduced", ("0", "all_reduce"))):

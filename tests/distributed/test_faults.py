@@ -102,6 +102,7 @@ def cut_short(shards: Path) -> str:
     return victim.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [remove_a_shard, flip_a_byte, cut_short])
 def test_damaged_shards_are_refused_before_any_rank_trains(
     damage: object, ranks: Ranks, config: str, digits: Path, tmp_path: Path
@@ -148,6 +149,7 @@ def is_past(run: Path, step: int) -> bool:
     return any(name >= f"step_{step:08d}" for name in checkpoints(run))
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_stops_the_run_and_costs_nothing_once_there_is_space(
     ranks: Ranks, config: str, small_disk: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_disk_that_stays_full_stops_the_run_and_costs_nothing_once_there_is_sp
     assert read_metrics(small_disk / "run") == read_metrics(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_one_save_that_fails_is_only_a_warning(ranks: Ranks, config: str, small_disk: Path) -> None:
     run = ranks.start(2, [config, *LONG, "schedule.steps=120", f"run_root={small_disk}"])
     wait_until(lambda: is_past(small_disk / "run", 10), run)
@@ -190,6 +193,7 @@ def test_a_read_only_directory_is_named(ranks: Ranks, config: str, small_disk: P
     assert "Traceback" not in run.output
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_architecture_is_refused(ranks: Ranks, config: str, tmp_path: Path) -> None:
     ranks.run(2, [config, "schedule.steps=2"])
     before = read_tensors(newest(tmp_path / "run"))
@@ -202,6 +206,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(ranks: Ranks, config: s
     ranks.run(2, [config, "schedule.steps=4"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["critic.safetensors", "state.json", "manifest.json"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     file: str, ranks: Ranks, config: str, tmp_path: Path
@@ -304,6 +309,7 @@ def test_a_killed_rank_ends_the_other_within_seconds(
     assert read_note(tmp_path / "run", "FAILED")["exit_code"] == 6
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_other_after_the_time_limit(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:

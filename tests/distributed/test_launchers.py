@@ -15,6 +15,8 @@ import pytest
 
 from tests.ranks import PATIENCE, checkpoints, free_port, read_note
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 PAIR = [*ACCELERATE, "--config_file", str(ROOT / "launch/accelerate/cpu2.yaml")]

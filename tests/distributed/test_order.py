@@ -60,6 +60,7 @@ def test_an_epoch_holds_every_sample_once(alone: np.ndarray, digits: Path) -> No
     assert seen[IMAGES:] != seen[: len(seen) - IMAGES]
 
 
+@pytest.mark.slow
 def test_ranks_together_get_the_batches_that_one_process_gets(
     ranks: Ranks, alone: np.ndarray, config: str, tmp_path: Path
 ) -> None:

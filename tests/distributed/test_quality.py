@@ -69,6 +69,7 @@ def test_the_best_checkpoint_stays_and_its_step_is_known(ranks: Ranks, config: s
     assert read_state(newest(tmp_path / "run"))["best"]["step"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_once_nothing_gets_better(ranks: Ranks, config: str, tmp_path: Path) -> None:
     arguments = [config, *FROZEN, "quality.patience=2"]
     run = ranks.run(2, arguments)

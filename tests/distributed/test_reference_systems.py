@@ -40,6 +40,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_trains_on_two_ranks(
     path: Path, shards: Callable[[str], Path], ranks: Ranks, tmp_path: Path
@@ -64,6 +65,7 @@ def test_a_preset_trains_on_two_ranks(
     assert grids == ["step_00000002.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wgan-digit7", "wgan-dcgan", "lsgan", "gan-bce"])
 def test_a_reference_system_trains_on_two_ranks_like_on_one(
     name: str, shards: Callable[[str], Path], ranks: Ranks, tmp_path: Path
@@ -98,6 +100,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RESUMED)
 def test_what_the_reference_systems_do_resumes_bit_for_bit(
     case: str, ranks: Ranks, config: str, tmp_path: Path

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.chaos_server import FAULTS, ChaosServer, chaos
 from tests.distributed.test_order import images, keep_batches
@@ -36,11 +37,13 @@ def assert_remote_is_local(
     assert set(server.done) == set(FAULTS)
 
 
+@pytest.mark.slow
 def test_over_http(ranks: Ranks, config: str, digits: Path, tmp_path: Path) -> None:
     with chaos(digits.parent, rate=0.5, seed=3) as server:
         assert_remote_is_local(ranks, config, f"{server.url}/{digits.name}", server, tmp_path, {})
 
 
+@pytest.mark.slow
 def test_over_s3(ranks: Ranks, config: str, digits: Path, tmp_path: Path, s3: str) -> None:
     import boto3
 

@@ -107,6 +107,7 @@ def assert_same_end(run: Path, reference: Path) -> None:
             assert points == expected[tag], tag
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "kills"), [(1, 9), (2, 15), (3, 6)])
 def test_a_run_killed_at_random_ends_like_one_never_killed(
     world_size: int, kills: int, ranks: Ranks, config: str, tmp_path: Path
@@ -158,6 +159,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(ranks: Ranks, config: str, tmp_path: 
     assert_same_end(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_quits_at_once(ranks: Ranks, config: str, tmp_path: Path) -> None:
     """With critic updates that take minutes the first one would wait for the end of the step."""
     arguments = [config, "schedule.critic_updates=1000", "schedule.global_batch=240", "schedule.steps=50"]
@@ -170,6 +172,7 @@ def test_a_second_interrupt_quits_at_once(ranks: Ranks, config: str, tmp_path: P
     assert checkpoints(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_a_run_moved_to_another_world_size_goes_on_with_the_same_batches(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_ranks_with_different_images_are_refused(
     assert "data.manifest is" in run.output
 
 
+@pytest.mark.slow
 def test_equal_images_at_another_path_are_the_same(
     ranks: Ranks, config: str, digits: Path, tmp_path: Path
 ) -> None:
@@ -55,6 +56,7 @@ def test_equal_images_at_another_path_are_the_same(
     ranks.run(2, [config], target=with_options_of_its_own, extra=[f"data.shards={tmp_path / 'copy'}"])
 
 
+@pytest.mark.slow
 def test_a_second_start_leaves_no_mark_in_a_run_that_is_going(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_stopped_run_that_cannot_go_on_is_no_longer_preempted(
     assert "is missing" in read_note(tmp_path / "run", "FAILED")["reason"]
 
 
+@pytest.mark.slow
 def test_micro_batches_may_change_only_where_they_change_no_statistics(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
@@ -131,6 +134,7 @@ def test_weights_that_are_not_finite_stop_the_run_before_they_are_drawn(ranks: R
     assert "Traceback" not in run.output
 
 
+@pytest.mark.slow
 def test_a_launcher_config_that_asks_for_two_ranks_and_starts_one_is_noticed(
     config: str, tmp_path: Path
 ) -> None:

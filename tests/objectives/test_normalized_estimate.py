@@ -41,6 +41,8 @@ from pipeline.training.diagnostics import mean_slope, wasserstein_estimate
 from pipeline.training.state import build_optimizer, set_learning_rate
 from pipeline.training.updates import Player, critic_update
 
+pytestmark = pytest.mark.slow
+
 COUNT = 128
 
 

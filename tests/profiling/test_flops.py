@@ -74,6 +74,7 @@ def test_alternating_rounds_add_one_pass_over_the_real_images_of_the_last_update
     assert alternating["critic updates"] - joint["critic updates"] == extra
 
 
+@pytest.mark.slow
 def test_counting_draws_no_random_numbers_and_needs_no_memory_for_the_networks() -> None:
     before = torch.get_rng_state()
     huge = config(model={**MLP, "width": 16384, "layers": 64})

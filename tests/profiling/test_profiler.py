@@ -29,6 +29,7 @@ def read_profile(run: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_a_profiled_run_says_where_its_steps_went_and_how_near_to_its_best_the_machine_was(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ def test_the_trace_has_every_phase_of_every_recorded_step_and_no_other_steps(
     }
 
 
+@pytest.mark.slow
 def test_two_ranks_are_told_how_long_they_wait_for_each_other(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
@@ -77,6 +79,7 @@ def test_two_ranks_are_told_how_long_they_wait_for_each_other(
     assert "all-reduce" not in run.log(1)
 
 
+@pytest.mark.slow
 def test_a_profiled_run_trains_as_one_that_is_not_and_can_be_continued_without(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:

@@ -165,6 +165,7 @@ def test_a_copy_is_at_distance_0_exactly() -> None:
     assert numbers[:, 0].tolist() == list(range(49, -1, -1))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images_that_are_searched() -> None:
     """A whole row of distances to 200,000 images for each of 512 samples would take 781 MiB."""
     code = """

@@ -200,6 +200,7 @@ def test_bytes_are_compared_as_the_numbers_that_they_stand_for() -> None:
     )
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_patches_and_not_of_all_pyramids() -> None:
     """512 images of 96 pixels: 54 MiB a set as float32, and its pyramid and blurred copies several times that."""
     code = """

@@ -128,6 +128,7 @@ def test_freezing_every_layer_is_refused() -> None:
         freeze_first_layers(critic, 3, "init_from.freeze_critic")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_fine_tuning_starts_from_the_weights_and_keeps_the_frozen_ones(
     world_size: int, trained: Path, ranks: Ranks, config: str, tmp_path: Path
@@ -165,6 +166,7 @@ def test_fine_tuning_starts_from_the_weights_and_keeps_the_frozen_ones(
     assert not np.array_equal(before["generator/to_image.weight"], moved["generator/to_image.weight"])
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_resumes_without_the_weights_that_it_started_from(
     trained: Path, ranks: Ranks, config: str, tmp_path: Path
 ) -> None:

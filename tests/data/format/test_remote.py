@@ -60,6 +60,7 @@ def test_a_server_that_fails_in_every_way_alters_no_sample(shards: Path, tmp_pat
         assert set(server.done) == {"dropped", "cut", "stalled", "unavailable", "altered"}
 
 
+@pytest.mark.slow
 def test_an_s3_server_behind_such_a_network_alters_no_sample(
     shards: Path, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +225,7 @@ def fetch_all(url: str, place: Path) -> None:
     remote.files.close()
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_each_file_once(shards: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     with chaos(shards.parent) as server:
@@ -237,6 +239,7 @@ def test_two_processes_fetch_each_file_once(shards: Path, tmp_path: Path) -> Non
         assert len(server.whole) == 37
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_the_next_one_minds(shards: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     with chaos(shards.parent, rate=1.0, faults=("stalled",)) as server:

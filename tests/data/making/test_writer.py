@@ -388,6 +388,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_no_manifest_and_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     killed, script = tmp_path / "killed", tmp_path / "make.py"
     script.write_text(PROGRAM)
@@ -468,6 +469,7 @@ class Dying(Given):
         return super().read(position)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_told(tmp_path: Path) -> None:
     source = Dying(os.getpid())
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
