@@ -1,12 +1,37 @@
-"""Distributed training of Wasserstein GANs on sharded image data."""
+"""Distributed training of Wasserstein GANs on sharded image data.
+
+import pipeline
+
+result = pipeline.train("configs/digits.yaml", name="first", schedule={"steps": 500})
+generator = pipeline.load_generator(result.path)
+images = generator.sample(16)          # float32 (16, channels, height, width) in [-1, 1]
+dataset = pipeline.open_shards("data/digits")
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from pipeline.data.reading.dataset import ShardDataset
+    from pipeline.options import RemoteOptions
     from pipeline.run.generator import TrainedGenerator
+    from pipeline.train import CallableModule
+
+    train: CallableModule
+
+__all__ = ["load_generator", "open_shards", "train"]
+
+# All imports are inside of functions: `import pipeline` and commands that need no torch are quick.
+
+
+def __getattr__(name: str) -> Any:
+    """`pipeline.train` is the module of that name, which can be called."""
+    if name == "train":
+        return import_module("pipeline.train")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_generator(
@@ -14,11 +39,23 @@ def load_generator(
 ) -> TrainedGenerator:
     """The trained generator of a run, of one of its checkpoints, or of a file made by `wgan export`.
 
-    Of a run it takes the newest checkpoint, that of the step `checkpoint`, or the best; and the moving average of the
-    weights, or the last ones. `load_generator("runs/digits").sample(16)` are images, float32
-    (16, channels, height, width) in [-1, 1]. Raises ConfigError or CheckpointError.
+    Of a run it takes the newest checkpoint, that of the step `checkpoint`, or the best one; and the moving average of
+    the weights, or with `use_ema=False` the last weights. `load_generator("runs/digits").sample(16)` are images,
+    float32 (16, channels, height, width) in [-1, 1]. Raises ConfigError or CheckpointError.
     """
-    # Not above: commands that need no torch import this package too, and are quick.
     from pipeline.run.generator import read_generator
 
     return read_generator(Path(path), checkpoint, use_ema)
+
+
+def open_shards(shards: str | Path, remote: RemoteOptions | None = None) -> ShardDataset:
+    """The images of a shard directory, or of a set at a URL, as a map-style torch data set.
+
+    `open_shards("data/digits")[0]` is the first image, uint8 (channels, height, width), and its label, -1 if it has
+    none. `torch.utils.data.DataLoader` takes it as it is, with any number of workers. `remote` says how shards at a URL
+    are fetched. Raises DataError or ConfigError.
+    """
+    from pipeline.data.reading.dataset import ShardDataset
+    from pipeline.options import DataOptions, RemoteOptions
+
+    return ShardDataset(DataOptions(shards=str(shards), remote=remote or RemoteOptions()))

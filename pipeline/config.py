@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -32,12 +33,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     options belong to another kind. Of two overrides of one option the last counts. Raises ConfigError that
     lists every mistake.
     """
-    content, places = _read_yaml(path)
-    values = dict(_parse_override(text) for text in overrides)
+    return override_config(path, dict(_parse_override(text) for text in overrides), "command line")
+
+
+def override_config(
+    source: Path | Mapping[str, Any], overrides: Mapping[KeyPath, Any], origin: str
+) -> Config:
+    """The options of a file or of a nested mapping with these overrides, checked as `load_config` checks them.
+
+    `origin` says in messages where the overrides come from.
+    """
+    content, places = _read_yaml(source) if isinstance(source, Path) else (deepcopy(dict(source)), {})
     # Whole sections first, then the kinds of sections, then single options, whatever order they came in.
-    for key in sorted(values, key=lambda key: (len(key), key[-1] != "name")):
-        _override(content, places, key, values[key])
-    return parse_config(content, str(path), places)
+    for key in sorted(overrides, key=lambda key: (len(key), key[-1] != "name")):
+        for changed in _override(content, key, overrides[key]):
+            places[changed] = origin
+    return parse_config(content, str(source) if isinstance(source, Path) else "config", places)
 
 
 def parse_config(content: dict[str, Any], origin: str, places: Mapping[KeyPath, str] | None = None) -> Config:
@@ -303,19 +314,21 @@ def _parse_override(text: str) -> tuple[KeyPath, Any]:
         raise ConfigError(f"{text!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _override(content: dict[str, Any], places: dict[KeyPath, str], path: KeyPath, value: Any) -> None:
+def _override(content: dict[str, Any], path: KeyPath, value: Any) -> list[KeyPath]:
+    """Set one option. Returns its path, and those of the sections that had to be made for it."""
     *sections, option = path
     section = content
+    made: list[KeyPath] = []
     for depth, name in enumerate(sections, 1):
         if not isinstance(section.get(name), dict):
             section[name] = {}
-            places[path[:depth]] = "command line"
+            made.append(path[:depth])
         section = section[name]
     kind = _default_kind(path[0])
     if path[1:] == ("name",) and kind is not None and section.get("name", kind) != value:
         section.clear()
     section[option] = value
-    places[path] = "command line"
+    return [*made, path]
 
 
 def _completed(content: dict[str, Any]) -> dict[str, Any]:

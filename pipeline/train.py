@@ -1,7 +1,7 @@
 """Train a Wasserstein GAN: `accelerate launch -m pipeline.train CONFIG [section.option=value ...]`.
 
-The same command starts a run and continues it. Under `python -m` it is one process; under accelerate or
-torchrun, one of many.
+The same command starts a run and resumes it. Under `python -m` it is one process; under accelerate or torchrun, one of
+several. From Python the same is `pipeline.train(CONFIG, **overrides)`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from pipeline.config import describe_options, dump_config, load_config
+from pipeline.config import describe_options, dump_config, load_config, override_config
 from pipeline.data.format.shard_set import open_shards
-from pipeline.errors import PipelineError, StopRequested, StorageError
+from pipeline.errors import PipelineError, RunLockedError, StopRequested, StorageError
 from pipeline.options import Config
 from pipeline.ranks.stopping import StopSignals
 from pipeline.run.directory import RunDirectory
@@ -31,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     is_first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
     try:
-        return run(load_config(parsed.config, parsed.overrides))
+        run(load_config(parsed.config, parsed.overrides), _tell)
+        return 0
     except PipelineError as error:
         # What all ranks see alike is said once for each machine.
         if not error.is_told and is_first_of_node:
@@ -42,48 +47,117 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run(config: Config) -> int:
-    """Train the run from where it is to its end, and leave a note of how it stopped."""
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` returns of a run that has reached its end."""
+
+    path: Path
+    """The run's directory"""
+    ending: str
+    """How it ended, for example "all 2000 steps are done" """
+    steps: int
+    """Generator updates since the run was first started"""
+    metrics: dict[str, float]
+    """What was logged last, by name, for example "wasserstein/estimate"; empty if nothing was"""
+
+
+def train(config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any) -> TrainingResult:
+    """Train a run in this process, or resume it, and return once all its steps are done.
+
+    `config` is a YAML file's path, its content as nested dicts, or a Config. An override is an option of the top level
+    (`name="x"`), a dict with some options of a section (`schedule={"steps": 50}`), or one option by its dotted name
+    (`**{"data.shards": "data/digits"}`). Ctrl-C saves the run and raises StopRequested; the same call then resumes it.
+    In a thread other than the main one, Ctrl-C does not reach the run.
+
+    Raises the subclasses of PipelineError (pipeline/errors.py) for everything that a user can act on. Torch's settings
+    and random numbers, and the environment variables, are as before when it returns or raises.
+    """
+    try:
+        return run(_as_config(config, overrides), tell=lambda error: None)
+    except PipelineError as error:
+        # A notebook keeps the error, and with it every network and batch that its frames hold.
+        _clear_frames(error)
+        raise
+
+
+class CallableModule(ModuleType):
+    """This module's type. `python -m pipeline.train` needs a module of that name, so its call is the function."""
+
+    def __call__(
+        self, config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any
+    ) -> TrainingResult:
+        """See `train`."""
+        return train(config, **overrides)
+
+
+sys.modules[__name__].__class__ = CallableModule
+
+
+def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult:
+    """Train the run from where it is to its end, and leave a note of how it stopped.
+
+    `tell` is called with an error as soon as this rank knows to be the one that tells the user.
+    """
     directory = RunDirectory(Path(config.run_root) / config.name)
     is_main = int(os.environ.get("RANK", "0")) == 0
     with ExitStack() as stack:
+        stack.enter_context(_only_run())
         if is_main:
             stack.enter_context(directory)
         stop = stack.enter_context(StopSignals())
         # Until the ranks have met, only the main rank knows that this run's directory is theirs.
-        with _noting_failure(directory) if is_main else nullcontext():
+        with _noting_failure(directory, tell) if is_main else nullcontext():
             shards = open_shards(config.data)
             stack.callback(shards.files.close)
             # From here on torch is needed.
+            from pipeline.ranks.process import settings_given_back
             from pipeline.ranks.runtime import join
             from pipeline.training.context import RunContext
 
+            stack.enter_context(settings_given_back())
             runtime = join(config)
-        with _noting_failure(directory):
-            ending = _train(RunContext(config, shards, directory, runtime), stop)
+        with _noting_failure(directory, tell):
+            result = _train(RunContext(config, shards, directory, runtime), stop)
         if is_main:
-            directory.mark("DONE", ending, 0)
+            directory.mark("DONE", result.ending, 0)
         runtime.close()
-    return 0
+    return result
+
+
+_TRAINS = threading.Lock()
 
 
 @contextmanager
-def _noting_failure(directory: RunDirectory) -> Iterator[None]:
-    """Leave PREEMPTED or FAILED where the run does not reach its end; only the first rank to fail speaks.
+def _only_run() -> Iterator[None]:
+    """Raise RunLockedError if another thread of this process trains already."""
+    if not _TRAINS.acquire(blocking=False):
+        raise RunLockedError(
+            "This process is training another run. Torch's settings and the ranks belong to the whole process, so it "
+            "can train one run at a time. Wait until that run ends, or start this one in another process."
+        )
+    try:
+        yield
+    finally:
+        _TRAINS.release()
 
-    It speaks at once: leaving a process group whose peers are gone can take long.
+
+@contextmanager
+def _noting_failure(directory: RunDirectory, tell: Callable[[PipelineError], None]) -> Iterator[None]:
+    """Leave PREEMPTED or FAILED if the run does not reach its end; only the first rank to fail tells the user.
+
+    It does so at once: leaving a process group that has lost ranks can take long.
     """
     try:
         yield
     except StopRequested as request:
         if int(os.environ.get("RANK", "0")) == 0:
             directory.mark("PREEMPTED", str(request), request.exit_code)
-            _tell(request)
+            tell(request)
         request.is_told = True
         raise
     except PipelineError as error:
         if not error.is_told and _mark_failed(directory, str(error), error.exit_code):
-            _tell(error)
+            tell(error)
         error.is_told = (directory.path / "FAILED").exists()
         raise
     except Exception as error:
@@ -105,8 +179,8 @@ def _tell(error: PipelineError) -> None:
     print(f"{label}: {error}", file=sys.stderr, flush=True)
 
 
-def _train(run: RunContext, stop: StopSignals) -> str:
-    """Train on this rank, and say failures of torch in terms of the run. Returns how the run ended."""
+def _train(run: RunContext, stop: StopSignals) -> TrainingResult:
+    """Train on this rank, and say failures of torch in terms of the run."""
     import torch
 
     from pipeline.errors import OutOfMemoryError
@@ -123,7 +197,7 @@ def _train(run: RunContext, stop: StopSignals) -> str:
             ) from None
 
 
-def _train_ranks(run: RunContext, stop: StopSignals) -> str:
+def _train_ranks(run: RunContext, stop: StopSignals) -> TrainingResult:
     from pipeline.profiling.profiler import StepProfiler
     from pipeline.training.build import build_trainer
     from pipeline.training.checks import check_run
@@ -131,8 +205,8 @@ def _train_ranks(run: RunContext, stop: StopSignals) -> str:
     from pipeline.training.resume import restore_run
 
     start = check_run(run)
-    if start.ending is not None:
-        return start.ending
+    if start.checkpoint is not None and start.ending is not None:
+        return _result(run, start.ending, start.checkpoint.step)
     if run.runtime.is_main:
         run.directory.start(dump_config(run.config))
     with ExitStack() as stack:
@@ -149,10 +223,20 @@ def _train_ranks(run: RunContext, stop: StopSignals) -> str:
         trainer.train()
     if run.runtime.is_main and run.config.monitor.plots:
         _draw_pictures(run.directory)
-    ending = describe_ending(trainer.state.counters.step, trainer.observer.best)
+    step = trainer.state.counters.step
+    ending = describe_ending(step, trainer.observer.best)
     if trainer.observer.is_exhausted:
         run.say(ending)
-    return ending
+    return _result(run, ending, step)
+
+
+def _result(run: RunContext, ending: str, steps: int) -> TrainingResult:
+    from pipeline.monitor.records import read_lines
+
+    path = run.directory.metrics
+    last = read_lines(path)[-1:] if path.exists() else []
+    metrics = {name: value for record in last for name, value in record.items() if name != "step"}
+    return TrainingResult(run.directory.path, ending, steps, metrics)
 
 
 def _draw_pictures(directory: RunDirectory) -> None:
@@ -168,10 +252,43 @@ def _draw_pictures(directory: RunDirectory) -> None:
             say_warning(f"no {name}: {error}")
 
 
+def _as_config(config: Config | Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]) -> Config:
+    """The options of a call. Raises ConfigError."""
+    source: Path | Mapping[str, Any]
+    if isinstance(config, str | Path):
+        source = Path(config)
+    else:
+        source = config.model_dump(mode="json") if isinstance(config, Config) else _plain(config)
+    options: dict[tuple[str, ...], Any] = {}
+    for name, value in overrides.items():
+        path = tuple(name.split("."))
+        if isinstance(value, Mapping):
+            options |= {(*path, *key.split(".")): _plain(option) for key, option in value.items()}
+        else:
+            options[path] = _plain(value)
+    return override_config(source, options, "override")
+
+
+def _plain(value: Any) -> Any:
+    """An option as YAML would give it: paths as text, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Let go of what the frames of an error, and of those that led to it, hold."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.train",
-        description="Train a Wasserstein GAN. The same command starts a run and continues it.",
+        description="Train a Wasserstein GAN. The same command starts a run and resumes it.",
         epilog="options of a config, each also an argument section.option=value:\n" + describe_options(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

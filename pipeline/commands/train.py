@@ -50,9 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     words = [str(arguments.config), *arguments.overrides]
     if processes > 1:
         become_launcher(processes, "pipeline.train", words)
-    from pipeline import train
+    from pipeline.train import main
 
-    return train.main(words)
+    return main(words)
 
 
 def default_processes(options: RuntimeOptions) -> int:

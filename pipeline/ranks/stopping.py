@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 from typing import Self
@@ -22,7 +23,11 @@ class StopSignals:
         self._first = 0.0
 
     def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        # Python accepts handlers in the main thread only. In another thread no signal stops the run.
+        is_possible = threading.current_thread() is threading.main_thread()
+        self._previous = {
+            number: signal.signal(number, self._handle) for number in (SIGNALS if is_possible else ())
+        }
         return self
 
     def __exit__(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.format.codecs import Bytes, decode_into
-from pipeline.data.format.manifest import Index
+from pipeline.data.format.manifest import INDEX_COLUMNS, Index
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.reading.order import Ids
 from pipeline.errors import DataError
@@ -70,6 +70,13 @@ class ShardReader:
         for number, rows, places in self._by_shard(ids):
             self._read_shard(images, number, rows, places)
         return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    def labels(self, ids: Ids) -> Tensor:
+        """The labels of these samples: int64 (count,), on the host; -1 for a sample without one."""
+        labels = np.empty(len(ids), dtype=np.int64)
+        for number, rows, places in self._by_shard(ids):
+            labels[rows] = self._open(number).index[places, INDEX_COLUMNS.index("label")]
+        return torch.from_numpy(labels)
 
     def _read_shard(self, images: Bytes, number: int, rows: list[int], places: list[int]) -> None:
         """Decode samples of one shard into rows of `images`. By itself, so that it lets go of one before the next."""

@@ -1,0 +1,76 @@
+"""The settings of this process that a run changes, and that it gives back: a notebook trains and then goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+SINGLETONS = (PartialState, AcceleratorState, GradientState)
+"""Accelerate keeps one of each for a process: a second run would keep the first one's device and precision."""
+LIBRARIES = ("ACCELERATE_", "KINETO_", "NCCL_", "OMP_", "PYTORCH_")
+"""How the names of environment variables begin that a run, or a library in it, sets."""
+
+
+@contextmanager
+def settings_given_back() -> Iterator[None]:
+    """At the end restore torch's settings and random numbers, Accelerate's state and the environment variables.
+
+    Within it gradients are computed, even if the caller has switched them off.
+    """
+    has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    # A GPU that nothing has used yet has no random numbers to keep, and asking would take memory on it.
+    devices = range(torch.cuda.device_count()) if has_cuda else []
+    with (
+        _torch_settings(),
+        _environment(),
+        _accelerate_state(),
+        torch.random.fork_rng(devices),
+        torch.enable_grad(),
+    ):
+        yield
+
+
+@contextmanager
+def _torch_settings() -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.deterministic, torch.get_num_threads()
+    # It decides about TF32 in matrix products, too.
+    precision = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        cudnn.allow_tf32, cudnn.deterministic, threads = before
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        # Only these: another thread of the program may have set variables of its own meanwhile.
+        for name in [name for name in {*before, *os.environ} if name.startswith(LIBRARIES)]:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]
+
+
+@contextmanager
+def _accelerate_state() -> Iterator[None]:
+    before = [dict(singleton._shared_state) for singleton in SINGLETONS]
+    for singleton in SINGLETONS:
+        singleton._shared_state.clear()
+    try:
+        yield
+    finally:
+        for singleton, state in zip(SINGLETONS, before, strict=True):
+            singleton._shared_state.clear()
+            singleton._shared_state.update(state)
