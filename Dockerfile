@@ -3,7 +3,7 @@
 #
 #   docker build -t wgan-pipeline .
 #   docker run --rm --gpus all --ipc=host -v "$PWD/data:/app/data" -v "$PWD/runs:/app/runs" wgan-pipeline \
-#     --num_processes 8 --multi_gpu -m pipeline.train configs/mnist.yaml
+#     --num_processes 8 --multi_gpu -m pipeline.train mnist
 #   docker run --rm -v "$PWD/data:/app/data" --entrypoint wgan wgan-pipeline shards make digits data/digits
 #
 # /app/data and /app/runs must be writable for user 1000 (build with --build-arg UID=$(id -u) for another).
@@ -20,6 +20,7 @@ RUN mkdir pipeline && touch pipeline/__init__.py \
  && pip uninstall --yes wgan-pipeline \
  && rm -r pipeline
 
+COPY --chown=wgan setup.py ./
 COPY --chown=wgan pipeline pipeline
 COPY --chown=wgan configs configs
 COPY --chown=wgan launch launch

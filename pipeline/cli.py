@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pipeline.commands import (
+    configs,
     doctor,
     evaluate,
     export,
@@ -20,7 +22,7 @@ from pipeline.commands import (
 )
 from pipeline.errors import PipelineError
 
-COMMANDS = (shards, train, sample, interpolate, export, plot, report, evaluate, features, doctor)
+COMMANDS = (shards, configs, train, sample, interpolate, export, plot, report, evaluate, features, doctor)
 """In the order of the help. Their modules import nothing heavy before they run, so that --help is quick."""
 
 
@@ -52,10 +54,41 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     return parsed
 
 
+class _Version(argparse.Action):
+    """Prints the versions of this package and of torch, which it does not import."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the versions of wgan and torch, and exit")
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        print(describe_versions())
+        parser.exit()
+
+
+def describe_versions() -> str:
+    """One line, such as "wgan 0.1.0 (torch 2.13.1)", from what is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("wgan-pipeline", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return f"wgan {found['wgan-pipeline']} (torch {found['torch']})"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wgan", description="Train Wasserstein GANs on sharded images, on one machine or many."
     )
+    parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from pipeline.errors import ConfigError
 from pipeline.options import Config
+from pipeline.presets import find_config
 
 MOST_BYTES = 1 << 20
 
@@ -27,7 +28,7 @@ KeyPath = tuple[str, ...]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read `path`, apply `overrides` (each "section.option=value") and check the result.
+    """Read `path` (a YAML file, or a preset's name), apply `overrides` (each "section.option=value"), check the result.
 
     An override that makes a section's `name` another one drops what the file says of that section, since its
     options belong to another kind. Of two overrides of one option the last counts. Raises ConfigError that
@@ -43,7 +44,9 @@ def override_config(
 
     `origin` says in messages where the overrides come from.
     """
-    content, places = _read_yaml(source) if isinstance(source, Path) else (deepcopy(dict(source)), {})
+    content, places = (
+        _read_yaml(find_config(source)) if isinstance(source, Path) else (deepcopy(dict(source)), {})
+    )
     # Whole sections first, then the kinds of sections, then single options, whatever order they came in.
     for key in sorted(overrides, key=lambda key: (len(key), key[-1] != "name")):
         for changed in _override(content, key, overrides[key]):
@@ -266,8 +269,6 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         if size > MOST_BYTES:
             raise ConfigError(f"{path} has {size} bytes; a config has a few hundred. Is this the right file?")
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"There is no config {path}. {_nearest_file(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as text: {error}.") from None
     places: dict[KeyPath, str] = {}
@@ -283,12 +284,6 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}; a config is a mapping of options.")
     return content, places
-
-
-def _nearest_file(path: Path) -> str:
-    known = sorted(str(file) for file in Path("configs").rglob("*.yaml"))
-    near = difflib.get_close_matches(str(path), known, n=1)
-    return f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known) or 'none'}."
 
 
 def _note_places(node: yaml.Node, path: KeyPath, places: dict[KeyPath, str]) -> None:

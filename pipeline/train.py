@@ -293,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/digits.yaml"
+        "config", type=Path, metavar="CONFIG", help="a YAML file, or a preset's name such as digits"
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="section.option=value", help="options that go before the file's"

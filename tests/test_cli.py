@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,33 @@ def test_help_does_not_import_torch() -> None:
     assert result.stdout.splitlines()[-1] == "0 False"
     for command in ("shards", "train", "sample", "plot", "doctor"):
         assert command in result.stdout
+
+
+def test_the_parser_imports_nothing_heavy_and_is_quick() -> None:
+    code = (
+        "import sys, time; before = time.perf_counter(); from pipeline.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "spent = time.perf_counter() - before\n"
+        "heavy = {'torch', 'torchvision', 'matplotlib', 'PIL', 'numpy', 'pydantic', 'yaml', 'accelerate', 'sklearn'}\n"
+        "print(sorted(heavy & sys.modules.keys()), spent < 0.5 or spent)"
+    )
+    # The least of three: the machine may be busy with other tests.
+    lines = set()
+    for _ in range(3):
+        lines.add(subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()[-1])
+    assert "[] True" in lines, lines
+    assert all(line.startswith("[] ") for line in lines)
+
+
+def test_the_version_is_of_this_package_and_of_torch_unimported() -> None:
+    code = (
+        "import sys; from pipeline.cli import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit as e: print(e.code, 'torch' in sys.modules)"
+    )
+    shown = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    assert shown == [f"wgan {version('wgan-pipeline')} (torch {version('torch')})", "0 False"]
 
 
 def test_sample_writes_a_grid_of_the_newest_moving_average(
@@ -86,6 +114,7 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
         (["train", "{run}/config.yaml", "schedule.step=5"], 2, "did you mean schedule.steps?"),
         (["train", "{run}/config.yaml", "--processes", "0"], 2, "at least one process is needed"),
         (["doctor", "{run}/absent.yaml"], 2, "There is no config"),
+        (["train", "nosuch"], 2, "Name a YAML file or a preset: digits, mnist"),
         (
             ["doctor", "{run}/config.yaml", "schedule.global_batch=5000"],
             3,

@@ -194,7 +194,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read as text"):
         load_config(tmp_path / "config.yaml")
-    with pytest.raises(ConfigError, match="cannot be read as text"):
+    with pytest.raises(ConfigError, match="is a directory, not a config"):
         load_config(tmp_path)
 
 
@@ -202,7 +202,7 @@ def test_a_missing_file_is_named_with_the_nearest_that_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"There is no config digit\.yaml\. Known here: none"):
+    with pytest.raises(ConfigError, match=r"There is no config digit\.yaml\. Did you mean digits or "):
         load_config(Path("digit.yaml"))
     (tmp_path / "configs" / "reference").mkdir(parents=True)
     (tmp_path / "configs" / "digits.yaml").write_text("")

@@ -9,13 +9,26 @@ from typing import Literal, TypeAlias
 from pipeline.errors import ConfigError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-OVERRIDES = "section.option=value"
 
 
 def add_command(commands: Commands, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
     """A command whose help ends with these examples."""
     return commands.add_parser(
         name, help=summary, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_config(parser: argparse.ArgumentParser, nargs: Literal["?"] | None = None) -> None:
+    """A config, which may be left out with nargs "?", and options that go before its own."""
+    parser.add_argument(
+        "config",
+        type=Path,
+        nargs=nargs,
+        metavar="CONFIG",
+        help="a YAML file, or a preset's name such as digits",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.option=value", help="options that replace the config's"
     )
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.arguments import OVERRIDES, Commands
+from pipeline.commands.arguments import Commands, add_config
 
 if TYPE_CHECKING:
     from pipeline.options import Config
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
     doctor = commands.add_parser("doctor", help="show versions, devices and what a config would use")
-    doctor.add_argument("config", type=Path, metavar="CONFIG", nargs="?")
-    doctor.add_argument("overrides", nargs="*", metavar=OVERRIDES)
+    add_config(doctor, nargs="?")
     doctor.set_defaults(func=run)
 
 
@@ -37,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     for title, lines in sections.items():
         print(f"{title}\n" + "\n".join(f"  {name:14} {text}" for name, text in lines.items()))
     if arguments.config is None:
-        print("give a config, as in `wgan doctor configs/digits.yaml`, to see what it would use")
+        print("give a config, as in `wgan doctor digits`, to see what it would use")
     return 0
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
-import math
 import shlex
 import statistics
 import time
@@ -16,73 +14,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 
+from pipeline.commands.report_charts import draw_charts, read_grids
+from pipeline.commands.report_tables import (
+    format_number,
+    mapping,
+    newest_of_equal,
+    summarise_quality,
+    tabulate,
+)
 from pipeline.config import flatten, load_config
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.monitor.animation import choose_frames, read_grid, step_of
-from pipeline.monitor.plots import (
-    ALARM_COLOUR,
-    BLUE,
-    GREEN,
-    PURPLE,
-    QUALITY,
-    RED,
-    SKY,
-    Curve,
-    Panel,
-    draw_panel,
-    is_higher_better,
-    panels_of,
-    quality_tags,
-)
 from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_lines
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint, list_checkpoints
 from pipeline.run.directory import RunDirectory
-
-MOST_GRIDS = 12
-MOST_PNG_BYTES = 150_000
-CHART_SIZE = (4.6, 2.5)
-
-ASKED_FOR = ("step", "weights", "samples", "seed", "features")
-"""What an evaluation depends on beside its metrics and its set."""
-SETS = ("real", "manifest", "classifier")
-"""How many images samples were compared with, the SHA-256 of the manifest that lists them, and whose verdicts count."""
-SET_CHARACTERS = 24
-"""Of a cell for these: enough to tell a SHA-256, or a classifier by its own, from others."""
-
-# Colours no chart uses otherwise. The page replaces them, and those of the curves, by its own for light and dark.
-INK, RULE = "#010203", "#040506"
-PAGE_COLOURS = {
-    INK: "ink",
-    RULE: "rule",
-    BLUE: "blue",
-    RED: "red",
-    GREEN: "green",
-    PURPLE: "purple",
-    SKY: "sky",
-    ALARM_COLOUR: "alarm",
-}
-CHART_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "wgan",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": RULE,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "grid.color": RULE,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-}
 
 
 class Ending(NamedTuple):
@@ -99,41 +46,6 @@ class Fact(NamedTuple):
     name: str
     value: str
     note: str = ""
-
-
-class Key(NamedTuple):
-    """What a line of a chart means."""
-
-    label: str
-    colour: str
-    is_dashed: bool
-
-
-class Chart(NamedTuple):
-    """Curves as SVG."""
-
-    title: str
-    quantity: str
-    svg: Markup
-    keys: Sequence[Key]
-
-
-class Grid(NamedTuple):
-    """Samples of a step; `uri` holds the picture itself."""
-
-    step: int
-    uri: str
-    width: int
-    height: int
-
-
-class Quality(NamedTuple):
-    """The last and the best value of a quality figure, each with its step."""
-
-    name: str
-    last: tuple[int, float]
-    best: tuple[int, float]
-    is_higher_better: bool
 
 
 class Saved(NamedTuple):
@@ -210,16 +122,16 @@ def summarise(
     if seconds := training_seconds(records):
         facts.append(Fact("Training time", str(timedelta(seconds=round(seconds))), "h:mm:ss in steps"))
     if estimates := points_of(records, "wasserstein/estimate_smooth"):
-        facts.append(Fact("Wasserstein estimate", _number(estimates[-1][1]), "smoothed, last"))
+        facts.append(Fact("Wasserstein estimate", format_number(estimates[-1][1]), "smoothed, last"))
     if normalized := points_of(records, "wasserstein/normalized"):
-        facts.append(Fact("Estimate / slope", _number(normalized[-1][1]), "of the critic, last"))
+        facts.append(Fact("Estimate / slope", format_number(normalized[-1][1]), "of the critic, last"))
     if quality := summarise_quality(records):
         wanted = (config and config.quality.keep_best) or "fid"
         best = next((figure for figure in quality if figure.name.startswith(wanted)), quality[0])
-        facts.append(Fact(f"Best {best.name}", _number(best.best[1]), f"step {best.best[0]:,}"))
+        facts.append(Fact(f"Best {best.name}", format_number(best.best[1]), f"step {best.best[0]:,}"))
     if alarms:
         facts.append(Fact("Alarms", f"{len(alarms):,}", f"the first at step {alarms[0].step:,}"))
-    if setup := _mapping(environment.get("setup")):
+    if setup := mapping(environment.get("setup")):
         device = f"{setup.get('world_size', '?')} x {setup.get('device_name', '?')}"
         facts.append(Fact("Ranks", device, str(setup.get("precision", ""))))
     return facts
@@ -232,66 +144,6 @@ def training_seconds(records: Sequence[Record]) -> float:
         total += (step - before) * seconds
         before = step
     return total
-
-
-def summarise_quality(records: Sequence[Record]) -> list[Quality]:
-    """Each quality figure that was measured; values that are not finite are left out."""
-    figures = []
-    for tag in quality_tags(records):
-        points = [point for point in points_of(records, tag) if math.isfinite(point[1])]
-        if points:
-            sign = -1 if is_higher_better(tag) else 1
-            best = min(points, key=lambda point: sign * point[1])
-            figures.append(Quality(tag.removeprefix(QUALITY), points[-1], best, is_higher_better(tag)))
-    return figures
-
-
-def draw_charts(records: Sequence[Record], alarms: Sequence[AlarmRecord]) -> list[Chart]:
-    """The panels of curves.png, each as an SVG that takes its colours from the page."""
-    if not records:
-        return []
-    with matplotlib.rc_context(CHART_STYLE):
-        return [_draw_chart(records, panel, alarms) for panel in panels_of(records)]
-
-
-def read_grids(samples: Path) -> list[Grid]:
-    """Up to 12 sample grids, with the first and the last; none where the run has drawn none.
-
-    Those that a run which goes on has deleted meanwhile are left out with a warning.
-    """
-    try:
-        paths = choose_frames(samples, MOST_GRIDS)
-    except ConfigError:
-        return []
-    pictures = {path: picture for path in paths if (picture := read_grid(path)) is not None}
-    return [_embed(picture, step_of(path)) for path, picture in pictures.items()]
-
-
-def newest_of_equal(evaluations: Sequence[Record]) -> list[Record]:
-    """The lines of evaluations.jsonl without those that were measured again later, of the same everything."""
-
-    def asked_for(line: Record) -> str:
-        names = sorted(_mapping(line.get("metrics")))
-        return json.dumps([names, *(line.get(name) for name in (*ASKED_FOR, *SETS))])
-
-    return list({asked_for(line): line for line in evaluations}.values())
-
-
-def tabulate(evaluations: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """The lines of evaluations.jsonl as a table: its columns, and rows of as many cells.
-
-    The set that samples were compared with has columns where it is not the same in all lines.
-    """
-    sets = [name for name in SETS if len({str(line.get(name)) for line in evaluations}) > 1]
-    metrics = list(dict.fromkeys(name for line in evaluations for name in _mapping(line.get("metrics"))))
-    rows = [
-        [_cell(line.get(name, "")) for name in ASKED_FOR]
-        + [_cell(line.get(name, ""))[:SET_CHARACTERS] for name in sets]
-        + [_cell(_mapping(line.get("metrics")).get(name, "")) for name in metrics]
-        + [_cell(line.get("time", ""))]
-        for line in evaluations
-    ]
-    return [*ASKED_FOR, *sets, *metrics, "time"], rows
 
 
 def describe_data(config: Config | None, checkpoints: Sequence[Checkpoint]) -> list[Fact]:
@@ -316,7 +168,7 @@ def commands_again(run: Path, config: Config | None, environment: Mapping[str, A
     if config is None:
         return []
     revision = environment.get("revision")
-    ranks = _mapping(environment.get("setup")).get("world_size", 1)
+    ranks = mapping(environment.get("setup")).get("world_size", 1)
     words = ["wgan", "train", str(run / "config.yaml"), f"name={config.name}-again"]
     if ranks != 1:
         words += ["--processes", str(ranks)]
@@ -324,46 +176,6 @@ def commands_again(run: Path, config: Config | None, environment: Mapping[str, A
     if "://" not in config.data.shards:
         commands.append(shlex.join(["sha256sum", str(Path(config.data.shards) / "manifest.json")]))
     return [*commands, shlex.join(words)]
-
-
-def _draw_chart(records: Sequence[Record], panel: Panel, alarms: Sequence[AlarmRecord]) -> Chart:
-    figure = Figure(figsize=CHART_SIZE, layout="constrained")
-    axes = figure.subplots()
-    draw_panel(axes, records, panel, alarms)
-    axes.set_ylabel("")
-    axes.set_xlabel("step")
-    axes.tick_params(length=0)
-    text = io.StringIO()
-    # Without these there is no metadata element, whose addresses look like requests.
-    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = text.getvalue()
-    for colour, name in PAGE_COLOURS.items():
-        svg = svg.replace(colour.lower(), f"var(--{name})")
-    # Nothing in it comes from the run but numbers.
-    keys = [_key(curve) for curve in panel.curves if points_of(records, curve.tag)]
-    if alarms:
-        keys.append(Key("alarm", "alarm", is_dashed=True))
-    quantity = panel.quantity.rpartition("\n")[2]
-    return Chart(panel.title, quantity, Markup(svg[svg.index("<svg") :]), keys)
-
-
-def _key(curve: Curve) -> Key:
-    return Key(curve.label, PAGE_COLOURS[curve.style["color"]], "linestyle" in curve.style)
-
-
-def _embed(picture: Image.Image, step: int) -> Grid:
-    """As PNG, or where that is large as WebP."""
-    content, kind = _encode(picture, "PNG"), "png"
-    if len(content) > MOST_PNG_BYTES:
-        content, kind = _encode(picture, "WEBP", quality=88), "webp"
-    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return Grid(step, uri, picture.width, picture.height)
-
-
-def _encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    content = io.BytesIO()
-    picture.save(content, format=kind, **options)
-    return content.getvalue()
 
 
 def _read_config(directory: RunDirectory) -> tuple[Config | None, str]:
@@ -379,7 +191,7 @@ def _read_config(directory: RunDirectory) -> tuple[Config | None, str]:
 def _read_json(path: Path) -> Mapping[str, Any]:
     """A JSON object; an empty one where the file is absent or holds something else."""
     try:
-        return _mapping(json.loads(path.read_bytes()))
+        return mapping(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError):
         return {}
 
@@ -397,10 +209,6 @@ def _lines(path: Path) -> list[Record]:
         ) from None
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _saved(checkpoint: Checkpoint) -> Saved | None:
     """None where the run, which may be going on, has deleted it meanwhile."""
     try:
@@ -414,14 +222,6 @@ def _time_of(path: Path) -> str:
     return time.strftime("%F %T %z", time.localtime(path.stat().st_mtime))
 
 
-def _cell(value: object) -> str:
-    return _number(value) if isinstance(value, float) else str(value)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
-
-
 def format_size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
@@ -430,7 +230,7 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_number, size=format_size, csp_hash=_csp_hash)
+    environment.filters.update(number=format_number, size=format_size, csp_hash=_csp_hash)
     return environment.from_string(
         files("pipeline.commands").joinpath("report.html").read_text(encoding="utf-8")
     )

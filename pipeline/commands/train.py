@@ -6,31 +6,28 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.commands.arguments import OVERRIDES, Commands, add_command, check_processes
+from pipeline.commands.arguments import Commands, add_command, add_config, check_processes
 
 if TYPE_CHECKING:
     from pipeline.options import RuntimeOptions
 
 EXAMPLES = """\
 examples:
-  wgan train configs/digits.yaml
-  wgan train configs/digits.yaml name=digits-2 schedule.steps=2000 objective.clip=0.03
-  wgan train configs/mnist.yaml --processes 2
+  wgan train digits                                    a preset: `wgan configs` lists them
+  wgan train digits name=digits-2 schedule.steps=2000 objective.clip=0.03
+  wgan train mine.yaml --processes 2                   a file of yours, trained by two processes
 
-The same command continues a run that was stopped. On several machines, or under a scheduler, launch
-`accelerate launch -m pipeline.train CONFIG` instead: see launch/. All options of a config:
-  python -m pipeline.train --help
+The same command resumes a run that was stopped. On several machines, or under a scheduler, use
+`accelerate launch -m pipeline.train CONFIG` instead. `python -m pipeline.train --help` lists all options of a config.
 """
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
     train = add_command(commands, "train", "train on this machine", EXAMPLES)
-    train.add_argument("config", type=Path, metavar="CONFIG")
-    train.add_argument("overrides", nargs="*", metavar=OVERRIDES)
+    add_config(train)
     train.add_argument(
         "--processes",
         type=int,

@@ -15,17 +15,9 @@ import yaml
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.commands.report_page import (
-    MOST_GRIDS,
-    Quality,
-    draw_charts,
-    newest_of_equal,
-    read_grids,
-    render,
-    summarise_quality,
-    tabulate,
-    training_seconds,
-)
+from pipeline.commands.report_charts import MOST_GRIDS, draw_charts, read_grids
+from pipeline.commands.report_page import render, training_seconds
+from pipeline.commands.report_tables import Quality, newest_of_equal, summarise_quality, tabulate
 from pipeline.errors import ConfigError
 from pipeline.monitor.animation import choose_frames
 from pipeline.monitor.records import AlarmRecord
@@ -334,7 +326,7 @@ def test_a_grid_that_goes_while_the_report_is_made_is_left_out_with_a_warning(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     chosen = choose_frames(run / "samples")
-    monkeypatch.setattr("pipeline.commands.report_page.choose_frames", lambda samples, most: chosen)
+    monkeypatch.setattr("pipeline.commands.report_charts.choose_frames", lambda samples, most: chosen)
     damage(chosen[0])
     assert [grid.step for grid in read_grids(run / "samples")] == [400]
     assert f"warning: {chosen[0]} is left out, as it cannot be read: " in capsys.readouterr().err

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from pipeline.data.format.codecs import Encoding
 from pipeline.errors import DataError
+from pipeline.presets import shards_command
 
 FORMAT = "wgan-shards/2"
 FILE_NAME = "manifest.json"
@@ -100,15 +101,23 @@ def load_manifest(directory: Path) -> Manifest:
     """Read and check `directory/manifest.json`. Raises DataError as `parse_manifest` does, or where it is missing."""
     path = directory / FILE_NAME
     if not directory.is_dir():
-        raise DataError(f"There is no shard directory {directory}. {MAKE}, or correct data.shards.")
+        raise DataError(
+            f"There is no shard directory {directory}. {_how_to_make(directory)}, or correct data.shards."
+        )
     try:
         return parse_manifest(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise DataError(
-            f"{directory} holds no {FILE_NAME}, so its shards are not a complete set. {MAKE}."
+            f"{directory} holds no {FILE_NAME}, so its shards are not a complete set. {_how_to_make(directory)}."
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}). {MAKE} again.") from None
+
+
+def _how_to_make(directory: Path) -> str:
+    """With the whole command, if the shards are those of a preset."""
+    command = shards_command(str(directory))
+    return MAKE if command is None else f"Make the shards with `{command}`"
 
 
 def parse_manifest(text: bytes, path: str) -> Manifest:

@@ -1,0 +1,80 @@
+"""The tables of a report: quality measured in training, and what `wgan evaluate` found."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.monitor.plots import QUALITY, is_higher_better, quality_tags
+from pipeline.monitor.records import Record, points_of
+
+ASKED_FOR = ("step", "weights", "samples", "seed", "features")
+"""What an evaluation depends on beside its metrics and its set."""
+SETS = ("real", "manifest", "classifier")
+"""How many images samples were compared with, the SHA-256 of the manifest that lists them, and whose verdicts count."""
+SET_CHARACTERS = 24
+"""Of a cell for these: enough to tell a SHA-256, or a classifier by its own, from others."""
+
+
+class Quality(NamedTuple):
+    """The last and the best value of a quality figure, each with its step."""
+
+    name: str
+    last: tuple[int, float]
+    best: tuple[int, float]
+    is_higher_better: bool
+
+
+def summarise_quality(records: Sequence[Record]) -> list[Quality]:
+    """Each quality figure that was measured; values that are not finite are left out."""
+    figures = []
+    for tag in quality_tags(records):
+        points = [point for point in points_of(records, tag) if math.isfinite(point[1])]
+        if points:
+            sign = -1 if is_higher_better(tag) else 1
+            best = min(points, key=lambda point: sign * point[1])
+            figures.append(Quality(tag.removeprefix(QUALITY), points[-1], best, is_higher_better(tag)))
+    return figures
+
+
+def newest_of_equal(evaluations: Sequence[Record]) -> list[Record]:
+    """The lines of evaluations.jsonl without those that were measured again later, of the same everything."""
+
+    def asked_for(line: Record) -> str:
+        names = sorted(mapping(line.get("metrics")))
+        return json.dumps([names, *(line.get(name) for name in (*ASKED_FOR, *SETS))])
+
+    return list({asked_for(line): line for line in evaluations}.values())
+
+
+def tabulate(evaluations: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """The lines of evaluations.jsonl as a table: its columns, and rows of as many cells.
+
+    The set that samples were compared with has columns where it is not the same in all lines.
+    """
+    sets = [name for name in SETS if len({str(line.get(name)) for line in evaluations}) > 1]
+    metrics = list(dict.fromkeys(name for line in evaluations for name in mapping(line.get("metrics"))))
+    rows = [
+        [_cell(line.get(name, "")) for name in ASKED_FOR]
+        + [_cell(line.get(name, ""))[:SET_CHARACTERS] for name in sets]
+        + [_cell(mapping(line.get("metrics")).get(name, "")) for name in metrics]
+        + [_cell(line.get("time", ""))]
+        for line in evaluations
+    ]
+    return [*ASKED_FOR, *sets, *metrics, "time"], rows
+
+
+def _cell(value: object) -> str:
+    return format_number(value) if isinstance(value, float) else str(value)
+
+
+def format_number(value: float) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}"
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """A JSON object, or an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
