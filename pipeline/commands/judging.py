@@ -25,7 +25,7 @@ from pipeline.quality.evaluation import Evaluation
 from pipeline.ranks.launcher import is_launched, launch
 from pipeline.ranks.runtime import Runtime, join, peer_losses
 from pipeline.run.checkpoint import Checkpoint, list_checkpoints
-from pipeline.run.directory import RunDirectory
+from pipeline.run.directory import RunDirectory, open_directory
 from pipeline.run.generator import TrainedGenerator, open_run, read_generator
 from pipeline.run.latents import check_seed
 from pipeline.training.build import build_evaluation, build_loader
@@ -103,10 +103,7 @@ def judge(
 
 def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     """The run's options, with what the arguments say of the evaluation. Raises ConfigError."""
-    if not RunDirectory(run).config.is_file():
-        raise ConfigError(
-            f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits, made by training."
-        )
+    directory = open_directory(run)
     check_seed(arguments.seed)
     names = ("metrics", "features", "classifier", "inception", "samples")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -117,7 +114,7 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     overrides += ["quality.keep_best=null", "quality.patience=null"]
     needs_classifier = arguments.features == "classifier" or not BY_CLASS.isdisjoint(arguments.metrics or [])
     if needs_classifier and not (
-        arguments.classifier or load_config(RunDirectory(run).config, overrides).quality.classifier
+        arguments.classifier or load_config(directory.config, overrides).quality.classifier
     ):
         raise ConfigError(
             f"--features classifier and --metrics {' '.join(sorted(BY_CLASS))} need a classifier, and the run has "
@@ -126,7 +123,7 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     overrides += [f"quality.{name}={json.dumps(value)}" for name, value in given.items()]
     if arguments.shards is not None:
         overrides.append(f"data.shards={json.dumps(arguments.shards)}")
-    return load_config(RunDirectory(run).config, overrides)
+    return load_config(directory.config, overrides)
 
 
 def check_quality(given: Mapping[str, Any]) -> None:

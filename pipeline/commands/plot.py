@@ -43,14 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw one run's curves and animation, or the curves of several runs; print where they are."""
     from pipeline.monitor.animation import ANIMATION, draw_animation
     from pipeline.monitor.plots import COMPARISON, CURVES, draw_comparison, draw_curves
-    from pipeline.run.directory import RunDirectory
+    from pipeline.run.directory import open_directory
 
     runs: list[Path] = arguments.runs
     for run in runs:
-        if not RunDirectory(run).config.is_file():
-            raise ConfigError(
-                f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits."
-            )
+        open_directory(run)
     if arguments.out is not None:
         names = COMPARISON if len(runs) > 1 else f"{CURVES} and {ANIMATION}"
         check_directory("--out", arguments.out, f"plots ({names})")

@@ -29,7 +29,7 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_lines
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint, list_checkpoints
-from pipeline.run.directory import RunDirectory
+from pipeline.run.directory import RunDirectory, open_directory
 
 
 class Ending(NamedTuple):
@@ -59,14 +59,15 @@ class Saved(NamedTuple):
 def render(run: Path) -> str:
     """The page of a run, as far as the run has come: HTML that holds its pictures, styles and script in itself.
 
-    Raises ConfigError where `run` is no run.
+    Raises ConfigError if `run` is not a run directory, or its training never began.
     """
-    directory = RunDirectory(run)
-    ending = read_ending(directory)
-    if ending.word == "RUNNING" and not directory.config.is_file():
+    ending = read_ending(RunDirectory(run))
+    if ending.word == "FAILED" and not RunDirectory(run).config.is_file():
         raise ConfigError(
-            f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits, made by training."
+            f"{run} has nothing to report: the run failed before its training began, and logged nothing. Remove the "
+            f"cause and train again. The cause: {ending.reason}"
         )
+    directory = open_directory(run)
     records, alarms = _lines(directory.metrics), read_alarms(run)
     checkpoints = list_checkpoints(directory.checkpoints)
     config, config_mistake = _read_config(directory)
@@ -180,8 +181,6 @@ def commands_again(run: Path, config: Config | None, environment: Mapping[str, A
 
 def _read_config(directory: RunDirectory) -> tuple[Config | None, str]:
     """The options of the run, or what keeps them from being read: its config may be of another version."""
-    if not directory.config.is_file():
-        return None, "There is no config.yaml: the run stopped before its training began."
     try:
         return load_config(directory.config), ""
     except ConfigError as error:

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pipeline.durable import storage_errors, write_text
-from pipeline.errors import RunLockedError
+from pipeline.errors import ConfigError, RunLockedError
 
 Ending = Literal["DONE", "PREEMPTED", "FAILED"]
 
@@ -37,6 +37,17 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
+def open_directory(path: Path, others: str = "") -> RunDirectory:
+    """The run directory at `path`. Raises ConfigError if it is none; `others` names what else a user may give."""
+    directory = RunDirectory(path)
+    if not directory.config.is_file():
+        raise ConfigError(
+            f"{path} is not a run directory: it has no config.yaml. Name a directory that training made, such as "
+            f"runs/digits{others}."
+        )
+    return directory
 
 
 class RunDirectory:

@@ -24,7 +24,7 @@ from pipeline.run.checkpoint import (
     list_checkpoints,
     newest_valid,
 )
-from pipeline.run.directory import RunDirectory
+from pipeline.run.directory import RunDirectory, open_directory
 from pipeline.run.latents import check_seed, check_truncation, latent_batches
 
 FORMAT: Literal["wgan-generator/1"] = "wgan-generator/1"
@@ -142,12 +142,7 @@ def default_directory(path: Path) -> Path:
 
 def open_run(run: Path, which: Which) -> tuple[Config, Checkpoint]:
     """A run's options and one of its checkpoints. Raises ConfigError or CheckpointError."""
-    directory = RunDirectory(run)
-    if not directory.config.is_file():
-        raise ConfigError(
-            f"{run} is no run: it holds no config.yaml. Name a directory such as runs/digits, made by training, a "
-            "checkpoint in it, or a .safetensors file made by `wgan export`."
-        )
+    directory = open_directory(run, ", a checkpoint in it, or a .safetensors file that `wgan export` made")
     return load_config(directory.config), _checkpoint_in(directory.checkpoints, which)
 
 

@@ -53,8 +53,8 @@ def _read_weights(source: Path, group: str) -> tuple[Path, Tensors]:
         return checkpoint.path / f"{group}.safetensors", checkpoint.tensors(group)
     if not source.is_file():
         raise ConfigError(
-            f"{source} is no run, no checkpoint and no file. Give a directory such as runs/mnist, a checkpoint in "
-            "it, or a .safetensors file."
+            f"{source} is not a run directory, a checkpoint or a file. Give a directory such as runs/mnist, a "
+            "checkpoint in it, or a .safetensors file."
         )
     tensors, metadata = read_safetensors(source)
     if group == "critic" and metadata.get("format") == FORMAT:

@@ -190,7 +190,7 @@ def test_what_cannot_be_evaluated_is_refused(
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tmp_path)]) == 2
-    assert "is no run: it holds no config.yaml" in capsys.readouterr().err
+    assert "is not a run directory: it has no config.yaml" in capsys.readouterr().err
 
 
 def test_what_the_run_needed_to_train_is_not_needed_to_judge_it(

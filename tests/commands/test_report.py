@@ -120,11 +120,15 @@ def test_a_run_that_has_only_begun_has_sentences_where_curves_and_pictures_will_
     assert "There is none." in found["checkpoints"]
 
 
-def test_a_run_that_failed_before_it_began_says_why(tmp_path: Path) -> None:
+def test_a_run_whose_training_never_began_has_no_page_but_the_cause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "FAILED").write_text(json.dumps({"reason": "no such shards", "exit_code": 3, "time": ""}))
-    found = sections(render(tmp_path))
-    assert "FAILED no such shards" in found["head"]
-    assert "There is no config.yaml: the run stopped before its training began." in found["config"]
+    assert main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path} has nothing to report: the run failed before its training began" in said
+    assert "The cause: no such shards" in said
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_sections_that_need_something_stand_there_once_it_is(run: Path) -> None:
@@ -368,7 +372,9 @@ def test_metrics_that_cannot_be_read_are_named(begun: Path) -> None:
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is no run: it holds no config\.yaml\. Name a directory such as"):
+    with pytest.raises(
+        ConfigError, match=r"is not a run directory: it has no config\.yaml\. Name a directory that"
+    ):
         render(tmp_path)
 
 

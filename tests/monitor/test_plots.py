@@ -347,7 +347,7 @@ def test_plot_compares_nothing_where_one_run_has_logged_nothing(
 
 def test_plot_makes_nothing_where_there_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]) == 2
-    assert "absent is no run: it holds no config.yaml" in capsys.readouterr().err
+    assert "absent is not a run directory: it has no config.yaml" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

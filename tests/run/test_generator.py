@@ -194,8 +194,8 @@ def test_a_file_that_is_cut_or_damaged_is_refused(tmp_path: Path, content: bytes
 @pytest.mark.parametrize(
     ("path", "arguments", "message"),
     [
-        ("absent", {}, r"absent is no run: it holds no config\.yaml.*or a \.safetensors file"),
-        ("run/checkpoints", {}, r"checkpoints is no run: it holds no config\.yaml"),
+        ("absent", {}, r"absent is not a run directory: it has no config\.yaml.*or a \.safetensors file"),
+        ("run/checkpoints", {}, r"checkpoints is not a run directory: it has no config\.yaml"),
         ("run", {"checkpoint": 3}, "has no checkpoint of step 3; it has 2, 4"),
         ("run/checkpoints/step_00000004", {"checkpoint": 2}, "--checkpoint 2 chooses among those of a run"),
         ("generator.safetensors", {"checkpoint": 2}, "--checkpoint 2 chooses among those of a run"),

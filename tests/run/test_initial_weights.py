@@ -82,9 +82,11 @@ def test_the_generators_file_does_not_fit_the_critic(trained: Path) -> None:
 
 
 def test_paths_that_lead_to_no_weights_are_told_apart(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"init_from\.critic: .*none is no run, no checkpoint and no file"):
+    with pytest.raises(
+        ConfigError, match=r"init_from\.critic: .*none is not a run directory, a checkpoint or a file"
+    ):
         read_weights(tmp_path / "none", "critic")
-    with pytest.raises(ConfigError, match="is no run, no checkpoint and no file"):
+    with pytest.raises(ConfigError, match="is not a run directory, a checkpoint or a file"):
         read_weights(tmp_path, "critic")
     pickle = tmp_path / "weights.pt"
     torch.save({"weight": torch.zeros(1)}, pickle)
@@ -182,5 +184,5 @@ def test_a_fine_tuned_run_resumes_without_the_weights_that_it_started_from(
 def test_a_wrong_path_stops_the_run_before_it_trains(ranks: Ranks, config: str, tmp_path: Path) -> None:
     run = ranks.start(2, [config, "init_from.critic=nowhere"])
     assert run.wait() == [2, 2]
-    assert "init_from.critic: nowhere is no run" in run.output
+    assert "init_from.critic: nowhere is not a run directory" in run.output
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
