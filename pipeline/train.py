@@ -201,7 +201,7 @@ def _train_ranks(run: RunContext, stop: StopSignals) -> TrainingResult:
     from pipeline.profiling.profiler import StepProfiler
     from pipeline.training.build import build_trainer
     from pipeline.training.checks import check_run
-    from pipeline.training.describe import describe_ending, describe_setup
+    from pipeline.training.describe import describe_ending, describe_results, describe_setup
     from pipeline.training.resume import restore_run
 
     start = check_run(run)
@@ -221,12 +221,12 @@ def _train_ranks(run: RunContext, stop: StopSignals) -> TrainingResult:
             trainer.after_step = stack.enter_context(profiler).after_step
         trainer.compare_ranks()
         trainer.train()
-    if run.runtime.is_main and run.config.monitor.plots:
-        _draw_pictures(run.directory)
     step = trainer.state.counters.step
     ending = describe_ending(step, trainer.observer.best)
-    if trainer.observer.is_exhausted:
-        run.say(ending)
+    if run.runtime.is_main:
+        if run.config.monitor.plots:
+            _draw_pictures(run.directory)
+        run.say(f"{ending}\n{describe_results(run.directory)}")
     return _result(run, ending, step)
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 10.0
 
 SHOWN = {
-    "wasserstein/estimate_smooth": "estimate",
+    "wasserstein/estimate_smooth": "estimate (smoothed)",
     "critic/loss": "critic loss",
     "generator/loss": "generator loss",
 }

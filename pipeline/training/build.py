@@ -29,7 +29,7 @@ from pipeline.run.directory import RunDirectory
 from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
 from pipeline.training.checks import square_resolution
 from pipeline.training.context import RunContext
-from pipeline.training.describe import compared_options, describe_environment
+from pipeline.training.describe import compared_options, describe_environment, describe_images
 from pipeline.training.graphed_step import GraphedStep
 from pipeline.training.observer import Observer
 from pipeline.training.state import TrainingState, build_optimizer, seed_weights
@@ -174,6 +174,7 @@ def build_loader(run: RunContext, rows: RankRows) -> tuple[Loader, Order]:
     """The images, read from the fastest place that holds them, and their order."""
     config, runtime = run.config, run.runtime
     order = build_order(config, run.shards)
+    run.say(describe_images(config, order.epoch_size, run.shards.manifest.count))
     reader = ShardReader(run.shards)
     images = build_images(run, reader)
     workers = 0
@@ -199,7 +200,7 @@ def build_images(run: RunContext, reader: ShardReader) -> ShardReader | Resident
         choice = choose_cache(wanted, size, runtime.local_world_size, runtime.device)
     # Free memory differs between ranks and moments; what suits the poorest suits all.
     cache, reason = max(runtime.gather_objects(choice), key=lambda found: CACHES.index(found[0]))
-    run.say(f"{reader.manifest.count:,} images; cache: {cache} ({reason})")
+    run.say(f"cache: {cache} ({reason})")
     if cache == "none":
         return reader
     node = Node(

@@ -14,8 +14,10 @@ from pipeline.options import Config
 from pipeline.quality.best import Best
 from pipeline.ranks.runtime import Runtime
 from pipeline.run.checkpoint import Checkpoint
+from pipeline.run.directory import RunDirectory
 from pipeline.training.context import RunContext
 from pipeline.training.state import TrainingState
+from pipeline.wording import counted
 
 PACKAGES = ("torch", "torchvision", "accelerate", "tensorboard", "numpy", "wgan-pipeline")
 
@@ -36,6 +38,30 @@ def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint
         f"{config.objective.name}, {config.schedule.critic_updates} critic updates a step\n"
         f"watch: tensorboard --logdir {path}"
     )
+
+
+def describe_images(config: Config, used: int, count: int) -> str:
+    """How many of the set's images one epoch of training has, and which options leave the others out."""
+    if used == count:
+        return f"trains on {counted(count, 'image')}"
+    chosen = {"data.classes": config.data.classes is not None, "data.validation": config.data.validation > 0}
+    options = " and ".join(name for name, is_set in chosen.items() if is_set)
+    return f"trains on {used:,} of {counted(count, 'image')}; {options} left the others out"
+
+
+def describe_results(directory: RunDirectory) -> str:
+    """Where the run's samples and curves are, and the commands for what it has not drawn."""
+    from pipeline.monitor.animation import ANIMATION
+    from pipeline.monitor.plots import CURVES
+
+    path = directory.path
+    drawn = [str(path / name) for name in (CURVES, ANIMATION) if (path / name).is_file()]
+    lines = {
+        "samples": str(directory.samples) if any(directory.samples.iterdir()) else f"wgan sample {path}",
+        "curves": ", ".join(drawn) or f"wgan plot {path}",
+        "report": f"wgan report {path}",
+    }
+    return "\n".join(f"{name + ':':9}{text}" for name, text in lines.items())
 
 
 def describe_ending(step: int, best: Best) -> str:

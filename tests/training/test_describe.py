@@ -1,0 +1,61 @@
+"""What a run tells a person of its images and of what it leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.options import Config, DataOptions, ScheduleOptions
+from pipeline.run.directory import RunDirectory
+from pipeline.training.describe import describe_images, describe_results
+from tests.ranks import Ranks
+
+
+@pytest.mark.parametrize(
+    ("data", "used", "count", "said"),
+    [
+        ({}, 1, 1, "trains on 1 image"),
+        ({"classes": ["7"]}, 600, 600, "trains on 600 images"),
+        (
+            {"classes": ["7"]},
+            6_265,
+            60_000,
+            "trains on 6,265 of 60,000 images; data.classes left the others out",
+        ),
+        (
+            {"classes": ["7"], "validation": 0.1},
+            5_638,
+            60_000,
+            "trains on 5,638 of 60,000 images; data.classes and data.validation left the others out",
+        ),
+    ],
+)
+def test_the_images_that_are_used_are_counted(
+    data: dict[str, object], used: int, count: int, said: str
+) -> None:
+    options = DataOptions.model_validate({"shards": "data/mnist", **data})
+    config = Config(name="run", data=options, schedule=ScheduleOptions(steps=1))
+    assert describe_images(config, used, count) == said
+
+
+def test_a_run_names_the_command_for_what_it_has_not_drawn(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    assert describe_results(RunDirectory(tmp_path)).splitlines() == [
+        f"samples: wgan sample {tmp_path}",
+        f"curves:  wgan plot {tmp_path}",
+        f"report:  wgan report {tmp_path}",
+    ]
+
+
+def test_a_run_ends_with_the_places_of_its_samples_and_curves(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    words = ["schedule.steps=2", "monitor.log_every=1", "monitor.sample_every=1", "monitor.plots=true"]
+    said = ranks.run(1, [config, *words, "data.validation=0.1"]).log(0)
+    run = tmp_path / "run"
+    assert f"all 2 steps are done\nsamples: {run}/samples\n" in said
+    assert f"\ncurves:  {run}/curves.png, {run}/training.gif\n" in said
+    assert f"\nreport:  wgan report {run}\n" in said
+    assert " of 600 images; data.validation left the others out\n" in said
+    assert "estimate (smoothed) " in said
