@@ -30,7 +30,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
   fi
   # shellcheck disable=SC1091
   source .venv/bin/activate
-elif ! python -c 'import pipeline, torch, accelerate, cv2, simplejpeg, moto, datasets, webdataset, onnxruntime, playwright, torch_fidelity, pytest, xdist' 2>/dev/null || ! command -v ruff >/dev/null; then
+elif ! python -c 'import pipeline, torch, accelerate, cv2, simplejpeg, moto, datasets, webdataset, onnxruntime, playwright, torch_fidelity, pytest, xdist, sphinx, myst_parser, furo, nbclient, ipykernel' 2>/dev/null || ! command -v ruff >/dev/null; then
   echo "error: the active virtual environment $VIRTUAL_ENV lacks the project's packages." >&2
   echo "Run  pip install -e '.[dev]'  in it, or leave it with  deactivate  and run this again." >&2
   exit 1
