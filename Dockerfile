@@ -14,7 +14,7 @@ RUN useradd --uid "$UID" --create-home wgan && mkdir -p /app/data /app/runs && c
 WORKDIR /app
 
 # The dependencies alone first: they change seldom and are large.
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 RUN mkdir pipeline && touch pipeline/__init__.py \
  && pip install --no-cache-dir . \
  && pip uninstall --yes wgan-pipeline \

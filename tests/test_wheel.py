@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = directory / "sources"
     for name in ("pipeline", "configs"):
         shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources / name)
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", directory, sources)
     (built,) = directory.glob("*.whl")
