@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Files that are complete or absent, even if the process or the machine stops while they are written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.errors import StorageError
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Within it, an OSError becomes a StorageError that names `path` and says what to do."""
+    """Inside this context an OSError becomes a StorageError that names `path` and says what to do."""
     try:
         yield
     except OSError as error:
@@ -26,16 +26,16 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def advice(error: OSError) -> str:
-    """What a user can do about it."""
+    """What the user can do about this error, as the start of a sentence."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return "Free some space or choose another place"
         case errno.EROFS:
             return "Mount the file system for writing or choose another place"
         case errno.EACCES | errno.EPERM:
-            return "Get the permission to write there or choose another place"
+            return "Get permission to write there or choose another place"
         case errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ENOTEMPTY:
-            return "Move away what stands there or choose another place"
+            return "Move away what is there or choose another place"
         case errno.ENAMETOOLONG:
             return "Choose a shorter name"
         case _:
@@ -44,9 +44,9 @@ def advice(error: OSError) -> str:
 
 @contextmanager
 def replacing(path: Path, is_shared: bool = False) -> Iterator[IO[bytes]]:
-    """A file that gets its name, and replaces what had it, once all of it is on disk. Raises StorageError.
+    """A file that replaces `path` when all of it is on disk. Raises StorageError.
 
-    Where several processes may write the same file at once (`is_shared`), each has a temporary of its own.
+    With `is_shared`, several processes may write the same file at once: each uses its own temporary file.
     """
     token = f".{secrets.token_hex(4)}" if is_shared else ""
     temporary = path.with_name(f".{path.name}{token}.tmp")
@@ -64,7 +64,7 @@ def replacing(path: Path, is_shared: bool = False) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's whole content, or leave it as it was. Raises StorageError."""
+    """Replace a file's content completely, or leave it unchanged. Raises StorageError."""
     with replacing(path) as file:
         file.write(text.encode())
 
@@ -76,7 +76,7 @@ def make_directory_of(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Bring a directory's entries to the disk: a rename is not safe before that."""
+    """Flush a directory's entries to the disk: until then a rename can be lost."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

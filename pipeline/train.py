@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _tell(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: what came after the last checkpoint is not saved", file=sys.stderr, flush=True)
+        print("interrupted: the steps after the last checkpoint are not saved", file=sys.stderr, flush=True)
         return 130
 
 
@@ -240,16 +240,16 @@ def _result(run: RunContext, ending: str, steps: int) -> TrainingResult:
 
 
 def _draw_pictures(directory: RunDirectory) -> None:
-    """Curves and animation of the whole run. What keeps one from being drawn does not spoil the run."""
-    from pipeline.monitor.animation import ANIMATION, draw_animation
+    """Curves and animation of the whole run. A failed plot is a warning and never fails the run."""
+    from pipeline.monitor.animation import draw_animation
     from pipeline.monitor.console import say_warning
-    from pipeline.monitor.plots import CURVES, draw_curves
+    from pipeline.monitor.plots import draw_curves
 
-    for draw, name in ((draw_curves, CURVES), (draw_animation, ANIMATION)):
+    for draw, path in ((draw_curves, directory.curves), (draw_animation, directory.animation)):
         try:
-            draw(directory.path, directory.path / name)
+            draw(directory.path, path)
         except Exception as error:  # Pillow and matplotlib raise nearly anything
-            say_warning(f"no {name}: {error}")
+            say_warning(f"no {path.name}: {error}")
 
 
 def _as_config(config: Config | Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]) -> Config:

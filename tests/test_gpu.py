@@ -75,7 +75,7 @@ def test_a_resumed_run_goes_on_with_its_scale_and_counters(
     ranks.run(1, [*options, "name=moves", "schedule.steps=11"])
     before = read_state(newest(tmp_path / "moves"))
     run = ranks.run(1, [*options, "name=moves", "schedule.steps=20"])
-    assert "continuing from" in run.log(0)
+    assert "resumes from" in run.log(0)
     ranks.run(1, [*options, "name=whole", "schedule.steps=20"])
     moves, whole = (read_state(newest(tmp_path / name)) for name in ("moves", "whole"))
     assert moves["counters"] == whole["counters"]

@@ -103,7 +103,8 @@ def test_a_run_leaves_what_its_directory_promises(ranks: Ranks, config: str, tmp
 def test_a_run_ends_with_its_curves_and_its_samples_in_motion(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
-    ranks.run(1, [config, *PICTURES, "monitor.plots=true"])
+    run = ranks.run(1, [config, *PICTURES, "monitor.plots=true"])
+    assert f"{tmp_path / 'run' / 'curves.png'}, {tmp_path / 'run' / 'training.gif'}" in run.log(0)
     with Image.open(tmp_path / "run" / "curves.png") as curves:
         assert np.asarray(curves.convert("RGB")).std() > 0
     with Image.open(tmp_path / "run" / "training.gif") as animation:
@@ -196,7 +197,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(ranks: Ranks, config: str, tm
     ranks.run(1, [config])
     before = contents(tmp_path / "run")
     again = ranks.run(1, [config])
-    assert "is complete: all 20 steps are done. To go on, raise schedule.steps." in again.log(0)
+    assert "is complete: all 20 steps are done. To train longer, raise schedule.steps." in again.log(0)
     after = contents(tmp_path / "run")
     for changing in ("lock", "DONE"):
         before.pop(changing)

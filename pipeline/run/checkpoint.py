@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent, and never run code when they are read.
+"""Checkpoints: complete or absent on disk, and safe to read, since nothing in them can run code.
 
     step_00010000/
       generator.safetensors  critic.safetensors  ema.safetensors
@@ -6,8 +6,8 @@
       state.json      counters and other plain values
       manifest.json   size and SHA-256 of each file above: written last
 
-A checkpoint is written under a temporary name, flushed to the disk and renamed. Which one is newest and
-valid is decided by content: a file that lost a bit, or a save that was cut short, is found and passed over.
+A checkpoint is written under a temporary name, flushed to the disk and renamed. Whether it is valid depends on its
+content: if a single bit of a file has changed, or a save was cut short, an earlier checkpoint is used.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Checkpoint:
             content: dict[str, Any] = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"{self.path / 'state.json'} cannot be read: {error}. run_root must be on storage that all "
-                "machines of a run share."
+                f"{self.path / 'state.json'} cannot be read: {error}. If the run uses several machines, run_root must "
+                "be on storage that all of them share."
             ) from None
         return content
 
     def tensors(self, group: str) -> Tensors:
-        """One group of tensors, on the host. Raises CheckpointError."""
+        """One group of tensors, in host memory. Raises CheckpointError if the file cannot be read."""
         try:
             return safetensors.torch.load_file(self.path / f"{group}.safetensors")
         except (OSError, SafetensorError) as error:
@@ -63,7 +63,7 @@ class Checkpoint:
 def save_checkpoint(
     directory: Path, step: int, groups: dict[str, Tensors], facts: dict[str, Any]
 ) -> Checkpoint:
-    """Write a checkpoint of this step, or nothing. Raises StorageError."""
+    """Write a checkpoint of this step completely, or not at all. Raises StorageError."""
     final, temporary = directory / f"step_{step:08d}", directory / f".tmp_step_{step:08d}"
     try:
         _remove_leftovers(directory)
@@ -78,7 +78,7 @@ def save_checkpoint(
         _write(temporary / "manifest.json", _json({"format": FORMAT, "step": step, "files": sizes}))
         sync_directory(temporary)
         if final.exists():
-            # Only a damaged one of the same step can stand here; its place is needed.
+            # It must be a damaged one: a valid checkpoint of this step would have been resumed.
             final.rename(_free_name(final, "damaged"))
         temporary.rename(final)
         sync_directory(directory)
@@ -92,13 +92,13 @@ def save_checkpoint(
 
 
 def list_checkpoints(directory: Path) -> list[Checkpoint]:
-    """All checkpoints by their names, oldest first, whether or not they are valid."""
+    """All checkpoints by their names, in the order of their steps, valid or not."""
     found = [(NAME.match(path.name), path) for path in directory.iterdir()] if directory.is_dir() else []
     return sorted((Checkpoint(path, int(match[1])) for match, path in found if match), key=lambda c: c.step)
 
 
 def newest_valid(directory: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose content is whole, and what is wrong with each newer one."""
+    """The newest valid checkpoint, or None, and the defect of each newer one, newest first."""
     defects: list[str] = []
     for checkpoint in reversed(list_checkpoints(directory)):
         defect = find_defect(checkpoint)
@@ -109,9 +109,9 @@ def newest_valid(directory: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def find_defect(checkpoint: Checkpoint) -> str | None:
-    """What makes a checkpoint unusable for good, or None.
+    """Why a checkpoint can never be used, or None if it is valid.
 
-    Raises CheckpointError where it cannot be read at the moment: that says nothing about its content.
+    Raises CheckpointError if it cannot be read at the moment, which says nothing about its content.
     """
     path = checkpoint.path
     try:
@@ -137,7 +137,7 @@ def find_defect(checkpoint: Checkpoint) -> str | None:
 
 
 def set_aside(checkpoint: Checkpoint) -> Path:
-    """Rename a damaged checkpoint, so that it is kept but never taken for a good one."""
+    """Rename a damaged checkpoint, so that it is kept but never used. Returns its new path."""
     target = _free_name(checkpoint.path, "damaged")
     with storage_errors(checkpoint.path):
         checkpoint.path.rename(target)
@@ -161,7 +161,7 @@ def check_same_tensors(
     path: Path,
     remedy: str = "Train under another name, or with the options that the checkpoint was made with.",
 ) -> None:
-    """Raise CheckpointError, naming what differs and the remedy, unless names, shapes and types are equal."""
+    """Raise CheckpointError, with the differences and the remedy, unless names, shapes and dtypes are equal."""
     wrong = []
     for group, tensors in expected.items():
         theirs = found[group]

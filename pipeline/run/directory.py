@@ -1,16 +1,16 @@
-"""A run's directory: who may write it, what stands where, and how the run ended.
+"""A run's directory: its files, its lock, and the note of how the run ended.
 
 config.yaml           every option as resolved
 environment.json      versions, device, ranks, revision of the code
 events.out.tfevents*  TensorBoard
 metrics.jsonl         one line of scalars for each logged step
 alarms.jsonl          one line for each alarm that went off
-evaluations.jsonl     one line for each checkpoint that `wgan evaluate` judged
+evaluations.jsonl     one line for each checkpoint that `wgan evaluate` measured
 samples/              image grids as PNG
-curves.png, training.gif    drawn at the end, see plots.py
+curves.png, training.gif    drawn at the end, see monitor/plots.py
 checkpoints/          see checkpoint.py
-lock                  held by the main rank while the run is going
-DONE | PREEMPTED | FAILED   how it stopped, and why; none of them while it runs or after kill -9
+lock                  held by the main rank while the run trains
+DONE | PREEMPTED | FAILED   how it stopped, and why; none of them while it trains or after kill -9
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Ending = Literal["DONE", "PREEMPTED", "FAILED"]
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics.jsonl or alarms.jsonl as an object with a whole "step", or None where it is none."""
+    """A line of metrics.jsonl or alarms.jsonl as an object with a whole "step", or None if it is not one."""
     try:
         record = json.loads(line.decode())
     except (ValueError, RecursionError):
@@ -51,7 +51,7 @@ def open_directory(path: Path, others: str = "") -> RunDirectory:
 
 
 class RunDirectory:
-    """Paths of one run. As a context manager it holds the run's lock."""
+    """The paths of one run. As a context manager it holds the run's lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,16 +62,18 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.evaluations = path / "evaluations.jsonl"
+        self.curves = path / "curves.png"
+        self.animation = path / "training.gif"
 
     def __enter__(self) -> Self:
         """Create what is missing and take the lock.
 
-        Raises StorageError where nothing can be written, RunLockedError where another process holds the run.
+        Raises StorageError if the directory cannot be written, RunLockedError if another process has the lock.
         """
         with storage_errors(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.samples.mkdir(exist_ok=True)
-            # Opened for appending, so that the holder's note survives an attempt that fails.
+            # Opened for appending: if the lock is taken, the note of the process that holds it must stay.
             self._lock = (self.path / "lock").open("a+", encoding="utf-8")
         try:
             self._take()
@@ -87,8 +89,7 @@ class RunDirectory:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
             raise RunLockedError(
-                f"{self.path} is being written by {holder}. Wait until it ends or stop it, or give this run "
-                "another name."
+                f"{self.path} is in use by {holder}. Wait until it ends, stop it, or choose another name for this run."
             ) from None
         with storage_errors(self.path):
             self._lock.truncate(0)
@@ -103,16 +104,16 @@ class RunDirectory:
         self._lock.close()
 
     def start(self, config: str) -> None:
-        """Training begins now: DONE is no longer true, and config.yaml says by which options."""
+        """Note that training begins: remove DONE, and write the resolved options to config.yaml."""
         with storage_errors(self.path):
             (self.path / "DONE").unlink(missing_ok=True)
         write_text(self.config, config)
 
     def mark(self, ending: Ending, reason: str, exit_code: int) -> bool:
-        """Leave a note of how the run stopped. Returns False where it is not the first one of a failure.
+        """Write a note of how the run stopped. Returns False if nothing was written.
 
-        The first failure is the cause; those of other ranks are its consequences, and leave no note. Nor does
-        a command that was refused on a run that is done.
+        Of several ranks that fail only the first one writes FAILED, since the other failures are consequences of it.
+        In a run that is done, a command that is refused writes nothing.
         """
         if ending == "FAILED" and (self.path / "DONE").exists():
             return False

@@ -1,4 +1,4 @@
-"""From options to the parts of a run, wired together."""
+"""Builds the parts of a run from its options, and connects them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from pipeline.training.state import TrainingState, build_optimizer, seed_weights
 from pipeline.training.step import TrainingStep
 from pipeline.training.trainer import Trainer
 from pipeline.training.updates import Player
+from pipeline.wording import counted
 
 MOST_THREADS = 16
 
@@ -53,7 +54,7 @@ def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Traine
     objective = build_objective(config.objective)
     evaluation = build_evaluation(run, loader, order, config.seed) if config.quality.every else None
     recorder = Recorder(config.monitor.smoothing, runtime.device)
-    # The loop has nothing else to do while it makes floats of a batch.
+    # Converting a batch to float32 counts as waiting for data: nothing else runs at that time.
     to_images = recorder.waiting_for_data()(loader.to_images)
     kind = GraphedStep if config.runtime.cuda_graph else TrainingStep
     step = kind(config, runtime, state, objective, noise, run.rows, run.critic_rows, to_images)
@@ -76,7 +77,7 @@ def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Traine
 
 
 def open_records(run: RunContext, loader: Loader, order: Order, first_step: int) -> tuple[Sinks, Console]:
-    """What the main rank writes to, with what the run is made of already recorded; nothing on other ranks."""
+    """The main rank's sinks and progress bar, with options and environment already recorded; empty on other ranks."""
     if not run.runtime.is_main:
         return Sinks([]), Console(0, 0, is_shown=False)
     config, grid = run.config, run.config.monitor.grid
@@ -111,7 +112,7 @@ def build_sinks(directory: RunDirectory, first_step: int) -> Sinks:
 def build_evaluation(
     run: RunContext, loader: Loader, order: Order, seed: int, show_progress: bool = False
 ) -> Evaluation:
-    """What compares samples, drawn with `seed`, with the run's images.
+    """An evaluation of samples, drawn with `seed`, against the run's images.
 
     Raises ConfigError, DataError or CheckpointError.
     """
@@ -140,7 +141,7 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
     if is_new:
         start_from_saved(run, generator, critic)
     elif config.init_from.generator or config.init_from.critic:
-        run.say("init_from is not read: the run continues from its own checkpoint")
+        run.say("init_from is ignored: the run resumes from its own checkpoint")
     freeze_named_layers(config.init_from, generator, critic)
     if config.model.sync_batch_norm:
         runtime.synchronize_batch_norm(generator)
@@ -156,7 +157,7 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
         ),
         ema=ema.eval(),
     )
-    # Only now, when DDP has given all ranks the same weights.
+    # DDP has just given all ranks the weights of rank 0.
     ema.load_state_dict(generator.state_dict())
     state.generator.largest_grad_norm = config.generator_grad_clip
     state.critic.largest_grad_norm = config.critic_grad_clip
@@ -180,25 +181,29 @@ def build_loader(run: RunContext, rows: RankRows) -> tuple[Loader, Order]:
     workers = 0
     if images is reader:
         workers = decoding_threads(config.data.workers, runtime.local_world_size)
-        run.say(f"decoding in {workers} threads for each rank" if workers else "decoding in the loop")
+        run.say(
+            f"each rank decodes images in {counted(workers, 'thread')}"
+            if workers
+            else "images are decoded in the training loop"
+        )
     flip_seed = config.seed if config.data.flip else None
     return Loader(images, order, rows, runtime.device, workers, flip_seed), order
 
 
 def decoding_threads(wanted: int | None, local_ranks: int) -> int:
-    """As many as the options want; else the rank's share of the cores, less one for the loop itself."""
+    """How many threads decode images: `wanted`, or this rank's share of the cores without one for the training loop."""
     if wanted is not None:
         return wanted
     return min(MOST_THREADS, max(1, available_cores() // local_ranks - 1))
 
 
 def build_images(run: RunContext, reader: ShardReader) -> ShardReader | ResidentImages:
-    """The reader itself, or all its images in memory. All ranks choose alike."""
+    """The reader itself, or all its images in memory. All ranks make the same choice."""
     runtime, wanted, size = run.runtime, run.config.data.cache, reader.manifest.decoded_bytes
     choice: Choice | None = None
     with runtime.agreement():
         choice = choose_cache(wanted, size, runtime.local_world_size, runtime.device)
-    # Free memory differs between ranks and moments; what suits the poorest suits all.
+    # Ranks can see different amounts of free memory; the choice of the one with the least works on all.
     cache, reason = max(runtime.gather_objects(choice), key=lambda found: CACHES.index(found[0]))
     run.say(f"cache: {cache} ({reason})")
     if cache == "none":

@@ -1,4 +1,4 @@
-"""What is checked before a run trains, in one place: whatever cannot work stops here, before any long work."""
+"""All checks before training, in one place: a run that cannot work stops here, before any long work."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pipeline.training.context import RunContext
 from pipeline.training.describe import describe_ending
 from pipeline.training.profile_window import choose_window
 from pipeline.training.resume import find_checkpoint
+from pipeline.wording import counted
 
 OF_EACH_MACHINE = (
     "data.shards",
@@ -77,14 +78,14 @@ def check_same_on_all_ranks(config: Config, identity: Mapping[str, Any], runtime
         del ours[name]
     for rank, theirs in enumerate(runtime.gather_objects(ours)):
         differences = [
-            f"{name} is {theirs.get(name)} there and {value} here"
+            f"{name} is {theirs.get(name)} on rank {rank} and {value} on rank {runtime.rank}"
             for name, value in ours.items()
             if theirs.get(name) != value
         ]
         if differences:
             raise ConfigError(
-                f"Rank {rank} was started otherwise than rank {runtime.rank}: {'; '.join(differences)}. "
-                "Start all ranks with the same config, arguments and shards."
+                f"Rank {rank} has different options from rank {runtime.rank}: {'; '.join(differences)}. All ranks "
+                "train one run: start them with the same config, arguments and shards."
             )
 
 
@@ -94,8 +95,8 @@ def check_batches(config: Config, runtime: Runtime) -> None:
     for name, batch in (("global_batch", schedule.global_batch), ("critic_batch", schedule.real_images)):
         if batch % runtime.world_size:
             raise ConfigError(
-                f"schedule.{name}: {batch} cannot be cut into {runtime.world_size} equal parts, one for each rank. "
-                "Choose a multiple of the number of processes."
+                f"schedule.{name}: {batch} cannot be divided equally among {counted(runtime.world_size, 'rank')}. "
+                f"Choose a multiple of {runtime.world_size}, or start another number of processes."
             )
 
 
@@ -107,12 +108,13 @@ def check_cuda_graph(config: Config, runtime: Runtime) -> None:
         (runtime.device.type != "cuda", "needs a GPU, and this run is on the CPU"),
         (
             config.profile,
-            "does not go with profile=true, which cannot tell the parts of a captured step apart",
+            "cannot be combined with profile=true, which measures the parts of a step: a captured step has none",
         ),
-        (runtime.world_size > 1, f"is for one process, and there are {runtime.world_size}"),
+        (runtime.world_size > 1, f"works in a single process, and this run has {runtime.world_size}"),
         (
             runtime.precision == "fp16",
-            "does not go with fp16, whose scaler asks the device at each step; use bf16",
+            "cannot be combined with precision: fp16, whose gradient scaler reads from the device in each step; "
+            "use bf16",
         ),
     ]
     if found := [text for is_wrong, text in wrong if is_wrong]:
@@ -142,9 +144,9 @@ def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
     ]
     if differences:
         raise CheckpointError(
-            f"{checkpoint.path} was made with other options, so continuing it would be neither run:\n  "
+            f"{checkpoint.path} was saved by a run with other options, so it cannot be resumed with these:\n  "
             + "\n  ".join(differences)
-            + "\nSet these options back, or give the new run another name."
+            + "\nSet these options back, or choose another name for the new run."
         )
 
 
@@ -152,19 +154,25 @@ def square_resolution(manifest: Manifest) -> int:
     """The side of the images in pixels. Raises ConfigError if they are not square."""
     height, width = manifest.resolution
     if height != width:
-        raise ConfigError(f"The shards hold {width}x{height} images; the networks take square ones.")
+        raise ConfigError(
+            f"The shards contain images of {width}x{height} pixels (width x height), and the networks take square ones "
+            "only. Make the shards again with `wgan shards make --resolution SIDE`."
+        )
     return height
 
 
 def _find_ending(checkpoint: Checkpoint, run: RunContext) -> str | None:
-    """How the run has ended, if its checkpoint is the last one. Tells the user if the search for the best is new."""
+    """How the run has ended, if nothing is left to do after this checkpoint. Tells the user so."""
     best = Best.of(run.config.quality)
     if not best.restore(checkpoint.facts().get("best")):
-        anew = ", and the search starts anew" if best.metric else ""
-        run.say(f"step {best.former[-1]} was the best by other quality options: it stays{anew}")
+        search = "; the search for the best one starts again" if best.metric else ""
+        run.say(
+            f"the quality options have changed: the checkpoint of step {best.former[-1]}, the best one with the former "
+            f"options, is kept{search}"
+        )
     if checkpoint.step < run.config.schedule.steps and not best.is_exhausted:
         return None
     ending = describe_ending(checkpoint.step, best)
-    way_on = "quality.patience" if best.is_exhausted else "schedule.steps"
-    run.say(f"{run.directory.path} is complete: {ending}. To go on, raise {way_on}.")
+    limit = "quality.patience" if best.is_exhausted else "schedule.steps"
+    run.say(f"{run.directory.path} is complete: {ending}. To train longer, raise {limit}.")
     return ending

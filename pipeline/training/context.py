@@ -1,4 +1,4 @@
-"""What one run is on one rank, in one object: every part of training takes it instead of its parts."""
+"""One run on one rank, in one object that all parts of training take."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RunContext:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that must be equal for a checkpoint to be resumed, as flat plain values."""
+        """Everything that must be equal for a checkpoint to be resumed, by dotted name, as plain JSON values."""
         model, manifest = self.config.model, self.shards.manifest
         counts_passes = "batch" in (model.generator_norm, model.critic_norm) or model.spectral_norm
         free = FREE if counts_passes else (*FREE, "schedule.micro_batch")

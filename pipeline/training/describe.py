@@ -1,4 +1,4 @@
-"""What a run tells of its set-up and its environment, for people and for its records."""
+"""Descriptions of a run's set-up, environment and end, for the console and for its records."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ PACKAGES = ("torch", "torchvision", "accelerate", "tensorboard", "numpy", "wgan-
 
 
 def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint | None) -> str:
-    """What a run is about to do, in a few lines."""
+    """What a run is about to do, in four lines."""
     setup, config, path = run.runtime.describe(), run.config, run.directory.path
-    start = f"continuing from {checkpoint.path}" if checkpoint else "a new run"
+    start = f"resumes from {checkpoint.path}" if checkpoint else "a new run"
     generator, critic = (
         sum(p.numel() for p in player.module.parameters()) for player in (state.generator, state.critic)
     )
     return (
-        f"{path}: {start}, to step {config.schedule.steps}\n"
+        f"{path}: {start}, up to step {config.schedule.steps}\n"
         f"{setup['world_size']} x {setup['device_name']} ({setup['backend']}), {setup['precision']}, "
-        f"{setup['threads']} threads each, batch {config.schedule.global_batch} = {setup['world_size']} x "
+        f"{counted(setup['threads'], 'thread')} each, batch {config.schedule.global_batch} = {setup['world_size']} x "
         f"{run.rows.count}\n"
         f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "
-        f"{config.objective.name}, {config.schedule.critic_updates} critic updates a step\n"
+        f"{config.objective.name}, {counted(config.schedule.critic_updates, 'critic update')} per step\n"
         f"watch: tensorboard --logdir {path}"
     )
 
@@ -50,12 +50,9 @@ def describe_images(config: Config, used: int, count: int) -> str:
 
 
 def describe_results(directory: RunDirectory) -> str:
-    """Where the run's samples and curves are, and the commands for what it has not drawn."""
-    from pipeline.monitor.animation import ANIMATION
-    from pipeline.monitor.plots import CURVES
-
+    """Where the samples and curves of a finished run are, and the commands for what it has not drawn."""
     path = directory.path
-    drawn = [str(path / name) for name in (CURVES, ANIMATION) if (path / name).is_file()]
+    drawn = [str(file) for file in (directory.curves, directory.animation) if file.is_file()]
     lines = {
         "samples": str(directory.samples) if any(directory.samples.iterdir()) else f"wgan sample {path}",
         "curves": ", ".join(drawn) or f"wgan plot {path}",
@@ -65,17 +62,17 @@ def describe_results(directory: RunDirectory) -> str:
 
 
 def describe_ending(step: int, best: Best) -> str:
-    """How a run has ended at this step."""
+    """How a run has ended at this step, as the end of a sentence."""
     if not best.is_exhausted:
-        return f"all {step} steps are done"
+        return "the only step is done" if step == 1 else f"all {step} steps are done"
     return (
         f"ended early at step {step}: {best.metric} has been no better than {best.value:.4g} for "
-        f"{best.evaluations_since} evaluations, since step {best.step}"
+        f"{counted(best.evaluations_since, 'evaluation')}, since step {best.step}"
     )
 
 
 def describe_environment(runtime: Runtime) -> str:
-    """Versions and set-up as JSON. No environment variable is in it."""
+    """Versions, set-up and git revision as JSON. It contains no environment variables, which may hold secrets."""
     content = {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},

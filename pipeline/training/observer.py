@@ -1,4 +1,4 @@
-"""What a run tells of itself while it trains: figures, pictures, alarms and evaluations."""
+"""Everything that a run records while it trains: scalars, image grids, alarms and evaluations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ VALIDATION_BATCHES = 16
 
 @dataclass
 class Observer:
-    """Looks at one rank's state and changes nothing of it. Every rank takes part; the main one writes."""
+    """Measures one rank's state without changing it. All ranks take part; the main rank writes."""
 
     run: RunContext
     state: TrainingState
@@ -73,13 +73,13 @@ class Observer:
         return torch.randn(size, generator=generator, device=generator.device)
 
     def watch(self, seen: CriticBatch) -> bool:
-        """Log what is due after a step whose last critic update was on `seen`. Returns whether it is the best yet.
+        """Log what is due after a step whose last critic update used `seen`. Returns whether it is the best step yet.
 
         Raises NonFiniteError.
         """
         step, steps, monitor = self.state.counters.step, self.config.schedule.steps, self.config.monitor
         values, is_best = self._evaluate(step)
-        # Once the wait for a better evaluation is over, this is the last step.
+        # If the patience has run out, this is the last step.
         last = step if self.is_exhausted else steps
         if is_due(step, monitor.log_every, last):
             values |= self._scalars(seen)
@@ -101,7 +101,7 @@ class Observer:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the run has waited for a better evaluation as long as it may."""
+        """Whether `quality.patience` has run out."""
         return self.best.is_exhausted
 
     def refuse_non_finite_state(self) -> None:
@@ -113,7 +113,7 @@ class Observer:
             )
 
     def _evaluate(self, step: int) -> tuple[dict[str, float], bool]:
-        """The quality figures that are due, and whether they are the best yet."""
+        """The quality metrics that are due, and whether they are the best yet."""
         every = self.config.quality.every
         if self.evaluation is None or every is None or not is_due(step, every, self.config.schedule.steps):
             return {}, False
@@ -133,7 +133,7 @@ class Observer:
     def _scalars(self, seen: CriticBatch) -> dict[str, float]:
         real, fake, uniform = seen
         measured = self.objective.report(self.state.critic.module)
-        # No more images at once than the updates take: what they leave of the memory may be little.
+        # In micro-batches like the updates: the rest of the memory may be small.
         for part, share, _ in parts(len(real), self.config.schedule.micro_batch):
             add_share(measured, self._measure_critic(real[part], fake[part], uniform[part]), share)
         centres = self.runtime.mean(torch.stack([fake.mean(0), real.mean(0)]))
@@ -148,7 +148,7 @@ class Observer:
             values["generator/diversity"] = (spread_of_fakes / spread_of_reals) ** 0.5
         if self.objective.measures_wasserstein:
             values["wasserstein/estimate_smooth"] = self.recorder.smooth(values["wasserstein/estimate"])
-            # Of the critic and the images that the slope is of.
+            # Measured with the same critic and images as the slope.
             estimate = values.pop("estimate")
             if values["critic/slope"] > 0:
                 values["wasserstein/normalized"] = estimate / values["critic/slope"]
@@ -161,7 +161,7 @@ class Observer:
         }
 
     def _measure_critic(self, real: Tensor, fake: Tensor, uniform: Tensor) -> Metrics:
-        """Figures of the critic as it is now, on one batch."""
+        """Metrics of the critic as it is now, on one batch."""
         critic = self.state.critic.module
         measured = {"critic/input_grad_norm": input_gradient_norm(critic, fake)}
         if self.objective.measures_wasserstein:
@@ -170,10 +170,10 @@ class Observer:
         return measured
 
     def _refuse_non_finite(self, values: dict[str, float], own: dict[str, float]) -> None:
-        """Raise NonFiniteError where a figure is. `own` are this rank's, of those that are measured now."""
+        """Raise NonFiniteError if a metric is not finite. `own` are this rank's values of those measured now."""
         for name in non_finite(values):
             if self.runtime.precision == "fp16" and name in ("critic/grad_norm", "generator/grad_norm"):
-                # The float16 scale is too high now and then; the scaler skips the step and lowers it.
+                # The float16 scale is sometimes too high; then the scaler skips the step and lowers it.
                 del values[name]
                 continue
             ours = {**self.recorder.window.own_means(), **own}
@@ -185,7 +185,7 @@ class Observer:
             )
 
     def _ranks_where(self, is_here: bool) -> str:
-        """On which ranks something is, as the end of a clause. All ranks call it together."""
+        """On which ranks `is_here` holds, as the end of a clause. All ranks call it together."""
         found = [rank for rank, is_there in enumerate(self.runtime.gather_objects(is_here)) if is_there]
         if self.runtime.world_size == 1:
             return ""
@@ -198,7 +198,7 @@ class Observer:
         return f"The last good checkpoint is {saved[-1].path}." if saved else "No checkpoint was saved yet."
 
     def _validation_estimate(self) -> float:
-        """On held-out images and latents that are the same each time."""
+        """The Wasserstein estimate on held-out images and latents, the same ones each time."""
         total = self.run.rows.total
         count = min(VALIDATION_BATCHES, len(self.held_out) // total)
 

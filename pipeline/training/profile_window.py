@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.errors import ConfigError
 from pipeline.options import ScheduleOptions
 from pipeline.training.schedule import critic_updates_at
+from pipeline.wording import counted
 
 WARM_UP, TIMED, RECORDED = 4, 10, 5
 STEPS = WARM_UP + TIMED + 1 + RECORDED
@@ -25,6 +26,6 @@ def choose_window(first_step: int, schedule: ScheduleOptions) -> range:
     left = schedule.steps - (first_step - 1)
     bursts = " without a burst of critic updates" if schedule.bursts else ""
     raise ConfigError(
-        f"profile: it looks at {STEPS} steps in a row{bursts}, which the {left} that are left until schedule.steps: "
-        f"{schedule.steps} do not hold. Raise schedule.steps, or leave profile=true out."
+        f"profile: the profiler needs {STEPS} steps in a row{bursts}, and the {counted(left, 'step')} until "
+        f"schedule.steps: {schedule.steps} do not contain them. Raise schedule.steps, or leave profile=true out."
     )

@@ -1,4 +1,4 @@
-"""A training state to a checkpoint and back, the same on all ranks."""
+"""Saves a training state to a checkpoint, and restores it on all ranks."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from pipeline.training.state import Counters, TrainingState
 
 
 def find_checkpoint(run: RunContext) -> Checkpoint | None:
-    """The newest valid checkpoint, the same on all ranks; damaged newer ones are set aside and named.
+    """The newest valid checkpoint, the same on all ranks; damaged newer ones are renamed, with a warning.
 
-    None if there is no checkpoint yet. Raises CheckpointError if there are some, but none is usable.
+    None if there is no checkpoint yet. Raises CheckpointError if there are some, but none can be used.
     """
     directory, runtime = run.directory.checkpoints, run.runtime
     checkpoint = None
@@ -39,12 +39,14 @@ def _find_checkpoint(directory: Path) -> Checkpoint | None:
     checkpoint, defects = newest_valid(directory)
     if checkpoint is None and defects:
         raise CheckpointError(
-            f"No checkpoint in {directory} is usable:\n  "
+            f"None of the checkpoints in {directory} can be used:\n  "
             + "\n  ".join(defects)
-            + "\nNothing was changed. Bring one back from a copy, or give a new run another name."
+            + "\nNothing was changed. Restore one from a copy, or choose another name for a new run."
         )
     for damaged, defect in zip(reversed(list_checkpoints(directory)), defects, strict=False):
-        say_warning(f"{defect}; kept as {set_aside(damaged).name}, an earlier one is used")
+        say_warning(
+            f"{defect}; it was renamed to {set_aside(damaged).name}, and an earlier checkpoint is used"
+        )
     return checkpoint
 
 
@@ -67,7 +69,7 @@ def save_run(run: RunContext, state: TrainingState, recorder: Recorder, best: Be
 def restore_run(
     checkpoint: Checkpoint, run: RunContext, state: TrainingState, recorder: Recorder, best: Best
 ) -> None:
-    """Take everything that `save_run` saved. Raises CheckpointError if its tensors are not this run's."""
+    """Restore everything that `save_run` saved. Raises CheckpointError if the tensors do not fit this run."""
     facts, runtime = checkpoint.facts(), run.runtime
     expected = state.named_tensors()
     groups = {name: checkpoint.tensors(name) for name in expected}

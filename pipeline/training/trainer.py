@@ -20,13 +20,14 @@ from pipeline.training.resume import save_run
 from pipeline.training.schedule import is_due
 from pipeline.training.state import TrainingState
 from pipeline.training.step import TrainingStep
+from pipeline.wording import counted
 
 SAVES_THAT_MAY_FAIL = 2
 
 
 @dataclass
 class Trainer:
-    """One run on one rank: what the loop works on, already built and restored."""
+    """The loop of one run on one rank, and everything that it works on."""
 
     run: RunContext
     state: TrainingState
@@ -35,11 +36,11 @@ class Trainer:
     observer: Observer
     stop: StopSignals
     after_step: Callable[[int], None] | None = None
-    """Called with the steps done so far, after each step; its time does not count as training."""
+    """Called after each step with the number of steps done so far; its time does not count as training."""
     failed_saves: int = field(default=0, init=False)
 
     def train(self) -> None:
-        """Run from the state's step to the last. Raises StopRequested once a requested stop is saved."""
+        """Train until all steps are done. Raises StopRequested after the save that a signal asked for."""
         batches, counters = self._batches(), self.state.counters
         self.observer.recorder.restart_clock()
         while not self.is_complete:
@@ -71,11 +72,11 @@ class Trainer:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all steps are done, or no better samples came for as long as the run may wait."""
+        """Whether all steps are done, or `quality.patience` has run out."""
         return self.state.counters.step >= self.config.schedule.steps or self.observer.is_exhausted
 
     def _batches(self) -> Iterator[Staged]:
-        """Batches of real images from the state's position on; the time that the loop waits for them is counted."""
+        """Batches of real images, starting at the state's position; waiting for one counts as data wait."""
         batches = self.loader.batches(self.state.counters.position)
         while True:
             with phase("data"), self.observer.recorder.waiting_for_data():
@@ -100,9 +101,10 @@ class Trainer:
         if found:
             listed = "\n  ".join(f"{name} on rank {', '.join(map(str, ranks))}" for name, ranks in found[:8])
             raise DivergenceError(
-                f"Ranks no longer hold the same state at step {self.state.counters.step}; {len(found)} tensors "
-                f"differ:\n  {listed}\nNothing was saved since they last agreed. Run the same command again to go "
-                "on from the last checkpoint; if it comes back, suspect that rank's memory or device."
+                f"The ranks no longer hold the same state at step {self.state.counters.step}. Values differ in "
+                f"{counted(len(found), 'tensor')}:\n  {listed}\nNothing was saved since the last comparison, in which "
+                "they were equal. The same command resumes from the last checkpoint; if this happens again, the memory "
+                "or the GPU of that rank may be faulty."
             )
 
     def _save(self, is_best: bool, is_stopping: bool) -> None:
@@ -119,11 +121,13 @@ class Trainer:
         self._write_checkpoint(is_best, must_succeed=is_stopping or is_last)
         if is_stopping and not is_last:
             reason = self.stop.received or "another rank's signal"
-            raise StopRequested(f"Stopped by {reason} at step {step}; the same command continues from there.")
+            raise StopRequested(
+                f"Stopped by {reason} at step {step} and saved. The same command resumes from there."
+            )
 
     def _write_checkpoint(self, is_best: bool, must_succeed: bool) -> None:
-        """Save and prune. A save may fail now and then (a disk that is full for a while), not for long."""
-        # What was logged up to here must survive a kill that comes right after the save.
+        """Save and prune. A few saves in a row may fail, for example while a disk is full."""
+        # If the process is killed right after the save, everything logged before it must be on disk.
         self.observer.sinks.flush()
         recorder, best, options = self.observer.recorder, self.observer.best, self.config.checkpoint
         error, is_saved = None, False
@@ -142,4 +146,4 @@ class Trainer:
         if must_succeed or self.failed_saves > SAVES_THAT_MAY_FAIL:
             self.runtime.all_agree(error)
         elif error is not None:
-            say_warning(f"{error} Training goes on; the next save tries again.")
+            say_warning(f"{error} Training continues; the next save tries again.")

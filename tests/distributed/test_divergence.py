@@ -79,7 +79,7 @@ def test_a_run_goes_on_from_the_last_save_before_its_ranks_parted(
     run = ranks.start(2, arguments, target=flip_a_bit, extra=["critic", "score.weight"])
     assert run.wait() == [10, 10], run.output
     again = ranks.run(2, arguments)
-    assert "continuing from" in again.log(0)
+    assert "resumes from" in again.log(0)
     assert read_note(tmp_path / "run", "DONE")["reason"] == "all 20 steps are done"
 
 

@@ -166,7 +166,7 @@ def test_a_disk_that_stays_full_stops_the_run_and_costs_nothing_once_there_is_sp
     kept = newest(small_disk / "run")
     filler.unlink()
     again = ranks.run(2, arguments)
-    assert f"continuing from {kept}" in again.log(0)
+    assert f"resumes from {kept}" in again.log(0)
     assert_same_bits(read_tensors(newest(small_disk / "run")), read_tensors(newest(tmp_path / "whole")))
     assert read_metrics(small_disk / "run") == read_metrics(tmp_path / "whole")
 
@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     damaged.write_bytes(content)
     again = ranks.run(1, [config, "checkpoint.every=4", "schedule.steps=12"])
     assert "step_00000008.damaged-1" in again.log(0)
-    assert "continuing from" in again.log(0)
+    assert "resumes from" in again.log(0)
     assert "step_00000004" in again.log(0)
     assert "step_00000008.damaged-1" in checkpoints(run)
     assert_same_bits(read_tensors(newest(run)), read_tensors(newest(whole)))
@@ -232,7 +232,7 @@ def test_a_run_that_is_going_is_not_started_twice(ranks: Ranks, config: str, tmp
     wait_until(lambda: is_past(tmp_path / "run", 5), first)
     second = ranks.start(1, [config, *LONG])
     assert second.wait() == [9], second.output
-    assert f"is being written by process {first.processes[0].pid} on " in second.log(0)
+    assert f"is in use by process {first.processes[0].pid} on " in second.log(0)
     assert first.is_alive
     assert not (tmp_path / "run" / "FAILED").exists()
 

@@ -117,7 +117,7 @@ def test_accelerate_starts_two_ranks_that_stop_on_sigterm_and_go_on(
     saved = int(checkpoints(run)[-1].removeprefix("step_"))
     second = shell.start([*words, f"schedule.steps={saved + 10}"])
     assert second.wait() == 0, second.output
-    assert f"continuing from {run / 'checkpoints' / checkpoints(run)[0]}" in second.output
+    assert f"resumes from {run / 'checkpoints' / checkpoints(run)[0]}" in second.output
     assert read_note(run, "DONE")["reason"] == f"all {saved + 10} steps are done"
 
 

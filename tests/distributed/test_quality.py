@@ -80,7 +80,7 @@ def test_a_run_ends_early_once_nothing_gets_better(ranks: Ranks, config: str, tm
     assert checkpoints(tmp_path / "run") == ["step_00000003", "step_00000009"]
     assert (tmp_path / "run" / "samples" / "step_00000009.png").is_file(), "as at any run's end"
     again = ranks.run(2, arguments)
-    assert f"is complete: {ending}. To go on, raise quality.patience." in again.log(0)
+    assert f"is complete: {ending}. To train longer, raise quality.patience." in again.log(0)
     ranks.run(2, [*arguments, "quality.patience=4"])
     assert read_note(tmp_path / "run", "DONE")["reason"].startswith("ended early at step 15:")
 

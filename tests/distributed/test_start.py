@@ -30,7 +30,7 @@ def test_ranks_with_different_options_are_refused(
 ) -> None:
     run = ranks.start(2, [config], target=with_options_of_its_own, extra=[option])
     assert run.wait() == [2, 2], run.output
-    assert "was started otherwise than rank" in run.output
+    assert "has different options from rank" in run.output
     assert option.partition("=")[0] in run.output
     assert run.output.count("error (exit 2)") == 1
     assert checkpoints(tmp_path / "run") == []

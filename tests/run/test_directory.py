@@ -49,12 +49,12 @@ def test_a_second_process_is_refused_and_told_who_writes(
 ) -> None:
     for _ in range(2):
         with (
-            pytest.raises(RunLockedError, match=f"being written by process {holder.pid} on ") as caught,
+            pytest.raises(RunLockedError, match=f"in use by process {holder.pid} on ") as caught,
             RunDirectory(tmp_path / "run"),
         ):
             pass
         assert str(tmp_path / "run") in str(caught.value)
-        assert "give this run another name" in str(caught.value)
+        assert "choose another name for this run" in str(caught.value)
 
 
 def test_an_attempt_that_is_refused_keeps_the_endings(tmp_path: Path, holder: subprocess.Popen[str]) -> None:

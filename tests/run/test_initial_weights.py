@@ -177,7 +177,7 @@ def test_a_fine_tuned_run_resumes_without_the_weights_that_it_started_from(
     ranks.run(1, [*options, "name=moved", "schedule.steps=4"])
     trained.rename(tmp_path / "elsewhere")
     again = ranks.run(1, [*options, "init_from.critic=gone", "name=moved", "schedule.steps=9"])
-    assert "init_from is not read: the run continues from its own checkpoint" in again.log(0)
+    assert "init_from is ignored: the run resumes from its own checkpoint" in again.log(0)
     assert_same_bits(read_tensors(newest(tmp_path / "moved")), read_tensors(newest(tmp_path / "whole")))
 
 
