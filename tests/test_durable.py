@@ -18,8 +18,8 @@ from pipeline.errors import StorageError
         (errno.ENOSPC, "Free some space"),
         (errno.EDQUOT, "Free some space"),
         (errno.EROFS, "Mount the file system for writing"),
-        (errno.EACCES, "Get the permission"),
-        (errno.ENOTDIR, "Move away what stands there"),
+        (errno.EACCES, "Get permission"),
+        (errno.ENOTDIR, "Move away what is there"),
         (errno.ENAMETOOLONG, "Choose a shorter name"),
         (errno.EIO, "Choose another place"),
     ],
@@ -33,7 +33,7 @@ def test_the_advice_fits_the_failure(number: int, advice: str) -> None:
         raise OSError(number, reason)
 
 
-def test_a_file_below_a_file_is_no_matter_of_space(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_directory_is_not_called_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/x cannot be written: Not a directory\. Move away"):
         write_text(tmp_path / "file" / "x", "text")

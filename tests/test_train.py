@@ -62,7 +62,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_leaves_what_its_directory_promises(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_a_run_writes_every_file_that_its_directory_documents(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
     ranks.run(1, [config, *PICTURES, "checkpoint.every=8", "checkpoint.keep_every=16"])
     run = tmp_path / "run"
     names = {path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents")}
@@ -100,7 +102,7 @@ def test_a_run_leaves_what_its_directory_promises(ranks: Ranks, config: str, tmp
         assert np.asarray(picture).std() > 0
 
 
-def test_a_run_ends_with_its_curves_and_its_samples_in_motion(
+def test_a_run_ends_with_curves_and_an_animation_of_its_samples(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     run = ranks.run(1, [config, *PICTURES, "monitor.plots=true"])
@@ -111,7 +113,7 @@ def test_a_run_ends_with_its_curves_and_its_samples_in_motion(
         assert animation.n_frames == 5  # type: ignore[attr-defined]
 
 
-def test_pictures_that_cannot_be_drawn_do_not_spoil_the_run(
+def test_a_failed_plot_is_a_warning_and_never_fails_the_run(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     (tmp_path / "run" / "curves.png" / "taken").mkdir(parents=True)
@@ -134,7 +136,7 @@ def test_other_objectives_have_losses_and_no_wasserstein_estimate(
 
 
 @pytest.mark.slow
-def test_an_alarm_goes_off_once_on_the_console_in_tensorboard_and_in_its_file(
+def test_an_alarm_appears_once_on_console_in_tensorboard_and_in_its_file(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     options = ["critic_optimizer.lr=10.0", "generator_optimizer.lr=1e-9", "monitor.log_every=1"]
@@ -193,7 +195,7 @@ def test_the_resolved_config_repeats_the_run(ranks: Ranks, config: str, tmp_path
     assert any((first[name] != third[name]).any() for name in first)
 
 
-def test_a_finished_run_says_so_and_stays_as_it_is(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_a_finished_run_says_so_and_changes_no_file(ranks: Ranks, config: str, tmp_path: Path) -> None:
     ranks.run(1, [config])
     before = contents(tmp_path / "run")
     again = ranks.run(1, [config])
@@ -206,7 +208,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(ranks: Ranks, config: str, tm
     assert read_note(tmp_path / "run", "DONE")["reason"] == "all 20 steps are done"
 
 
-def test_raising_the_number_of_steps_goes_on(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_a_larger_number_of_steps_resumes_the_run(ranks: Ranks, config: str, tmp_path: Path) -> None:
     ranks.run(1, [config, "schedule.steps=12", "name=grown"])
     ranks.run(1, [config, "schedule.steps=20", "name=grown"])
     ranks.run(1, [config, "schedule.steps=20", "name=whole"])
@@ -215,7 +217,7 @@ def test_raising_the_number_of_steps_goes_on(ranks: Ranks, config: str, tmp_path
 
 
 @pytest.mark.slow
-def test_bf16_trains_like_float32_but_for_rounding(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_bf16_trains_like_float32_up_to_rounding(ranks: Ranks, config: str, tmp_path: Path) -> None:
     options = ["schedule.steps=60", "critic_optimizer.lr=1e-3", "objective.clip=0.05"]
     for precision in ("bf16", "float32"):
         ranks.run(1, [config, *options, f"precision={precision}", f"name={precision}"])
@@ -264,7 +266,7 @@ def test_bursts_give_the_critic_more_updates(ranks: Ranks, config: str, tmp_path
     assert read_state(newest(tmp_path / "run"))["counters"]["position"] == 12 * (3 * 7 + 17 * 2)
 
 
-def test_every_promised_figure_is_in_tensorboard(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_every_documented_scalar_is_in_tensorboard(ranks: Ranks, config: str, tmp_path: Path) -> None:
     ranks.run(1, [config, *PICTURES])
     series = read_series(tmp_path / "run")
     assert not SCALARS - series.keys()

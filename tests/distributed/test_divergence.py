@@ -54,7 +54,7 @@ def test_one_wrong_bit_on_one_rank_stops_both(
     assert run.wait() == [10, 10], run.output
     note = read_note(tmp_path / "run", "FAILED")
     assert note["exit_code"] == 10
-    assert "1 tensors differ" in note["reason"]
+    assert "Values differ in 1 tensor:" in note["reason"]
     assert f"{group}/{name} on rank 1" in note["reason"]
     assert f"at step {STEP}" in note["reason"]
     assert run.output.count("no longer hold the same state") == 1

@@ -148,7 +148,7 @@ def test_a_signal_to_one_rank_saves_on_all_and_stops_them(
         assert number.name in note["reason"]
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_bit_for_bit(ranks: Ranks, config: str, tmp_path: Path) -> None:
     arguments = [config, *OPTIONS, "schedule.steps=60", "checkpoint.every=8"]
     whole = ranks.start(2, [*arguments, "name=whole"])
     assert whole.wait() == [0, 0], whole.output
@@ -173,7 +173,7 @@ def test_a_second_interrupt_quits_at_once(ranks: Ranks, config: str, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_run_moved_to_another_world_size_goes_on_with_the_same_batches(
+def test_a_run_resumed_with_another_world_size_uses_the_same_batches(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     options = ["critic_optimizer.decay=constant", "monitor.log_every=1", "checkpoint.every=1000"]

@@ -99,7 +99,7 @@ def test_a_run_that_is_too_short_is_refused_before_it_trains(
     run = ranks.start(1, [config, "profile=true", "schedule.steps=19"])
     assert run.wait() == [2]
     assert (
-        "profile: it looks at 20 steps in a row, which the 19 that are left until schedule.steps: 19 do not hold. "
+        "profile: the profiler needs 20 steps in a row, and the 19 steps until schedule.steps: 19 do not contain them. "
         "Raise schedule.steps, or leave profile=true out." in run.log(0)
     )
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -108,16 +108,14 @@ def test_a_run_that_is_too_short_is_refused_before_it_trains(
 def test_the_window_is_the_first_after_the_steps_that_are_done() -> None:
     assert choose_window(1, schedule(100)) == range(20)
     assert choose_window(81, schedule(100)) == range(80, 100)
-    with pytest.raises(ConfigError, match="20 steps in a row, which the 19 that are left until"):
+    with pytest.raises(ConfigError, match="20 steps in a row, and the 19 steps until"):
         choose_window(82, schedule(100))
 
 
 def test_no_burst_of_critic_updates_lies_in_the_window() -> None:
     assert choose_window(1, schedule(100, bursts={})) == range(25, 45)
     assert choose_window(486, schedule(600, bursts={})) == range(501, 521)
-    with pytest.raises(
-        ConfigError, match="20 steps in a row without a burst of critic updates, which the 100"
-    ):
+    with pytest.raises(ConfigError, match="20 steps in a row without a burst of critic updates, and the 100"):
         choose_window(1, schedule(100, bursts={"every": 20}))
 
 

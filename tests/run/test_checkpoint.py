@@ -53,7 +53,7 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_what_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_what_was_saved_is_loaded_with_the_same_bits(tmp_path: Path) -> None:
     (checkpoint,) = save(tmp_path, 3)
     assert checkpoint.facts() == FACTS
     for group, tensors in groups(3).items():
@@ -100,7 +100,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_every_damage_is_found_and_the_one_before_is_used(tmp_path: Path, file: str, damage: str) -> None:
+def test_every_damage_is_found_and_the_earlier_checkpoint_is_used(
+    tmp_path: Path, file: str, damage: str
+) -> None:
     older, newer = save(tmp_path, 1, 2)
     DAMAGES[damage](newer.path / file)
     defect = find_defect(newer)
@@ -143,7 +145,7 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path: Path, changes: dict[str
     assert message in defect
 
 
-def test_a_checkpoint_under_the_name_of_another_step_is_not_taken_for_it(tmp_path: Path) -> None:
+def test_a_checkpoint_with_the_name_of_another_step_is_not_used(tmp_path: Path) -> None:
     older, newer = save(tmp_path, 1, 2)
     shutil.copytree(newer.path, tmp_path / "step_00000009")
     shutil.rmtree(newer.path)
@@ -160,7 +162,7 @@ def test_a_manifest_names_no_file_outside_its_checkpoint(tmp_path: Path) -> None
     assert find_defect(checkpoint) == f"{checkpoint.path / 'secret'} is missing"
 
 
-def test_all_damaged_is_none_and_every_defect_is_told_newest_first(tmp_path: Path) -> None:
+def test_all_damaged_gives_none_and_every_defect_newest_first(tmp_path: Path) -> None:
     for checkpoint in save(tmp_path, 1, 2, 3):
         (checkpoint.path / "critic.safetensors").unlink()
     found, defects = newest_valid(tmp_path)
@@ -175,7 +177,7 @@ def test_no_directory_and_an_empty_one_hold_no_checkpoint(tmp_path: Path) -> Non
     assert newest_valid(tmp_path) == (None, [])
 
 
-def test_the_newest_is_told_by_the_step_not_by_time_or_spelling(tmp_path: Path) -> None:
+def test_the_newest_has_the_largest_step_not_the_latest_time(tmp_path: Path) -> None:
     save(tmp_path, 200_000_000, 3, 99_999_999)
     assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path)] == [3, 99_999_999, 200_000_000]
     os.utime(tmp_path / "step_00000003")
@@ -184,7 +186,7 @@ def test_the_newest_is_told_by_the_step_not_by_time_or_spelling(tmp_path: Path) 
     assert found.step == 200_000_000
 
 
-def test_leftovers_of_a_save_that_was_cut_are_ignored_and_later_removed(tmp_path: Path) -> None:
+def test_leftovers_of_an_interrupted_save_are_ignored_then_removed(tmp_path: Path) -> None:
     (good,) = save(tmp_path, 1)
     shutil.copytree(good.path, tmp_path / ".tmp_step_00000002")
     (tmp_path / ".tmp_step_00000002" / "manifest.json").unlink()
@@ -194,7 +196,7 @@ def test_leftovers_of_a_save_that_was_cut_are_ignored_and_later_removed(tmp_path
     assert names(tmp_path) == ["step_00000001", "step_00000002"]
 
 
-def test_a_damaged_checkpoint_gives_its_name_to_a_new_one_and_is_kept(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_renamed_for_a_new_one_and_kept(tmp_path: Path) -> None:
     (damaged,) = save(tmp_path, 5)
     (damaged.path / "manifest.json").write_text("{}")
     assert set_aside(damaged).name == "step_00000005.damaged-1"
@@ -217,7 +219,7 @@ def test_a_damaged_checkpoint_gives_its_name_to_a_new_one_and_is_kept(tmp_path: 
         (1, 1000, [60]),
     ],
 )
-def test_the_newest_and_every_so_many_stay(
+def test_the_newest_and_every_nth_checkpoint_are_kept(
     tmp_path: Path, keep_last: int, keep_every: int | None, left: list[int]
 ) -> None:
     save(tmp_path, 10, 20, 30, 40, 50, 60)
@@ -233,7 +235,7 @@ def small_disk(mount_disk: Callable[[str], Path]) -> Path:
     return mount_disk("size=1m")
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoints_whole_and_no_half_one(small_disk: Path) -> None:
+def test_a_full_disk_leaves_earlier_checkpoints_and_no_partial_one(small_disk: Path) -> None:
     large = groups() | {"ema": {"weight": torch.randn(90_000)}}
     first, second = (save_checkpoint(small_disk, step, large, FACTS) for step in (1, 2))
     with pytest.raises(StorageError, match=r"step 3 cannot be written to .*No space left") as caught:
@@ -247,7 +249,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_whole_and_no_half_one(small_
     assert newest_valid(small_disk) == (third, [])
 
 
-def test_a_place_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_missing_directory_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"step 1 cannot be written to .*absent: No such file"):
         save(tmp_path / "absent", 1)
 

@@ -44,7 +44,7 @@ def note(path: Path) -> dict[str, Any]:
     return content
 
 
-def test_a_second_process_is_refused_and_told_who_writes(
+def test_a_second_process_is_refused_and_told_who_holds_the_lock(
     tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
     for _ in range(2):
@@ -57,7 +57,9 @@ def test_a_second_process_is_refused_and_told_who_writes(
         assert "choose another name for this run" in str(caught.value)
 
 
-def test_an_attempt_that_is_refused_keeps_the_endings(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_a_refused_attempt_keeps_the_note_of_the_ending(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
     (tmp_path / "run" / "DONE").write_text("x")
     with pytest.raises(RunLockedError), RunDirectory(tmp_path / "run"):
         pass
@@ -79,12 +81,12 @@ def test_the_lock_is_free_after_the_run_also_after_an_error(tmp_path: Path) -> N
         pass
 
 
-def test_two_runs_side_by_side_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_two_runs_in_one_root_do_not_lock_each_other(tmp_path: Path) -> None:
     with RunDirectory(tmp_path / "one"), RunDirectory(tmp_path / "two"):
         pass
 
 
-def test_what_a_run_needs_is_made(tmp_path: Path) -> None:
+def test_the_folders_of_a_run_are_created(tmp_path: Path) -> None:
     with RunDirectory(tmp_path / "a" / "b" / "run") as directory:
         assert directory.checkpoints.is_dir()
         assert directory.samples.is_dir()
@@ -92,7 +94,7 @@ def test_what_a_run_needs_is_made(tmp_path: Path) -> None:
         pass
 
 
-def test_a_run_that_is_done_stays_so_until_training_begins(tmp_path: Path) -> None:
+def test_a_finished_run_stays_done_until_training_begins(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
         directory.mark("DONE", "all 5 steps are done", 0)
     with RunDirectory(tmp_path) as directory:
@@ -106,7 +108,7 @@ def test_a_run_that_is_done_stays_so_until_training_begins(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("ending", ["PREEMPTED", "FAILED"])
-def test_the_ending_before_goes_when_the_run_starts_again(tmp_path: Path, ending: Any) -> None:
+def test_the_last_ending_is_removed_when_the_run_starts_again(tmp_path: Path, ending: Any) -> None:
     with RunDirectory(tmp_path) as directory:
         assert directory.mark(ending, "for a reason", 75)
     left = note(tmp_path / ending)
@@ -115,7 +117,7 @@ def test_the_ending_before_goes_when_the_run_starts_again(tmp_path: Path, ending
         assert not (tmp_path / ending).exists()
 
 
-def test_the_first_failure_stays_and_later_ones_leave_nothing(tmp_path: Path) -> None:
+def test_the_first_failure_is_noted_and_later_ones_write_nothing(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
         assert directory.mark("FAILED", "the cause", 5)
         before = sorted(path.name for path in tmp_path.iterdir())
@@ -125,7 +127,7 @@ def test_the_first_failure_stays_and_later_ones_leave_nothing(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_of_many_processes_that_fail_at_once_one_leaves_its_note(tmp_path: Path) -> None:
+def test_if_many_processes_fail_at_once_one_writes_its_note(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom pipeline.run.directory import RunDirectory\n"
         "sys.stdin.read()\n"
@@ -159,7 +161,7 @@ def read_only(mount_disk: Callable[[str], Path]) -> Path:
     return mount_disk("ro,size=1m")
 
 
-def test_a_place_that_takes_no_writes_is_named(read_only: Path) -> None:
+def test_a_read_only_place_is_named_in_the_error(read_only: Path) -> None:
     path = read_only / "run"
     with (
         pytest.raises(StorageError, match=f"{path} cannot be written: Read-only file system") as caught,
@@ -169,7 +171,7 @@ def test_a_place_that_takes_no_writes_is_named(read_only: Path) -> None:
     assert caught.value.exit_code == 7
 
 
-def test_a_run_that_turned_read_only_is_named(read_only: Path) -> None:
+def test_a_run_that_became_read_only_is_named_in_the_error(read_only: Path) -> None:
     subprocess.run(["mount", "-o", "remount,rw", str(read_only)], check=True)
     with RunDirectory(read_only / "run"):
         pass
