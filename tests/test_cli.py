@@ -171,7 +171,7 @@ def test_plot_draws_what_training_left(trained: Path, capsys: pytest.CaptureFixt
     assert main(["plot", str(trained)]) == 0
     assert capsys.readouterr().out.split() == [str(trained / "curves.png"), str(trained / "training.gif")]
     with Image.open(trained / "training.gif") as animation:
-        assert animation.n_frames == 1
+        assert animation.n_frames == 1  # type: ignore[attr-defined]
 
 
 def test_doctor_shows_versions_devices_ranks_and_what_a_config_would_use(

@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.options import (
     AdamOptions,
     Config,
+    DcganOptions,
     GradientPenaltyOptions,
     LeastSquaresOptions,
     WassersteinOptions,
@@ -271,7 +272,7 @@ def test_the_name_of_the_default_kind_drops_nothing_where_the_file_names_none(tm
     text = SMALL + "critic_optimizer: {lr: 0.5}\nmodel: {width: 4}\n"
     config = load(tmp_path, text, "critic_optimizer.name=rmsprop", "model.name=dcgan")
     assert config.critic_optimizer.lr == 0.5
-    assert config.model.width == 4
+    assert config.model == DcganOptions(width=4)
 
 
 def test_a_section_with_nothing_below_it_is_one_without_options(tmp_path: Path) -> None:

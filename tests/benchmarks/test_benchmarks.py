@@ -94,7 +94,7 @@ def call(words: list[str], module: str, function: str, *more: Any) -> int:
 def call_memory(words: list[str]) -> int:
     """The memory benchmark with all that it measures in this process, which torch need not be imported for anew."""
     sys.path.insert(0, BENCHMARKS)
-    memory = import_module("memory")
+    memory: Any = import_module("memory")
     target = Path(words[0]).with_name("found.json")
 
     def here(work: Any, command: list[str]) -> Any:

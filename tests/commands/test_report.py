@@ -225,7 +225,11 @@ def test_the_page_shows_each_evaluation_once_and_how_many_samples_the_quality_is
 
 
 def test_the_time_of_steps_that_were_not_logged_counts_too() -> None:
-    lines = [{"step": 10, "speed/step_seconds": 0.5}, {"step": 15}, {"step": 30, "speed/step_seconds": 2.0}]
+    lines: list[dict[str, float]] = [
+        {"step": 10, "speed/step_seconds": 0.5},
+        {"step": 15},
+        {"step": 30, "speed/step_seconds": 2.0},
+    ]
     assert training_seconds(lines) == 10 * 0.5 + 20 * 2.0
 
 

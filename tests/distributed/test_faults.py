@@ -63,7 +63,7 @@ def report_nan_on_a_rank(arguments: list[str]) -> int:
             measured["critic/slope"] = torch.tensor(torch.nan)
         return measured
 
-    Observer._measure_critic = spoil  # type: ignore[method-assign]
+    Observer._measure_critic = spoil  # type: ignore[method-assign, assignment]
     return main(arguments)
 
 

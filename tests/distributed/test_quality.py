@@ -107,7 +107,7 @@ def evaluate_where_rank_1_sees_only_the_oldest_checkpoint(words: list[str]) -> i
         return list_checkpoints(directory)[0], []
 
     if os.environ.get("RANK") == "1":
-        generator_files.newest_valid = oldest
+        generator_files.newest_valid = oldest  # type: ignore[attr-defined]
     return main(words)
 
 
@@ -115,7 +115,7 @@ def evaluate_where_rank_1_finds_damage(words: list[str]) -> int:
     from pipeline.run import generator as generator_files
 
     if os.environ.get("RANK") == "1":
-        generator_files.find_defect = lambda checkpoint: "a bit is wrong"
+        generator_files.find_defect = lambda checkpoint: "a bit is wrong"  # type: ignore[attr-defined]
     return main(words)
 
 
@@ -126,7 +126,7 @@ def evaluate_where_rank_1_is_killed(words: list[str]) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if os.environ.get("RANK") == "1":
-        judging.read_generator = end  # type: ignore[assignment]
+        judging.read_generator = end  # type: ignore[attr-defined, assignment]
     return main(words)
 
 

@@ -170,16 +170,18 @@ def rehearse_in_float16(arguments: list[str]) -> int:
 
     rehearse = TrainingStep.rehearse
 
-    def emulated(step: TrainingStep, image_shape: tuple[int, int, int]) -> None:
-        accelerator = step.runtime._accelerator
+    def emulated(self: TrainingStep, image_shape: tuple[int, int, int]) -> None:
+        accelerator = self.runtime._accelerator
         accelerator.scaler = torch.amp.GradScaler("cpu")
-        for player in (step.state.generator, step.state.critic):
+        for player in (self.state.generator, self.state.critic):
             player.optimizer = AcceleratedOptimizer(
-                player.optimizer.optimizer, device_placement=False, scaler=accelerator.scaler
+                player.optimizer.optimizer,  # type: ignore[attr-defined]
+                device_placement=False,
+                scaler=accelerator.scaler,
             )
             player.module.forward = torch.autocast("cpu", torch.float16)(player.module.forward)
-        rehearse(step, image_shape)
-        for group, tensors in step.state.named_tensors().items():
+        rehearse(self, image_shape)
+        for group, tensors in self.state.named_tensors().items():
             assert tensors, f"{group} has no tensors"
             if group.endswith("optimizer"):
                 assert not any(tensor.any() for tensor in tensors.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 KERNELS = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -12,8 +14,8 @@ def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def kernels(network: nn.Module) -> list[nn.Module]:
-    """Its convolutions and linear layers, in order."""
+def kernels(network: nn.Module) -> list[Any]:
+    """Its convolutions and linear layers, in order; `Any`, because a module's attributes have no types."""
     return [layer for layer in network.modules() if isinstance(layer, KERNELS)]
 
 

@@ -65,7 +65,7 @@ def test_latents_become_images_that_fill_their_range(
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_become_scores_of_any_size(options: ModelOptions, resolution: int, channels: int) -> None:
     torch.manual_seed(0)
-    critic = build_critic(options, resolution, channels)
+    critic: Any = build_critic(options, resolution, channels)
     critic.score.weight.data.mul_(1e7)
     scores = critic(images_of(resolution, channels))
     assert scores.shape == (4,)

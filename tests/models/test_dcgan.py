@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -34,7 +36,7 @@ def test_latents_become_images_in_range_and_images_scores(resolution: int, chann
 
 
 def test_scores_are_not_squashed_into_a_range() -> None:
-    critic = build_critic(SMALL, 8, 1)
+    critic: Any = build_critic(SMALL, 8, 1)
     images = torch.rand(64, 1, 8, 8) * 2 - 1
     with torch.no_grad():
         critic.score.weight.mul_(1e6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -38,7 +40,8 @@ def test_only_convolutions_before_a_norm_lack_a_bias() -> None:
 
 
 def test_images_are_the_authors_between_0_and_1_stretched_to_ours() -> None:
-    generator, latents = build_generator(OPTIONS, 8, 1), torch.randn(3, 100)
+    generator: Any = build_generator(OPTIONS, 8, 1)
+    latents = torch.randn(3, 100)
     torch.testing.assert_close((generator(latents) + 1) / 2, generator.layers(latents).sigmoid())
 
 

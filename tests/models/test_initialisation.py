@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pipeline.models import initialisation
 LAYERS = [nn.Linear(60, 300), nn.Conv2d(20, 30, 4), nn.ConvTranspose2d(20, 30, 4)]
 
 
-def fans(layer: nn.Module) -> int:
+def fans(layer: Any) -> int:
     """Inputs of an output and outputs of an input, added up."""
     size: int = layer.weight[0].numel() + layer.weight[:, 0].numel()
     return size
@@ -30,7 +31,7 @@ def fans(layer: nn.Module) -> int:
 )
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
 def test_weights_have_the_named_spread_and_biases_are_0(
-    initialise: Callable[[nn.Module], None], variance: Callable[[nn.Module], float], layer: nn.Module
+    initialise: Callable[[nn.Module], None], variance: Callable[[nn.Module], float], layer: Any
 ) -> None:
     torch.manual_seed(0)
     layer.apply(initialise)
@@ -42,7 +43,7 @@ def test_weights_have_the_named_spread_and_biases_are_0(
 
 
 @pytest.mark.parametrize("layer", LAYERS[:2], ids=lambda layer: type(layer).__name__)
-def test_he_normal_keeps_the_variance_behind_a_relu(layer: nn.Module) -> None:
+def test_he_normal_keeps_the_variance_behind_a_relu(layer: Any) -> None:
     torch.manual_seed(0)
     layer.apply(initialisation.he_normal)
     shape = (64, 60) if isinstance(layer, nn.Linear) else (64, 20, 4, 4)

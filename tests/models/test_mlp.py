@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -49,6 +51,6 @@ def test_hidden_weights_start_for_relus_the_last_ones_do_not() -> None:
 
 def test_signals_keep_their_size_through_all_layers() -> None:
     torch.manual_seed(0)
-    critic = build_critic(MlpOptions(name="mlp", layers=16), 28, 1)
+    critic: Any = build_critic(MlpOptions(name="mlp", layers=16), 28, 1)
     features = critic.layers(torch.randn(16, 1, 28, 28))
     assert 0.3 < features.square().mean() < 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import pytest
 import torch
 from torch import nn
@@ -96,7 +98,7 @@ def test_a_plain_block_adds_to_what_it_is_given() -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "layer"])
-def test_no_block_changes_the_maps_that_it_is_given(kind: str) -> None:
+def test_no_block_changes_the_maps_that_it_is_given(kind: Literal["none", "layer"]) -> None:
     maps = torch.randn(3, 4, 6, 6)
     before = maps.clone()
     for block in (plain_block(4, kind), down_block(4, 4, kind), up_block(4, 4), first_block(4, 4)):
@@ -129,7 +131,8 @@ def test_layer_norm_looks_at_each_sample_alone(resolution: int) -> None:
 
 
 def test_at_32_pixels_a_score_is_of_means_over_all_pixels() -> None:
-    critic, images = build_critic(SMALL, 32, 1), torch.randn(2, 1, 32, 32)
+    critic: Any = build_critic(SMALL, 32, 1)
+    images = torch.randn(2, 1, 32, 32)
     maps = critic.layers[:-2](images)
     assert maps.shape == (2, 4, 8, 8)
     torch.testing.assert_close(critic(images), critic.score(maps.relu().mean((2, 3))))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pipeline.models.same_padding import SameConv2d, SameConvTranspose2d
 
@@ -44,7 +45,7 @@ def spread(maps: Array, kernel: Array, bias: Array) -> Array:
 @pytest.mark.filterwarnings("error")
 def test_a_convolution_is_the_sum_written_out(size: int) -> None:
     layer, images = SameConv2d(2, 3, size).double(), torch.randn(2, 2, 5, 7, dtype=torch.float64)
-    weights = [weight.detach().numpy() for weight in (layer.weight, layer.bias)]
+    weights = [weight.detach().numpy() for weight in layer.parameters()]
     assert layer(images).shape == (2, 3, 5, 7)
     np.testing.assert_allclose(layer(images).detach().numpy(), convolved(images.numpy(), *weights))
 
@@ -52,7 +53,7 @@ def test_a_convolution_is_the_sum_written_out(size: int) -> None:
 @every_kernel
 def test_a_transposed_convolution_is_the_sum_written_out(size: int) -> None:
     layer, maps = SameConvTranspose2d(3, 2, size).double(), torch.randn(2, 3, 5, 7, dtype=torch.float64)
-    weights = [weight.detach().numpy() for weight in (layer.weight, layer.bias)]
+    weights = [weight.detach().numpy() for weight in layer.parameters()]
     assert layer(maps).shape == (2, 2, 5, 7)
     np.testing.assert_allclose(layer(maps).detach().numpy(), spread(maps.numpy(), *weights))
 
@@ -61,7 +62,7 @@ def test_a_transposed_convolution_is_the_sum_written_out(size: int) -> None:
 def test_the_transposed_convolution_is_the_gradient_of_the_convolution(size: int) -> None:
     forth, back = SameConv2d(2, 3, size).double(), SameConvTranspose2d(3, 2, size).double()
     back.weight.data.copy_(forth.weight)
-    back.bias.data.zero_()
+    nn.init.zeros_(back.get_parameter("bias"))
     images = torch.randn(2, 2, 5, 7, dtype=torch.float64, requires_grad=True)
     maps = torch.randn(2, 3, 5, 7, dtype=torch.float64)
     (gradient,) = torch.autograd.grad(forth(images), images, maps)
@@ -71,7 +72,7 @@ def test_the_transposed_convolution_is_the_gradient_of_the_convolution(size: int
 def test_a_4_x_4_kernel_looks_one_pixel_back_and_two_ahead() -> None:
     layer = SameConv2d(1, 1, 4)
     layer.weight.data.fill_(1)
-    layer.bias.data.zero_()
+    nn.init.zeros_(layer.get_parameter("bias"))
     point = torch.zeros(1, 1, 7, 7)
     point[0, 0, 3, 3] = 1
     rows, columns = layer(point)[0, 0].nonzero(as_tuple=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ every_critic = pytest.mark.parametrize(
 )
 
 
-def build(options: ModelOptions, resolution: int) -> tuple[nn.Module, Tensor]:
+def build(options: ModelOptions, resolution: int) -> tuple[Any, Tensor]:
     """A critic and images for it, the same each time."""
     torch.manual_seed(0)
     return build_critic(options, resolution, 1), torch.rand(4, 1, resolution, resolution) * 2 - 1
@@ -58,7 +60,7 @@ def test_passes_in_training_bring_every_largest_singular_value_to_1(
 
 
 def test_the_estimate_follows_a_weight_that_changes() -> None:
-    layer = nn.Sequential(nn.Linear(6, 4))
+    layer: Any = nn.Sequential(nn.Linear(6, 4))
     normalise_spectra(layer)
     weight = layer[0].parametrizations.weight.original
     for _ in range(3):
@@ -150,7 +152,7 @@ def normalised(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 def test_two_passes_before_one_backward_have_each_its_own_estimate() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(2, 3, 2)).double()
+    network: Any = nn.Sequential(nn.Conv2d(2, 3, 2)).double()
     normalise_spectra(network)
     kernel, bias = network[0].parametrizations.weight, network[0].bias
     real, fake = torch.randn(2, 4, 2, 5, 5, dtype=torch.float64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -31,7 +33,7 @@ def test_layers_stand_as_published_with_norms_in_the_generator_alone() -> None:
 
 
 def test_running_statistics_take_a_fifth_from_each_batch() -> None:
-    generator = build_generator(OPTIONS, 8, 1)
+    generator: Any = build_generator(OPTIONS, 8, 1)
     norms = [layer for layer in generator.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert [(layer.num_features, layer.momentum) for layer in norms] == [(32, 0.2), (128, 0.2), (256, 0.2)]
     latents = torch.randn(6, 100)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
@@ -257,7 +258,7 @@ def test_an_alarm_is_a_line_through_every_panel_and_no_point_of_a_curve() -> Non
 
 
 def test_words_where_a_figure_should_be_are_no_points() -> None:
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"step": 2, **SCORES},
         {"step": 4, **SCORES, "critic/real": "NaN"},
         {"step": 6, "critic/real": None},

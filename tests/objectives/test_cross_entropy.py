@@ -47,7 +47,8 @@ def test_the_generator_gains_by_scores_of_real_images(
     for labels, gain in (("real_is_one", 1), ("real_is_zero", -1)):
         scores = SCORES.clone().requires_grad_()
         cross_entropy(generator, labels).generator_loss(scores).backward()  # type: ignore[arg-type]
-        assert (scores.grad * gain < 0).all()  # type: ignore[operator]
+        assert scores.grad is not None
+        assert (scores.grad * gain < 0).all()
 
 
 def test_the_best_critics_score_is_the_log_ratio_of_the_densities() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.objectives import LeastSquares, build_objective
+from pipeline.objectives import build_objective
+from pipeline.objectives.least_squares import LeastSquares
 from pipeline.options import LeastSquaresOptions
 from tests.objectives.points import FAKE, FAKE_COUNTS, REAL, REAL_COUNTS, best_scores
 

@@ -50,9 +50,8 @@ class Rank:
     together: Together
     device = torch.device("cpu")
 
-    @property
-    def world_size(self) -> int:
-        return self.together.world_size
+    def __post_init__(self) -> None:
+        self.world_size = self.together.world_size
 
     @property
     def is_main(self) -> bool:

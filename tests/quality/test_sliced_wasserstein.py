@@ -61,7 +61,7 @@ def pyramid_slowly(image: Array) -> list[Array]:
     return [*levels, image]
 
 
-def patches_slowly(levels: list[Array], places: npt.NDArray[np.int64], side: int) -> Array:
+def patches_slowly(levels: list[list[Array]], places: npt.NDArray[np.int64], side: int) -> Array:
     """(patches, channels, side * side) of images whose channels are given one after the other."""
     return np.array(
         [

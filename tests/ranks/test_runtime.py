@@ -19,7 +19,7 @@ def test_an_exchange_that_fails_gives_no_gradient(
 ) -> None:
     """DDP would take what stood in the buffers for the mean."""
     broken: Future[list[torch.Tensor]] = Future()
-    broken.set_exception(RuntimeError("Connection closed by peer"))
+    broken.set_exception(RuntimeError("Connection closed by peer"))  # type: ignore[arg-type]
     monkeypatch.setattr(runtime, "GATHERED_BYTES", most_gathered)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, exchange, lambda *_, **__: SimpleNamespace(get_future=lambda: broken))

@@ -85,6 +85,11 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
+def replace_by_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "two bytes short": lambda path: os.truncate(path, path.stat().st_size - 2),
     "cut in half": lambda path: os.truncate(path, path.stat().st_size // 2),
@@ -94,7 +99,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "first byte flipped": lambda path: flip(path, 0),
     "middle byte flipped": lambda path: flip(path, path.stat().st_size // 2),
     "deleted": lambda path: path.unlink(),
-    "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "a directory": replace_by_a_directory,
 }
 
 

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ class Payload:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
         return Path.touch, (self.mark,)
 
 
@@ -203,7 +204,7 @@ def test_a_file_that_is_cut_or_damaged_is_refused(tmp_path: Path, content: bytes
     ],
 )
 def test_what_cannot_be_loaded_is_said(
-    run: Path, exported: Path, path: str, arguments: dict[str, int], message: str
+    run: Path, exported: Path, path: str, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(PipelineError, match=message):
         load_generator(run.parent / path, **arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_the_mean_slope_is_that_of_points_between_images_paired_as_they_come(gen
 
 def test_a_critics_own_scale_and_offset_drop_out_of_estimate_over_slope(generator: nn.Module) -> None:
     torch.manual_seed(1)
-    critic = build_critic(DcganOptions(width=4), 16, 1)
+    critic: Any = build_critic(DcganOptions(width=4), 16, 1)
     with torch.no_grad():
         # Scores of the size of the offsets: float32 would round smaller ones away beside them.
         for weight in critic.parameters():
@@ -175,8 +176,8 @@ def test_measuring_changes_no_bit(name: str, critic: nn.Module, generator: nn.Mo
         assert all(parameter.requires_grad for parameter in network.parameters())
         assert network.training
     after = [p.grad for network in (critic, generator) for p in network.parameters()]
-    for found, expected in zip(after, gradients, strict=True):
-        assert torch.equal(found, expected)  # type: ignore[arg-type]
+    for found, gradient in zip(after, gradients, strict=True):
+        assert torch.equal(found, gradient)  # type: ignore[arg-type]
     assert torch.equal(torch.get_rng_state(), random_state)
 
 

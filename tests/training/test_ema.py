@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from pipeline.models.norms import BatchNorm2d
 from pipeline.training.ema import ema_weight, update_ema
 
 
-def network(value: float) -> nn.Module:
+def network(value: float) -> Any:
     module = nn.Sequential(nn.Conv2d(1, 2, 3), BatchNorm2d(2)).double()
     for tensor in module.state_dict().values():
         tensor.fill_(value)

@@ -39,7 +39,7 @@ def train_as_if_captured(arguments: list[str]) -> int:
 
         return replay
 
-    build.TrainingStep = lambda *parts: GraphedStep(*parts, capture=capture)  # type: ignore[misc, assignment]
+    build.TrainingStep = lambda *parts: GraphedStep(*parts, capture=capture)  # type: ignore[attr-defined, assignment, misc]
     code = main(arguments)
     assert len(captured) == 1
     return code
@@ -79,7 +79,7 @@ def train_with_tensor_rates(arguments: list[str]) -> int:
                 group["lr"] = torch.tensor(group["lr"])
         return step
 
-    build.TrainingStep = build_step  # type: ignore[misc, assignment]
+    build.TrainingStep = build_step  # type: ignore[attr-defined, assignment]
     return main(arguments)
 
 

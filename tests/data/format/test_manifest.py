@@ -181,16 +181,21 @@ def test_an_index_is_one_row_an_image(shards: Path) -> None:
     assert (index.dtype, index.shape) == (np.int64, (797, 4))
 
 
+def rows(row: list[int]) -> np.ndarray:
+    """1,000 rows of an index, all alike."""
+    return np.tile(np.array(row, dtype=np.int64), (1000, 1))
+
+
 @pytest.mark.parametrize(
     ("index", "message"),
     [
         (np.zeros((2, 3), dtype=np.int64), r"holds int64 \(2, 3\)"),
         (np.zeros((1000, 4), dtype=np.float64), "holds float64"),
         (np.array([[None]]), "is no shard index"),
-        (np.tile(np.int64([-1, 5, 0, 0]), (1000, 1)), "points outside"),
-        (np.tile(np.int64([0, 0, 0, 0]), (1000, 1)), "points outside"),
-        (np.tile(np.int64([1 << 40, 5, 0, 0]), (1000, 1)), "points outside"),
-        (np.tile(np.int64([5, (1 << 63) - 1, 0, 0]), (1000, 1)), "points outside"),
+        (rows([-1, 5, 0, 0]), "points outside"),
+        (rows([0, 0, 0, 0]), "points outside"),
+        (rows([1 << 40, 5, 0, 0]), "points outside"),
+        (rows([5, (1 << 63) - 1, 0, 0]), "points outside"),
     ],
 )
 def test_an_index_of_another_shape_or_leading_outside_is_refused(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(place: Path, **changes: float) -> RemoteOptions:
-    return RemoteOptions(**{"directory": str(place), "stall_seconds": 0.3, "deadline_seconds": 30, **changes})
+    settings: dict[str, Any] = {"directory": str(place), "stall_seconds": 0.3, "deadline_seconds": 30}
+    return RemoteOptions(**{**settings, **changes})
 
 
 def open_remote(url: str, place: Path, **changes: float) -> ShardSet:

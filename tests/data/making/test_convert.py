@@ -56,7 +56,7 @@ def test_pad_lays_the_whole_image_on_black() -> None:
 
 
 def test_fit_squeezes_the_whole_image() -> None:
-    halves = np.repeat(np.uint8([[0, 255]]), 20, axis=0).repeat(20, axis=1)
+    halves = np.repeat(np.array([[0, 255]], dtype=np.uint8), 20, axis=0).repeat(20, axis=1)
     squeezed = shrunk(halves, 20, 20, fit="fit")[:, :, 0]
     assert (squeezed[:, :7] == 0).all()
     assert (squeezed[:, 13:] == 255).all()

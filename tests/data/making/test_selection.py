@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -67,7 +69,7 @@ def test_classes_are_labelled_in_the_order_given() -> None:
         ({"only_validation": True}, "needs a share above 0"),
     ],
 )
-def test_selections_that_make_no_sense_are_refused(selection: dict[str, object], message: str) -> None:
+def test_selections_that_make_no_sense_are_refused(selection: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         taken(**selection)
 

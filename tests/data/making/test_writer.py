@@ -147,7 +147,7 @@ def test_a_finished_set_is_left_as_it_is(tmp_path: Path) -> None:
     ],
 )
 def test_a_set_of_another_plan_is_kept_until_overwrite(
-    tmp_path: Path, options: dict[str, object], difference: str
+    tmp_path: Path, options: dict[str, Any], difference: str
 ) -> None:
     make(noise(10), tmp_path)
     with pytest.raises(ConfigError, match=rf"already holds other shards: {difference}.*--overwrite"):
@@ -216,7 +216,7 @@ def test_out_must_not_be_a_file(tmp_path: Path) -> None:
         ({"encoding": "jpeg", "quality": 101}, "JPEG quality 101 is outside 1 to 100"),
     ],
 )
-def test_arguments_out_of_range_are_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+def test_arguments_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(noise(4), tmp_path, **options)
 

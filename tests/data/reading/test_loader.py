@@ -89,6 +89,7 @@ def test_workers_change_nothing(reader: ShardReader) -> None:
 def test_a_damaged_sample_is_said_in_one_line_whoever_reads_it(
     reader: ShardReader, tmp_path: Path, workers: int
 ) -> None:
+    assert reader.shards.directory is not None
     damaged = shutil.copytree(reader.shards.directory, tmp_path / "damaged")
     path = damaged / reader.manifest.shards[0].name
     path.write_bytes(bytes(path.stat().st_size))

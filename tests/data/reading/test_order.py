@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,7 +247,7 @@ def labels(shards: Path) -> np.ndarray:
     return np.concatenate([load_index(shards, shard)[:, 2] for shard in load_manifest(shards).shards])
 
 
-def config(shards: Path, batch: int = 8, critic_batch: int | None = None, **data: object) -> Config:
+def config(shards: Path, batch: int = 8, critic_batch: int | None = None, **data: Any) -> Config:
     schedule = ScheduleOptions(steps=1, global_batch=batch, critic_batch=critic_batch)
     return Config(name="x", data=DataOptions(shards=str(shards), **data), schedule=schedule)
 

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def put_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     lists = {}
     for kind in ("train_list", "test_list"):
-        entries = []
+        entries: list[Any] = []
         for name, _ in getattr(CIFAR10, kind):
             value = len(entries)
             data = np.full((2, 3, 32, 32), value, dtype=np.uint8)

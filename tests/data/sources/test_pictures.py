@@ -72,7 +72,7 @@ def test_a_cmyk_jpeg_becomes_its_rgb_colours() -> None:
 
 
 def test_the_rotation_in_exif_is_applied() -> None:
-    image = Image.fromarray(np.repeat(np.uint8([[0, 255]]), 8, axis=0).repeat(8, axis=1))
+    image = Image.fromarray(np.repeat(np.array([[0, 255]], dtype=np.uint8), 8, axis=0).repeat(8, axis=1))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise by a quarter
     plain = np.asarray(decode_picture(encoded(image, exif=exif)))
