@@ -13,7 +13,7 @@ NOTEBOOK = Path(__file__).parent.parent / "docs" / "notebooks" / "first-run.ipyn
 
 
 def read() -> Any:
-    return nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    return nbformat.read(NOTEBOOK, as_version=4)
 
 
 def test_the_notebook_is_kept_without_outputs() -> None:
