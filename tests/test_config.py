@@ -506,6 +506,7 @@ def test_mutations_of_the_text_are_read_or_refused_and_nothing_else(tmp_path: Pa
         _load_or_refuse(tmp_path, "".join(text))
 
 
+@pytest.mark.slow
 def test_mutations_of_the_values_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
     dice = random.Random(1)
     values: list[Any] = [

@@ -173,6 +173,7 @@ def test_the_normalized_estimate_does_not_depend_on_the_critics_scale(
     assert sum(ratios) / len(ratios) == pytest.approx(1, abs=0.3)
 
 
+@pytest.mark.slow
 def test_the_normalized_estimate_does_not_depend_on_how_often_it_is_logged(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
@@ -249,6 +250,7 @@ def test_gradient_clipping_bounds_the_step(ranks: Ranks, config: str, tmp_path: 
     assert squares("free") > 100 * squares("clipped")
 
 
+@pytest.mark.slow
 def test_the_average_lags_behind_the_generator(ranks: Ranks, config: str, tmp_path: Path) -> None:
     ranks.run(1, [config, "ema_decay=0.9", "generator_optimizer.lr=1e-3", "name=slow"])
     ranks.run(1, [config, "ema_decay=0.0", "generator_optimizer.lr=1e-3", "name=none"])

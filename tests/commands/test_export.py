@@ -63,7 +63,10 @@ def onnx_images(path: Path, latents: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("model", "side"), NETWORKS)
-@pytest.mark.parametrize("kind", ["safetensors", "onnx", "program"])
+@pytest.mark.parametrize(
+    "kind",
+    ["safetensors", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("onnx", "program"))],
+)
 def test_every_network_makes_the_same_images_outside(
     model: ModelOptions, side: int, kind: str, tmp_path: Path
 ) -> None:

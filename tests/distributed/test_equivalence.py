@@ -137,7 +137,10 @@ def test_two_ranks_train_like_one(case: str, ranks: Ranks, config: str, tmp_path
     assert_same_bits(*found)
 
 
-@pytest.mark.parametrize("case", HALVES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if "gradient" in case else []) for case in HALVES],
+)
 def test_two_ranks_train_bit_for_bit_like_one_that_takes_its_batch_in_halves(
     case: str, ranks: Ranks, config: str, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def train_as_if_captured(arguments: list[str]) -> int:
     return code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
