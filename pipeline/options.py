@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticKnownError
+
+from pipeline.metric_table import METRICS
 
 Norm = Literal["none", "batch", "layer", "instance"]
 ClipScope = Literal["all", "weights", "convolutions", "all_but_gains"]
 Rounds = Literal["joint", "alternating"]
 FeatureKind = Literal["pixels", "classifier", "inception"]
-Metric = Literal[
-    "fid", "kid", "precision", "recall", "density", "coverage", "copied", "swd", "modes", "class_distance"
-]
 
-HIGHER_IS_BETTER: frozenset[Metric] = frozenset({"precision", "recall", "density", "coverage", "modes"})
+
+def _known_metric(name: str) -> str:
+    if name not in METRICS:
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, METRICS))})
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(_known_metric)]
+"""The name of a metric in pipeline/metric_table.py."""
 
 ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 """The name of a class. It may be written as a number, such as 7 for a digit."""
@@ -306,10 +314,9 @@ class QualityOptions(Options):
     """How the quality of samples is measured, during training and by `wgan evaluate`."""
 
     every: Count | None = option(None, "steps between evaluations during training; null: none")
-    metrics: list[Metric] = option(
+    metrics: list[MetricName] = option(
         ["fid", "precision", "recall", "swd"],
-        "fid, kid, precision, recall, density, coverage and copied compare features; swd (sliced "
-        "Wasserstein distance) compares pixels; modes and class_distance count a classifier's classes",
+        f"one or more of {', '.join(METRICS)}; `wgan evaluate --help` explains them",
         min_length=1,
     )
     features: FeatureKind = option(
@@ -322,7 +329,7 @@ class QualityOptions(Options):
     samples: int = option(
         2048, "generated images of an evaluation, and the largest number of real images", ge=128
     )
-    keep_best: Metric | None = option(None, "metric whose best checkpoint is saved and kept")
+    keep_best: MetricName | None = option(None, "metric whose best checkpoint is saved and kept")
     patience: Count | None = option(None, "end the run after this many evaluations without a new best")
 
 

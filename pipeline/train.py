@@ -18,9 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import describe_options, dump_config, load_config, override_config
+from pipeline.config import dump_config, load_config, override_config
 from pipeline.data.format.shard_set import open_shards
 from pipeline.errors import PipelineError, RunLockedError, StopRequested, StorageError
+from pipeline.option_help import describe_options
 from pipeline.options import Config
 from pipeline.ranks.stopping import StopSignals
 from pipeline.run.directory import RunDirectory

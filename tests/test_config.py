@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import MOST_BYTES, describe_options, dump_config, load_config, parse_config
+from pipeline.config import MOST_BYTES, dump_config, load_config, parse_config
 from pipeline.errors import ConfigError
+from pipeline.option_help import describe_options
 from pipeline.options import (
     AdamOptions,
     Config,
@@ -128,14 +129,14 @@ objective:
             "data.shards: is required",
             "line 1: sede: unknown option; did you mean seed?",
             "line 2: global_batch: unknown option; did you mean schedule.global_batch?",
-            "line 4: data.cache: 'disk' will not do: it must be 'auto', 'device', 'host' or 'none'",
+            "line 4: data.cache: invalid value 'disk': expected one of 'auto', 'device', 'host', 'none'",
             "line 5: data.worker: unknown option; did you mean data.workers?",
-            "line 7: schedule.steps: 'many' will not do: it must be a valid integer",
-            "line 8: critic_grad_clip: -1 will not do: it must be greater than 0",
-            "line 13: objective.name: 'wassertein' is not known; known are 'wasserstein', 'gradient_penalty', "
+            "line 7: schedule.steps: invalid value 'many': expected a whole number",
+            "line 8: critic_grad_clip: invalid value -1: expected a value greater than 0.0",
+            "line 13: objective.name: invalid value 'wassertein': expected one of 'wasserstein', 'gradient_penalty', "
             "'least_squares', 'cross_entropy', 'hinge'",
-            "command line: model.latent: 0 will not do: it must be greater than or equal to 1",
-            "model.max_width: 32 is below model.width 64; raise it",
+            "command line: model.latent: invalid value 0: expected a value of at least 1",
+            "model.max_width: 32 is less than model.width 64. Raise it",
         ]
     )
 
@@ -156,13 +157,13 @@ def test_the_options_that_exist_are_listed_in_their_own_order_where_none_is_near
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: a\nname: b", "name stands twice, first on line 1 .*line 2"),
-        ("data:\n  shards: a\n  shards: b", "data.shards stands twice, first on line 2 .*line 3"),
+        ("name: a\nname: b", "name is given twice, first on line 1 .*line 2"),
+        ("data:\n  shards: a\n  shards: b", "data.shards is given twice, first on line 2 .*line 3"),
         ("data: &here {shards: a}\nmodel: *here", r"aliases \(\*name\) are not supported .*line 2"),
         ("name: !!python/name:os.system ''", "could not determine a constructor for the tag .*python/name"),
         ("name: !!python/object/apply:os.system [exit]", "could not determine a constructor for the tag"),
-        ("- name\n- data", "holds list; a config is a mapping of options"),
-        ("just words", "holds str; a config is a mapping"),
+        ("- name\n- data", "contains a list, and a config is a mapping of options"),
+        ("just words", "contains a str, and a config is a mapping"),
         ("name: [", "is not valid YAML"),
         ("name: \x00", "is not valid YAML"),
         ("--- {name: a}\n--- {name: b}", "expected a single document"),
@@ -187,7 +188,7 @@ def test_an_empty_file_lacks_what_is_required(tmp_path: Path) -> None:
 
 def test_a_file_far_too_large_is_not_read(tmp_path: Path) -> None:
     text = SMALL + "#" * MOST_BYTES
-    with pytest.raises(ConfigError, match=f"has {len(text)} bytes; a config has a few hundred"):
+    with pytest.raises(ConfigError, match=f"has {len(text):,} bytes, and a config has a few hundred"):
         load(tmp_path, text)
 
 
@@ -235,7 +236,7 @@ def test_a_learning_rate_is_a_finite_number_above_zero(tmp_path: Path, value: st
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "", "a b", "-x", "a\n", "a\x00b"])
 def test_a_run_name_is_no_path(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"name: .* will not do"):
+    with pytest.raises(ConfigError, match=r"name: invalid value"):
         parse_config({"name": name, "data": {"shards": "x"}, "schedule": {"steps": 1}}, "here")
 
 
@@ -286,20 +287,20 @@ def test_a_section_with_nothing_below_it_is_one_without_options(tmp_path: Path) 
         (
             "",
             "objective=wasserstein",
-            "command line: objective: 'wasserstein' will not do: objective is a section; its kind is "
+            "command line: objective: invalid value 'wasserstein': objective is a section; choose its kind with "
             "objective.name=wasserstein",
         ),
         (
             "monitor: 5\n",
             "seed=1",
-            "line 6: monitor: 5 will not do: monitor is a section of options; set them, as in "
+            "line 6: monitor: invalid value 5: monitor is a section; set its options one by one, as in "
             "monitor.log_every=...",
         ),
         (
             "",
             "schedule.bursts=5",
-            "command line: schedule.bursts: 5 will not do: schedule.bursts is a section of options; set them, "
-            "as in schedule.bursts.first_steps=...",
+            "command line: schedule.bursts: invalid value 5: schedule.bursts is a section; set its options one by "
+            "one, as in schedule.bursts.first_steps=...",
         ),
         ("1: 1\n", "seed=1", "line 6: 1: 1 cannot be the name of an option; names are words, like seed"),
         (
@@ -333,7 +334,7 @@ def test_a_section_without_a_name_is_of_the_default_kind(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ["steps", "=3", ""])
 def test_an_argument_that_is_no_override_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no override; write section\.option=value"):
+    with pytest.raises(ConfigError, match=r"does not set an option\. Write section\.option=value"):
         load(tmp_path, SMALL, text)
 
 
@@ -350,24 +351,27 @@ def test_an_argument_whose_value_is_no_yaml_is_refused(tmp_path: Path, value: st
     [
         (
             ["objective.name=gradient_penalty", "model.critic_norm=batch"],
-            "model.critic_norm: batch cannot go with objective.name: gradient_penalty",
+            "model.critic_norm: batch norm does not work with objective.name: gradient_penalty",
         ),
-        (["data.cache=host", "data.workers=2"], "data.workers: 2 workers have nothing to decode"),
+        (["data.cache=host", "data.workers=2"], "so 2 workers would have no work"),
         (["precision=fp16", "runtime.device=cpu"], "precision: fp16 needs a GPU"),
-        (["schedule.global_batch=10", "runtime.processes=4"], "10 is no multiple of runtime.processes 4"),
+        (["schedule.global_batch=10", "runtime.processes=4"], "10 is not a multiple of runtime.processes 4"),
         (
             ["quality.every=5", "quality.features=classifier"],
-            "quality.features: classifier needs a trained one",
+            "quality.features: classifier needs a trained classifier",
         ),
         (["quality.every=5", "quality.metrics=[fid, modes]"], "quality.metrics: modes needs a classifier"),
-        (["quality.metrics=[copied]", "quality.every=10"], "held-out images, and data.validation is 0"),
+        (
+            ["quality.metrics=[copied]", "quality.every=10"],
+            "copied needs held-out images, and data.validation is 0",
+        ),
         (
             ["quality.every=10", "quality.keep_best=kid"],
-            "quality.keep_best: kid is not among quality.metrics",
+            "quality.keep_best: kid is not one of quality.metrics",
         ),
         (
             ["quality.samples=256", "quality.keep_best=fid"],
-            "without evaluations no checkpoint is the best. Set quality.every",
+            "needs evaluations during training. Set quality.every",
         ),
         (
             [
@@ -376,32 +380,35 @@ def test_an_argument_whose_value_is_no_yaml_is_refused(tmp_path: Path, value: st
                 "quality.metrics=[copied]",
                 "quality.keep_best=copied",
             ],
-            "quality.keep_best: copied has no better end",
+            "quality.keep_best: for copied neither higher nor lower is better",
         ),
         (["quality.every=5", "quality.patience=3"], "Name the metric in quality.keep_best"),
-        (["checkpoint.every=10", "checkpoint.keep_every=15"], "15 is no multiple of checkpoint.every 10"),
-        (["objective.name=wasserstein", "model.spectral_norm=true"], "model.spectral_norm: cannot go with"),
+        (["checkpoint.every=10", "checkpoint.keep_every=15"], "15 is not a multiple of checkpoint.every 10"),
+        (
+            ["objective.name=wasserstein", "model.spectral_norm=true"],
+            "model.spectral_norm: does not work",
+        ),
         (
             ["objective.scope=convolutions", "model.name=mlp"],
             "convolutions clips nothing with model.name: mlp",
         ),
         (
             ["objective.name=least_squares", "objective.c=-1"],
-            "a < c <= b. Published are pearson (-1, 1, 0) and binary (0, 1, 1)",
+            "Published values are pearson (-1, 1, 0) and binary (0, 1, 1)",
         ),
         (
             ["schedule.critic_rounds=alternating", "objective.name=gradient_penalty"],
-            "alternating cannot go with objective.name: gradient_penalty",
+            "alternating does not work with objective.name: gradient_penalty",
         ),
         (
             ["init_from.critic=x", "init_from.freeze_generator=2"],
-            "init_from.freeze_generator: would keep layers as",
+            "init_from.freeze_generator: the frozen layers would keep",
         ),
         (
             ["schedule.reuse_fakes=true", "schedule.critic_batch=32"],
             "a critic update has 32 generated images",
         ),
-        (["schedule.critic_batch=6", "runtime.processes=4"], "schedule.critic_batch: 6 is no multiple of"),
+        (["schedule.critic_batch=6", "runtime.processes=4"], "schedule.critic_batch: 6 is not a multiple of"),
     ],
 )
 def test_options_that_cannot_work_together_are_refused(
@@ -422,10 +429,12 @@ def test_both_published_codings_of_least_squares_are_allowed(tmp_path: Path, cod
 
 def test_classes_may_be_numbers_or_names(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL, "data.classes=[7, cat]").data.classes == ["7", "cat"]
-    assert "an empty list will not do: name at least one" in mistakes(tmp_path, SMALL, "data.classes=[]")[1]
-    assert "it must be a list, as in data.classes=[7]" in mistakes(tmp_path, SMALL, "data.classes=7")[1]
     assert (
-        "command line: data.classes.0: True will not do"
+        "an empty list is not allowed: name at least one" in mistakes(tmp_path, SMALL, "data.classes=[]")[1]
+    )
+    assert "expected a list, as in data.classes=[7]" in mistakes(tmp_path, SMALL, "data.classes=7")[1]
+    assert (
+        "command line: data.classes.0: invalid value True: expected text"
         in mistakes(tmp_path, SMALL, "data.classes=[true]")[1]
     )
 

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,10 +38,11 @@ from tqdm import tqdm
 from pipeline.data.reading.order import Ids
 from pipeline.durable import storage_errors, write_text
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.options import HIGHER_IS_BETTER, FeatureKind, Metric, QualityOptions
+from pipeline.metric_table import METRICS
+from pipeline.options import FeatureKind, QualityOptions
 from pipeline.pixels import to_float
 from pipeline.quality.best import is_better
-from pipeline.quality.evaluation import OF_FEATURES, Draw, Evaluation, RealImages
+from pipeline.quality.evaluation import Draw, Evaluation, RealImages
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.directory import RunDirectory
 from pipeline.run.generator import TrainedGenerator, read_generator
@@ -56,18 +57,18 @@ BLUR = 5
 """Pixels along each axis that a blurred one is the mean of."""
 
 LEAST_SHARE = 0.75
-MOST_TIMES: Mapping[Metric, float] = {"fid": 2.0, "swd": 2.0}
-MOST_ABOVE: Mapping[Metric, float] = {"kid": 0.05, "copied": 0.1, "class_distance": 0.1}
+MOST_TIMES: Mapping[str, float] = {"fid": 2.0, "swd": 2.0}
+MOST_ABOVE: Mapping[str, float] = {"kid": 0.05, "copied": 0.1, "class_distance": 0.1}
 
-DISTANCES: frozenset[Metric] = frozenset({"fid", "kid", "swd"})
-FIDELITY: frozenset[Metric] = frozenset({"precision", "density"})
-COVERING: frozenset[Metric] = frozenset({"recall", "coverage"})
-CLASSES: frozenset[Metric] = frozenset({"modes", "class_distance"})
-COPIES: frozenset[Metric] = frozenset({"copied"})
-NONE: frozenset[Metric] = frozenset()
+DISTANCES: frozenset[str] = frozenset({"fid", "kid", "swd"})
+FIDELITY: frozenset[str] = frozenset({"precision", "density"})
+COVERING: frozenset[str] = frozenset({"recall", "coverage"})
+CLASSES: frozenset[str] = frozenset({"modes", "class_distance"})
+COPIES: frozenset[str] = frozenset({"copied"})
+NONE: frozenset[str] = frozenset()
 
-ALL: tuple[Metric, ...] = get_args(Metric)
-BY_FEATURES = [metric for metric in ALL if metric in OF_FEATURES]
+ALL: tuple[str, ...] = tuple(METRICS)
+BY_FEATURES = [metric for metric in ALL if METRICS[metric].needs.features]
 COLLAPSED_CLASSES = range(3)
 KEPT_CLASSES = 2
 
@@ -75,13 +76,13 @@ KEPT_CLASSES = 2
 class Column(NamedTuple):
     """A metric, and the features that it was measured with."""
 
-    metric: Metric
+    metric: str
     features: FeatureKind
 
     @property
     def heading(self) -> str:
         """fid, pixels; or swd, which depends on no features."""
-        return f"{self.metric}, {self.features}" if self.metric in OF_FEATURES else self.metric
+        return f"{self.metric}, {self.features}" if METRICS[self.metric].needs.features else self.metric
 
 
 Figures = Mapping[Column, float]
@@ -106,9 +107,9 @@ class Planted:
     name: str
     images: Tensor
     """uint8 (count, channels, height, width)"""
-    seen_by: frozenset[Metric]
+    seen_by: frozenset[str]
     """All others should be blind to it."""
-    open_to: frozenset[Metric] = NONE
+    open_to: frozenset[str] = NONE
     """What these say follows from neither their definition nor the failure."""
 
 
@@ -368,13 +369,13 @@ def worse_columns(figures: Figures, good: Figures) -> frozenset[Column]:
     )
 
 
-def is_seen(metric: Metric, value: float, good: float) -> bool:
+def is_seen(metric: str, value: float, good: float) -> bool:
     """Whether a figure says that samples are worse than unseen real images, whose figure is `good`.
 
     Figures of which more is better: less than 3/4 of it. fid and swd, which grow with the images' contrast: more
     than twice it. The others, which are about 0 of real images: more by a fixed amount.
     """
-    if metric in HIGHER_IS_BETTER:
+    if METRICS[metric].better == "higher":
         return value < LEAST_SHARE * good
     if metric in MOST_TIMES:
         return value > MOST_TIMES[metric] * good

@@ -6,8 +6,10 @@ import argparse
 import os
 import signal
 from pathlib import Path
+from textwrap import indent
 
 from pipeline.commands.arguments import Commands, add_command, check_processes
+from pipeline.metric_table import describe_metrics
 
 EXAMPLES = """\
 examples:
@@ -17,12 +19,8 @@ examples:
   wgan evaluate runs/cifar10 --features inception --metrics fid kid --samples 50000 --processes 8
   wgan evaluate runs/digits --neighbours                             a picture of what it may have copied
 
-fid, kid            distances between the distributions of features; smaller is better
-precision, recall   the share of samples among the real images, and of real images among the samples
-density, coverage   the same, less swayed by single odd images
-copied              the share of samples nearer to a training image than 99% of held-out ones: 0.01 is natural
-swd                 sliced Wasserstein distance of patches at several sizes; smaller is better
-modes               classes that occur; class_distance: how far their shares are from the real ones
+metrics:
+{metrics}
 
 Figures compare only where samples, features and the set are the same; each is kept with all of these.
 """
@@ -30,7 +28,8 @@ Figures compare only where samples, features and the set are the same; each is k
 
 def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
-    evaluate = add_command(commands, "evaluate", "judge the samples of a run", EXAMPLES)
+    examples = EXAMPLES.format(metrics=indent(describe_metrics(100), "  "))
+    evaluate = add_command(commands, "evaluate", "judge the samples of a run", examples)
     evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
     evaluate.add_argument(
         "--checkpoint", nargs="+", metavar="STEP", help="of which steps; best, or all (default: the newest)"

@@ -17,10 +17,12 @@ from pipeline.config import load_config
 from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.durable import storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
+from pipeline.metric_table import METRICS
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import RankRows
-from pipeline.options import Config, Metric, QualityOptions
+from pipeline.option_mistakes import invalid_value
+from pipeline.options import Config, QualityOptions
 from pipeline.quality.evaluation import Evaluation
 from pipeline.ranks.launcher import is_launched, launch
 from pipeline.ranks.runtime import Runtime, join, peer_losses
@@ -32,7 +34,7 @@ from pipeline.training.build import build_evaluation, build_loader
 from pipeline.training.context import RunContext
 
 NEIGHBOUR_ROWS, NEIGHBOURS = 8, 7
-BY_CLASS = {"modes", "class_distance"}
+BY_CLASS = {name for name, metric in METRICS.items() if metric.needs.classes}
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -132,10 +134,7 @@ def check_quality(given: Mapping[str, Any]) -> None:
         QualityOptions.model_validate(given)
     except ValidationError as error:
         mistake = error.errors()[0]
-        requirement = mistake["msg"].removeprefix("Input should ").removeprefix("be ")
-        raise ConfigError(
-            f"--{mistake['loc'][0]}: {mistake['input']!r} will not do: it must be {requirement}."
-        ) from None
+        raise ConfigError(f"--{mistake['loc'][0]}: {invalid_value(mistake)}.") from None
 
 
 def choose_checkpoints(run: Path, wanted: Sequence[str] | None) -> list[Checkpoint]:
@@ -213,7 +212,7 @@ def describe(evaluation: Evaluation, config: Config, arguments: argparse.Namespa
     )
 
 
-def name_classifier(evaluation: Evaluation, figures: Mapping[Metric, float]) -> dict[str, str]:
+def name_classifier(evaluation: Evaluation, figures: Mapping[str, float]) -> dict[str, str]:
     """The classifier that decided on classes, as a part of a record; nothing where none did."""
     if evaluation.classifier is None or not BY_CLASS & figures.keys():
         return {}

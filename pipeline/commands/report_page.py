@@ -126,10 +126,10 @@ def summarise(
         facts.append(Fact("Wasserstein estimate", format_number(estimates[-1][1]), "smoothed, last"))
     if normalized := points_of(records, "wasserstein/normalized"):
         facts.append(Fact("Estimate / slope", format_number(normalized[-1][1]), "of the critic, last"))
-    if quality := summarise_quality(records):
-        wanted = (config and config.quality.keep_best) or "fid"
-        best = next((figure for figure in quality if figure.name.startswith(wanted)), quality[0])
-        facts.append(Fact(f"Best {best.name}", format_number(best.best[1]), f"step {best.best[0]:,}"))
+    wanted = (config and config.quality.keep_best) or "fid"
+    bests = [(figure.name, figure.best) for figure in summarise_quality(records) if figure.best]
+    for name, (step, value) in sorted(bests, key=lambda found: not found[0].startswith(wanted))[:1]:
+        facts.append(Fact(f"Best {name}", format_number(value), f"step {step:,}"))
     if alarms:
         facts.append(Fact("Alarms", f"{len(alarms):,}", f"the first at step {alarms[0].step:,}"))
     if setup := mapping(environment.get("setup")):

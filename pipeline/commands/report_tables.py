@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.monitor.plots import QUALITY, is_higher_better, quality_tags
+from pipeline.metric_table import TAG_PREFIX, metric_of_tag
+from pipeline.monitor.plots import quality_tags
 from pipeline.monitor.records import Record, points_of
 
 ASKED_FOR = ("step", "weights", "samples", "seed", "features")
@@ -23,8 +24,10 @@ class Quality(NamedTuple):
 
     name: str
     last: tuple[int, float]
-    best: tuple[int, float]
-    is_higher_better: bool
+    best: tuple[int, float] | None
+    """None if neither end of the metric is better."""
+    better: str
+    """higher, lower or neither"""
 
 
 def summarise_quality(records: Sequence[Record]) -> list[Quality]:
@@ -33,10 +36,18 @@ def summarise_quality(records: Sequence[Record]) -> list[Quality]:
     for tag in quality_tags(records):
         points = [point for point in points_of(records, tag) if math.isfinite(point[1])]
         if points:
-            sign = -1 if is_higher_better(tag) else 1
-            best = min(points, key=lambda point: sign * point[1])
-            figures.append(Quality(tag.removeprefix(QUALITY), points[-1], best, is_higher_better(tag)))
+            figures.append(_summarise(tag, points))
     return figures
+
+
+def _summarise(tag: str, points: Sequence[tuple[int, float]]) -> Quality:
+    metric = metric_of_tag(tag)
+    better = metric.better if metric else None
+    best = None
+    if better is not None:
+        sign = -1 if better == "higher" else 1
+        best = min(points, key=lambda point: sign * point[1])
+    return Quality(tag.removeprefix(TAG_PREFIX), points[-1], best, better or "neither")
 
 
 def newest_of_equal(evaluations: Sequence[Record]) -> list[Record]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.config import load_config
 from pipeline.durable import make_directory_of, replacing
 from pipeline.errors import ConfigError
+from pipeline.metric_table import TAG_PREFIX, direction_of_tag, title_of_tag
 from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_records, tags_of
-from pipeline.options import HIGHER_IS_BETTER
 from pipeline.run.directory import RunDirectory
 
 CURVES, COMPARISON = "curves.png", "comparison.png"
@@ -41,8 +40,6 @@ class Panel(NamedTuple):
     quantity: str
     curves: Sequence[Curve]
 
-
-QUALITY = "quality/"
 
 # The colours are Okabe and Ito's, which colour-blind readers can tell apart.
 BLUE, RED, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -131,12 +128,7 @@ def distinct_names(runs: Sequence[Path]) -> list[str]:
 
 def quality_tags(records: Iterable[Record]) -> list[str]:
     """The names of the quality figures that were measured, in the order of the alphabet."""
-    return sorted(tag for tag in tags_of(records) if tag.startswith(QUALITY))
-
-
-def is_higher_better(tag: str) -> bool:
-    """Whether a quality figure grows with quality, by its name: "quality/recall_pixels"."""
-    return not HIGHER_IS_BETTER.isdisjoint(re.split(r"[^a-z]+", tag.lower()))
+    return sorted(tag for tag in tags_of(records) if tag.startswith(TAG_PREFIX))
 
 
 def panels_of(records: Sequence[Record]) -> list[Panel]:
@@ -154,8 +146,8 @@ def panels_of(records: Sequence[Record]) -> list[Panel]:
     else:
         panels = [Panel("Scores and losses", "score, loss", (*SCORES, CRITIC_LOSS))]
     for tag in quality_tags(records):
-        direction = "higher is better" if is_higher_better(tag) else "lower is better"
-        panels.append(Panel(tag, direction, [Curve(tag, tag, {"color": PURPLE})]))
+        curve = Curve(tag, tag, {"color": PURPLE})
+        panels.append(Panel(title_of_tag(tag), direction_of_tag(tag), [curve]))
     return panels
 
 
@@ -214,7 +206,7 @@ def comparison_figure(runs: Mapping[str, Sequence[Record]]) -> Figure:
 def compared_figures(runs: Iterable[Sequence[Record]]) -> dict[str, str]:
     """The tags that are compared, each with its title, in the order of their panels."""
     tags = {tag for records in runs for tag in tags_of(records)}
-    quality = {tag: tag for tag in sorted(tags) if tag.startswith(QUALITY)}
+    quality = {tag: title_of_tag(tag) for tag in sorted(tags) if tag.startswith(TAG_PREFIX)}
     found = {tag: title for tag, title in {**COMPARED, **quality}.items() if tag in tags}
     return found or COMPARED_LOSSES
 

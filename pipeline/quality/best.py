@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from pipeline.options import HIGHER_IS_BETTER, Metric, QualityOptions
+from pipeline.metric_table import find_metric
+from pipeline.options import QualityOptions
 
 
-def is_better(metric: Metric, value: float, than: float) -> bool:
-    """Whether one value of a metric speaks for better samples than another."""
-    return value > than if metric in HIGHER_IS_BETTER else value < than
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Whether one value of a metric speaks for better samples than another. Raises ConfigError."""
+    return value > than if find_metric(metric).better == "higher" else value < than
 
 
 @dataclass
 class Best:
     """The best value so far, its step, and how many evaluations have passed since. Without a metric none is sought."""
 
-    metric: Metric | None
+    metric: str | None
     patience: int | None
     basis: dict[str, Any] = field(default_factory=dict)
     """What its values depend on beside the samples: only equal ones compare."""
@@ -35,7 +36,7 @@ class Best:
         basis = options.model_dump(include={"features", "classifier", "inception", "samples"})
         return cls(options.keep_best, options.patience, basis)
 
-    def update(self, step: int, figures: Mapping[Metric, float]) -> bool:
+    def update(self, step: int, figures: Mapping[str, float]) -> bool:
         """Take a new evaluation; return whether it is the best."""
         if self.metric is None:
             return False

@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.data.reading.loader import Loader
 from pipeline.data.reading.order import Ids
 from pipeline.errors import NonFiniteError
+from pipeline.metric_table import find_metric
 from pipeline.monitor.console import Console, say_warning
 from pipeline.monitor.grids import image_grid
 from pipeline.monitor.recorder import Recorder, non_finite
@@ -19,7 +20,7 @@ from pipeline.noise import Noise, Purpose
 from pipeline.objectives import Metrics, Objective
 from pipeline.options import Config
 from pipeline.quality.best import Best
-from pipeline.quality.evaluation import Evaluation, tag
+from pipeline.quality.evaluation import Evaluation
 from pipeline.ranks.runtime import Runtime
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.generator import generate
@@ -119,7 +120,8 @@ class Observer:
             return {}, False
         with self.recorder.paused():
             figures = self.evaluation.measure(lambda latents: generate(self.state.ema, latents))
-        values = {tag(name, self.config.quality.features): value for name, value in figures.items()}
+        features = self.config.quality.features
+        values = {find_metric(name).tag(features): value for name, value in figures.items()}
         return values, self.best.update(step, figures)
 
     def _record(self, step: int, values: dict[str, float]) -> None:

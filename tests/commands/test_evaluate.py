@@ -166,15 +166,15 @@ def test_a_classifier_is_trained_and_judges(
         (
             ["--metrics", "speed"],
             2,
-            "error (exit 2): --metrics: 'speed' will not do: it must be 'fid', 'kid'",
+            "error (exit 2): --metrics: invalid value 'speed': expected one of 'fid', 'kid'",
         ),
-        (["--metrics", "copied"], 2, "copied compares samples with held-out images, and 0 are held out"),
+        (["--metrics", "copied"], 2, "copied needs at least 6 held-out images"),
         (["--features", "classifier"], 2, "need a classifier, and the run has none. Make one with"),
         (["--metrics", "fid", "modes"], 2, "and name it with --classifier FILE."),
         (
             ["--samples", "0"],
             2,
-            "error (exit 2): --samples: 0 will not do: it must be greater than or equal to 128.",
+            "error (exit 2): --samples: invalid value 0: expected a value of at least 128.",
         ),
         (["--shards", "nowhere"], 3, "There is no shard directory nowhere."),
         (["--processes", "0"], 2, "--processes 0: at least one process is needed."),

@@ -151,8 +151,8 @@ def test_the_best_of_a_figure_is_the_lowest_distance_and_the_highest_share() -> 
         for step, fid, recall in ((10, 9.0, 0.1), (20, 5.0, 0.4), (30, 7.0, 0.3), (40, float("nan"), 0.2))
     ]
     assert summarise_quality(lines) == [
-        Quality("fid_pixels", last=(30, 7.0), best=(20, 5.0), is_higher_better=False),
-        Quality("recall_pixels", last=(40, 0.2), best=(20, 0.4), is_higher_better=True),
+        Quality("fid_pixels", last=(30, 7.0), best=(20, 5.0), better="lower"),
+        Quality("recall_pixels", last=(40, 0.2), best=(20, 0.4), better="higher"),
     ]
 
 
@@ -237,7 +237,11 @@ def test_charts_are_in_the_colours_of_the_page_and_hold_no_address() -> None:
     charts = draw_charts(
         [{"step": 1, **FIGURES, "quality/swd": 0.5}, {"step": 2}], [AlarmRecord(2, "collapse", "text")]
     )
-    assert [chart.title for chart in charts] == ["Scores and loss", "Wasserstein estimate", "quality/swd"]
+    assert [chart.title for chart in charts] == [
+        "Scores and loss",
+        "Wasserstein estimate",
+        "sliced Wasserstein distance (swd)",
+    ]
     for chart in charts:
         colours = {key.colour for key in chart.keys} | {"ink", "rule"}
         assert all(f"var(--{colour})" in chart.svg for colour in colours)

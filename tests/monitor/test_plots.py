@@ -25,7 +25,6 @@ from pipeline.monitor.plots import (
     distinct_names,
     draw_comparison,
     draw_curves,
-    is_higher_better,
     label_runs,
     run_styles,
 )
@@ -235,16 +234,17 @@ def test_quality_figures_have_a_panel_each_that_says_which_way_is_better() -> No
 
 
 @pytest.mark.parametrize(
-    ("metrics", "is_higher"),
+    ("tag", "direction"),
     [
-        (("precision", "recall", "density", "coverage", "modes"), True),
-        (("fid", "kid", "copied", "swd", "class_distance"), False),
+        ("quality/density_classifier", "higher is better"),
+        ("quality/class_distance", "lower is better"),
+        ("quality/copied_pixels", "neither higher nor lower is better"),
+        ("quality/of_a_plug_in", ""),
     ],
 )
-def test_every_metric_is_known_by_which_way_is_better(metrics: Sequence[str], is_higher: bool) -> None:
-    for metric in metrics:
-        assert is_higher_better(f"quality/{metric}") == is_higher
-        assert is_higher_better(f"quality/{metric}_classifier") == is_higher
+def test_a_panel_says_which_values_of_its_metric_are_better(tag: str, direction: str) -> None:
+    *_, axes = curves_figure([*records([2]), {"step": 2, tag: 0.5}], "x").axes
+    assert axes.get_ylabel() == direction
 
 
 def test_an_alarm_is_a_line_through_every_panel_and_no_point_of_a_curve() -> None:
@@ -277,7 +277,7 @@ def test_runs_are_compared_panel_by_panel_in_one_colour_each() -> None:
     assert curves(smooth) == {"first": [(2, 2.5), (4, 2.5)], "second": [(2, 2.5), (6, 2.5)]}
     assert curves(normalized) == {"second": [(2, 0.25), (6, 0.25)]}
     assert curves(quality) == {"first": [(4, 0.5)]}
-    assert quality.get_title("left") == "quality/swd"
+    assert quality.get_title("left") == "sliced Wasserstein distance (swd)"
     assert smooth.lines[1].get_color() == normalized.lines[0].get_color() != quality.lines[0].get_color()
     assert smooth.get_xlim() == quality.get_xlim(), "one run is as long as it looks beside the other"
 

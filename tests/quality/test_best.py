@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
-from pipeline.options import HIGHER_IS_BETTER, Metric, QualityOptions
+from pipeline.options import QualityOptions
 from pipeline.quality.best import Best
 
 
@@ -23,10 +21,6 @@ def test_lower_is_better_for_distances_and_higher_for_coverage() -> None:
     ]
     assert (falling.value, falling.step) == (1.0, 3)
     assert (rising.value, rising.step) == (0.5, 2)
-
-
-def test_all_metrics_with_a_direction_are_metrics() -> None:
-    assert set(get_args(Metric)) >= HIGHER_IS_BETTER
 
 
 def test_an_equal_value_is_no_new_best() -> None:

@@ -3,91 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from threading import Barrier
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.options import Config, DataOptions, Metric, QualityOptions, ScheduleOptions
-from pipeline.quality.evaluation import OF_FEATURES, Evaluation, RealImages, tag
+from pipeline.metric_table import METRICS
+from pipeline.options import Config, DataOptions, QualityOptions, ScheduleOptions
+from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.quality.features.classifier import About, Classifier, ClassifierFeatures, save
 from pipeline.quality.features.pixels import PixelFeatures
 from pipeline.ranks.runtime import Runtime
 from pipeline.training.checks import check_same_on_all_ranks
+from tests.quality.together import DIGITS, Rank, Together, draw, on_ranks, options, real
 
-DIGITS = torch.from_numpy((load_digits().images * 15.9375).astype(np.uint8))[:, None]
-ALL: tuple[Metric, ...] = get_args(Metric)
-
-
-@dataclass
-class Together:
-    """What ranks in threads of one process share."""
-
-    world_size: int
-    barrier: Barrier = field(init=False)
-    values: list[Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.barrier, self.values = Barrier(self.world_size), [None] * self.world_size
-
-
-@dataclass
-class Rank:
-    """A rank in a thread."""
-
-    rank: int
-    together: Together
-    device = torch.device("cpu")
-
-    def __post_init__(self) -> None:
-        self.world_size = self.together.world_size
-
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
-
-    def gather_objects(self, value: Any) -> list[Any]:
-        self.together.values[self.rank] = value
-        self.together.barrier.wait(120)
-        found = list(self.together.values)
-        self.together.barrier.wait(120)
-        return found
-
-    def gather(self, values: Tensor) -> Tensor:
-        return torch.stack(self.gather_objects(values))
-
-    def all_agree(self, error: Exception | None) -> None:
-        if any(self.gather_objects(error is not None)):
-            raise error or RuntimeError("another rank")
-
-
-def on_ranks(world_size: int, work: Callable[[Rank], Any]) -> list[Any]:
-    """The result of each rank."""
-    together = Together(world_size)
-    with ThreadPoolExecutor(world_size) as pool:
-        return list(pool.map(work, [Rank(rank, together) for rank in range(world_size)]))
-
-
-def real(held_out: int = 300) -> RealImages:
-    ids = np.arange(len(DIGITS))
-    return RealImages(
-        lambda chosen: DIGITS[chosen], (1, 8, 8), ids[:500], ids[:1000], ids[1000 : 1000 + held_out]
-    )
-
-
-def options(metrics: Sequence[Metric], **changes: Any) -> QualityOptions:
-    return QualityOptions(**{"metrics": list(metrics), "samples": 300, **changes})
+ALL = tuple(METRICS)
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +34,6 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("classifier") / "c.safetensors"
     save(Classifier(1, 8, 8, 10), About(1, 8, 8, tuple("0123456789"), "0" * 64, 1, 0, 0.1), path)
     return str(path)
-
-
-def draw(latents: Tensor) -> Tensor:
-    """An image for each latent: a mixture of two digits that the latent chooses."""
-    first, second = (latents[:, place].abs().mul(1000).long() % 1797 for place in (0, 1))
-    return (DIGITS[first].float() + DIGITS[second].float()) / 255 - 1
 
 
 def test_any_number_of_ranks_finds_the_same(classifier: str) -> None:
@@ -143,12 +74,12 @@ def test_only_what_is_asked_for_is_measured_in_the_order_of_asking() -> None:
 
 
 def test_curves_are_named_after_the_features_that_they_depend_on() -> None:
-    assert [tag(metric, "pixels") for metric in ("fid", "swd", "modes")] == [
+    assert [METRICS[metric].tag("pixels") for metric in ("fid", "swd", "modes")] == [
         "quality/fid_pixels",
         "quality/swd",
         "quality/modes",
     ]
-    assert set(ALL) - OF_FEATURES == {"swd", "modes", "class_distance"}
+    assert {name for name in ALL if not METRICS[name].needs.features} == {"swd", "modes", "class_distance"}
 
 
 def test_what_cannot_be_measured_is_refused_on_every_rank(classifier: str, tmp_path: Path) -> None:
@@ -161,7 +92,7 @@ def test_what_cannot_be_measured_is_refused_on_every_rank(classifier: str, tmp_p
         return on_ranks(2, build)
 
     assert all(
-        "copied compares samples with held-out images, and 5 are held out; 6 are the least" in text
+        "copied needs at least 6 held-out images, better some hundreds, and there are 5" in text
         for text in refuse(options(["copied"]), real(held_out=5))
     )
     ids = np.arange(200)
@@ -175,9 +106,15 @@ def test_what_cannot_be_measured_is_refused_on_every_rank(classifier: str, tmp_p
     small = RealImages(
         lambda chosen: torch.zeros(len(chosen), 1, 4, 4, dtype=torch.uint8), (1, 4, 4), ids, ids, ids
     )
-    assert all("and these have 4x4. Leave it out" in text for text in refuse(options(["swd"]), small))
+    assert all(
+        "swd needs images of at least 8 x 8 pixels, and these have 4x4. Remove it" in text
+        for text in refuse(options(["swd"]), small)
+    )
     few = RealImages(lambda chosen: DIGITS[chosen], (1, 8, 8), ids[:5], ids[:5], ids)
-    assert all("5 training images are too few" in text for text in refuse(options(["fid"]), few))
+    assert all(
+        "5 training images cannot be compared with samples: at least 6 are needed" in text
+        for text in refuse(options(["fid"]), few)
+    )
     missing = str(tmp_path / "none.safetensors")
     assert all(
         "none.safetensors is no file" in t for t in refuse(options(["modes"], classifier=missing), real())
@@ -203,7 +140,7 @@ def test_features_that_no_metric_needs_are_neither_loaded_nor_computed(
 
 
 def test_figures_do_not_depend_on_the_metrics_beside_them(classifier: str) -> None:
-    def measure(*metrics: Metric) -> dict[Metric, float]:
+    def measure(*metrics: str) -> dict[str, float]:
         chosen = options(metrics, classifier=classifier)
         return Evaluation(chosen, real(), Rank(0, Together(1)), 4, 0).measure(draw)
 
@@ -226,7 +163,7 @@ def test_what_one_rank_is_enough_for_is_done_on_the_main_rank_alone(monkeypatch:
 
     count("pipeline.quality.evaluation", "nearest")
     count("pipeline.quality.evaluation", "PixelFeatures.of")
-    count("pipeline.quality.evaluation", "RealPatches.of")
+    count("pipeline.quality.metrics", "RealPatches.of")
 
     def work(rank: Rank) -> None:
         evaluation = Evaluation(options(["fid", "swd"]), real(), rank, 4, 0)
@@ -263,7 +200,7 @@ def test_ranks_whose_classifiers_differ_are_refused(
         mine = options(**{**chosen, "classifier": (classifier, other)[rank.rank]})
         with pytest.raises(
             ConfigError,
-            match=r"Rank 1 judges samples by .*classifier \w{8}, and rank 0 by .*classifier \w{8}: .* same content",
+            match=r"Rank 1 compares samples by .*classifier \w{8}, and rank 0 by .*classifier \w{8}: .* same content",
         ):
             Evaluation(mine, real(), rank, 4, 0)
 
@@ -273,7 +210,7 @@ def test_ranks_whose_classifiers_differ_are_refused(
 def test_ranks_may_keep_the_same_classifier_in_different_places(classifier: str, tmp_path: Path) -> None:
     copy = str(shutil.copy(classifier, tmp_path))
 
-    def measure(rank: Rank) -> dict[Metric, float]:
+    def measure(rank: Rank) -> dict[str, float]:
         mine = options(["modes"], classifier=(classifier, copy)[rank.rank])
         config = Config(
             name="run",
@@ -296,7 +233,7 @@ def test_samples_that_are_not_finite_are_refused_on_every_rank() -> None:
 
     def refuse(rank: Rank) -> None:
         with pytest.raises(
-            NonFiniteError, match="draws images that are not finite, so no figure of them means"
+            NonFiniteError, match=r"draws images with values that are not finite .* no metric can measure"
         ):
             Evaluation(options(["fid"]), real(), rank, 4, 0).measure(spoil if rank.rank else draw)
 
@@ -305,7 +242,7 @@ def test_samples_that_are_not_finite_are_refused_on_every_rank() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("metric", ["fid", "swd"])
-def test_samples_stand_beside_the_training_images_nearest_to_them(world_size: int, metric: Metric) -> None:
+def test_samples_stand_beside_the_training_images_nearest_to_them(world_size: int, metric: str) -> None:
     def copy(latents: Tensor) -> Tensor:
         """Training images, a little darker."""
         return DIGITS[:64].float() / 127.5 * 0.98 - 1

@@ -1,0 +1,104 @@
+"""What is wrong with an option, and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.option_fields import KeyPath, default_kind, fields
+from pipeline.options import Config
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text (put it in quotes)",
+    "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "greater_than": "a value greater than {gt}",
+    "greater_than_equal": "a value of at least {ge}",
+    "less_than": "a value less than {lt}",
+    "less_than_equal": "a value of at most {le}",
+}
+"""What an option wants, by the type of pydantic's error, with the values of its context."""
+
+
+def describe_mistake(item: Any, content: Mapping[str, Any], places: Mapping[KeyPath, str]) -> str:
+    """One of pydantic's errors, as "place: section.option: message".
+
+    `content` is what was checked, and `places` says where each key was written, such as "line 3".
+    """
+    path = path_in(content, item["loc"])
+    name, found = ".".join(path), item["input"]
+    where = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), "")
+    match item["type"]:
+        case "extra_forbidden":
+            text = f"unknown option; {_nearest_option(path)}"
+        case "missing":
+            text, where = "is required", ""
+        case "union_tag_invalid":
+            where = places.get((*path, "name"), where)
+            text = f"invalid value {found['name']!r}: expected one of {item['ctx']['expected_tags']}"
+            name = f"{name}.name"
+        case "list_type":
+            text = f"invalid value {found!r}: expected a list, as in {name}=[{found}]"
+        case "too_short":
+            text = "an empty list is not allowed: name at least one, or leave the option out"
+        case "invalid_key":
+            text = f"{found!r} cannot be the name of an option; names are words, like seed"
+        case "model_type" | "model_attributes_type":
+            text = f"invalid value {found!r}: {_section_usage(path, found)}"
+        case _:
+            text = invalid_value(item)
+    return f"{where}: {name}: {text}" if where else f"{name}: {text}"
+
+
+def invalid_value(item: Any) -> str:
+    """One of pydantic's errors about a value: "invalid value 0: expected a value of at least 1"."""
+    context = item.get("ctx", {})
+    if item["type"] in EXPECTED:
+        expected = EXPECTED[item["type"]].format(**context)
+    elif item["type"] == "literal_error":
+        choices = ", ".join(context["expected"].split(" or "))
+        expected = f"one of {choices}" if ", " in choices else choices
+    else:
+        expected = item["msg"].removeprefix("Input should ").removeprefix("be ")
+    return f"invalid value {item['input']!r}: expected {expected}"
+
+
+def path_in(content: Any, location: Sequence[int | str]) -> KeyPath:
+    """The key path of a pydantic location, without the union tags that pydantic puts between the keys."""
+    path: list[str] = []
+    for index, part in enumerate(location):
+        is_tag = isinstance(content, Mapping) and part not in content and index < len(location) - 1
+        if is_tag:
+            continue
+        path.append(str(part))
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return tuple(path)
+
+
+def _section_usage(path: KeyPath, found: object) -> str:
+    """How the options of a section are written, for a value in its place."""
+    name = ".".join(path)
+    if isinstance(found, str) and default_kind(name) is not None:
+        return f"{name} is a section; choose its kind with {name}.name={found}"
+    example = ".".join(next(known for known, _ in fields(Config) if known[: len(path)] == path))
+    return f"{name} is a section; set its options one by one, as in {example}=..."
+
+
+def _nearest_option(path: KeyPath) -> str:
+    """What may have been meant by an option that does not exist."""
+    known = [known_path for known_path, _ in fields(Config)]
+    if path in known:
+        return f"another kind of {path[-2]} has it, see {'.'.join(path[:-1])}.name"
+    siblings = {known_path[-1]: known_path for known_path in known if known_path[:-1] == path[:-1]}
+    sections = {known_path[0]: known_path[:1] for known_path in known} if len(path) == 1 else {}
+    near = difflib.get_close_matches(path[-1], [*siblings, *sections], n=1)
+    if near:
+        return f"did you mean {'.'.join((siblings | sections)[near[0]])}?"
+    elsewhere = sorted(".".join(known_path) for known_path in known if known_path[-1] == path[-1])
+    return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else f"known here: {', '.join(siblings)}"

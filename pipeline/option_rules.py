@@ -1,0 +1,149 @@
+"""Options that are each allowed but cannot work together: one generator of messages for each section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.metric_table import Metric, find_metric, find_metrics
+from pipeline.options import Config
+from pipeline.wording import counted
+
+MAKE_CLASSIFIER = (
+    "Make one with `wgan features train SHARDS --out FILE`, and name the file in quality.classifier"
+)
+
+
+def contradictions(config: Config) -> list[str]:
+    """What is wrong with options that are each allowed, as "section.option: message"."""
+    rules = (_model, _objective, _schedule, _data, _precision, _checkpoint, _init_from, _quality)
+    return [message for rule in rules for message in rule(config)]
+
+
+def _model(config: Config) -> Iterator[str]:
+    model, objective = config.model, config.objective
+    if objective.name == "gradient_penalty" and model.critic_norm == "batch":
+        yield (
+            "model.critic_norm: batch norm does not work with objective.name: gradient_penalty. The penalty is on the "
+            "gradient of each sample alone, and batch norm makes it depend on the other samples. Use none, layer or "
+            "instance"
+        )
+    if model.name == "dcgan" and model.max_width < model.width:
+        yield f"model.max_width: {model.max_width} is less than model.width {model.width}. Raise it"
+    if objective.name == "wasserstein" and model.spectral_norm:
+        yield (
+            "model.spectral_norm: does not work with objective.name: wasserstein, because spectral norm scales the "
+            "clipped weights up again. Use hinge, gradient_penalty or another objective, or set it to false"
+        )
+
+
+def _objective(config: Config) -> Iterator[str]:
+    objective = config.objective
+    if objective.name == "wasserstein" and objective.scope == "convolutions" and config.model.name == "mlp":
+        yield (
+            "objective.scope: convolutions clips nothing with model.name: mlp, which has no convolutions. Use all or "
+            "weights"
+        )
+    if objective.name == "least_squares" and not objective.a < objective.c <= objective.b:
+        yield (
+            "objective.a, b, c: a < c <= b is required. Otherwise the critic does not score real images above "
+            "generated ones, or the generator does not try to raise its score. Published values are pearson "
+            "(-1, 1, 0) and binary (0, 1, 1)"
+        )
+
+
+def _schedule(config: Config) -> Iterator[str]:
+    schedule, processes = config.schedule, config.runtime.processes
+    if config.objective.name == "gradient_penalty" and schedule.critic_rounds == "alternating":
+        yield (
+            "schedule.critic_rounds: alternating does not work with objective.name: gradient_penalty, which needs "
+            "real and generated images in the same update. Use joint"
+        )
+    if schedule.reuse_fakes and schedule.real_images != schedule.global_batch:
+        yield (
+            f"schedule.reuse_fakes: a critic update has {counted(schedule.real_images, 'generated image')} "
+            f"(schedule.critic_batch), and a generator update needs {schedule.global_batch} "
+            "(schedule.global_batch). Make them equal"
+        )
+    if processes is None:
+        return
+    batches = {"global_batch": schedule.global_batch, "critic_batch": schedule.critic_batch}
+    for name, batch in batches.items():
+        if batch is not None and batch % processes != 0:
+            yield (
+                f"schedule.{name}: {batch} is not a multiple of runtime.processes {processes}. Every rank takes an "
+                "equal part of each batch"
+            )
+
+
+def _data(config: Config) -> Iterator[str]:
+    data, schedule = config.data, config.schedule
+    if data.workers and data.cache in ("device", "host"):
+        yield (
+            f"data.workers: with data.cache: {data.cache} nothing is decoded during training, so "
+            f"{counted(data.workers, 'worker')} would have no work. Set data.workers: 0, or data.cache: none"
+        )
+    for batch in sorted({schedule.global_batch, schedule.real_images}):
+        if batch % data.streams != 0:
+            yield (
+                f"data.streams: a batch of {batch} cannot be drawn equally from {counted(data.streams, 'stream')}. "
+                "Choose a number that divides schedule.global_batch (and critic_batch)"
+            )
+
+
+def _precision(config: Config) -> Iterator[str]:
+    if config.precision == "fp16" and config.runtime.device == "cpu":
+        yield "precision: fp16 needs a GPU. With runtime.device: cpu use bf16 or float32"
+
+
+def _checkpoint(config: Config) -> Iterator[str]:
+    checkpoint = config.checkpoint
+    if checkpoint.keep_every is not None and checkpoint.keep_every % checkpoint.every != 0:
+        yield (
+            f"checkpoint.keep_every: {checkpoint.keep_every} is not a multiple of checkpoint.every "
+            f"{checkpoint.every}, so no checkpoint would ever be kept for it"
+        )
+
+
+def _init_from(config: Config) -> Iterator[str]:
+    start = config.init_from
+    for network in ("generator", "critic"):
+        if getattr(start, f"freeze_{network}") > 0 and getattr(start, network) is None:
+            yield (
+                f"init_from.freeze_{network}: the frozen layers would keep their random weights. Name trained weights "
+                f"in init_from.{network}, or set it to 0"
+            )
+
+
+def _quality(config: Config) -> Iterator[str]:
+    quality = config.quality
+    if quality.features == "classifier" and quality.classifier is None:
+        yield f"quality.features: classifier needs a trained classifier. {MAKE_CLASSIFIER}"
+    for metric in find_metrics(quality.metrics):
+        yield from _needs(metric, config)
+    yield from _best(config)
+
+
+def _needs(metric: Metric, config: Config) -> Iterator[str]:
+    quality = config.quality
+    if metric.needs.classes and quality.classifier is None:
+        yield f"quality.metrics: {metric.name} needs a classifier. {MAKE_CLASSIFIER}"
+    if metric.needs.held_out > 0 and quality.every is not None and config.data.validation == 0:
+        yield (
+            f"quality.metrics: {metric.name} needs held-out images, and data.validation is 0. Set it, for example to "
+            "0.05"
+        )
+
+
+def _best(config: Config) -> Iterator[str]:
+    quality = config.quality
+    if quality.keep_best is not None:
+        if quality.keep_best not in quality.metrics:
+            yield f"quality.keep_best: {quality.keep_best} is not one of quality.metrics. Add it there"
+        if quality.every is None:
+            yield "quality.keep_best: needs evaluations during training. Set quality.every"
+        if find_metric(quality.keep_best).better is None:
+            yield (
+                f"quality.keep_best: for {quality.keep_best} neither higher nor lower is better. Name another metric"
+            )
+    elif quality.patience is not None:
+        yield "quality.patience: is the time to wait for a new best. Name the metric in quality.keep_best"

@@ -1,0 +1,105 @@
+"""From the name of a metric to its function.
+
+A metric is a line in pipeline/metric_table.py, which says what it needs, and a function here, which takes the
+collected sets and returns a figure. Its mathematics has a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from pipeline.quality.class_balance import class_distance, class_histogram, covered_modes
+from pipeline.quality.frechet import Gaussian, frechet_distance, gaussian
+from pipeline.quality.kernel_distance import kernel_distance
+from pipeline.quality.neighbours import (
+    Prdc,
+    copied_share,
+    natural_distance,
+    precision_recall_density_coverage,
+)
+from pipeline.quality.sets import RealSets, Sets
+from pipeline.quality.sliced_wasserstein import RealPatches
+
+NEIGHBOURS = 5
+KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 100, 1000
+MOST_IMAGES = 2048
+"""Images of each set that are kept for metrics that compare the images themselves."""
+
+Measure = Callable[[Sets], float]
+
+
+def fid(sets: Sets) -> float:
+    """The Frechet distance between Gaussians fitted to the features."""
+    return frechet_distance(sets.real.once(_real_gaussian), gaussian(sets.fake.features))
+
+
+def kid(sets: Sets) -> float:
+    """The kernel distance of the features, mean of random subsets."""
+    real, fake = sets.real.compared.features, sets.fake.features
+    size = min(KERNEL_SUBSET_SIZE, len(fake), len(real))
+    # If a subset is the whole set, one is enough.
+    subsets = 1 if size == max(len(fake), len(real)) else KERNEL_SUBSETS
+    return kernel_distance(real, fake, subsets, size, sets.real.seed).mean
+
+
+def copied(sets: Sets) -> float:
+    """The share of samples that are closer to a training image than is natural."""
+    real = sets.real
+    return copied_share(sets.fake.features, real.training, real.held_out, real.once(_natural_distance))
+
+
+def swd(sets: Sets) -> float:
+    """The sliced Wasserstein distance between patches, mean over the levels of the pyramid."""
+    levels = sets.real.once(_real_patches).distances(sets.fake.images)
+    return sum(levels.values()) / len(levels)
+
+
+def modes(sets: Sets) -> float:
+    """The number of classes that occur."""
+    return float(covered_modes(class_histogram(sets.fake.probabilities), sets.real.once(_real_histogram)))
+
+
+def distance_of_shares(sets: Sets) -> float:
+    """The distance between the class shares of samples and real images."""
+    return class_distance(class_histogram(sets.fake.probabilities), sets.real.once(_real_histogram))
+
+
+MEASURES: dict[str, Measure] = {
+    "fid": fid,
+    "kid": kid,
+    "precision": lambda sets: sets.once(_neighbours).precision,
+    "recall": lambda sets: sets.once(_neighbours).recall,
+    "density": lambda sets: sets.once(_neighbours).density,
+    "coverage": lambda sets: sets.once(_neighbours).coverage,
+    "copied": copied,
+    "swd": swd,
+    "modes": modes,
+    "class_distance": distance_of_shares,
+}
+
+
+def measure_all(names: Iterable[str], sets: Sets) -> dict[str, float]:
+    """The figures of these metrics, in their order."""
+    return {name: MEASURES[name](sets) for name in names}
+
+
+def _neighbours(sets: Sets) -> Prdc:
+    return precision_recall_density_coverage(sets.real.compared.features, sets.fake.features, NEIGHBOURS)
+
+
+def _real_gaussian(real: RealSets) -> Gaussian:
+    return gaussian(real.compared.features)
+
+
+def _natural_distance(real: RealSets) -> float:
+    return natural_distance(real.training, real.held_out)
+
+
+def _real_patches(real: RealSets) -> RealPatches:
+    return RealPatches.of(real.compared.images, min(real.samples, MOST_IMAGES), real.seed)
+
+
+def _real_histogram(real: RealSets) -> Tensor:
+    return class_histogram(real.compared.probabilities)

@@ -1,0 +1,85 @@
+"""Ranks in threads of one process, and digits for them to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from pipeline.options import QualityOptions
+from pipeline.quality.evaluation import RealImages
+
+DIGITS = torch.from_numpy((load_digits().images * 15.9375).astype(np.uint8))[:, None]
+
+
+@dataclass
+class Together:
+    """What ranks in threads of one process share."""
+
+    world_size: int
+    barrier: Barrier = field(init=False)
+    values: list[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.barrier, self.values = Barrier(self.world_size), [None] * self.world_size
+
+
+@dataclass
+class Rank:
+    """A rank in a thread."""
+
+    rank: int
+    together: Together
+    device = torch.device("cpu")
+
+    def __post_init__(self) -> None:
+        self.world_size = self.together.world_size
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        self.together.values[self.rank] = value
+        self.together.barrier.wait(120)
+        found = list(self.together.values)
+        self.together.barrier.wait(120)
+        return found
+
+    def gather(self, values: Tensor) -> Tensor:
+        return torch.stack(self.gather_objects(values))
+
+    def all_agree(self, error: Exception | None) -> None:
+        if any(self.gather_objects(error is not None)):
+            raise error or RuntimeError("another rank")
+
+
+def on_ranks(world_size: int, work: Callable[[Rank], Any]) -> list[Any]:
+    """The result of each rank."""
+    together = Together(world_size)
+    with ThreadPoolExecutor(world_size) as pool:
+        return list(pool.map(work, [Rank(rank, together) for rank in range(world_size)]))
+
+
+def real(held_out: int = 300) -> RealImages:
+    ids = np.arange(len(DIGITS))
+    return RealImages(
+        lambda chosen: DIGITS[chosen], (1, 8, 8), ids[:500], ids[:1000], ids[1000 : 1000 + held_out]
+    )
+
+
+def options(metrics: Sequence[str], **changes: Any) -> QualityOptions:
+    return QualityOptions(**{"metrics": list(metrics), "samples": 300, **changes})
+
+
+def draw(latents: Tensor) -> Tensor:
+    """An image for each latent: a mixture of two digits that the latent chooses."""
+    first, second = (latents[:, place].abs().mul(1000).long() % 1797 for place in (0, 1))
+    return (DIGITS[first].float() + DIGITS[second].float()) / 255 - 1
