@@ -28,7 +28,7 @@ from pipeline.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from pipeline.training.context import RunContext
-# Nothing above imports torch: what is wrong with a config or a shard is said within a second.
+# Nothing above imports torch, so a mistake in a config or a missing shard is reported within a second.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +63,7 @@ class TrainingResult:
 
 
 def train(config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any) -> TrainingResult:
-    """Train a run in this process, or resume it, and return once all its steps are done.
+    """Train a run in this process, or resume it, and return when all its steps are done.
 
     `config` is a YAML file's path, its content as nested dicts, or a Config. An override is an option of the top level
     (`name="x"`), a dict with some options of a section (`schedule={"steps": 50}`), or one option by its dotted name
@@ -82,7 +82,7 @@ def train(config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any) 
 
 
 class CallableModule(ModuleType):
-    """This module's type. `python -m pipeline.train` needs a module of that name, so its call is the function."""
+    """This module's type. `python -m pipeline.train` needs a module of that name, so calling the module is `train`."""
 
     def __call__(
         self, config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any
@@ -95,9 +95,9 @@ sys.modules[__name__].__class__ = CallableModule
 
 
 def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult:
-    """Train the run from where it is to its end, and leave a note of how it stopped.
+    """Train the run until it ends, and write a note of how it stopped.
 
-    `tell` is called with an error as soon as this rank knows to be the one that tells the user.
+    `tell` is called with an error if this rank is the one that tells the user, before it leaves the process group.
     """
     directory = RunDirectory(Path(config.run_root) / config.name)
     is_main = int(os.environ.get("RANK", "0")) == 0
@@ -106,11 +106,11 @@ def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult
         if is_main:
             stack.enter_context(directory)
         stop = stack.enter_context(StopSignals())
-        # Until the ranks have met, only the main rank knows that this run's directory is theirs.
+        # Before the ranks meet, only the main rank has the lock, and so only it may write to the directory.
         with _noting_failure(directory, tell) if is_main else nullcontext():
             shards = open_shards(config.data)
             stack.callback(shards.files.close)
-            # From here on torch is needed.
+            # Only now: importing torch takes seconds.
             from pipeline.ranks.process import settings_given_back
             from pipeline.ranks.runtime import join
             from pipeline.training.context import RunContext
@@ -144,9 +144,9 @@ def _only_run() -> Iterator[None]:
 
 @contextmanager
 def _noting_failure(directory: RunDirectory, tell: Callable[[PipelineError], None]) -> Iterator[None]:
-    """Leave PREEMPTED or FAILED if the run does not reach its end; only the first rank to fail tells the user.
+    """Write PREEMPTED or FAILED if the run does not reach its end. Only the first rank to fail tells the user.
 
-    It does so at once: leaving a process group that has lost ranks can take long.
+    It does so before anything else: leaving a process group that has lost ranks can take minutes.
     """
     try:
         yield
@@ -167,11 +167,11 @@ def _noting_failure(directory: RunDirectory, tell: Callable[[PipelineError], Non
 
 
 def _mark_failed(directory: RunDirectory, reason: str, exit_code: int) -> bool:
-    """Leave FAILED in the run's directory. Returns whether this rank was the first to fail."""
+    """Write FAILED to the run's directory. Returns whether this rank was the first to fail."""
     try:
         return directory.mark("FAILED", reason, exit_code)
     except StorageError:
-        # A full disk may be the very failure; that is said on the console in any case.
+        # The failure itself may be a full disk; the user is told of it in any case.
         return False
 
 
@@ -306,5 +306,5 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Threads of a process group that lost a peer can hold up or abort the interpreter's own exit.
+    # Threads of a process group that lost a rank can delay or abort the interpreter's own exit.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""What is said where a file cannot be written."""
+"""Errors of files that cannot be written: what they say, and the advice in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs of one process: what they leave behind, and the options that change them."""
+"""Whole runs of one process: the files that they write, and the options that change them."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_the_normalized_estimate_does_not_depend_on_the_critics_scale(
         ranks.run(1, [config, *options, "schedule.steps=60", "schedule.critic_updates=5", f"name=c{clip}"])
     narrow, wide = (read_metrics(tmp_path / f"c{clip}") for clip in ("0.02", "0.2"))
     assert wide[-1]["wasserstein/estimate"] > 20 * narrow[-1]["wasserstein/estimate"]
-    # Of one batch each: the mean over the log points, not the luck of the last.
+    # Each is of one batch, so the mean over the log points is compared, not the last value.
     ratios = [
         w["wasserstein/normalized"] / n["wasserstein/normalized"] for w, n in zip(wide, narrow, strict=True)
     ]
@@ -177,7 +177,7 @@ def test_the_normalized_estimate_does_not_depend_on_the_critics_scale(
 def test_the_normalized_estimate_does_not_depend_on_how_often_it_is_logged(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
-    """It is of one critic, that of the log point, while the estimate is a mean over many."""
+    """It belongs to the critic of the log point, while the estimate is a mean over several critics."""
     options = ["critic_optimizer.lr=2e-3", "objective.clip=0.1"]
     for every in (1, 20):
         ranks.run(1, [config, *options, f"monitor.log_every={every}", f"name=every{every}"])
@@ -233,7 +233,7 @@ def test_bf16_trains_like_float32_up_to_rounding(ranks: Ranks, config: str, tmp_
 
 
 def test_gradient_clipping_bounds_the_step(ranks: Ranks, config: str, tmp_path: Path) -> None:
-    """RMSprop forgets a gradient's size, Adam does so too; the squared average keeps it."""
+    """The size of an RMSprop or Adam step does not depend on the gradient's size, but the squared average does."""
     ranks.run(1, [config, "critic_grad_clip=1e-4", "name=clipped", "schedule.steps=3"])
     ranks.run(1, [config, "name=free", "schedule.steps=3"])
 
@@ -245,7 +245,7 @@ def test_gradient_clipping_bounds_the_step(ranks: Ranks, config: str, tmp_path: 
             if key.startswith("critic_optimizer/") and key.endswith("square_avg")
         )
 
-    # Six updates, of which each adds at most 1% of the squared norm.
+    # Each of the six updates adds at most 1% of the squared norm.
     assert 0 < squares("clipped") <= 6 * 0.01 * 1e-4**2 * 1.001
     assert squares("free") > 100 * squares("clipped")
 

@@ -1,4 +1,4 @@
-"""The settings of this process that a run changes, and that it gives back: a notebook trains and then goes on."""
+"""Settings of the whole process that a run changes. They are restored at its end, since a notebook has other work."""
 
 from __future__ import annotations
 

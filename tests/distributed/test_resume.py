@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or moved goes on as if nothing had happened."""
+"""A run that is killed, stopped, or resumed with another world size ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.ranks import (
     wait_until,
 )
 
-# Saves fall between log points, and a save holds a half-filled window of means.
+# The steps of saves are not those of log points, so a save contains a partly filled window of means.
 OPTIONS = [
     "model.generator_norm=batch",
     "critic_optimizer.name=adam",
@@ -47,7 +47,7 @@ OPTIONS = [
 def killed_at_random(
     ranks: Ranks, world_size: int, arguments: list[str], run: Path, kills: int, seed: int
 ) -> int:
-    """Start the same command until it is done, and kill it `kills` times. Returns the kills while it ran.
+    """Start the same command until it is done, and kill it `kills` times. Returns how many kills hit a running one.
 
     A third of them fall anywhere in the start, a third a moment after a save, a third within a save.
     """
@@ -55,7 +55,7 @@ def killed_at_random(
     landed = 0
     for number in range(kills):
         attempt = ranks.start(world_size, arguments)
-        # Ranks that have not met yet would wait for each other; there a launcher ends them all.
+        # Ranks that have not met yet would wait for the killed one; a launcher would end them all.
         is_start = number % 3 == 0
         everyone = is_start or chance.random() < 0.5
         victims = range(world_size) if everyone else [chance.randrange(world_size)]
@@ -78,7 +78,7 @@ def killed_at_random(
 
 
 def wait_for_a_save(attempt: Run, run: Path) -> None:
-    """Until there is a checkpoint that was not there before, or the attempt is over."""
+    """Wait for a new checkpoint, or for the end of the attempt."""
     before = checkpoints(run)
     wait_until(lambda: not attempt.is_alive or has_saved(run, before))
 
@@ -92,7 +92,7 @@ def is_saving_or_over(attempt: Run, run: Path) -> bool:
 
 
 def assert_same_end(run: Path, reference: Path) -> None:
-    """The same bits, the same counters, and the same curves without gap, overlap or double."""
+    """The same bits, the same counters, and the same curves without gap, overlap or duplicate."""
     ours, theirs = newest(run), newest(reference)
     assert ours.name == theirs.name
     assert_same_bits(read_tensors(ours), read_tensors(theirs))
@@ -161,7 +161,7 @@ def test_a_stopped_run_resumes_bit_for_bit(ranks: Ranks, config: str, tmp_path: 
 
 @pytest.mark.slow
 def test_a_second_interrupt_quits_at_once(ranks: Ranks, config: str, tmp_path: Path) -> None:
-    """With critic updates that take minutes the first one would wait for the end of the step."""
+    """The first interrupt waits for the end of the step, which here takes minutes."""
     arguments = [config, "schedule.critic_updates=1000", "schedule.global_batch=240", "schedule.steps=50"]
     run = ranks.start(1, arguments)
     wait_until(lambda: "watch: tensorboard" in run.log(0), run)

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, complete or absent, and harmless to read."""
+"""Checkpoints: exact, complete or absent, and safe to read."""
 
 from __future__ import annotations
 

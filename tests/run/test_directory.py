@@ -157,7 +157,7 @@ def test_if_many_processes_fail_at_once_one_writes_its_note(tmp_path: Path) -> N
 
 @pytest.fixture
 def read_only(mount_disk: Callable[[str], Path]) -> Path:
-    """A file system that takes no writes."""
+    """A read-only file system."""
     return mount_disk("ro,size=1m")
 
 
