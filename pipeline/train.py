@@ -65,8 +65,8 @@ class TrainingResult:
 def train(config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any) -> TrainingResult:
     """Train a run in this process, or resume it, and return when all its steps are done.
 
-    `config` is a YAML file's path, its content as nested dicts, or a Config. An override is an option of the top level
-    (`name="x"`), a dict with some options of a section (`schedule={"steps": 50}`), or one option by its dotted name
+    `config` is a YAML file's path, a preset's name, its content as nested dicts, or a Config. An override is an option
+    of the top level (`name="x"`), a dict with some options of a section (`schedule={"steps": 50}`), or one option by its dotted name
     (`**{"data.shards": "data/digits"}`). Ctrl-C saves the run and raises StopRequested; the same call then resumes it.
     In a thread other than the main one, Ctrl-C does not reach the run.
 
