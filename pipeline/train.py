@@ -66,9 +66,9 @@ def train(config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any) 
     """Train a run in this process, or resume it, and return when all its steps are done.
 
     `config` is a YAML file's path, a preset's name, its content as nested dicts, or a Config. An override is an option
-    of the top level (`name="x"`), a dict with some options of a section (`schedule={"steps": 50}`), or one option by its
-    dotted name (`**{"data.shards": "data/digits"}`). Ctrl-C saves the run and raises StopRequested; the same call then
-    resumes it. In a thread other than the main one, Ctrl-C does not reach the run.
+    of the top level (`name="x"`), a dict with some options of a section (`schedule={"steps": 50}`), or one option by
+    its dotted name (`**{"data.shards": "data/digits"}`). Ctrl-C saves the run and raises StopRequested; the same call
+    then resumes it. In a thread other than the main one, Ctrl-C does not reach the run.
 
     Raises the subclasses of PipelineError (pipeline/errors.py) for everything that a user can act on. Torch's settings
     and random numbers, and the environment variables, are as before when it returns or raises.
