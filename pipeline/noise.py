@@ -1,14 +1,14 @@
-"""Random numbers as pure functions of (seed, step, update, position in the global batch).
+"""Random numbers as pure functions of (seed, purpose, step, update, position in the global batch).
 
-Each draw covers the whole global batch, and a rank keeps its own rows: so two ranks never see the same
-latents, any number of ranks sees the same ones together, and resuming needs no saved generator.
+Each draw covers the whole global batch, and a rank keeps its own rows. So no two ranks have the same latents, any
+number of ranks together has the same ones, and resuming needs no saved generator.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ class Purpose(IntEnum):
 
 @dataclass(frozen=True)
 class RankRows:
-    """One rank's rows [first, first + count) of a global batch of `total` samples."""
+    """The rows [first, first + count) that one rank has of a global batch of `total` samples."""
 
     first: int
     count: int
@@ -38,7 +38,7 @@ class RankRows:
 
     @classmethod
     def of_rank(cls, rank: int, world_size: int, total: int) -> RankRows:
-        """The equal part that belongs to `rank`; `total` must be a multiple of `world_size`."""
+        """The equal part of `rank`; `total` must be a multiple of `world_size`."""
         count = total // world_size
         return cls(rank * count, count, total)
 
@@ -48,11 +48,20 @@ class RankRows:
         return rows
 
 
+class Draw(NamedTuple):
+    """The random numbers for one batch of generated images."""
+
+    latents: torch.Tensor
+    """float32 (count, latent) ~ N(0, 1)"""
+    uniform: torch.Tensor
+    """float32 (count,) ~ U[0, 1)"""
+
+
 class Noise:
     """The random draws of a run with this `seed`, made on `device`.
 
-    CPU and CUDA generators give different numbers for the same key. A CPU generator keeps 32 bits of the
-    key, so of a million draws about a hundred repeat an earlier one, at unrelated steps.
+    CPU and CUDA generators give different numbers for the same key. A CPU generator keeps only 32 bits of the key, so
+    about a hundred of a million draws repeat an earlier one, at unrelated steps.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -60,15 +69,13 @@ class Noise:
         self._generator = torch.Generator(device)
 
     def seeded(self, purpose: Purpose, step: int = 0, update: int = 0) -> torch.Generator:
-        """A generator whose next numbers depend on the seed and these arguments alone."""
+        """A generator whose next numbers depend only on the seed and these arguments."""
         key = np.random.SeedSequence((self._seed, int(purpose), step, update)).generate_state(1, np.uint64)[0]
         return self._generator.manual_seed(int(key) >> 1)
 
-    def draw(
-        self, purpose: Purpose, step: int, update: int, rows: RankRows, latent: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """This rank's latents, float32 (count, latent) ~ N(0, 1), and float32 (count,) ~ U[0, 1)."""
+    def draw(self, purpose: Purpose, step: int, update: int, rows: RankRows, latent: int) -> Draw:
+        """This rank's latents and uniform numbers, on the device."""
         generator = self.seeded(purpose, step, update)
         latents = torch.randn(rows.total, latent, generator=generator, device=generator.device)
         uniform = torch.rand(rows.total, generator=generator, device=generator.device)
-        return rows.of(latents), rows.of(uniform)
+        return Draw(rows.of(latents), rows.of(uniform))

@@ -16,14 +16,17 @@ import torch
 from torch import Tensor
 
 from pipeline.config import load_config
+from pipeline.data.reading.loader import Staged
 from pipeline.models import build_critic, build_generator, scattered
-from pipeline.objectives import build_objective
+from pipeline.noise import Draw
+from pipeline.objectives import Scores, as_separable, build_objective
 from pipeline.objectives.clipping import weights_in_scope
 from pipeline.options import Config
 from pipeline.profiling.flops import SingleProcess
 from pipeline.ranks.host_memory import keep_freed_memory
 from pipeline.training.state import build_optimizer
-from pipeline.training.updates import CriticBatch, Player, critic_update, draw_fakes, generator_update
+from pipeline.training.step import StepInputs, StepParts, take_step
+from pipeline.training.updates import Player, UpdatePlan
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,19 +107,30 @@ def draw_batches(config: Config, resolution: int, channels: int, device: torch.d
 def fast_step(
     config: Config, generator: Player, critic: Player, batches: Batches, has_scattered: bool = True
 ) -> None:
-    """The step of this pipeline, without ranks, noise and data."""
-    objective, schedule, alone = build_objective(config.objective), config.schedule, SingleProcess()
+    """The step of this pipeline, without ranks, noise, data and the moving average."""
+    parts = StepParts(
+        generator=generator,
+        critic=critic,
+        objective=build_objective(config.objective),
+        plan=UpdatePlan(SingleProcess(), rounds=config.schedule.critic_rounds),
+        to_images=lambda staged: staged.content,
+    )
+    *critic_batches, (_, latents, _) = batches
+    inputs = StepInputs(
+        updates=len(critic_batches),
+        batches=[Staged(real, None) for real, _, _ in critic_batches],
+        draws=[Draw(latents, uniform) for _, latents, uniform in critic_batches],
+        generator_latents=critic_batches[-1][1] if config.schedule.reuse_fakes else latents,
+        critic_lr=config.critic_optimizer.lr,
+        generator_lr=config.generator_optimizer.lr,
+        ema_weight=0.0,
+    )
     with (
         nullcontext()
         if has_scattered
         else mock.patch.object(scattered, "_is_faster_scattered", return_value=False)
     ):
-        for update, (real, latents, uniform) in enumerate(batches[:-1], start=1):
-            seen = CriticBatch(real, draw_fakes(generator.module, latents), uniform)
-            is_last = update == len(batches) - 1
-            critic_update(critic, objective, *seen, alone, rounds=schedule.critic_rounds, is_measured=is_last)
-        _, latents, _ = batches[-2] if schedule.reuse_fakes else batches[-1]
-        generator_update(generator, critic.module, objective, latents, alone)
+        take_step(parts, inputs)
 
 
 def plain_step(config: Config, generator: Player, critic: Player, batches: Batches) -> None:
@@ -127,15 +141,18 @@ def plain_step(config: Config, generator: Player, critic: Player, batches: Batch
             with torch.no_grad():
                 fake = generator.module(latents)
             if config.schedule.critic_rounds == "alternating":
-                _plain_update(critic, config, objective.real_loss(critic.module(real)))
-                _plain_update(critic, config, objective.fake_loss(critic.module(fake)))
+                separable = as_separable(objective)
+                _plain_update(critic, config, separable.real_loss(critic.module(real)))
+                _plain_update(critic, config, separable.fake_loss(critic.module(fake)))
                 continue
-            loss = objective.real_loss(critic.module(real)) + objective.fake_loss(critic.module(fake))
-            penalty = objective.penalty(critic.module, real, fake, uniform)
-            _plain_update(critic, config, loss if penalty is None else loss + penalty)
+            loss = objective.critic_loss(Scores(critic.module(real), critic.module(fake)))
+            for penalty in objective.penalties:
+                loss = loss + penalty(critic.module, real, fake, uniform)
+            _plain_update(critic, config, loss)
         _, latents, _ = batches[-2] if config.schedule.reuse_fakes else batches[-1]
         generator.optimizer.zero_grad()
-        objective.generator_loss(critic.module(generator.module(latents))).backward()
+        scores = Scores(torch.empty(0), critic.module(generator.module(latents)))
+        objective.generator_loss(scores).backward()
         generator.optimizer.step()
 
 

@@ -1,29 +1,30 @@
-"""What is minimised: one file an objective.
+"""What is minimised: one file per objective, and what bounds the critic (clipping, penalties).
 
-An objective maps scores to losses; whoever calls it runs the critic and the backward pass. Real images
-score high (but for flipped labels), so that the Wasserstein estimate is mean c(real) - mean c(fake).
+An objective maps scores to losses; the caller runs the critic and the backward pass. Real images score high (unless
+labels are flipped), so that the Wasserstein estimate is mean c(real) - mean c(fake).
 """
 
 from __future__ import annotations
 
-from pipeline.objectives.contract import Metrics, Objective
+from pipeline.objectives.clipping import WeightClipping
+from pipeline.objectives.contract import Metrics, Objective, Scores, Separable, as_separable
 from pipeline.objectives.cross_entropy import CrossEntropy
-from pipeline.objectives.gradient_penalty import GradientPenalty
 from pipeline.objectives.hinge import Hinge
 from pipeline.objectives.least_squares import LeastSquares
-from pipeline.objectives.wasserstein import ClippedWasserstein
+from pipeline.objectives.penalties import GradientPenalty
+from pipeline.objectives.wasserstein import Wasserstein
 from pipeline.options import ObjectiveOptions
 
-__all__ = ["Metrics", "Objective", "build_objective"]
+__all__ = ["Metrics", "Objective", "Scores", "Separable", "as_separable", "build_objective"]
 
 
 def build_objective(options: ObjectiveOptions) -> Objective:
     """The objective that the options name."""
     match options.name:
         case "wasserstein":
-            return ClippedWasserstein(options)
+            return Wasserstein(constraint=WeightClipping(options.clip, options.scope))
         case "gradient_penalty":
-            return GradientPenalty(options)
+            return Wasserstein(penalties=(GradientPenalty(options.weight, options.sides == "one"),))
         case "least_squares":
             return LeastSquares(options)
         case "cross_entropy":

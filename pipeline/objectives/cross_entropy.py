@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pipeline.objectives.contract import Objective
+from pipeline.objectives.contract import Scores, Separable
 from pipeline.options import CrossEntropyOptions
 
 
-class CrossEntropy(Objective):
+class CrossEntropy(Separable):
     """Critic: - E log D(real) - E log(1 - D(fake)), with D = sigmoid of the score.
 
     Generator: - E log D(fake), or, saturating, E log(1 - D(fake)). With the labels flipped the scores are
@@ -29,6 +29,6 @@ class CrossEntropy(Objective):
         """- E log(1 - D(fake))."""
         return softplus(self.sign * scores).mean()
 
-    def generator_loss(self, scores: Tensor) -> Tensor:
+    def generator_loss(self, scores: Scores) -> Tensor:
         """- E log D(fake), or E log(1 - D(fake))."""
-        return -self.fake_loss(scores) if self.is_saturating else self.real_loss(scores)
+        return -self.fake_loss(scores.fake) if self.is_saturating else self.real_loss(scores.fake)

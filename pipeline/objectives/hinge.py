@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import relu
 
-from pipeline.objectives.contract import Objective
+from pipeline.objectives.contract import Scores, Separable
 
 
-class Hinge(Objective):
+class Hinge(Separable):
     """Critic: E max(0, 1 - c(real)) + E max(0, 1 + c(fake)). Generator: - E c(fake)."""
 
     def real_loss(self, scores: Tensor) -> Tensor:
@@ -19,6 +19,6 @@ class Hinge(Objective):
         """E max(0, 1 + c(fake))."""
         return relu(1 + scores).mean()
 
-    def generator_loss(self, scores: Tensor) -> Tensor:
+    def generator_loss(self, scores: Scores) -> Tensor:
         """- E c(fake)."""
-        return -scores.mean()
+        return -scores.fake.mean()

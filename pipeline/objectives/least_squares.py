@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pipeline.objectives.contract import Objective
+from pipeline.objectives.contract import Scores, Separable
 from pipeline.options import LeastSquaresOptions
 
 
-class LeastSquares(Objective):
+class LeastSquares(Separable):
     """Critic: 1/2 E (c(real) - b)^2 + 1/2 E (c(fake) - a)^2. Generator: 1/2 E (c(fake) - c)^2.
 
     The best critic is (b p_real + a p_fake) / (p_real + p_fake). With b - c = 1 and b - a = 2 the generator
@@ -26,6 +26,6 @@ class LeastSquares(Objective):
         """1/2 E (c(fake) - a)^2."""
         return (scores - self.a).square().mean() / 2
 
-    def generator_loss(self, scores: Tensor) -> Tensor:
+    def generator_loss(self, scores: Scores) -> Tensor:
         """1/2 E (c(fake) - c)^2."""
-        return (scores - self.c).square().mean() / 2
+        return (scores.fake - self.c).square().mean() / 2

@@ -1,18 +1,23 @@
-"""Wasserstein loss with weight clipping (Arjovsky, Chintala, Bottou 2017, algorithm 1)."""
+"""The Wasserstein loss (Arjovsky, Chintala, Bottou 2017, algorithm 1)."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.objectives.clipping import clip_weights, clipped_fraction, weights_in_scope
-from pipeline.objectives.contract import Metrics, Objective
-from pipeline.options import WassersteinOptions
+from pipeline.objectives.contract import Constraint, Penalty, Scores, Separable
 
 
-class WassersteinLoss(Objective):
-    """max over c of E c(real) - E c(fake), the critic's loss being its negative; min over G of - E c(fake)."""
+class Wasserstein(Separable):
+    """max over c of E c(real) - E c(fake), the critic's loss being its negative; min over G of - E c(fake).
+
+    The maximum is the Wasserstein-1 distance for critics of Lipschitz constant 1, so something must bound the critic:
+    weight clipping as a `constraint`, as in the paper, or a gradient penalty (Gulrajani et al. 2017, equation 3).
+    """
 
     measures_wasserstein = True
+
+    def __init__(self, penalties: tuple[Penalty, ...] = (), constraint: Constraint | None = None) -> None:
+        self.penalties, self.constraint = penalties, constraint
 
     def real_loss(self, scores: Tensor) -> Tensor:
         """- E c(real)."""
@@ -22,22 +27,6 @@ class WassersteinLoss(Objective):
         """E c(fake)."""
         return scores.mean()
 
-    def generator_loss(self, scores: Tensor) -> Tensor:
+    def generator_loss(self, scores: Scores) -> Tensor:
         """- E c(fake)."""
-        return -scores.mean()
-
-
-class ClippedWasserstein(WassersteinLoss):
-    """The Wasserstein loss for a critic whose weights in scope stay in [-clip, clip]."""
-
-    def __init__(self, options: WassersteinOptions) -> None:
-        self.clip, self.scope = options.clip, options.scope
-
-    def constrain(self, critic: nn.Module) -> None:
-        """Clip every weight in scope."""
-        clip_weights(weights_in_scope(critic, self.scope), self.clip)
-
-    def report(self, critic: nn.Module) -> Metrics:
-        """critic/clipped_fraction: the share of the weights in scope that lie on the walls of the box."""
-        weights = weights_in_scope(critic, self.scope)
-        return {"critic/clipped_fraction": clipped_fraction(weights, self.clip)}
+        return -scores.fake.mean()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -20,10 +19,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from pipeline.data.reading.loader import Staged
 from pipeline.models import build_critic, build_generator
-from pipeline.objectives import Metrics, build_objective
+from pipeline.noise import Draw
+from pipeline.objectives import build_objective
 from pipeline.options import Config
-from pipeline.training.updates import Player, critic_update, draw_fakes, generator_update
+from pipeline.training.step import StepInputs, StepParts, draw_step_fakes, train_critic, train_generator
+from pipeline.training.updates import Player, UpdatePlan
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATRIX_SIZES = (256, 512, 1024, 2048, 4096)
@@ -35,7 +37,7 @@ LONGEST_SECONDS = 1.0
 
 
 class SingleProcess:
-    """Gradients of one process in float32: what counting needs of a `steps.Parallel`."""
+    """The gradients of one process in float32: a `Parallel` that adds nothing to them."""
 
     def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
         loss.backward(inputs=weights)  # type: ignore[no-untyped-call]
@@ -48,14 +50,12 @@ class SingleProcess:
 
 
 def step_flops(config: Config, resolution: int, channels: int) -> dict[str, int]:
-    """FLOPs of an ordinary step over the whole batch of all ranks: of its "fakes", of its "critic updates"
-    and of its "generator update".
+    """FLOPs of an ordinary step over the whole batch of all ranks: "fakes", "critic updates", "generator update".
 
-    The updates themselves run, on tensors without storage. Raises ConfigError where the architecture has no
-    network for the resolution.
+    The step itself runs, on tensors without storage. Raises ConfigError if the architecture has no network for the
+    resolution.
     """
-    schedule, latent = config.schedule, config.model.latent
-    objective, parallel = build_objective(config.objective), SingleProcess()
+    schedule = config.schedule
     with FakeTensorMode():
         generator, critic = (
             # The run's own optimizer has no implementation for such tensors, and no FLOPs that count here.
@@ -65,26 +65,42 @@ def step_flops(config: Config, resolution: int, channels: int) -> dict[str, int]
                 build_critic(config.model, resolution, channels),
             )
         )
-        real = torch.empty(schedule.real_images, channels, resolution, resolution)
-        uniform, latents = torch.empty(schedule.real_images), torch.empty(schedule.real_images, latent)
-        drawn = latents if schedule.reuse_fakes else torch.empty(schedule.global_batch, latent)
-
-        def update_critic(is_measured: bool) -> Metrics:
-            rounds = schedule.critic_rounds
-            return critic_update(
-                critic, objective, real, real, uniform, parallel, rounds=rounds, is_measured=is_measured
-            )
-
-        fakes = count_flops(lambda: draw_fakes(generator.module, latents))
-        update, last = (count_flops(partial(update_critic, is_measured)) for is_measured in (False, True))
-        generator_flops = count_flops(
-            lambda: generator_update(generator, critic.module, objective, drawn, parallel)
+        parts = StepParts(
+            generator=generator,
+            critic=critic,
+            objective=build_objective(config.objective),
+            plan=UpdatePlan(SingleProcess(), rounds=schedule.critic_rounds),
+            to_images=lambda staged: staged.content,
         )
+        inputs = _ordinary_inputs(config, resolution, channels)
+        fakes = count_flops(lambda: list(draw_step_fakes(parts, inputs)))
+        with FlopCount() as critic_count:
+            _, seen = train_critic(parts, inputs)
+        generator_flops = count_flops(lambda: train_generator(parts, inputs, seen))
     return {
-        "fakes": schedule.critic_updates * fakes,
-        "critic updates": (schedule.critic_updates - 1) * update + last,
+        "fakes": fakes,
+        "critic updates": critic_count.flops - fakes,
         "generator update": generator_flops,
     }
+
+
+def _ordinary_inputs(config: Config, resolution: int, channels: int) -> StepInputs:
+    """Inputs of a step without a burst, of the right shapes; real images are floats already."""
+    schedule, latent = config.schedule, config.model.latent
+    rows, updates = schedule.real_images, schedule.critic_updates
+    staged = Staged(torch.empty(rows, channels, resolution, resolution), None)
+    draw = Draw(torch.empty(rows, latent), torch.empty(rows))
+    return StepInputs(
+        updates=updates,
+        batches=[staged] * updates,
+        draws=[draw] * updates,
+        generator_latents=draw.latents
+        if schedule.reuse_fakes
+        else torch.empty(schedule.global_batch, latent),
+        critic_lr=config.critic_optimizer.lr,
+        generator_lr=config.generator_optimizer.lr,
+        ema_weight=0.0,
+    )
 
 
 def forward_flops(config: Config, resolution: int, channels: int) -> dict[str, int]:

@@ -56,9 +56,10 @@ def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Traine
     recorder = Recorder(config.monitor.smoothing, runtime.device)
     # Converting a batch to float32 counts as waiting for data: nothing else runs at that time.
     to_images = recorder.waiting_for_data()(loader.to_images)
-    kind = GraphedStep if config.runtime.cuda_graph else TrainingStep
-    step = kind(config, runtime, state, objective, noise, run.rows, run.critic_rows, to_images)
-    step.rehearse(loader.image_shape)
+    step = TrainingStep(config, runtime, state, objective, noise, run.rows, run.critic_rows, to_images)
+    if config.runtime.cuda_graph:
+        step.run = GraphedStep(step.parts, config.schedule.critic_updates, runtime.device)
+    step.warm_up(loader.image_shape)
     sinks, console = open_records(run, loader, order, first_step)
     observer = Observer(
         run=run,

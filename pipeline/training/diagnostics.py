@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pipeline.objectives.gradient_penalty import segment_gradient_norms
+from pipeline.objectives.penalties import segment_gradient_norms
 from pipeline.training.updates import frozen
 
 

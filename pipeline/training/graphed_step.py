@@ -1,34 +1,30 @@
 """A step that is captured once as a CUDA graph and replayed.
 
-A small network's kernels are done before Python has launched the next. A graph launches the whole ordinary step
-at once: turning pixels to images, all critic updates, the clipping, the generator's update and the moving average.
-What changes from step to step comes in through tensors that keep their place: rows of the images on the device (or
-pixels), latents, uniform numbers, learning rates and the average's weight.
+The kernels of a small network finish before Python has launched the next ones. A graph launches the whole step at once:
+turning pixels into images, all critic updates, the clipping, the generator's update and the moving average. It is the
+same function as the eager step; its inputs are copied into tensors that stay at the same address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.data.reading.loader import Staged
-from pipeline.noise import Purpose, RankRows
-from pipeline.objectives import Metrics
 from pipeline.training.ema import update_ema
-from pipeline.training.step import TrainingStep
-from pipeline.training.updates import CriticBatch
+from pipeline.training.step import Result, StepInputs, StepParts, take_step
 
-Result = tuple[Metrics, CriticBatch]
 Replay = Callable[[], Result]
 
 
 def capture_cuda_graph(run: Callable[[], Result]) -> Replay:
-    """What does `run` again, on the same tensors, without Python. Capturing itself changes no tensor."""
+    """A function that does `run` again, on the same tensors, without Python. Capturing itself changes no tensor."""
     graph = torch.cuda.CUDAGraph()
-    # Threads that decode images may go on meanwhile.
+    # Threads that decode images may work at the same time.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = run()
 
@@ -40,67 +36,73 @@ def capture_cuda_graph(run: Callable[[], Result]) -> Replay:
 
 
 @dataclass
-class GraphedStep(TrainingStep):
-    """A step on one GPU, after `rehearse`. A burst of critic updates goes step by step, as ever."""
+class GraphedStep:
+    """`take_step` on one GPU, after a warm-up step.
 
+    Steps of `updates` critic updates are captured at the first of them and replayed from then on. Any other number, as
+    in a burst, runs eagerly.
+    """
+
+    parts: StepParts
+    updates: int
+    device: torch.device
     capture: Callable[[Callable[[], Result]], Replay] = capture_cuda_graph
-    _batches: list[Staged] = field(default_factory=list, init=False)
-    _noise: dict[tuple[Purpose, int], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
-    _weight: Tensor = field(init=False)
-    _is_within: bool = field(default=False, init=False)
+    _inputs: StepInputs | None = field(default=None, init=False)
     _replay: Replay | None = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        self._weight = next(self.state.ema.parameters()).new_empty(())
-
-    def _train(self, batches: Iterator[Staged], updates: int) -> Result:
-        if updates != self.config.schedule.critic_updates:
-            return super()._train(batches, updates)
-        self._fill(batches, updates)
-        if self._replay is None:
-            # What the rehearsal leaves out: on their first call operations may set up what cannot be captured.
-            self.to_images(self._batches[0])
-            update_ema(self.state.ema, self.state.generator.module, torch.zeros_like(self._weight))
-            self._replay = self.capture(self._run)
+    def __call__(self, inputs: StepInputs) -> Result:
+        """Take a step. The result's tensors are overwritten by the next one."""
+        if inputs.updates != self.updates:
+            return take_step(self.parts, inputs)
+        if self._inputs is None or self._replay is None:
+            self._inputs = fixed(inputs, self.device)
+            self._prepare(self._inputs)
+            self._replay = self.capture(partial(take_step, self.parts, self._inputs))
+        else:
+            refill(self._inputs, inputs)
         return self._replay()
 
-    def _run(self) -> Result:
-        self._is_within = True
-        result = super()._train(iter(self._batches), len(self._batches))
-        self._is_within = False
-        return result
+    def _prepare(self, inputs: StepInputs) -> None:
+        """Run what the warm-up step leaves out: on first use, operations may set up what cannot be captured."""
+        self.parts.to_images(next(iter(inputs.batches)))
+        if self.parts.ema is not None:
+            update_ema(self.parts.ema, self.parts.generator.module, torch.zeros((), device=self.device))
 
-    def _fill(self, batches: Iterator[Staged], updates: int) -> None:
-        """Put this step's batches, noise and weight where the graph reads them."""
-        self._weight.fill_(super()._ema_weight())
-        draws = {(Purpose.CRITIC, update): self.critic_rows for update in range(updates)}
-        if not self.config.schedule.reuse_fakes:
-            draws[Purpose.GENERATOR, 0] = self.rows
-        drawn = {key: super(GraphedStep, self)._draw(key[0], rows, key[1]) for key, rows in draws.items()}
-        taken = [next(batches) for _ in range(updates)]
-        if self._replay is None:
-            self._batches = [self._places_for(batch) for batch in taken]
-            self._noise = {
-                key: (latents.clone(), uniform.clone()) for key, (latents, uniform) in drawn.items()
-            }
+
+def fixed(inputs: StepInputs, device: torch.device) -> StepInputs:
+    """The same inputs with everything in tensors on the device that nothing else holds."""
+    return StepInputs(inputs.updates, *(_fixed(value, device) for value in inputs[1:]))
+
+
+def refill(places: StepInputs, inputs: StepInputs) -> None:
+    """Put the inputs where `fixed` has put those of the first step."""
+    for place, value in zip(places[1:], inputs[1:], strict=True):
+        _refill(place, value)
+
+
+def _fixed(value: Any, device: torch.device) -> Any:
+    match value:
+        case None:
+            return None
+        case float():
+            return torch.tensor(value, device=device)
+        case Tensor():
+            return value.to(device, copy=True)
+        case tuple():
+            # A batch or a draw: a named tuple of tensors.
+            return type(value)(*(_fixed(part, device) for part in value))
+        case _:
+            return [_fixed(part, device) for part in value]
+
+
+def _refill(place: Any, value: Any) -> None:
+    match place:
+        case None if value is None:
             return
-        for places, batch in zip(self._batches, taken, strict=True):
-            for place, value in zip(places, batch, strict=True):
-                if place is not None and value is not None:
-                    place.copy_(value, non_blocking=True)
-        for key, values in drawn.items():
-            for place, value in zip(self._noise[key], values, strict=True):
-                place.copy_(value)
-
-    def _places_for(self, batch: Staged) -> Staged:
-        device = self.runtime.device
-        places = [None if value is None else value.to(device, copy=True) for value in batch]
-        return Staged(*places)  # type: ignore[arg-type]
-
-    def _ema_weight(self) -> float | Tensor:
-        return self._weight if self._is_within else super()._ema_weight()
-
-    def _draw(self, purpose: Purpose, rows: RankRows, update: int = 0) -> tuple[Tensor, Tensor]:
-        if self._is_within:
-            return self._noise[purpose, update]
-        return super()._draw(purpose, rows, update)
+        case Tensor() if isinstance(value, Tensor):
+            place.copy_(value, non_blocking=True)
+        case Tensor():
+            place.fill_(value)
+        case _:
+            for part, new in zip(place, value, strict=True):
+                _refill(part, new)

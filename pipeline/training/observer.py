@@ -134,7 +134,8 @@ class Observer:
 
     def _scalars(self, seen: CriticBatch) -> dict[str, float]:
         real, fake, uniform = seen
-        measured = self.objective.report(self.state.critic.module)
+        constraint = self.objective.constraint
+        measured = constraint.report(self.state.critic.module) if constraint else {}
         # In micro-batches like the updates: the rest of the memory may be small.
         for part, share, _ in parts(len(real), self.config.schedule.micro_batch):
             add_share(measured, self._measure_critic(real[part], fake[part], uniform[part]), share)
@@ -223,4 +224,5 @@ class Observer:
             f"critic/weights/{name}": value.detach().cpu()
             for name, value in self.state.critic.module.named_parameters()
         }
-        self.sinks.histograms(step, weights, getattr(self.config.objective, "clip", None))
+        constraint = self.objective.constraint
+        self.sinks.histograms(step, weights, constraint.half_width if constraint else None)

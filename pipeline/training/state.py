@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from pipeline.noise import Noise, Purpose
 from pipeline.options import OptimizerOptions
 from pipeline.run.checkpoint import Tensors
-from pipeline.training.schedule import learning_rate
 from pipeline.training.updates import Player
 
 
@@ -81,15 +80,15 @@ def build_optimizer(
     )
 
 
-def set_learning_rate(player: Player, options: OptimizerOptions, step: int, steps: int) -> float:
-    """Set and return the learning rate of this step."""
-    rate = learning_rate(step, options.lr, options.decay, steps)
+def set_learning_rate(player: Player, rate: float | Tensor) -> None:
+    """Set the learning rate of the next optimizer steps (0-d on the optimizer's device in a captured step)."""
     for group in player.optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
+        if not isinstance(group["lr"], Tensor):
             group["lr"] = rate
-    return rate
+        elif isinstance(rate, Tensor):
+            group["lr"].copy_(rate)
+        else:
+            group["lr"].fill_(rate)
 
 
 def optimizer_tensors(player: Player) -> Tensors:

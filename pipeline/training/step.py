@@ -1,32 +1,143 @@
-"""One step of a run: its critic updates on fresh batches, and its generator update."""
+"""One step of a run: a function of its inputs, and what builds these inputs.
+
+    schedules, noise, batches  --TrainingStep.inputs-->  StepInputs  --take_step-->  metrics, last critic batch
+
+Everything that depends on the step's number is decided on the host before `take_step`, which reads nothing else. So the
+same function can run as it is, be captured as a CUDA graph (graphed_step.py), be counted (profiling/flops.py) and be
+timed alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.reading.loader import Staged
+from pipeline.errors import ConfigError
 from pipeline.models.norms import can_be_grouped
-from pipeline.noise import Noise, Purpose, RankRows
-from pipeline.objectives import Metrics, Objective
+from pipeline.noise import Draw, Noise, Purpose, RankRows
+from pipeline.objectives import Metrics, Objective, as_separable
 from pipeline.options import Config
 from pipeline.phases import phase
 from pipeline.ranks.runtime import Runtime
 from pipeline.training.ema import ema_weight, update_ema
-from pipeline.training.schedule import critic_updates_at
+from pipeline.training.schedule import critic_updates_at, learning_rate
 from pipeline.training.state import TrainingState, optimizer_tensors, set_learning_rate
-from pipeline.training.updates import CriticBatch, critic_update, draw_fakes, generator_update
+from pipeline.training.updates import (
+    CriticBatch,
+    Player,
+    UpdatePlan,
+    critic_update,
+    draw_fakes,
+    generator_update,
+)
 
 UPDATES_AT_ONCE = 5
-"""Critic updates whose generated images are drawn in one pass: a burst's hundred would need too much memory."""
+"""Critic updates whose generated images are drawn in one pass: a burst of 100 would need too much memory."""
+
+
+class StepInputs(NamedTuple):
+    """Everything that changes from step to step. In a captured step every number is a 0-d tensor on the device."""
+
+    updates: int
+    """How many critic updates come first."""
+    batches: Iterable[Staged]
+    """The real images of each critic update, taken only when their update begins."""
+    draws: Iterable[Draw]
+    """The random numbers of each critic update, taken a few updates ahead."""
+    generator_latents: Tensor
+    """float32 (batch, latent)"""
+    critic_lr: float | Tensor
+    generator_lr: float | Tensor
+    ema_weight: float | Tensor
+    """How far the moving average moves towards the generator, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """What a step works on: the same for all steps of a run."""
+
+    generator: Player
+    critic: Player
+    objective: Objective
+    plan: UpdatePlan
+    to_images: Callable[[Staged], Tensor]
+    """A batch as float32 (batch, channels, height, width) in [-1, 1], on the device."""
+    ema: nn.Module | None = None
+    """The generator's moving average, or None to keep none."""
+    average_buffers: Callable[[nn.Module], None] | None = None
+    """Gives all ranks the mean of their buffers after each step, or None if all ranks have the same."""
+
+
+Result = tuple[Metrics, CriticBatch]
+"""Metrics as 0-d tensors, and the images of the last critic update, when the critic is nearest its optimum."""
+
+
+def take_step(parts: StepParts, inputs: StepInputs) -> Result:
+    """All critic updates, the generator's update and the moving average, in place."""
+    set_learning_rate(parts.critic, inputs.critic_lr)
+    set_learning_rate(parts.generator, inputs.generator_lr)
+    metrics, seen = train_critic(parts, inputs)
+    metrics |= train_generator(parts, inputs, seen)
+    with phase("averaging"):
+        if parts.average_buffers is not None:
+            parts.average_buffers(parts.generator.module)
+            parts.average_buffers(parts.critic.module)
+        if parts.ema is not None:
+            update_ema(parts.ema, parts.generator.module, inputs.ema_weight)
+    return metrics, seen
+
+
+def train_critic(parts: StepParts, inputs: StepInputs) -> Result:
+    """All critic updates of a step. The metrics are those of the last."""
+    fakes = draw_step_fakes(parts, inputs)
+    for update, ((fake, uniform), staged) in enumerate(zip(fakes, inputs.batches, strict=True), start=1):
+        with phase("data"):
+            seen = CriticBatch(parts.to_images(staged), fake, uniform)
+        # Only the last update is measured: it has the critic nearest its optimum, and measuring takes time.
+        is_last = update == inputs.updates
+        metrics = critic_update(parts.critic, parts.objective, seen, parts.plan, is_measured=is_last)
+    return metrics, seen
+
+
+def train_generator(parts: StepParts, inputs: StepInputs, seen: CriticBatch) -> Metrics:
+    """The generator's update, after the critic's, the last of which was on `seen`."""
+    return generator_update(
+        parts.generator,
+        parts.critic.module,
+        parts.objective,
+        inputs.generator_latents,
+        seen.real,
+        parts.plan,
+    )
+
+
+def draw_step_fakes(parts: StepParts, inputs: StepInputs) -> Iterator[tuple[Tensor, Tensor]]:
+    """Generated images and uniform numbers of each critic update, several updates drawn in one pass if possible."""
+    generator, micro_batch = parts.generator.module, parts.plan.micro_batch
+    at_once = UPDATES_AT_ONCE if micro_batch is None and can_be_grouped(generator) else 1
+    draws = iter(inputs.draws)
+    while drawn := list(islice(draws, at_once)):
+        latents = torch.cat([draw.latents for draw in drawn])
+        with phase("fakes"):
+            fakes = draw_fakes(generator, latents, micro_batch, batches=len(drawn))
+        yield from zip(
+            torch.split(fakes, len(drawn[0].latents)), [draw.uniform for draw in drawn], strict=True
+        )
 
 
 @dataclass
 class TrainingStep:
-    """What a step of one rank works on. Every rank takes part in each."""
+    """Takes a run's steps, one after the other, on one rank. Every rank takes part in each.
+
+    Raises ConfigError if the objective cannot be trained with the schedule.
+    """
 
     config: Config
     runtime: Runtime
@@ -36,25 +147,53 @@ class TrainingStep:
     rows: RankRows
     critic_rows: RankRows
     to_images: Callable[[Staged], Tensor]
+    parts: StepParts = field(init=False)
+    run: Callable[[StepInputs], Result] = field(init=False)
+    """`take_step` on this run's parts, or a `GraphedStep`, which captures it."""
 
-    def take(self, batches: Iterator[Staged]) -> tuple[Metrics, CriticBatch]:
-        """Move both networks, the average and the counters on by one step.
+    def __post_init__(self) -> None:
+        check_objective(self.objective, self.config)
+        schedule, state = self.config.schedule, self.state
+        self.parts = StepParts(
+            generator=state.generator,
+            critic=state.critic,
+            objective=self.objective,
+            plan=UpdatePlan(self.runtime, schedule.micro_batch, schedule.critic_rounds),
+            to_images=self.to_images,
+            ema=state.ema,
+            average_buffers=None if self.config.model.sync_batch_norm else self.runtime.average_buffers,
+        )
+        self.run = partial(take_step, self.parts)
 
-        Returns metrics, as 0-d tensors, and what the last critic update saw, when the critic is at its best.
-        """
-        updates = critic_updates_at(self.state.counters.step, self.config.schedule)
-        self._set_learning_rates()
-        metrics, seen = self._train(batches, updates)
-        self.state.counters.position += updates * self.config.schedule.real_images
+    def take(self, batches: Iterator[Staged]) -> Result:
+        """Move both networks, the average and the counters by one step."""
+        inputs = self.inputs(batches)
+        result = self.run(inputs)
+        self.state.counters.position += inputs.updates * self.config.schedule.real_images
         self.state.counters.step += 1
-        return metrics, seen
+        return result
 
-    def rehearse(self, image_shape: tuple[int, int, int]) -> None:
-        """Both updates on blank images (channels, height, width), without a trace, on a state at step 0.
+    def inputs(self, batches: Iterator[Staged]) -> StepInputs:
+        """The inputs of the state's next step; its batches and random numbers come from iterators."""
+        step, schedule = self.state.counters.step, self.config.schedule
+        critic, generator = self.config.critic_optimizer, self.config.generator_optimizer
+        updates = critic_updates_at(step, schedule)
+        return StepInputs(
+            updates=updates,
+            batches=islice(batches, updates),
+            draws=self._critic_draws(step, updates),
+            generator_latents=self._generator_latents(step, updates),
+            critic_lr=learning_rate(step, critic.lr, critic.decay, schedule.steps),
+            generator_lr=learning_rate(step, generator.lr, generator.decay, schedule.steps),
+            ema_weight=ema_weight(self.config.ema_decay, step + 1),
+        )
 
-        DDP settles the order of its gradient buckets on the first backward pass. Settled here, it is the
-        same for a run that starts and for one that resumes, and so is every rounding. What does not fit into
-        memory fails here too, before any long work; and the optimizers' state takes its final shape.
+    def warm_up(self, image_shape: tuple[int, int, int]) -> None:
+        """Both updates on blank images (channels, height, width), undone afterwards, on a state at step 0.
+
+        DDP decides the order of its gradient buckets in the first backward pass. After a warm-up step it is the same
+        in a run that starts and in one that resumes, and so is every rounding error. If memory is too small, this
+        fails before any long work; and the optimizers' state gets its final shape.
         """
         generator, critic = self.state.generator, self.state.critic
         before = [
@@ -65,91 +204,41 @@ class TrainingStep:
         self.runtime.restore_scaler({**scaler, "scale": 1.0})
         blank = torch.zeros(self.critic_rows.count, *image_shape, device=self.runtime.device)
         bursts, updates = self.config.schedule.bursts, self.config.schedule.critic_updates
-        most = max(updates, bursts.critic_updates if bursts else 0)
-        self._update_critic(
-            CriticBatch(blank, *next(self._fakes(min(most, UPDATES_AT_ONCE)))), is_measured=True
-        )
-        self._train_generator(updates=1)
+        most = min(max(updates, bursts.critic_updates if bursts else 0), UPDATES_AT_ONCE)
+        inputs = self.inputs(iter([]))._replace(draws=self._critic_draws(0, most))
+        seen = CriticBatch(blank, *next(draw_step_fakes(self.parts, inputs)))
+        critic_update(critic, self.objective, seen, self.parts.plan)
+        train_generator(self.parts, inputs, seen)
         for player, weights in zip((generator, critic), before, strict=True):
             player.module.load_state_dict(weights)
             player.optimizer.zero_grad(set_to_none=True)
-            # Zeros are what RMSprop and Adam start from.
+            # RMSprop and Adam start from zeros.
             torch._foreach_zero_(list(optimizer_tensors(player).values()))
         self.runtime.restore_scaler(scaler)
 
-    def _set_learning_rates(self) -> None:
-        step, steps = self.state.counters.step, self.config.schedule.steps
-        set_learning_rate(self.state.critic, self.config.critic_optimizer, step, steps)
-        set_learning_rate(self.state.generator, self.config.generator_optimizer, step, steps)
+    def _critic_draws(self, step: int, updates: int) -> Iterator[Draw]:
+        return (self._draw(Purpose.CRITIC, step, update, self.critic_rows) for update in range(updates))
 
-    def _train(self, batches: Iterator[Staged], updates: int) -> tuple[Metrics, CriticBatch]:
-        """All updates of both networks, and of the average."""
-        for update, (fake, uniform) in enumerate(self._fakes(updates), start=1):
-            staged = next(batches)
-            with phase("data"):
-                seen = CriticBatch(self.to_images(staged), fake, uniform)
-            # Of the critic at its best; the others would cost time, and nobody would see them.
-            metrics = self._update_critic(seen, is_measured=update == updates)
-        metrics |= self._train_generator(updates)
-        with phase("averaging"):
-            self._average()
-        return metrics, seen
-
-    def _fakes(self, updates: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Generated images and uniform numbers for each critic update, those of several drawn in one pass."""
-        generator, micro_batch = self.state.generator.module, self.config.schedule.micro_batch
-        at_once = UPDATES_AT_ONCE if micro_batch is None and can_be_grouped(generator) else 1
-        for first in range(0, updates, at_once):
-            drawn = [
-                self._draw(Purpose.CRITIC, self.critic_rows, update)
-                for update in range(first, min(first + at_once, updates))
-            ]
-            latents = torch.cat([latents for latents, _ in drawn])
-            with phase("fakes"):
-                fakes = draw_fakes(generator, latents, micro_batch, batches=len(drawn))
-            yield from zip(
-                torch.split(fakes, self.critic_rows.count), [uniform for _, uniform in drawn], strict=True
-            )
-
-    def _update_critic(self, seen: CriticBatch, is_measured: bool) -> Metrics:
-        return critic_update(
-            self.state.critic,
-            self.objective,
-            *seen,
-            self.runtime,
-            self.config.schedule.micro_batch,
-            self.config.schedule.critic_rounds,
-            is_measured,
-        )
-
-    def _train_generator(self, updates: int) -> Metrics:
-        """The generator update, after so many critic updates."""
+    def _generator_latents(self, step: int, updates: int) -> Tensor:
         if self.config.schedule.reuse_fakes:
-            # Equal latents through an unchanged generator are the last critic update's images again.
-            latents, _ = self._draw(Purpose.CRITIC, self.critic_rows, updates - 1)
-        else:
-            latents, _ = self._draw(Purpose.GENERATOR, self.rows)
-        return generator_update(
-            self.state.generator,
-            self.state.critic.module,
-            self.objective,
-            latents,
-            self.runtime,
-            self.config.schedule.micro_batch,
-        )
+            # The same latents, and a generator that has not changed since, give the last critic update's images again.
+            return self._draw(Purpose.CRITIC, step, updates - 1, self.critic_rows).latents
+        return self._draw(Purpose.GENERATOR, step, 0, self.rows).latents
 
-    def _draw(self, purpose: Purpose, rows: RankRows, update: int = 0) -> tuple[Tensor, Tensor]:
-        """This step's latents and uniform numbers."""
+    def _draw(self, purpose: Purpose, step: int, update: int, rows: RankRows) -> Draw:
         with phase("latents"):
-            return self.noise.draw(purpose, self.state.counters.step, update, rows, self.config.model.latent)
+            return self.noise.draw(purpose, step, update, rows, self.config.model.latent)
 
-    def _average(self) -> None:
-        state = self.state
-        if not self.config.model.sync_batch_norm:
-            self.runtime.average_buffers(state.generator.module)
-            self.runtime.average_buffers(state.critic.module)
-        update_ema(state.ema, state.generator.module, self._ema_weight())
 
-    def _ema_weight(self) -> float | Tensor:
-        """How far the average moves at the end of this step."""
-        return ema_weight(self.config.ema_decay, self.state.counters.step + 1)
+def check_objective(objective: Objective, config: Config) -> None:
+    """Raise ConfigError if the objective cannot be trained with the schedule."""
+    schedule = config.schedule
+    if schedule.critic_rounds == "alternating":
+        as_separable(objective)
+    if objective.generator_sees_real and schedule.real_images != schedule.global_batch:
+        raise ConfigError(
+            f"schedule.critic_batch: {schedule.critic_batch} cannot be used with the objective "
+            f"{type(objective).__name__}, whose generator's loss pairs each of the {schedule.global_batch} generated "
+            "images (schedule.global_batch) with a real image of the last critic update. Leave schedule.critic_batch "
+            "out."
+        )

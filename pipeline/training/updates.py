@@ -1,7 +1,7 @@
 """One critic update and one generator update: functions of networks, an objective and tensors.
 
-They know nothing of ranks or files. What differs between one process and many (the backward pass, the
-moment when gradients are averaged) comes in as a `Parallel`.
+They know nothing of ranks or files. What differs between one process and many (the backward pass, and when gradients
+are averaged) is passed in as a `Parallel`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -17,24 +18,24 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.norms import RunningStatistics, grouped
-from pipeline.objectives import Metrics, Objective
+from pipeline.objectives import Metrics, Objective, Scores, Separable, as_separable
 from pipeline.options import Rounds
 from pipeline.phases import phase
 
 
 class Parallel(Protocol):
-    """How losses become gradients that are equal on all ranks."""
+    """How losses become gradients that are the same on all ranks."""
 
     def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
-        """Add the loss's gradients to those of the weights, and to nothing else's, scaled where float16 needs it."""
+        """Add the loss's gradients to those of these weights only, scaled if float16 needs it."""
         ...
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
-        """Within it, backward passes through `module` leave the gradients of this rank alone."""
+        """A context in which backward passes through `module` do not average gradients over ranks."""
         ...
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the float16 scale out of the gradients."""
+        """Divide the gradients by the float16 scale."""
         ...
 
 
@@ -42,8 +43,9 @@ class Parallel(Protocol):
 class Player:
     """A network in training.
 
-    `module` is the network itself; `wrapped` is the same network behind DDP (or `module` again, in one
-    process), and every forward pass whose backward trains it must go through that.
+    `module` is the network itself. `wrapped` is the same network inside DDP (in one process, `module` again); every
+    forward pass whose backward pass trains the network must call `wrapped`. A gradient with a norm above
+    `largest_grad_norm` is scaled down to it.
     """
 
     module: nn.Module
@@ -53,7 +55,7 @@ class Player:
 
 
 class CriticBatch(NamedTuple):
-    """What a critic update has seen."""
+    """The images of one critic update of this rank."""
 
     real: Tensor
     """float32 (batch, channels, height, width) in [-1, 1]"""
@@ -62,79 +64,109 @@ class CriticBatch(NamedTuple):
     uniform: Tensor
     """float32 (batch,) in [0, 1)"""
 
+    def part(self, part: slice) -> CriticBatch:
+        """These images of the batch."""
+        return CriticBatch(self.real[part], self.fake[part], self.uniform[part])
+
+
+@dataclass(frozen=True)
+class UpdatePlan:
+    """How every update of a run is made."""
+
+    parallel: Parallel
+    micro_batch: int | None = None
+    """The largest number of images in a forward pass, or None for the whole batch at once."""
+    rounds: Rounds = "joint"
+    """Whether a critic update is one optimizer step, or one on the real and then one on the generated images."""
+
 
 @torch.no_grad()
 def draw_fakes(
     generator: nn.Module, latents: Tensor, micro_batch: int | None = None, batches: int = 1
 ) -> Tensor:
-    """Images for the critic to tell from real ones, without a graph: float32 (batch, channels, height, width).
+    """Generated images for critic updates, without a graph: float32 (batch, channels, height, width).
 
-    latents: (batch, latent), of one batch or of several that do not see one another. In training batch norm takes the
-    statistics of each batch, or of each of its parts.
+    latents: float32 (batch, latent), of one batch or of several that must not see one another. In training, batch norm
+    uses the statistics of each batch, or of each of its parts.
     """
     with grouped(generator, batches):
         return torch.cat([generator(latents[part]) for part, _, _ in parts(len(latents), micro_batch)])
 
 
-def critic_update(
-    critic: Player,
-    objective: Objective,
-    real: Tensor,
-    fake: Tensor,
-    uniform: Tensor,
-    parallel: Parallel,
-    micro_batch: int | None = None,
-    rounds: Rounds = "joint",
-    is_measured: bool = True,
-) -> Metrics:
-    """Move the critic towards its optimum on one batch, and constrain it. Returns 0-d tensors where `is_measured`.
+Loss = Callable[[slice], tuple[Tensor, Metrics]]
+"""The loss (0-d, with a graph) and the metrics of a part of the batch."""
 
-    real, fake: float32 (batch, channels, height, width) in [-1, 1], `fake` without a graph; uniform: (batch,).
-    Joint, it is one optimizer step on real and generated images; alternating, one step on the real and then
-    one on the generated, each constrained. Metrics are of the critic as their round finds it, the estimate of
-    the critic as the last round finds it: alternating, that takes another pass over the real images.
+
+def critic_update(
+    critic: Player, objective: Objective, batch: CriticBatch, plan: UpdatePlan, is_measured: bool = True
+) -> Metrics:
+    """Move the critic towards its optimum on one batch, and constrain it. Returns 0-d tensors if `is_measured`.
+
+    Joint, an update is one optimizer step on real and generated images; alternating, it is one step on the real and
+    then one on the generated images, each constrained. Metrics are of the critic before their round's step, and the
+    estimate is of the critic before the last round's step: alternating, that takes another pass over the real images.
+    Raises ConfigError if the objective has no alternating rounds.
     """
     has_estimate = is_measured and objective.measures_wasserstein
-
-    def on_real(part: slice) -> tuple[Tensor, Metrics]:
-        scores = critic.wrapped(real[part])
-        return objective.real_loss(scores), {"critic/real": scores.mean()}
-
-    def on_fake(part: slice) -> tuple[Tensor, Metrics]:
-        metrics = {}
-        if has_estimate:
-            # An estimate is of one critic, and the round before has moved this one.
-            with frozen(critic.module), torch.no_grad():
-                real_score = critic.module(real[part]).mean()
-        scores = critic.wrapped(fake[part])
-        metrics["critic/fake"] = scores.mean()
-        if has_estimate:
-            metrics["wasserstein/estimate"] = real_score - metrics["critic/fake"]
-        return objective.fake_loss(scores), metrics
-
-    def on_both(part: slice) -> tuple[Tensor, Metrics]:
-        # Two passes and not one over both: batch norm takes statistics of each kind apart, and the score's bias has a
-        # gradient of exactly 0 only where two equal sums cancel; of its rounding RMSprop would make full steps.
-        real_scores, fake_scores = critic.wrapped(real[part]), critic.wrapped(fake[part])
-        loss = objective.real_loss(real_scores) + objective.fake_loss(fake_scores)
-        metrics = {"critic/real": real_scores.mean(), "critic/fake": fake_scores.mean()}
-        if has_estimate:
-            metrics["wasserstein/estimate"] = metrics["critic/real"] - metrics["critic/fake"]
-        penalty = objective.penalty(critic.wrapped, real[part], fake[part], uniform[part])
-        if penalty is not None:
-            loss, metrics["critic/penalty"] = loss + penalty, penalty
-        return loss, metrics
-
+    rounds: list[Loss]
+    if plan.rounds == "joint":
+        rounds = [partial(on_both, critic, objective, batch, has_estimate)]
+    else:
+        separable = as_separable(objective)
+        rounds = [
+            partial(on_real, critic, separable, batch),
+            partial(on_fake, critic, separable, batch, has_estimate),
+        ]
     totals: Metrics = {}
-    losses = [on_both] if rounds == "joint" else [on_real, on_fake]
-    for loss in losses:
-        found = _descend(critic, "critic", loss, len(real), parallel, micro_batch, is_measured)
-        with phase("clip"):
-            objective.constrain(critic.module)
+    for loss in rounds:
+        found = _descend(critic, "critic", loss, len(batch.real), plan, is_measured)
+        if objective.constraint is not None:
+            with phase("clip"):
+                objective.constraint.apply(critic.module)
         add_share(totals, found)
     if is_measured:
-        totals["critic/grad_norm"] /= len(losses)
+        totals["critic/grad_norm"] /= len(rounds)
     return totals
+
+
+def on_real(critic: Player, objective: Separable, batch: CriticBatch, part: slice) -> tuple[Tensor, Metrics]:
+    """The first alternating round: the loss of real images, and their mean score."""
+    scores = critic.wrapped(batch.real[part])
+    return objective.real_loss(scores), {"critic/real": scores.mean()}
+
+
+def on_fake(
+    critic: Player, objective: Separable, batch: CriticBatch, has_estimate: bool, part: slice
+) -> tuple[Tensor, Metrics]:
+    """The second alternating round: the loss of generated images, their mean score, and the estimate."""
+    metrics = {}
+    if has_estimate:
+        # Both means must come from one critic, and the first round has changed it: score the real images again.
+        with frozen(critic.module), torch.no_grad():
+            real_score = critic.module(batch.real[part]).mean()
+    scores = critic.wrapped(batch.fake[part])
+    metrics["critic/fake"] = scores.mean()
+    if has_estimate:
+        metrics["wasserstein/estimate"] = real_score - metrics["critic/fake"]
+    return objective.fake_loss(scores), metrics
+
+
+def on_both(
+    critic: Player, objective: Objective, batch: CriticBatch, has_estimate: bool, part: slice
+) -> tuple[Tensor, Metrics]:
+    """A joint update: the loss of real and generated images, with the penalties, mean scores and the estimate."""
+    images = batch.part(part)
+    # Two passes, not one over both: batch norm needs separate statistics of each kind, and the gradient of the score's
+    # bias is exactly 0 only if two equal sums cancel; RMSprop would make full steps from a rounding error.
+    scores = Scores(critic.wrapped(images.real), critic.wrapped(images.fake))
+    loss = objective.critic_loss(scores)
+    metrics = {"critic/real": scores.real.mean(), "critic/fake": scores.fake.mean()}
+    if has_estimate:
+        metrics["wasserstein/estimate"] = metrics["critic/real"] - metrics["critic/fake"]
+    if objective.penalties:
+        penalty = reduce(torch.add, (term(critic.wrapped, *images) for term in objective.penalties))
+        loss, metrics["critic/penalty"] = loss + penalty, penalty
+    return loss, metrics
 
 
 def generator_update(
@@ -142,45 +174,43 @@ def generator_update(
     critic: nn.Module,
     objective: Objective,
     latents: Tensor,
-    parallel: Parallel,
-    micro_batch: int | None = None,
+    real: Tensor,
+    plan: UpdatePlan,
 ) -> Metrics:
-    """Move the generator against a critic that stays as it is. Returns 0-d tensors.
+    """Move the generator, with the critic unchanged. Returns 0-d tensors.
 
-    latents: (batch, latent).
+    latents: float32 (batch, latent); real: the real images of the step's last critic update, float32 (batch, channels,
+    height, width) in [-1, 1], which are scored only if the objective's `generator_sees_real`.
     """
 
     def loss(part: slice) -> tuple[Tensor, Metrics]:
-        return objective.generator_loss(critic(generator.wrapped(latents[part]))), {}
+        fake = critic(generator.wrapped(latents[part]))
+        # Empty rather than absent: an objective that reads it without saying so fails at once.
+        seen = critic(real[part]) if objective.generator_sees_real else fake.new_empty(0)
+        return objective.generator_loss(Scores(seen, fake)), {}
 
     with frozen(critic):
-        return _descend(generator, "generator", loss, len(latents), parallel, micro_batch)
+        return _descend(generator, "generator", loss, len(latents), plan)
 
 
 def _descend(
-    player: Player,
-    name: str,
-    loss_of: Callable[[slice], tuple[Tensor, Metrics]],
-    batch: int,
-    parallel: Parallel,
-    micro_batch: int | None,
-    is_measured: bool = True,
+    player: Player, name: str, loss_of: Loss, batch: int, plan: UpdatePlan, is_measured: bool = True
 ) -> Metrics:
-    """One optimizer step on the mean of a loss over the batch, taken in parts. Returns metrics where `is_measured`."""
+    """One optimizer step on the mean of a loss over the batch, taken in parts. Returns metrics if `is_measured`."""
     player.optimizer.zero_grad(set_to_none=True)
-    # Named, for a gradient penalty's images would get a gradient too, which nobody reads.
+    # Listed, because the images of a gradient penalty would get gradients too, which nobody reads.
     weights = [parameter for parameter in player.module.parameters() if parameter.requires_grad]
     totals: Metrics = {}
-    for part, share, is_last in parts(batch, micro_batch):
-        with nullcontext() if is_last else parallel.no_sync(player.wrapped):
+    for part, share, is_last in parts(batch, plan.micro_batch):
+        with nullcontext() if is_last else plan.parallel.no_sync(player.wrapped):
             with phase("forward"):
                 loss, metrics = loss_of(part)
             with phase("backward"):
-                parallel.backward(loss * share, weights)
+                plan.parallel.backward(loss * share, weights)
         if is_measured:
             add_share(totals, {**metrics, f"{name}/loss": loss}, share)
     with phase("optimizer"):
-        parallel.unscale(player.optimizer)
+        plan.parallel.unscale(player.optimizer)
         if is_measured or player.largest_grad_norm is not None:
             totals[f"{name}/grad_norm"] = _limit_gradient(player)
         player.optimizer.step()
@@ -189,7 +219,7 @@ def _descend(
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Within it no parameter takes a gradient, and no running statistic moves."""
+    """A context in which no parameter takes a gradient, and no running statistic changes."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     layers = [
         layer
@@ -210,7 +240,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def parts(batch: int, micro_batch: int | None) -> Iterator[tuple[slice, float, bool]]:
-    """Nearly equal parts of at most `micro_batch` samples: the slice, its share of the batch, is it last."""
+    """Nearly equal parts of at most `micro_batch` images: the slice, its share of the batch, whether it is last."""
     count = math.ceil(batch / micro_batch) if micro_batch else 1
     bounds = [batch * index // count for index in range(count + 1)]
     for first, end in pairwise(bounds):
@@ -218,14 +248,14 @@ def parts(batch: int, micro_batch: int | None) -> Iterator[tuple[slice, float, b
 
 
 def add_share(totals: Metrics, metrics: Metrics, share: float = 1.0) -> None:
-    """Add a part's metrics to those of the whole, in place, by the part's share of it."""
+    """Add the metrics of a part of the batch, weighted by the part's share of it, to `totals`, in place."""
     for name, value in metrics.items():
         weighted = value.detach().float() * share
         totals[name] = totals[name] + weighted if name in totals else weighted
 
 
 def _limit_gradient(player: Player) -> Tensor:
-    """Hold the gradient's norm to the player's limit, if it has one. Returns the norm as it was before."""
+    """Scale the gradient down to the player's limit, if it has one. Returns the norm before that."""
     parameters = list(player.module.parameters())
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
     if player.largest_grad_norm is not None:

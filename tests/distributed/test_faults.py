@@ -6,14 +6,15 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.data.reading.loader import Staged
 from pipeline.errors import DataError
-from pipeline.training.step import TrainingStep
+from pipeline.training.step import StepInputs, TrainingStep
 from tests.ranks import (
     Ranks,
     Run,
@@ -38,15 +39,15 @@ def train_with_a_poisoned_rank(arguments: list[str], step: int) -> int:
     """Train; after this step, rank 1 has a weight that is not a number."""
     from pipeline.train import main
 
-    set_rates = TrainingStep._set_learning_rates
+    inputs = TrainingStep.inputs
 
-    def poison(self: TrainingStep) -> None:
-        set_rates(self)
+    def poison(self: TrainingStep, batches: Iterator[Staged]) -> StepInputs:
         if self.state.counters.step == step and self.runtime.rank == 1:
             weight = next(self.state.critic.module.parameters()).data
             weight[(0,) * weight.ndim] = torch.nan
+        return inputs(self, batches)
 
-    TrainingStep._set_learning_rates = poison  # type: ignore[method-assign]
+    TrainingStep.inputs = poison  # type: ignore[method-assign]
     return main(arguments)
 
 
@@ -71,14 +72,14 @@ def fail_alone(arguments: list[str], victim: int) -> int:
     """Train; at step 6 one rank finds a damaged image."""
     from pipeline.train import main
 
-    set_rates = TrainingStep._set_learning_rates
+    inputs = TrainingStep.inputs
 
-    def fail(self: TrainingStep) -> None:
-        set_rates(self)
+    def fail(self: TrainingStep, batches: Iterator[Staged]) -> StepInputs:
         if self.state.counters.step == 6 and self.runtime.rank == victim:
             raise DataError("Sample 3 of digits-000001.tar cannot be decoded.")
+        return inputs(self, batches)
 
-    TrainingStep._set_learning_rates = fail  # type: ignore[method-assign]
+    TrainingStep.inputs = fail  # type: ignore[method-assign]
     return main(arguments)
 
 

@@ -157,10 +157,10 @@ def test_a_launcher_config_that_asks_for_two_ranks_and_starts_one_is_noticed(
 
 
 def test_float16_survives_its_own_first_scale(ranks: Ranks, config: str) -> None:
-    ranks.run(1, [config, "model.critic_norm=layer"], target=rehearse_in_float16)
+    ranks.run(1, [config, "model.critic_norm=layer"], target=warm_up_in_float16)
 
 
-def rehearse_in_float16(arguments: list[str]) -> int:
+def warm_up_in_float16(arguments: list[str]) -> int:
     """The GPU's float16 path on the CPU: autocast and a scaler that starts where its gradients overflow."""
     import torch
     from accelerate.optimizer import AcceleratedOptimizer
@@ -168,7 +168,7 @@ def rehearse_in_float16(arguments: list[str]) -> int:
     from pipeline.train import main
     from pipeline.training.step import TrainingStep
 
-    rehearse = TrainingStep.rehearse
+    warm_up = TrainingStep.warm_up
 
     def emulated(self: TrainingStep, image_shape: tuple[int, int, int]) -> None:
         accelerator = self.runtime._accelerator
@@ -180,7 +180,7 @@ def rehearse_in_float16(arguments: list[str]) -> int:
                 scaler=accelerator.scaler,
             )
             player.module.forward = torch.autocast("cpu", torch.float16)(player.module.forward)
-        rehearse(self, image_shape)
+        warm_up(self, image_shape)
         for group, tensors in self.state.named_tensors().items():
             assert tensors, f"{group} has no tensors"
             if group.endswith("optimizer"):
@@ -188,7 +188,7 @@ def rehearse_in_float16(arguments: list[str]) -> int:
         assert accelerator.scaler.get_scale() == 65536.0
         raise SystemExit(0)
 
-    TrainingStep.rehearse = emulated  # type: ignore[method-assign]
+    TrainingStep.warm_up = emulated  # type: ignore[method-assign]
     return main(arguments)
 
 

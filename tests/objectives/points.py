@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.objectives import Objective
+from pipeline.objectives import Objective, Scores
 
 REAL_COUNTS = torch.tensor([1, 4, 9, 2, 30, 5, 12, 20, 10, 7])
 FAKE_COUNTS = torch.tensor([11, 4, 3, 25, 6, 5, 1, 20, 8, 17])
@@ -18,7 +18,12 @@ REAL, FAKE = REAL_COUNTS.double() / 100, FAKE_COUNTS.double() / 100
 def losses(objective: Objective, scores: Tensor, real_counts: Tensor, fake_counts: Tensor) -> Tensor:
     """The critic's loss for the points' scores (float64), each point being as many samples as it counts."""
     real, fake = scores.repeat_interleave(real_counts), scores.repeat_interleave(fake_counts)
-    return objective.real_loss(real) + objective.fake_loss(fake)
+    return objective.critic_loss(Scores(real, fake))
+
+
+def generated(scores: Tensor) -> Scores:
+    """What a generator's loss gets if it does not need real images' scores: those of its own images only."""
+    return Scores(scores.new_empty(0), scores)
 
 
 def best_scores(objective: Objective, real_counts: Tensor, fake_counts: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
-from pipeline.objectives import Objective, build_objective
+from pipeline.objectives import Separable, as_separable, build_objective
 from pipeline.options import CrossEntropyOptions
-from tests.objectives.points import FAKE, FAKE_COUNTS, REAL, REAL_COUNTS, best_scores, losses
+from tests.objectives.points import FAKE, FAKE_COUNTS, REAL, REAL_COUNTS, best_scores, generated, losses
 
 SCORES = torch.tensor([-3.0, -0.5, 0.0, 1.0, 4.0], dtype=torch.float64)
 
@@ -20,8 +20,9 @@ SCORES = torch.tensor([-3.0, -0.5, 0.0, 1.0, 4.0], dtype=torch.float64)
 def cross_entropy(
     generator: Literal["saturating", "non_saturating"] = "non_saturating",
     labels: Literal["real_is_one", "real_is_zero"] = "real_is_one",
-) -> Objective:
-    return build_objective(CrossEntropyOptions(name="cross_entropy", generator=generator, labels=labels))
+) -> Separable:
+    options = CrossEntropyOptions(name="cross_entropy", generator=generator, labels=labels)
+    return as_separable(build_objective(options))
 
 
 def sigmoid(scores: Tensor) -> Tensor:
@@ -36,8 +37,8 @@ def test_the_critics_losses_are_the_two_log_likelihoods() -> None:
 
 def test_the_generators_loss_is_that_of_real_images_or_saturating() -> None:
     expected = -sigmoid(SCORES).log().mean(), (1 - sigmoid(SCORES)).log().mean()
-    torch.testing.assert_close(cross_entropy().generator_loss(SCORES), expected[0])
-    torch.testing.assert_close(cross_entropy("saturating").generator_loss(SCORES), expected[1])
+    torch.testing.assert_close(cross_entropy().generator_loss(generated(SCORES)), expected[0])
+    torch.testing.assert_close(cross_entropy("saturating").generator_loss(generated(SCORES)), expected[1])
 
 
 @pytest.mark.parametrize("generator", ["saturating", "non_saturating"])
@@ -46,7 +47,7 @@ def test_the_generator_gains_by_scores_of_real_images(
 ) -> None:
     for labels, gain in (("real_is_one", 1), ("real_is_zero", -1)):
         scores = SCORES.clone().requires_grad_()
-        cross_entropy(generator, labels).generator_loss(scores).backward()  # type: ignore[arg-type]
+        cross_entropy(generator, labels).generator_loss(generated(scores)).backward()  # type: ignore[arg-type]
         assert scores.grad is not None
         assert (scores.grad * gain < 0).all()
 
@@ -83,7 +84,7 @@ def test_flipped_labels_are_the_same_losses_at_negated_scores(
     plain, flipped = cross_entropy(generator), cross_entropy(generator, "real_is_zero")
     assert torch.equal(flipped.real_loss(-SCORES), plain.real_loss(SCORES))
     assert torch.equal(flipped.fake_loss(-SCORES), plain.fake_loss(SCORES))
-    assert torch.equal(flipped.generator_loss(-SCORES), plain.generator_loss(SCORES))
+    assert torch.equal(flipped.generator_loss(generated(-SCORES)), plain.generator_loss(generated(SCORES)))
 
 
 def test_with_flipped_labels_real_images_score_low() -> None:
@@ -109,9 +110,11 @@ def test_scores_of_ten_thousand_neither_overflow_nor_lose_their_gradient(
     }
     for certainty, values in expected.items():
         for name in ("real_loss", "fake_loss", generator):
-            loss_of = objective.generator_loss if name == generator else getattr(objective, name)
             scores = torch.tensor([sign * certainty], requires_grad=True)
-            loss = loss_of(scores)
+            if name == generator:
+                loss = objective.generator_loss(generated(scores))
+            else:
+                loss = getattr(objective, name)(scores)
             loss.backward()
             assert scores.grad is not None
             assert (loss.item(), sign * scores.grad.item()) == values[name], name

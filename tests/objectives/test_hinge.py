@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.objectives import build_objective
+from pipeline.objectives import as_separable, build_objective
 from pipeline.options import HingeOptions
-from tests.objectives.points import FAKE, FAKE_COUNTS, REAL, REAL_COUNTS, losses
+from tests.objectives.points import FAKE, FAKE_COUNTS, REAL, REAL_COUNTS, generated, losses
 
-OBJECTIVE = build_objective(HingeOptions(name="hinge"))
+OBJECTIVE = as_separable(build_objective(HingeOptions(name="hinge")))
 SCORES = torch.tensor([-2.5, -1.0, 0.25, 1.0, 3.0])
 
 
 def test_the_losses_are_the_mean_distances_to_the_margins() -> None:
     assert OBJECTIVE.real_loss(SCORES).item() == pytest.approx((3.5 + 2 + 0.75 + 0 + 0) / 5)
     assert OBJECTIVE.fake_loss(SCORES).item() == pytest.approx((0 + 0 + 1.25 + 2 + 4) / 5)
-    assert OBJECTIVE.generator_loss(SCORES).item() == pytest.approx(-0.75 / 5)
+    assert OBJECTIVE.generator_loss(generated(SCORES)).item() == pytest.approx(-0.75 / 5)
 
 
 def test_scores_past_their_margin_cost_nothing_and_pull_at_nothing() -> None:

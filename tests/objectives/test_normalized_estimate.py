@@ -38,12 +38,14 @@ from pipeline.options import (
 )
 from pipeline.profiling.flops import SingleProcess
 from pipeline.training.diagnostics import mean_slope, wasserstein_estimate
+from pipeline.training.schedule import learning_rate
 from pipeline.training.state import build_optimizer, set_learning_rate
-from pipeline.training.updates import Player, critic_update
+from pipeline.training.updates import CriticBatch, Player, UpdatePlan, critic_update
 
 pytestmark = pytest.mark.slow
 
 COUNT = 128
+PLAN = UpdatePlan(SingleProcess())
 
 
 class Given(nn.Module):
@@ -136,10 +138,10 @@ def measure(samples: str, critic: str, steps: int = 200) -> Measured:
     objective, generator = build_objective(options), Given()
     player, images = Player(module, module, build_optimizer(module, optimizer)), generator(real)
     for step in range(steps):
-        set_learning_rate(player, optimizer, step, steps)
+        set_learning_rate(player, learning_rate(step, optimizer.lr, optimizer.decay, steps))
         # Every sample counts in each update, and meets another partner in each.
         drawn, uniform = _drawn(fake)
-        critic_update(player, objective, images, generator(drawn), uniform, SingleProcess())
+        critic_update(player, objective, CriticBatch(images, generator(drawn), uniform), PLAN)
     draws = [_drawn(fake) for _ in range(10)]
     slopes = [mean_slope(module, images, generator(drawn), uniform) for drawn, uniform in draws]
     estimate = wasserstein_estimate(module, [(images, generator(fake))])

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pipeline.objectives import Objective, build_objective
 from pipeline.options import CrossEntropyOptions, HingeOptions, LeastSquaresOptions, WassersteinOptions
+from tests.objectives.points import generated
 
 SATURATING = build_objective(CrossEntropyOptions(name="cross_entropy", generator="saturating"))
 NON_SATURATING = build_objective(CrossEntropyOptions(name="cross_entropy"))
@@ -40,7 +41,9 @@ WEIGHTS = torch.exp(-NOISE.square() / 2) / torch.exp(-NOISE.square() / 2).sum()
 def gradient(objective: Objective, critic: Callable[[Tensor], Tensor], d: float) -> float:
     """The derivative of the generator's expected loss with respect to d."""
     shift = torch.tensor(d, dtype=torch.float64, requires_grad=True)
-    losses = torch.vmap(objective.generator_loss)(critic(NOISE + shift)[:, None])
+    losses = torch.vmap(lambda scores: objective.generator_loss(generated(scores)))(
+        critic(NOISE + shift)[:, None]
+    )
     (found,) = torch.autograd.grad((WEIGHTS * losses).sum(), shift)
     return found.item()
 
@@ -103,7 +106,7 @@ def test_least_squares_vanishes_too_through_its_best_critic(objective: Objective
 def pull(objective: Objective, score: float) -> float:
     """How strongly the generator's loss pulls a score upwards."""
     scores = torch.tensor([score], dtype=torch.float64, requires_grad=True)
-    objective.generator_loss(scores).backward()
+    objective.generator_loss(generated(scores)).backward()
     assert scores.grad is not None
     return -scores.grad.item()
 

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.objectives import build_objective
-from pipeline.objectives.wasserstein import ClippedWasserstein
+from pipeline.objectives import Objective, Scores, as_separable, build_objective
+from pipeline.objectives.clipping import WeightClipping
+from pipeline.objectives.contract import Constraint
+from pipeline.objectives.penalties import GradientPenalty
 from pipeline.options import ClipScope, GradientPenaltyOptions, WassersteinOptions
+from tests.objectives.points import generated
 
 
 class Linear(nn.Module):
@@ -27,18 +30,24 @@ def images(number: int, count: int = 6) -> Tensor:
     return torch.randn(count, 3, 2, 2, generator=torch.Generator().manual_seed(number))
 
 
-OBJECTIVE = build_objective(WassersteinOptions(clip=0.25))
+def clipping_of(objective: Objective) -> Constraint:
+    assert objective.constraint is not None
+    return objective.constraint
+
+
+OBJECTIVE = as_separable(build_objective(WassersteinOptions(clip=0.25)))
+CLIPPING = clipping_of(OBJECTIVE)
 
 
 def critic_loss(critic: Linear, real: Tensor, fake: Tensor) -> Tensor:
-    return OBJECTIVE.real_loss(critic(real)) + OBJECTIVE.fake_loss(critic(fake))
+    return OBJECTIVE.critic_loss(Scores(critic(real), critic(fake)))
 
 
 def test_the_losses_are_the_mean_scores_that_of_real_images_with_a_minus() -> None:
     scores = torch.tensor([-2.5, 1.0, 4.5])
     assert OBJECTIVE.real_loss(scores).item() == -1
     assert OBJECTIVE.fake_loss(scores).item() == 1
-    assert OBJECTIVE.generator_loss(scores).item() == -1
+    assert OBJECTIVE.generator_loss(generated(scores)).item() == -1
     assert OBJECTIVE.measures_wasserstein
 
 
@@ -65,7 +74,7 @@ def test_a_critic_that_learns_scores_real_images_higher() -> None:
         optimizer.zero_grad()
         critic_loss(critic, real, fake).backward()
         optimizer.step()
-        OBJECTIVE.constrain(critic)
+        CLIPPING.apply(critic)
     assert critic(real).mean() > critic(fake).mean()
     # The best linear critic in the box has every weight on its wall.
     torch.testing.assert_close(critic.weight.detach(), torch.full((12,), -0.25))
@@ -73,14 +82,14 @@ def test_a_critic_that_learns_scores_real_images_higher() -> None:
 
 def test_the_generators_loss_pushes_the_scores_up() -> None:
     critic, fake = Linear(), images(1).requires_grad_()
-    loss = OBJECTIVE.generator_loss(critic(fake))
+    loss = OBJECTIVE.generator_loss(generated(critic(fake)))
     torch.testing.assert_close(loss, -critic(fake).mean())
     loss.backward()
     torch.testing.assert_close(fake.grad, (-critic.weight / 6).expand(6, 12).reshape(6, 3, 2, 2).detach())
 
 
 def test_there_is_no_penalty() -> None:
-    assert OBJECTIVE.penalty(Linear(), images(0), images(1), torch.linspace(0, 0.9, 6)) is None
+    assert OBJECTIVE.penalties == ()
 
 
 def test_every_weight_comes_into_the_box_also_biases_and_norms() -> None:
@@ -89,14 +98,14 @@ def test_every_weight_comes_into_the_box_also_biases_and_norms() -> None:
         for weight in critic.parameters():
             weight.mul_(10).add_(0.5)
     statistics = [buffer.clone() for buffer in critic.buffers()]
-    OBJECTIVE.constrain(critic)
+    CLIPPING.apply(critic)
     assert all(weight.abs().max() <= 0.25 for weight in critic.parameters())
     assert all(torch.equal(*both) for both in zip(statistics, critic.buffers(), strict=True))
 
 
 def test_the_share_of_weights_on_the_walls_is_reported() -> None:
     critic = Linear()
-    report = OBJECTIVE.report(critic)
+    report = CLIPPING.report(critic)
     assert report.keys() == {"critic/clipped_fraction"}
     outside = (critic.weight.abs() >= 0.25).sum().item() + 1
     assert report["critic/clipped_fraction"].item() == pytest.approx(outside / 13)
@@ -118,17 +127,18 @@ def test_the_scope_says_what_is_clipped_and_what_the_report_counts(
     with torch.no_grad():
         for weight in critic.parameters():
             weight.fill_(0.1).flatten()[0] = -7.0
-    objective = build_objective(WassersteinOptions(clip=0.25, scope=scope))
-    objective.constrain(critic)
+    clipping = clipping_of(build_objective(WassersteinOptions(clip=0.25, scope=scope)))
+    clipping.apply(critic)
     found = {name: weight.min().item() for name, weight in critic.named_parameters()}
     assert found == {name: -0.25 if name in clipped else -7.0 for name in found}
     in_scope = [weight.numel() for name, weight in critic.named_parameters() if name in clipped]
-    fraction = objective.report(critic)["critic/clipped_fraction"].item()
+    fraction = clipping.report(critic)["critic/clipped_fraction"].item()
     assert fraction == pytest.approx(len(in_scope) / sum(in_scope))
 
 
 def test_the_options_choose_the_objective() -> None:
-    assert isinstance(OBJECTIVE, ClippedWasserstein)
-    assert not isinstance(
-        build_objective(GradientPenaltyOptions(name="gradient_penalty")), ClippedWasserstein
-    )
+    penalised = build_objective(GradientPenaltyOptions(name="gradient_penalty", weight=3.0, sides="one"))
+    assert OBJECTIVE.constraint == WeightClipping(clip=0.25, scope="all")
+    assert OBJECTIVE.penalties == ()
+    assert penalised.constraint is None
+    assert penalised.penalties == (GradientPenalty(weight=3.0, is_one_sided=True),)

@@ -34,12 +34,20 @@ def train_as_if_captured(arguments: list[str]) -> int:
             with (
                 patch.object(Noise, "draw", side_effect=AssertionError),
                 patch.object(training_step, "ema_weight", side_effect=AssertionError),
+                patch.object(training_step, "learning_rate", side_effect=AssertionError),
+                patch.object(training_step, "critic_updates_at", side_effect=AssertionError),
             ):
                 return run()
 
         return replay
 
-    build.TrainingStep = lambda *parts: GraphedStep(*parts, capture=capture)  # type: ignore[attr-defined, assignment, misc]
+    def build_step(*parts: Any) -> TrainingStep:
+        step = TrainingStep(*parts)
+        updates = step.config.schedule.critic_updates
+        step.run = GraphedStep(step.parts, updates, step.runtime.device, capture)
+        return step
+
+    build.TrainingStep = build_step  # type: ignore[attr-defined, assignment, misc]
     code = main(arguments)
     assert len(captured) == 1
     return code

@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
+from pipeline.errors import ConfigError
 from pipeline.models import build_critic, build_generator
 from pipeline.models.norms import BatchNorm2d
-from pipeline.objectives import Objective, build_objective
-from pipeline.objectives.wasserstein import ClippedWasserstein
+from pipeline.objectives import Objective, Scores, as_separable, build_objective
+from pipeline.objectives.clipping import WeightClipping
+from pipeline.objectives.contract import Constraint, Penalty
+from pipeline.objectives.wasserstein import Wasserstein
 from pipeline.options import (
     CrossEntropyOptions,
     DcganOptions,
@@ -25,7 +29,15 @@ from pipeline.options import (
     Rounds,
     WassersteinOptions,
 )
-from pipeline.training.updates import Player, critic_update, draw_fakes, frozen, generator_update
+from pipeline.training.updates import (
+    CriticBatch,
+    Player,
+    UpdatePlan,
+    critic_update,
+    draw_fakes,
+    frozen,
+    generator_update,
+)
 
 BATCH = 7
 WASSERSTEIN = build_objective(WassersteinOptions(clip=0.03))
@@ -101,15 +113,19 @@ class Pair:
                 weight.mul_(5)
         return Player(module, module, torch.optim.SGD(module.parameters(), lr=lr), largest)
 
-    def update_critic(self, objective: Objective, batch: int = BATCH, **options: Any) -> dict[str, Tensor]:
-        options = {"parallel": Plain(), **options}
+    def update_critic(
+        self, objective: Objective, batch: int = BATCH, is_measured: bool = True, **options: Any
+    ) -> dict[str, Tensor]:
+        plan = UpdatePlan(**{"parallel": Plain(), **options})
         real, latents, uniform = critic_batch(batch)
-        fake = draw_fakes(self.generator.module, latents, options.get("micro_batch"))
-        return critic_update(self.critic, objective, real, fake, uniform, **options)
+        fake = draw_fakes(self.generator.module, latents, plan.micro_batch)
+        return critic_update(
+            self.critic, objective, CriticBatch(real, fake, uniform), plan, is_measured=is_measured
+        )
 
     def update_generator(self, objective: Objective, **options: Any) -> dict[str, Tensor]:
-        options = {"parallel": Plain(), **options}
-        return generator_update(self.generator, self.critic.module, objective, generator_batch(), **options)
+        plan, (real, _, _) = UpdatePlan(**{"parallel": Plain(), **options}), critic_batch()
+        return generator_update(self.generator, self.critic.module, objective, generator_batch(), real, plan)
 
 
 def critic_batch(batch: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:
@@ -325,11 +341,11 @@ def test_the_generators_update_raises_its_images_scores() -> None:
     assert losses[-1] < losses[0]
 
 
-class Recording(ClippedWasserstein):
-    """The Wasserstein loss in a small box, which notes what it is asked, and the critic it leaves behind."""
+class Recording(Wasserstein, Constraint):
+    """The Wasserstein loss in a small box, which records the calls to it and the critic it leaves behind."""
 
     def __init__(self) -> None:
-        super().__init__(WassersteinOptions(clip=0.03))
+        super().__init__(constraint=self)
         self.asked: list[str] = []
         self.left: list[dict[str, Tensor]] = []
 
@@ -341,8 +357,8 @@ class Recording(ClippedWasserstein):
         self.asked.append("fake")
         return super().fake_loss(scores)
 
-    def constrain(self, critic: nn.Module) -> None:
-        super().constrain(critic)
+    def apply(self, critic: nn.Module) -> None:
+        WeightClipping(clip=0.03).apply(critic)
         self.asked.append("constrain")
         self.left.append(state(critic))
 
@@ -409,18 +425,17 @@ def test_a_joint_update_is_one_step_on_the_sum_of_the_losses(objective: Objectiv
     pair, by_hand = Pair("layer"), Pair("layer")
     critic, (real, latents, uniform) = by_hand.critic.module, critic_batch()
     fake = by_hand.generator.module(latents).detach()
-    loss = objective.real_loss(critic(real)) + objective.fake_loss(critic(fake))
-    penalty = objective.penalty(critic, real, fake, uniform)
-    norm = descend(critic, loss if penalty is None else loss + penalty, lr=0.1)
+    loss = objective.critic_loss(Scores(critic(real), critic(fake)))
+    penalty = sum(term(critic, real, fake, uniform) for term in objective.penalties)
+    norm = descend(critic, loss + penalty, lr=0.1)
 
     before = state(pair.critic.module)
     metrics = pair.update_critic(objective)
     moved = change(pair.critic.module, before)
     assert (moved - change(critic, before)).norm() < 1e-5 * moved.norm()
-    total = loss if penalty is None else loss + penalty
-    assert metrics["critic/loss"].item() == pytest.approx(total.item(), rel=1e-5, abs=1e-6)
+    assert metrics["critic/loss"].item() == pytest.approx((loss + penalty).item(), rel=1e-5, abs=1e-6)
     assert metrics["critic/grad_norm"].item() == pytest.approx(norm.item(), rel=1e-4)
-    if penalty is not None:
+    if objective.penalties:
         assert metrics["critic/penalty"].item() == pytest.approx(penalty.item(), rel=1e-5)
 
 
@@ -432,7 +447,7 @@ def test_the_estimate_of_an_alternating_update_is_of_the_critic_between_its_roun
     pair, between = Pair(), Pair()
     metrics = pair.update_critic(WIDE_BOX, rounds="alternating", micro_batch=micro_batch)
     real, latents, _ = critic_batch()
-    WIDE_BOX.real_loss(between.critic.module(real)).backward()
+    as_separable(WIDE_BOX).real_loss(between.critic.module(real)).backward()
     between.critic.optimizer.step()
     with torch.no_grad():
         fake = between.generator.module(latents)
@@ -476,7 +491,8 @@ def test_with_every_objective_the_critic_learns_from_a_batch_and_then_the_genera
 def test_the_generators_update_is_one_step_on_its_loss_against_the_critic(objective: Objective) -> None:
     pair, by_hand = Pair("layer"), Pair("layer")
     generator = by_hand.generator.module
-    loss = objective.generator_loss(by_hand.critic.module(generator(generator_batch())))
+    scores = by_hand.critic.module(generator(generator_batch()))
+    loss = objective.generator_loss(Scores(torch.empty(0), scores))
     descend(generator, loss, lr=0.1)
     before = state(pair.generator.module)
     metrics = pair.update_generator(objective)
@@ -508,11 +524,8 @@ def test_batch_norm_takes_the_statistics_of_real_and_of_generated_images_apart(r
     metrics = critic_update(
         pair.critic,
         WIDE_BOX,
-        real,
-        draw_fakes(pair.generator.module, latents),
-        torch.zeros(BATCH),
-        Plain(),
-        rounds=rounds,
+        CriticBatch(real, draw_fakes(pair.generator.module, latents), torch.zeros(BATCH)),
+        UpdatePlan(Plain(), rounds=rounds),
     )
     found = state(pair.critic.module)
     torch.testing.assert_close(found["layers.3.running_mean"], mean)
@@ -577,9 +590,8 @@ def test_a_critic_update_may_have_another_batch_than_the_generators(rounds: Roun
         )
     pair.update_critic(LEAST_SQUARES, batch=half, rounds=rounds)
     assert seen == {"critic": [half, half], "generator": [half]}
-    expected = LEAST_SQUARES.generator_loss(
-        pair.critic.module(pair.generator.module(generator_batch()))
-    ).item()
+    scores = pair.critic.module(pair.generator.module(generator_batch()))
+    expected = LEAST_SQUARES.generator_loss(Scores(torch.empty(0), scores)).item()
     found = pair.update_generator(LEAST_SQUARES)["generator/loss"].item()
     assert found == pytest.approx(expected, rel=1e-5)
     assert seen == {"critic": [half, half, BATCH, BATCH], "generator": [half, BATCH, BATCH]}
@@ -590,10 +602,11 @@ def test_a_critics_step_does_not_grow_with_its_batch(objective: Objective, round
     small, large = Pair("layer"), Pair("layer")
     before = state(small.critic.module)
     real, latents, uniform = critic_batch(3)
-    batch = real, draw_fakes(small.generator.module, latents), uniform
+    images = real, draw_fakes(small.generator.module, latents), uniform
     for pair, times in ((small, 1), (large, 2)):
-        reals, fakes, places = (torch.cat([tensor] * times) for tensor in batch)
-        critic_update(pair.critic, objective, reals, fakes, places, Plain(), rounds=rounds)
+        reals, fakes, places = (torch.cat([tensor] * times) for tensor in images)
+        batch = CriticBatch(reals, fakes, places)
+        critic_update(pair.critic, objective, batch, UpdatePlan(Plain(), rounds=rounds))
     moved = change(small.critic.module, before)
     assert moved.norm() > 1e-3
     assert (change(large.critic.module, before) - moved).norm() < 1e-4 * moved.norm()
@@ -623,3 +636,104 @@ def test_an_update_that_is_not_measured_moves_the_critic_alike(rounds: Rounds, l
     assert unmeasured == {}
     ours, theirs = (state(pair.critic.module) for pair in pairs)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+class Relativistic(Objective):
+    """softplus(-(c(real) - c(fake))) and its mirror image (Jolicoeur-Martineau 2018): a loss of pairs of scores."""
+
+    generator_sees_real = True
+
+    def critic_loss(self, scores: Scores) -> Tensor:
+        return softplus(scores.fake - scores.real).mean()
+
+    def generator_loss(self, scores: Scores) -> Tensor:
+        return softplus(scores.real - scores.fake).mean()
+
+
+class Bias(nn.Module):
+    """c(x) = w mean(x), and a generator of images that are all its one weight plus the latent."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, inputs: Tensor, float32: bool = False) -> Tensor:
+        return self.weight * inputs.flatten(1).mean(1)
+
+
+class Shift(Bias):
+    def forward(self, inputs: Tensor, float32: bool = False) -> Tensor:
+        return (self.weight + inputs)[:, :, None, None]
+
+
+def player(module: nn.Module) -> Player:
+    return Player(module, module, torch.optim.SGD(module.parameters(), lr=1.0))
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 2, 3])
+def test_a_pairwise_loss_trains_both_networks_as_its_closed_form_says(micro_batch: int | None) -> None:
+    critic, generator = player(Bias(0.5)), player(Shift(0.25))
+    real = torch.tensor([1.0, -2.0, 3.0, 0.5, 0.0])
+    latents = torch.tensor([0.1, 0.2, -0.3, 0.4, 1.0])
+    batch = CriticBatch(
+        real[:, None, None, None], generator.module(latents[:, None]).detach(), torch.zeros(5)
+    )
+    plan = UpdatePlan(Plain(), micro_batch)
+    metrics = critic_update(critic, Relativistic(), batch, plan)
+    # With d = real - fake, the loss is the mean of log(1 + exp(-w d)), and its slope that of -d sigmoid(-w d).
+    difference = real - (0.25 + latents)
+    torch.testing.assert_close(metrics["critic/loss"], (1 + torch.exp(-0.5 * difference)).log().mean())
+    weight = 0.5 + (difference / (1 + torch.exp(0.5 * difference))).mean()
+    torch.testing.assert_close(critic.module.weight.detach(), weight)
+
+    weight_before = critic.module.weight.detach().clone()
+    metrics = generator_update(generator, critic.module, Relativistic(), latents[:, None], batch.real, plan)
+    torch.testing.assert_close(metrics["generator/loss"], (1 + torch.exp(weight * difference)).log().mean())
+    # The images move with the generator's weight one to one, and their scores w times as much.
+    moved = (weight / (1 + torch.exp(-weight * difference))).mean()
+    torch.testing.assert_close(generator.module.weight.detach(), 0.25 + moved)
+    assert torch.equal(critic.module.weight.detach(), weight_before)
+
+
+def test_an_objective_that_reads_real_scores_without_saying_so_fails_at_once() -> None:
+    class Forgetful(Relativistic):
+        generator_sees_real = False
+
+    with pytest.raises(RuntimeError, match="size"):
+        Pair().update_generator(Forgetful())
+
+
+class AbsoluteScore(Penalty):
+    """The mean absolute score of the real images, weighted."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, critic: Any, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+        return self.weight * critic(real).abs().mean()
+
+
+def test_several_penalties_are_added_up() -> None:
+    pair, by_hand = Pair(), Pair()
+    real, latents, _ = critic_batch()
+    with torch.no_grad():
+        fake = by_hand.generator.module(latents)
+        plain = Wasserstein().critic_loss(Scores(by_hand.critic.module(real), by_hand.critic.module(fake)))
+        expected = 5 * by_hand.critic.module(real).abs().mean()
+    metrics = pair.update_critic(Wasserstein(penalties=(AbsoluteScore(2.0), AbsoluteScore(3.0))))
+    torch.testing.assert_close(metrics["critic/penalty"], expected)
+    torch.testing.assert_close(metrics["critic/loss"], plain + expected)
+
+
+@pytest.mark.parametrize(
+    ("objective", "reason"),
+    [
+        (Relativistic(), "the objective Relativistic, whose loss compares the scores of real and generated"),
+        (PENALTY, r"the objective Wasserstein, whose penalty \(GradientPenalty\) needs real and generated"),
+    ],
+)
+def test_alternating_rounds_of_a_loss_that_needs_both_kinds_are_refused(
+    objective: Objective, reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"critic_rounds: alternating cannot be used with {reason}"):
+        Pair().update_critic(objective, rounds="alternating")
