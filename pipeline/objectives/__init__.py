@@ -7,7 +7,15 @@ labels are flipped), so that the Wasserstein estimate is mean c(real) - mean c(f
 from __future__ import annotations
 
 from pipeline.objectives.clipping import WeightClipping
-from pipeline.objectives.contract import Metrics, Objective, Scores, Separable, as_separable
+from pipeline.objectives.contract import (
+    Constraint,
+    Metrics,
+    Objective,
+    Penalty,
+    Scores,
+    Separable,
+    as_separable,
+)
 from pipeline.objectives.cross_entropy import CrossEntropy
 from pipeline.objectives.hinge import Hinge
 from pipeline.objectives.least_squares import LeastSquares
@@ -15,7 +23,16 @@ from pipeline.objectives.penalties import GradientPenalty
 from pipeline.objectives.wasserstein import Wasserstein
 from pipeline.options import ObjectiveOptions
 
-__all__ = ["Metrics", "Objective", "Scores", "Separable", "as_separable", "build_objective"]
+__all__ = [
+    "Constraint",
+    "Metrics",
+    "Objective",
+    "Penalty",
+    "Scores",
+    "Separable",
+    "as_separable",
+    "build_objective",
+]
 
 
 def build_objective(options: ObjectiveOptions) -> Objective:

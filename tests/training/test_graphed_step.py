@@ -16,8 +16,8 @@ import torch
 from pipeline.noise import Noise
 from pipeline.training import build
 from pipeline.training import step as training_step
-from pipeline.training.graphed_step import GraphedStep, Replay, Result
-from pipeline.training.step import TrainingStep
+from pipeline.training.graphed_step import GraphedStep, Replay
+from pipeline.training.step import Result, TrainingStep
 from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_tensors
 
 
@@ -47,7 +47,7 @@ def train_as_if_captured(arguments: list[str]) -> int:
         step.run = GraphedStep(step.parts, updates, step.runtime.device, capture)
         return step
 
-    build.TrainingStep = build_step  # type: ignore[attr-defined, assignment, misc]
+    build.TrainingStep = build_step  # type: ignore[attr-defined, assignment]
     code = main(arguments)
     assert len(captured) == 1
     return code

@@ -426,7 +426,8 @@ def test_a_joint_update_is_one_step_on_the_sum_of_the_losses(objective: Objectiv
     critic, (real, latents, uniform) = by_hand.critic.module, critic_batch()
     fake = by_hand.generator.module(latents).detach()
     loss = objective.critic_loss(Scores(critic(real), critic(fake)))
-    penalty = sum(term(critic, real, fake, uniform) for term in objective.penalties)
+    terms = [term(critic, real, fake, uniform) for term in objective.penalties]
+    penalty = torch.stack([torch.zeros(()), *terms]).sum()
     norm = descend(critic, loss + penalty, lr=0.1)
 
     before = state(pair.critic.module)
@@ -672,7 +673,8 @@ def player(module: nn.Module) -> Player:
 
 @pytest.mark.parametrize("micro_batch", [None, 1, 2, 3])
 def test_a_pairwise_loss_trains_both_networks_as_its_closed_form_says(micro_batch: int | None) -> None:
-    critic, generator = player(Bias(0.5)), player(Shift(0.25))
+    one, other = Bias(0.5), Shift(0.25)
+    critic, generator = player(one), player(other)
     real = torch.tensor([1.0, -2.0, 3.0, 0.5, 0.0])
     latents = torch.tensor([0.1, 0.2, -0.3, 0.4, 1.0])
     batch = CriticBatch(
@@ -684,15 +686,15 @@ def test_a_pairwise_loss_trains_both_networks_as_its_closed_form_says(micro_batc
     difference = real - (0.25 + latents)
     torch.testing.assert_close(metrics["critic/loss"], (1 + torch.exp(-0.5 * difference)).log().mean())
     weight = 0.5 + (difference / (1 + torch.exp(0.5 * difference))).mean()
-    torch.testing.assert_close(critic.module.weight.detach(), weight)
+    torch.testing.assert_close(one.weight.detach(), weight)
 
-    weight_before = critic.module.weight.detach().clone()
+    weight_before = one.weight.detach().clone()
     metrics = generator_update(generator, critic.module, Relativistic(), latents[:, None], batch.real, plan)
     torch.testing.assert_close(metrics["generator/loss"], (1 + torch.exp(weight * difference)).log().mean())
     # The images move with the generator's weight one to one, and their scores w times as much.
     moved = (weight / (1 + torch.exp(-weight * difference))).mean()
-    torch.testing.assert_close(generator.module.weight.detach(), 0.25 + moved)
-    assert torch.equal(critic.module.weight.detach(), weight_before)
+    torch.testing.assert_close(other.weight.detach(), 0.25 + moved)
+    assert torch.equal(one.weight.detach(), weight_before)
 
 
 def test_an_objective_that_reads_real_scores_without_saying_so_fails_at_once() -> None:
