@@ -1,4 +1,4 @@
-"""An HTTP server that now and then fails in every way a network can, and otherwise serves a directory or a server."""
+"""An HTTP server that fails at random, in every way that a network can, and otherwise serves a directory or server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAULTS = ("dropped", "cut", "stalled", "unavailable", "altered")
 
 
 class ChaosServer(ThreadingHTTPServer):
-    """Serves files of `root`, or what `upstream` answers; a share `rate` of the requests for shards goes wrong."""
+    """Serves the files of `root` or the answers of `upstream`; a fraction `rate` of the requests for shards fails."""
 
     daemon_threads = True
 
@@ -36,7 +36,7 @@ class ChaosServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def toss(self, path: str) -> str | None:
-        """The fault of this request; requests for other things than shards always work."""
+        """The fault of this request, or None. Only requests for files of a shard set can fail."""
         with self.lock:
             if not path.endswith((".tar", ".npy", ".json")) or self.dice.random() >= self.rate:
                 return None
@@ -45,7 +45,7 @@ class ChaosServer(ThreadingHTTPServer):
             return fault
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients hang up on a stalled server: no traceback for that."""
+        """Print no traceback when a client closes the connection to a stalled server."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: ChaosServer
 
     def log_message(self, *arguments: Any) -> None:
-        """Stay quiet."""
+        """Print nothing."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         assert self.server.upstream is not None
         skipped = ("connection", "accept-encoding")
         sent = {name: value for name, value in self.headers.items() if name.lower() not in skipped}
-        # Straight to the server: urllib would heed whatever proxies the environment names.
+        # Not with urllib, which would use the proxies that the environment names.
         upstream = HTTPConnection(urlsplit(self.server.upstream).netloc, timeout=30)
         try:
             upstream.request(self.command, self.path, headers=sent)
@@ -127,7 +127,7 @@ def chaos(
     seed: int = 0,
     faults: tuple[str, ...] = FAULTS,
 ) -> Iterator[ChaosServer]:
-    """A server that runs while the body does."""
+    """A server that runs within the `with` block."""
     server = ChaosServer(root, upstream, rate, seed, faults)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

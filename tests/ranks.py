@@ -1,4 +1,4 @@
-"""Runs of real ranks for tests: started, watched, killed and read back.
+"""Runs of real ranks for tests: start them, watch them, kill them and read what they wrote.
 
 Importing torch takes seconds, so ranks are forked from a server process that has imported it.
 """
@@ -25,7 +25,7 @@ Target = Callable[..., int]
 Arrays = dict[str, Any]
 
 PATIENCE = 120.0
-"""Seconds after which a run that should have ended counts as hung."""
+"""Seconds after which a run that should have ended counts as hung: many, because the machine may be busy."""
 
 _SPAWN = multiprocessing.get_context("forkserver")
 _SPAWN.set_forkserver_preload(
@@ -44,13 +44,13 @@ _PORTS = (15000 + (os.getpid() * 1009 + number) % 15000 for number in count())
 
 
 class Run:
-    """The processes of one run and what they printed."""
+    """The processes of one run and their output."""
 
     def __init__(self, processes: list[Any], logs: list[Path]) -> None:
         self.processes, self._logs = processes, logs
 
     def wait(self, timeout: float = PATIENCE) -> list[int]:
-        """The exit codes by rank; a signal counts as minus its number. Fails after `timeout` seconds."""
+        """The exit code of each rank: minus its number if a signal ended it. Fails after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         running = list(self.processes)
         while running and (left := deadline - time.monotonic()) > 0:
@@ -60,12 +60,12 @@ class Run:
         return [process.exitcode for process in self.processes]
 
     def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
-        """Send a signal to one rank, unless it has ended."""
+        """Send a signal to one rank if it is still running."""
         if self.processes[rank].is_alive():
             os.kill(self.processes[rank].pid, number)
 
     def end(self) -> None:
-        """Kill what still runs, and wait until it is gone."""
+        """Kill the ranks that still run, and wait until they have ended."""
         for rank, process in enumerate(self.processes):
             self.kill(rank)
             process.join()
@@ -75,7 +75,7 @@ class Run:
         return all(process.is_alive() for process in self.processes)
 
     def log(self, rank: int) -> str:
-        """What one rank printed, to either stream."""
+        """The standard output and error of one rank."""
         return self._logs[rank].read_text() if self._logs[rank].exists() else ""
 
     @property
@@ -84,7 +84,7 @@ class Run:
 
 
 class Ranks:
-    """Starts runs, and ends all of them at the end of a test."""
+    """Starts runs, and ends those that are left at the end of a test."""
 
     def __init__(self, logs: Path) -> None:
         self._logs, self._runs = logs, list[Run]()
@@ -99,8 +99,8 @@ class Ranks:
     ) -> Run:
         """Start `world_size` processes that each call `target(arguments, *extra)`, by default the program.
 
-        `target` is a function of a module that the processes can import. One process is started without a
-        launcher's variables, like `python -m pipeline.train`.
+        `target` is a function at the top of a module that the processes can import. A single process gets none of
+        a launcher's environment variables, as with `python -m pipeline.train`.
         """
         port = free_port()
         processes, logs = [], []
@@ -129,14 +129,14 @@ class Ranks:
 
 
 def train(arguments: list[str]) -> int:
-    """What each rank does by default: the program itself."""
+    """The default target of a rank: `python -m pipeline.train`."""
     from pipeline.train import main
 
     return main(arguments)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
+    """A port of 127.0.0.1 on which nothing listens."""
     for port in _PORTS:
         with socket.socket() as candidate:
             try:
@@ -148,27 +148,27 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], bool], run: Run | None = None, timeout: float = PATIENCE) -> None:
-    """Return once the condition holds. Fails after `timeout`, or once a rank of `run` has ended without it."""
+    """Return when the condition holds. Fails after `timeout` seconds, or if a rank of `run` ends before that."""
     deadline = time.monotonic() + timeout
     while not condition():
         ended = run is not None and not run.is_alive
         if ended and condition():
             return
-        said = run.output if run else ""
-        assert not ended, f"a rank ended before the condition held:\n{said}"
-        assert time.monotonic() < deadline, f"the condition did not hold within {timeout} s:\n{said}"
+        output = run.output if run else ""
+        assert not ended, f"a rank ended before the condition held:\n{output}"
+        assert time.monotonic() < deadline, f"the condition did not hold within {timeout} s:\n{output}"
         time.sleep(0.002)
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without the figures that time and memory decide."""
+    """The lines of metrics.jsonl without speed and memory, which differ from run to run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     measured = ("speed/", "memory/")
     return [{k: v for k, v in line.items() if not k.startswith(measured)} for line in lines]
 
 
 def read_series(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows of the run's scalars: (step, value) by tag."""
+    """The run's scalars as TensorBoard shows them: a list of (step, value) for each tag."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
@@ -176,9 +176,9 @@ def read_series(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def read_tensors(checkpoint: Path) -> Arrays:
-    """Every tensor of a checkpoint as "FILE/NAME"."""
+    """Every tensor of a checkpoint, under the name "FILE/NAME"."""
     files = sorted(checkpoint.glob("*.safetensors"))
-    assert files, f"{checkpoint} holds no tensors"
+    assert files, f"{checkpoint} has no tensors"
     return {
         f"{file.stem}/{name}": array
         for file in files
@@ -192,9 +192,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_note(run: Path, ending: str) -> dict[str, Any]:
-    """A run's DONE, PREEMPTED or FAILED."""
+    """The content of the run's DONE, PREEMPTED or FAILED; fails if it ended in another way."""
     found = sorted(path.name for path in run.iterdir() if path.name in ("DONE", "PREEMPTED", "FAILED"))
-    assert found == [ending], f"{run} holds {found}, expected {ending}"
+    assert found == [ending], f"{run} has {found}, expected {ending}"
     content: dict[str, Any] = json.loads((run / ending).read_text())
     return content
 
@@ -206,14 +206,14 @@ def checkpoints(run: Path) -> list[str]:
 
 
 def newest(run: Path) -> Path:
-    """The newest checkpoint by its name."""
+    """The checkpoint of the largest step."""
     names = [name for name in checkpoints(run) if name.removeprefix("step_").isdigit()]
-    assert names, f"{run} holds no checkpoint"
+    assert names, f"{run} has no checkpoint"
     return run / "checkpoints" / names[-1]
 
 
 def assert_same_bits(first: Arrays, second: Arrays) -> None:
-    """Fail, naming the tensors, unless both hold the same names with the same bytes."""
+    """Fail, and name the tensors, unless both have the same names with the same bytes."""
     assert first.keys() == second.keys()
     different = [name for name, array in first.items() if array.tobytes() != second[name].tobytes()]
     assert not different, f"{len(different)} of {len(first)} tensors differ: {different[:8]}"
@@ -242,6 +242,6 @@ def _rank(
     import torch
 
     torch.set_num_threads(1)
-    # A collection would otherwise touch, and so copy, every page that this process shares with the server.
+    # Without this, garbage collection would write to, and so copy, every page that is shared with the server.
     gc.freeze()
     sys.exit(target(arguments, *extra))

@@ -1,4 +1,4 @@
-"""Sources and shard sets that tests make in a blink."""
+"""Sources and shard sets that take milliseconds to make."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.data.sources import Picture, Source, Spec, open_source
 
 
 class Given:
-    """A source of these pictures and, where there are classes, labels."""
+    """A source of the given pictures and, if there are classes, labels."""
 
     native_resolution = None
     native_channels = 3
@@ -47,7 +47,7 @@ class Given:
 
 
 def noise(count: int, side: int = 8, channels: int = 3, labelled: bool = True) -> Given:
-    """Random images, labelled even and odd by turns."""
+    """Random images, with the labels even and odd alternating."""
     shape = (count, side, side) if channels == 1 else (count, side, side, channels)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     labels: list[int | None] | None = [number % 2 for number in range(count)] if labelled else None
@@ -55,7 +55,7 @@ def noise(count: int, side: int = 8, channels: int = 3, labelled: bool = True) -
 
 
 def digits() -> Source:
-    """The 1,797 digits of 16 x 16."""
+    """The 1,797 digits of scikit-learn, 16 x 16 pixels."""
     return open_source(Spec("digits"))
 
 
@@ -68,7 +68,7 @@ def write(
     selection: Selection | None = None,
     **conversion: object,
 ) -> Manifest:
-    """Make a whole set in this process."""
+    """Make a whole shard set in this process."""
     size = resolution if isinstance(resolution, tuple) else (resolution, resolution)
     wanted = Conversion(size, channels, **conversion)  # type: ignore[arg-type]
     plan = plan_shards(source, wanted, selection or Selection(), samples_per_shard)
@@ -78,5 +78,5 @@ def write(
 
 
 def reader(directory: Path, manifest: Manifest | None = None) -> ShardReader:
-    """A reader of what lies there; nothing is checked before."""
+    """A reader of the shards in a directory, which are not checked first."""
     return ShardReader(ShardSet(manifest or load_manifest(directory), LocalFiles(directory), directory))

@@ -20,7 +20,7 @@ MANIFEST = "5" * 64
 
 
 def lively(network: nn.Module) -> nn.Module:
-    """With weights and statistics of its own in every layer, so that its images are neither grey nor alike."""
+    """The network with other weights and statistics in every layer, so that its images are neither grey nor alike."""
     for name, tensor in network.state_dict().items():
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5)
@@ -34,7 +34,7 @@ def lively(network: nn.Module) -> nn.Module:
 def write_run(
     root: Path, model: ModelOptions = SMALL, resolution: int = 8, channels: int = 1, name: str = "run"
 ) -> Path:
-    """A run of 4 steps with checkpoints of steps 2 and 4, whose moving averages differ from the last weights."""
+    """A run of 4 steps with checkpoints at steps 2 and 4, in which the moving average differs from the generator."""
     config = Config(
         name=name,
         run_root=str(root),
