@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+import runpy
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -33,32 +33,37 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def run(*words: object) -> str:
-    command = [sys.executable, *map(str, words)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+def run_script(words: list[str]) -> int:
+    """Run a benchmark like `python SCRIPT WORDS...`, but in a process that has imported torch already."""
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+    return 0
+
+
+def run(ranks: Ranks, *words: object) -> str:
+    """The output of a benchmark's script."""
+    return ranks.run(1, [str(word) for word in words], target=run_script).log(0)
 
 
 @pytest.mark.slow
-def test_readers_are_measured_on_three_sets(folder: Path, tmp_path: Path) -> None:
+def test_readers_are_measured_on_three_sets(folder: Path, ranks: Ranks, tmp_path: Path) -> None:
     write(digits(), tmp_path / "mnist", 28, 1, 500)
     sets = ("--cifar", folder, "--mnist", tmp_path / "mnist", "--work", tmp_path)
-    printed = run("benchmarks/speed/loader.py", *sets, "--rounds", 1, "--seconds", 0.01)
+    printed = run(ranks, "benchmarks/speed/loader.py", *sets, "--rounds", 1, "--seconds", 0.01)
     assert re.findall(r"^### (.*): ", printed, re.MULTILINE) == ["MNIST", "CIFAR-10", "256 pixels"]
     assert len(re.findall(r"^\| plain webdataset.* \| [\d,]+ \| 1\.0 \|$", printed, re.MULTILINE)) == 3
     assert printed.count("first batch at 90% of an epoch") == 6
 
 
-def test_conversion_is_measured_beside_a_loop(folder: Path) -> None:
-    printed = run("benchmarks/speed/conversion.py", "--folder", folder, "--count", 100, "--rounds", 1)
+def test_conversion_is_measured_beside_a_loop(folder: Path, ranks: Ranks) -> None:
+    printed = run(ranks, "benchmarks/speed/conversion.py", "--folder", folder, "--count", 100, "--rounds", 1)
     assert len(re.findall(r"^\| .* \| [\d,]+ \| [\d.]+ \| [\d.]+ \|$", printed, re.MULTILINE)) == 4
 
 
 @pytest.mark.slow
-def test_the_memory_of_a_shared_cache_does_not_grow_with_the_ranks(tmp_path: Path) -> None:
+def test_the_memory_of_a_shared_cache_does_not_grow_with_the_ranks(ranks: Ranks, tmp_path: Path) -> None:
     write(digits(), tmp_path / "set", 64, 3, 500)
-    printed = run("benchmarks/speed/shared_cache.py", "--shards", tmp_path / "set", "--ranks", 1, 2)
+    printed = run(ranks, "benchmarks/speed/shared_cache.py", "--shards", tmp_path / "set", "--ranks", 1, 2)
     sizes = [float(size) for size in re.findall(r"^\| \d \| ([\d.]+) \|", printed, re.MULTILINE)]
     decoded = 1797 * 64 * 64 * 3 / 2**20
     assert sizes[1] == pytest.approx(decoded, rel=0.1)
