@@ -217,12 +217,16 @@ def direction_of_tag(tag: str) -> str:
     return metric.direction if metric else ""
 
 
-def charts_of(names: Iterable[str], features: str) -> dict[str, list[str]]:
-    """The tags of each TensorBoard chart of these metrics, by its title. Raises ConfigError."""
-    charts: dict[str, list[str]] = {}
-    for metric in find_metrics(names):
-        charts.setdefault(metric.chart, []).append(metric.tag(features))
-    return charts
+def charts_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """The TensorBoard charts that these metrics are in: regular expressions for tags, by title.
+
+    A chart also has the tags of the other metrics that share it, and of all kinds of features. Raises ConfigError.
+    """
+    titles = dict.fromkeys(metric.chart for metric in find_metrics(names))
+    known = {metric.name: metric for metric in [*METRICS.values(), *find_metrics(names)]}
+    return {
+        title: [metric.tag(".*") for metric in known.values() if metric.chart == title] for title in titles
+    }
 
 
 def describe_metrics(width: int = 110) -> str:

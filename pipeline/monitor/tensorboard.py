@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from pipeline.monitor.charts import Layout
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import Png
 from pipeline.monitor.sinks import ALARM_PREFIX, Sink
@@ -25,40 +26,6 @@ LONGEST_WAIT = 5.0
 """Seconds by which clocks of machines that continue each other's runs may differ."""
 
 
-def _chart(*tags: str) -> list[Any]:
-    """A chart of several curves; TensorBoard takes their names as regular expressions."""
-    return ["Multiline", [f"^{tag}$" for tag in tags]]
-
-
-LAYOUT = {
-    "wasserstein": {
-        "estimate": _chart("wasserstein/estimate", "wasserstein/estimate_smooth", "wasserstein/validation"),
-        "its parts: scores of real and generated images": _chart("critic/real", "critic/fake"),
-        "normalized: comparable between runs": _chart("wasserstein/normalized"),
-        "losses": _chart("critic/loss", "generator/loss"),
-    },
-    "quality": {
-        "Frechet distance of features": _chart("quality/fid_.*"),
-        "kernel distance of features": _chart("quality/kid_.*"),
-        "sliced Wasserstein distance": _chart("quality/swd"),
-        "precision and recall": _chart("quality/(precision|recall)_.*"),
-        "density and coverage": _chart("quality/(density|coverage)_.*"),
-        "share of copies": _chart("quality/copied_.*"),
-        "classes": _chart("quality/modes"),
-        "distance of their shares": _chart("quality/class_distance"),
-    },
-    "speed": {
-        "images a second": _chart("speed/images_per_second"),
-        "share of the time that the loop waits for data": _chart("speed/data_wait_fraction"),
-        "memory in MiB": _chart("memory/.*"),
-    },
-    "health": {
-        "share of clipped weights": _chart("critic/clipped_fraction"),
-        "gradient at generated images": _chart("critic/input_grad_norm"),
-        "gradients of the weights": _chart("critic/grad_norm", "generator/grad_norm"),
-        "diversity of generated images": _chart("generator/diversity"),
-    },
-}
 COMPARED = ("wasserstein/estimate_smooth", "wasserstein/normalized", "speed/images_per_second")
 """The figures by which TensorBoard's table of hparams compares runs."""
 
@@ -66,13 +33,16 @@ COMPARED = ("wasserstein/estimate_smooth", "wasserstein/normalized", "speed/imag
 class TensorBoard(Sink):
     """Event files in the run's directory."""
 
-    def __init__(self, directory: Path, first_step: int, pause: float = 10.0) -> None:
-        """Records at `first_step` and later that an earlier process left are hidden by TensorBoard.
+    def __init__(
+        self, directory: Path, first_step: int, layout: Layout | None = None, pause: float = 10.0
+    ) -> None:
+        """TensorBoard will hide what earlier processes have recorded at `first_step` and later.
 
-        After a failure nothing is written for `pause` seconds.
+        `layout` has the charts of custom scalars; they are written with the options. After a failure nothing is
+        written for `pause` seconds.
         """
-        self._directory, self._pause = directory, pause
-        # A run that starts hides what stands at step 0 too.
+        self._directory, self._layout, self._pause = directory, layout, pause
+        # A new run also hides what was recorded at step 0.
         self._writer: Any = self._open(purge_step=first_step if first_step > 1 else 0)
         self._reopen_at = 0.0
 
@@ -104,7 +74,8 @@ class TensorBoard(Sink):
         """As the hparams entry of the run itself, and the layout of the custom scalars beside it."""
         plain = {name: value if type(value) in NUMBERS else str(value) for name, value in values.items()}
         with self._writing() as writer:
-            writer.add_custom_scalars(LAYOUT)
+            if self._layout:
+                writer.add_custom_scalars(self._layout)
             # add_hparams of the writer would make a run of its own in a folder below this one.
             for summary in cast(Any, hparams)(plain, dict.fromkeys(COMPARED, 0.0)):
                 writer.file_writer.add_summary(summary, step)

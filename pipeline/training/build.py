@@ -14,6 +14,7 @@ from pipeline.data.reading.reader import ShardReader
 from pipeline.data.threads import available_cores
 from pipeline.durable import write_text
 from pipeline.models import build_critic, build_generator
+from pipeline.monitor.charts import Layout, Logged, layout
 from pipeline.monitor.console import Console
 from pipeline.monitor.files import AlarmLines, JsonLines, PngFiles
 from pipeline.monitor.grids import image_grid
@@ -21,7 +22,7 @@ from pipeline.monitor.recorder import Recorder
 from pipeline.monitor.sinks import Sinks
 from pipeline.monitor.tensorboard import TensorBoard
 from pipeline.noise import Noise, RankRows
-from pipeline.objectives import build_objective
+from pipeline.objectives import Objective, build_objective
 from pipeline.quality.best import Best
 from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.ranks.stopping import StopSignals
@@ -60,7 +61,7 @@ def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Traine
     if config.runtime.cuda_graph:
         step.run = GraphedStep(step.parts, config.schedule.critic_updates, runtime.device)
     step.warm_up(loader.image_shape)
-    sinks, console = open_records(run, loader, order, first_step)
+    sinks, console = open_records(run, objective, loader, order, first_step)
     observer = Observer(
         run=run,
         state=state,
@@ -77,7 +78,9 @@ def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Traine
     return Trainer(run=run, state=state, step=step, loader=loader, observer=observer, stop=stop)
 
 
-def open_records(run: RunContext, loader: Loader, order: Order, first_step: int) -> tuple[Sinks, Console]:
+def open_records(
+    run: RunContext, objective: Objective, loader: Loader, order: Order, first_step: int
+) -> tuple[Sinks, Console]:
     """The main rank's sinks and progress bar, with options and environment already recorded; empty on other ranks."""
     if not run.runtime.is_main:
         return Sinks([]), Console(0, 0, is_shown=False)
@@ -87,7 +90,8 @@ def open_records(run: RunContext, loader: Loader, order: Order, first_step: int)
     with ExitStack() as if_it_fails:
         console = Console(first_step - 1, config.schedule.steps, is_shown=True)
         if_it_fails.callback(console.close)
-        sinks = build_sinks(run.directory, first_step)
+        charts = layout(Logged.by(config, objective.measures_wasserstein))
+        sinks = build_sinks(run.directory, first_step, charts)
         if_it_fails.callback(sinks.close)
         sinks.text(first_step - 1, "run/config", dump_config(config))
         sinks.text(first_step - 1, "run/environment", environment)
@@ -98,11 +102,11 @@ def open_records(run: RunContext, loader: Loader, order: Order, first_step: int)
     return sinks, console
 
 
-def build_sinks(directory: RunDirectory, first_step: int) -> Sinks:
-    """All sinks of a run that records from `first_step` on."""
+def build_sinks(directory: RunDirectory, first_step: int, charts: Layout) -> Sinks:
+    """All sinks of a run that records from `first_step` on. `charts` are those of TensorBoard's custom scalars."""
     return Sinks(
         [
-            TensorBoard(directory.path, first_step),
+            TensorBoard(directory.path, first_step, charts),
             JsonLines(directory.metrics, first_step),
             AlarmLines(directory.alarms, first_step),
             PngFiles(directory.samples, "samples/ema", first_step),

@@ -1,0 +1,80 @@
+"""The charts of TensorBoard's custom scalars: related curves side by side, and only those that a run fills."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from pipeline.metric_table import charts_of
+from pipeline.options import Config, WassersteinOptions
+
+Layout = dict[str, dict[str, list[Any]]]
+"""As SummaryWriter.add_custom_scalars takes it: categories, the titles of their charts, and ["Multiline", patterns]."""
+
+QUALITY = "quality"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What a run logs beyond what every run does."""
+
+    measures_wasserstein: bool
+    """Whether its objective estimates the Wasserstein distance."""
+    is_clipped: bool
+    """Whether its critic's weights are clipped."""
+    metrics: Sequence[str]
+    """The metrics of quality that it measures during training."""
+
+    @classmethod
+    def by(cls, config: Config, measures_wasserstein: bool) -> Logged:
+        """By these options."""
+        is_clipped = isinstance(config.objective, WassersteinOptions)
+        return cls(measures_wasserstein, is_clipped, config.quality.metrics if config.quality.every else ())
+
+
+class Chart(NamedTuple):
+    """Curves that share their axes."""
+
+    category: str
+    title: str
+    tags: Sequence[str]
+    """Regular expressions. A run need not log all of them."""
+    needs: Literal["", "wasserstein", "clipping"] = ""
+    """What a run must do to log any of them."""
+
+
+CHARTS = (
+    Chart(
+        "wasserstein",
+        "estimate",
+        ("wasserstein/estimate", "wasserstein/estimate_smooth", "wasserstein/validation"),
+        "wasserstein",
+    ),
+    Chart("wasserstein", "scores of real and generated images", ("critic/real", "critic/fake")),
+    Chart("wasserstein", "normalized: comparable between runs", ("wasserstein/normalized",), "wasserstein"),
+    Chart("wasserstein", "losses", ("critic/loss", "generator/loss")),
+    Chart("speed", "images per second", ("speed/images_per_second",)),
+    Chart("speed", "share of time spent waiting for data", ("speed/data_wait_fraction",)),
+    Chart("speed", "memory in MiB", ("memory/.*",)),
+    Chart("health", "share of clipped weights", ("critic/clipped_fraction",), "clipping"),
+    Chart("health", "gradient at generated images", ("critic/input_grad_norm",)),
+    Chart("health", "gradients of the weights", ("critic/grad_norm", "generator/grad_norm")),
+    Chart("health", "diversity of generated images", ("generator/diversity",)),
+)
+CATEGORIES = ("wasserstein", QUALITY, "speed", "health")
+
+
+def layout(run: Logged) -> Layout:
+    """The charts that this run fills.
+
+    A chart is the same in every run that has it: TensorBoard shows the layouts of several runs together, and shows two
+    charts with the same title twice unless they are equal.
+    """
+    fulfilled = {"": True, "wasserstein": run.measures_wasserstein, "clipping": run.is_clipped}
+    charts = [chart for chart in CHARTS if fulfilled[chart.needs]]
+    charts += [Chart(QUALITY, title, tags) for title, tags in charts_of(run.metrics).items()]
+    found: Layout = {category: {} for category in CATEGORIES}
+    for chart in charts:
+        found[chart.category][chart.title] = ["Multiline", [f"^{tag}$" for tag in chart.tags]]
+    return {category: titles for category, titles in found.items() if titles}
