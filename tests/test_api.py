@@ -82,6 +82,7 @@ def test_a_call_returns_what_the_run_came_to(config: str, tmp_path: Path) -> Non
     assert pipeline.train(config) == result, "a finished run has nothing to do"
 
 
+@pytest.mark.slow
 def test_more_steps_resume_a_run_bit_for_bit(config: str) -> None:
     pipeline.train(config, name="grown", schedule={"steps": 12})
     grown = pipeline.train(config, name="grown")
@@ -91,6 +92,7 @@ def test_more_steps_resume_a_run_bit_for_bit(config: str) -> None:
     assert read_metrics(grown.path) == read_metrics(whole.path)
 
 
+@pytest.mark.slow
 def test_a_file_a_mapping_and_a_config_make_the_same_run(config: str) -> None:
     sources: list[Any] = [
         config,

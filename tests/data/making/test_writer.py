@@ -292,7 +292,7 @@ def test_a_bad_image_stops_with_its_name_the_reason_and_the_way_on(tmp_path: Pat
         make(bad_images(5), tmp_path)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_bad_images_within_the_limit_are_left_out_and_listed(tmp_path: Path, workers: int) -> None:
     source = bad_images(4, 5, 6, 7, 9)
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
