@@ -1,20 +1,21 @@
-"""Whether a run's memory stays flat over many steps, what a growth is made of, and the peak by batch size.
+"""Does a run's memory stay constant over many steps? What grows, and how does the peak depend on the batch size?
 
 command:   python benchmarks/speed/memory.py CONFIG [section.option=value ...]
-           --steps 1000               looked at 50 times; those of the first fifth warm up
+           --steps 1000               memory is read 50 times; the first fifth is the warm-up
            --batches 16 64 256        global batches whose peak is measured
            --device cpu               or cuda
-           --out DIR                  left out, nothing is written
+           --out DIR                  where to write the figures (default: nowhere)
 duration:  one to two minutes for configs/digits.yaml on two idle cores. The batch of the long run hardly matters:
            schedule.global_batch=8 makes it short
-prints:    for the process and what it consists of, the MiB at the end and the slope over 1,000 steps (Theil and Sen's:
-           the median of the slopes between any two points) with its interval of 95%; the same for live tensors and
-           the number of Python objects. Then for each batch the peak of the process in a few steps, and how much of
-           it came after the start of Python and its libraries; on a GPU also the peak of its memory
+prints:    for the process and each kind of its memory, the MiB at the end and the slope over 1,000 steps
+           (Theil-Sen: the median of the slopes between all pairs of points) with its 95% interval; the same for
+           live tensors and for the number of Python objects. Then for each batch the peak of the process in a few
+           steps, and how much of it was added after Python and its libraries had started; on a GPU also the peak
+           of the GPU's memory
 writes:    DIR/memory-NAME.json and .png
 
-The run is the trainer with all that it logs, draws and saves. Every measurement has a process of its own. Linux only.
-The interval takes the points for independent, which they are not: it is too narrow.
+The run is the whole trainer, which logs, draws and saves. Every measurement has its own process. Linux only. The
+interval assumes independent points. They are not independent, so it is too narrow.
 """
 
 from __future__ import annotations
@@ -53,15 +54,15 @@ PROCESS, HEAP, FILES, SHARED = "process", "its own memory", "mapped files", "sha
 TENSORS, OBJECTS = "live tensors", "Python objects"
 ALLOCATED, RESERVED, PEAK = "device allocated", "device reserved", "device peak"
 STATUS = {"VmRSS": PROCESS, "RssAnon": HEAP, "RssFile": FILES, "RssShmem": SHARED}
-"""Lines of /proc/self/status; the last three add up to the first."""
+"""Lines of /proc/self/status; the last three add up to the first"""
 
 Figures = dict[str, float]
-"""MiB by name, but for the number of OBJECTS, in thousands."""
+"""MiB by name; OBJECTS is a number in thousands"""
 
 
 @dataclass(frozen=True)
 class Slope:
-    """A figure's change over 1,000 steps after the warm-up, and its interval of 95%."""
+    """The change of a figure over 1,000 steps after the warm-up, with its 95% interval."""
 
     at_end: float
     per_1000_steps: float
@@ -71,7 +72,7 @@ class Slope:
 
 @dataclass(frozen=True)
 class Peak:
-    """What one global batch needs: MiB."""
+    """The peak memory with one global batch, in MiB."""
 
     global_batch: int
     process: float
@@ -80,19 +81,19 @@ class Peak:
 
 
 class MemorySink(Sink):
-    """Looks at the process at each log point, and keeps what it saw by the step."""
+    """Reads the memory of the process at each log point, and keeps the figures by step."""
 
     def __init__(self, device: torch.device) -> None:
         self.seen: dict[int, Figures] = {}
         self._device = device
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        # Validation logs by itself too; the later look counts.
+        # Validation logs by itself too; then the later reading counts.
         self.seen[step] = look(self._device)
 
 
 def look(device: torch.device) -> Figures:
-    """The memory of this process now, without the garbage that Python has not collected yet."""
+    """The memory of this process, after Python has collected its garbage."""
     gc.collect()
     status = process_status()
     figures = {name: status[line] for line, name in STATUS.items()}
@@ -108,10 +109,10 @@ def look(device: torch.device) -> Figures:
 
 
 def tensor_bytes(objects: Sequence[object]) -> int:
-    """Bytes of the storages of all tensors among the objects, on any device; each storage counts once."""
+    """Bytes of the storages of all tensors among the objects, on any device. Each storage counts once."""
     storages = {}
     for candidate in objects:
-        # isinstance would ask proxies, some of which import a module when they are asked.
+        # isinstance would call proxy objects, and some of them import a module when they are called.
         if issubclass(type(candidate), Tensor):
             storage = candidate.untyped_storage()  # type: ignore[attr-defined]
             storages[storage.data_ptr()] = storage.nbytes()
@@ -131,7 +132,7 @@ def slopes(seen: Mapping[int, Figures]) -> dict[str, Slope]:
 
 
 def watch_run(_: int, words: Sequence[str], target: str) -> None:
-    """Train in this process, look at its memory at each log point, and write what was seen as JSON."""
+    """Train in this process, read its memory at each log point, and write the figures as JSON."""
     config = load_config(Path(words[0]), words[1:])
     runtime = join(config)
     with open_trainer(config, runtime, Path(target).with_name(config.name)) as trainer:
@@ -156,13 +157,13 @@ def measure_peak(_: int, words: Sequence[str], target: str) -> None:
 
 
 def process_status() -> dict[str, float]:
-    """The sizes in /proc/self/status in MiB. VmHWM is the peak so far; getrusage would give a parent's as well."""
+    """The sizes in /proc/self/status in MiB. VmHWM is the peak so far; getrusage would include the parent's peak."""
     lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
     return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines if words[-1] == "kB"}
 
 
 def in_process(work: Callable[[int, Sequence[str], str], None], words: Sequence[str]) -> Any:
-    """What `work` writes, run in a fresh process."""
+    """Run `work` in a new process, and return what it writes."""
     with tempfile.TemporaryDirectory() as place:
         target = Path(place) / "found.json"
         spawn(work, (list(words), str(target)), nprocs=1)
@@ -171,7 +172,7 @@ def in_process(work: Callable[[int, Sequence[str], str], None], words: Sequence[
 
 def print_slopes(found: Mapping[str, Slope]) -> None:
     """Print a markdown table."""
-    print("| MiB of | at the end | slope over 1,000 steps | its interval of 95% |\n|-|-:|-:|-:|")
+    print("| MiB of | at the end | slope over 1,000 steps | 95% interval |\n|-|-:|-:|-:|")
     for name, slope in found.items():
         label = f"{name}, thousands" if name == OBJECTS else name
         cells = (
@@ -191,7 +192,7 @@ def print_peaks(peaks: Sequence[Peak]) -> None:
 
 
 def draw(name: str, seen: Mapping[int, Figures], peaks: Sequence[Peak]) -> Figure:
-    """What the run's memory consisted of over the step, and the peaks over the batch."""
+    """A plot of the run's memory over the step, and one of the peak over the batch."""
     figure = Figure(figsize=(10, 3.8), dpi=90, layout="constrained")
     over_steps, over_batches = figure.subplots(1, 2, width_ratios=(3, 2))
     steps = sorted(seen)
@@ -214,7 +215,7 @@ def draw(name: str, seen: Mapping[int, Figures], peaks: Sequence[Peak]) -> Figur
     over_batches.legend(fontsize="small")
     for axes in (over_steps, over_batches):
         axes.set_ylabel("MiB")
-        # Room for the legend above flat lines.
+        # Leaves room for the legend above constant lines.
         axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
     figure.suptitle(name, parse_math=False)
@@ -224,7 +225,9 @@ def draw(name: str, seen: Mapping[int, Figures], peaks: Sequence[Peak]) -> Figur
 def run(arguments: argparse.Namespace) -> None:
     """Measure the config that the command line names."""
     if arguments.steps < POINTS:
-        raise ConfigError(f"--steps {arguments.steps}: the {POINTS} looks at the memory need as many steps.")
+        raise ConfigError(
+            f"--steps {arguments.steps}: memory is read {POINTS} times, at different steps. Choose at least {POINTS}."
+        )
     words = [str(arguments.config), *arguments.overrides, f"runtime.device={arguments.device}"]
     config = load_config(arguments.config, words[1:])
     batches = {batch: batch_options(config, batch) for batch in arguments.batches}

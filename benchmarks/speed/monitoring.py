@@ -1,12 +1,12 @@
-"""What it costs a run to be watched: the same steps with everything written, and with nothing, in turn.
+"""How much time logging takes: the same steps with everything written and with nothing written, in alternation.
 
 command:   python benchmarks/speed/monitoring.py CONFIG [section.option=value ...]
-           --rounds 5 --steps 200     of each kind in each round, from the same weights
+           --rounds 5 --steps 200     steps of each kind in each round, from the same weights
 duration:  two minutes for configs/digits.yaml on two cores
-prints:    the median seconds of a step with nothing logged, and over the rounds the median of the ratio with all
-           of TensorBoard, metrics.jsonl and the PNG grids; and how much of the time the loop spent in writing
-           (sinks), measuring (the figures of log points, which cost a forward and backward pass) and drawing
-           (grids and their images)
+prints:    the median time of a step that logs nothing; how many times longer it takes with TensorBoard,
+           metrics.jsonl and the PNG grids, as a median over the rounds; and the share of the time for writing
+           (sinks), measuring (the metrics of log points, which need a forward and a backward pass) and drawing
+           (image grids)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PARTS = {
 
 @contextmanager
 def timed_parts() -> Iterator[Counter[str]]:
-    """Seconds spent in each part while the body runs."""
+    """Counts the seconds of each part while the body runs."""
     seconds: Counter[str] = Counter()
     kept = {name: getattr(owner, method) for name, (owner, method) in PARTS.items()}
 
@@ -64,7 +64,7 @@ def timed_parts() -> Iterator[Counter[str]]:
 
 
 def train(config: Config, runtime: Runtime, place: Path) -> float:
-    """Train a fresh run in `place`; return its seconds, without the start."""
+    """Train a new run in `place`. Returns its seconds without the start-up."""
     with open_trainer(config, runtime, place) as trainer:
         started = time.perf_counter()
         trainer.train()
@@ -74,7 +74,7 @@ def train(config: Config, runtime: Runtime, place: Path) -> float:
 
 
 def main() -> None:
-    """Measure both kinds in turn."""
+    """Measure both kinds in alternation."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -96,8 +96,8 @@ def main() -> None:
             with timed_parts() as seconds:
                 with_all = train(watched, runtime, Path(root) / f"with-{number}")
             if number == 0:
-                continue  # the first round warms up
-            # What both log at their end, and an early grid, is no part of the plain loop.
+                continue  # the warm-up round
+            # The plain loop does not log its end, nor draw the early grid.
             bare = without - sum(idle.values()) + idle["writing images"] + idle["writing histograms"]
             plain.append(bare / arguments.steps)
             ratios.append(with_all / bare)
@@ -105,7 +105,7 @@ def main() -> None:
                 shares[name] += value / with_all / arguments.rounds
     print(f"a step with nothing logged: {statistics.median(plain) * 1e3:.2f} ms")
     print(f"with everything: {statistics.median(ratios):.3f} times as long")
-    # Drawing calls the sinks: their time is counted apart.
+    # Drawing calls the sinks, whose time has lines of its own.
     shares["drawing"] -= shares["writing images"] + shares["writing histograms"]
     for name in PARTS:
         print(f"  {name}: {shares[name]:.2%} of the time")

@@ -1,21 +1,22 @@
-"""What the trainer costs beside its bare loop, and what each of its parts costs, in turn in one process.
+"""How much longer the trainer takes than its bare loop, and how long each of its parts takes.
 
 command:   python benchmarks/speed/overhead.py CONFIG [section.option=value ...]
-           --rounds 40 --steps 5      of each kind in each round: many short rounds, for others' load to hit both alike
-           --clock wall               or cpu: the time of this process's threads, which others on the machine leave
-                                      alone, but without waits for the disk
+           --rounds 40 --steps 5      steps of each loop in each round: short rounds, so that other load on the machine
+                                      affects both loops equally
+           --clock wall               or cpu: the time of this process's threads, which does not depend on other load
+                                      but leaves out waiting for the disk
            --device cpu               or cuda
-           --out DIR                  left out, nothing is written
-duration:  about half a minute for configs/digits.yaml on two idle cores; for a slow network, --rounds 15 --steps 3
-prints:    the time of a bare step (loader, updates, moving average), medians over the rounds; how much longer the
-           trainer takes with what it does at every step; and the share of each part that it does now and then: its
-           median time, by how often the config has it done in a step, over the time of a bare step
+           --out DIR                  where to write the figures (default: nowhere)
+duration:  about half a minute for configs/digits.yaml on two idle cores; for a slow network use --rounds 15 --steps 3
+prints:    the time of a bare step (loader, updates, moving average) as a median over the rounds; how much longer a
+           step of the trainer takes, without its occasional parts; and for each occasional part its share: its
+           median time, times how often the config asks for it per step, divided by the time of a bare step
 writes:    DIR/overhead-NAME.json and .png
 
-Both loops train the same run in turn. A round of the trainer ends as a run ends, with a log point, grids and a
-checkpoint; these are timed, and counted as often as the config has them, not as often as they came. The digest of
-all state, which one process alone does not take, is timed by itself, without the exchange between ranks.
-Evaluations (quality.every) are left out.
+Both loops train the same run, in alternation, in one process. A round of the trainer ends as a run ends, with a
+log point, grids and a checkpoint. These are timed separately and counted as often as the config asks for them, not
+as often as they happened. The digest of all state, which a single process does not compute, is timed by itself,
+without the exchange between ranks. Evaluations (quality.every) are left out.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ METHODS = {
     "search for non-finite numbers": (Observer, "refuse_non_finite_state"),
     "checkpoints": (Trainer, "_write_checkpoint"),
 }
-"""What the trainer does now and then, each by the method that does it. None of them calls another."""
+"""The trainer's occasional parts and the method that does each. None of these methods calls another."""
 
 WATCHING = ("figures of log points", "writing them", "validation", "grids and histograms")
 
@@ -79,17 +80,17 @@ Seconds = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Share:
-    """A part that is done now and then."""
+    """An occasional part."""
 
     times_a_step: float
     seconds: float
     of_bare: float
-    """Its time in a step on average, over the time of a bare step."""
+    """Its average time per step, divided by the time of a bare step"""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a config's trainer costs."""
+    """How much time the trainer of a config takes."""
 
     run: str
     device: str
@@ -99,26 +100,26 @@ class Findings:
     steps: int
     bare_step_seconds: float
     each_step: float
-    """The trainer's time without the parts below, over the bare loop's."""
+    """The trainer's time without its occasional parts, divided by the bare loop's"""
     each_step_of_rounds: list[float]
     shares: dict[str, Share]
     waiting_for_data: float
-    """Share of the trainer's wall time, as it logs it."""
+    """Share of the trainer's wall time, as the trainer logs it"""
 
     @property
     def watching(self) -> float:
-        """The share of all that is logged and drawn."""
+        """The share of logging and drawing together."""
         return sum(share.of_bare for name, share in self.shares.items() if name in WATCHING)
 
     @property
     def ratio(self) -> float:
-        """The whole trainer's time over the bare loop's."""
+        """The whole trainer's time divided by the bare loop's."""
         return self.each_step + sum(s.of_bare for name, s in self.shares.items() if name != DIGEST)
 
 
 @contextmanager
 def timed_parts(time_it: Callable[[Callable[[], object]], float]) -> Iterator[Seconds]:
-    """Seconds of each call of each of METHODS while the body runs."""
+    """Collects the seconds of each call of each of METHODS while the body runs."""
     seconds: Seconds = defaultdict(list)
     kept = {name: getattr(owner, method) for name, (owner, method) in METHODS.items()}
 
@@ -140,7 +141,7 @@ def timed_parts(time_it: Callable[[Callable[[], object]], float]) -> Iterator[Se
 
 
 def times_a_step(config: Config) -> dict[str, float]:
-    """How often each part is done in a step, on average over a long run of one rank (the digest: of several)."""
+    """How often each part is done per step, on average over a long run of one rank (the digest: of several ranks)."""
     monitor = config.monitor
     logging, drawing, saving = (
         1 / every for every in (monitor.log_every, monitor.sample_every, config.checkpoint.every)
@@ -157,7 +158,7 @@ def times_a_step(config: Config) -> dict[str, float]:
 
 
 def shares_of(seconds: Mapping[str, list[float]], config: Config, bare_step: float) -> dict[str, Share]:
-    """The share of each part that came, `bare_step` in seconds."""
+    """The share of each part that was timed; `bare_step` is in seconds."""
     shares = {}
     for name, often in times_a_step(config).items():
         if seconds.get(name):
@@ -167,7 +168,7 @@ def shares_of(seconds: Mapping[str, list[float]], config: Config, bare_step: flo
 
 
 def measure(config: Config, rounds: int, steps: int, clock: str, place: Path) -> Findings:
-    """Train by both loops in turn, as one run that writes to `place`."""
+    """Train with both loops in alternation, as one run in the directory `place`."""
     runtime = Runtime(config)
     bare, ratios, seconds = [], [], defaultdict[str, list[float]](list)
 
@@ -185,7 +186,7 @@ def measure(config: Config, rounds: int, steps: int, clock: str, place: Path) ->
             parts[DIGEST].append(time_it(lambda: digest(tensors)))
             return alone, whole, parts
 
-        round_of_both(True)  # warms up
+        round_of_both(True)  # the warm-up round
         for number in tqdm(range(rounds), desc="rounds", leave=False, disable=None):
             alone, whole, parts = round_of_both(number % 2 == 0)
             bare.append(alone / steps)
@@ -211,17 +212,17 @@ def measure(config: Config, rounds: int, steps: int, clock: str, place: Path) ->
 
 
 def print_findings(findings: Findings) -> None:
-    """Print what was measured, with a markdown table of the parts."""
+    """Print the results, with a markdown table of the parts."""
     low, high = np.quantile(findings.each_step_of_rounds, (0.25, 0.75))
     print(
         f"{findings.run} on {findings.device}, {findings.threads} threads: "
         f"a bare step takes {findings.bare_step_seconds * 1e3:.2f} ms ({findings.clock})\n"
         f"the trainer: {findings.ratio:.4f} times as long\n"
-        f"  with what it does at every step: {findings.each_step:.4f} times "
+        f"  without its occasional parts: {findings.each_step:.4f} times "
         f"(half of the rounds: {low:.3f} to {high:.3f})\n"
         f"  waiting for data: {findings.waiting_for_data:.2%} of its wall time\n"
     )
-    print("| part | once in so many steps | ms | of a bare step |\n|-|-:|-:|-:|")
+    print("| part | every ... steps | ms | of a bare step |\n|-|-:|-:|-:|")
     for name, share in findings.shares.items():
         print(
             row(name, f"{1 / share.times_a_step:,.1f}", f"{share.seconds * 1e3:.2f}", f"{share.of_bare:.2%}")
@@ -247,9 +248,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure the config that the command line names."""
     for name in ("rounds", "steps"):
         if getattr(arguments, name) < 1:
-            raise ConfigError(f"--{name} {getattr(arguments, name)}: at least 1 is needed.")
+            raise ConfigError(
+                f"--{name} {getattr(arguments, name)}: must be at least 1. Choose more, or leave it out."
+            )
     if arguments.clock == "cpu" and arguments.device != "cpu":
-        raise ConfigError("--clock cpu does not see what a GPU does. Leave it out.")
+        raise ConfigError("--clock cpu measures the CPU only, and this run computes on a GPU. Leave it out.")
     config = load_config(arguments.config, [*arguments.overrides, f"runtime.device={arguments.device}"])
     config = config.model_copy(update={"quality": QualityOptions()})
     with tempfile.TemporaryDirectory() as place:

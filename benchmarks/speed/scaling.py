@@ -1,28 +1,29 @@
 """How throughput grows with the number of processes: measured on this machine, and modelled for many GPUs.
 
 command:   python benchmarks/speed/scaling.py CONFIG [section.option=value ...]
-           --ranks 1 2                never more than cores, or GPUs; default: 1, 2 and 4 as far as those go
-           --rounds 3 --steps 60      of each kind in each round, after a first log point that warms up; 0 rounds
-                                      measure nothing and go on to the traffic and the model
+           --ranks 1 2                at most one per core or GPU (default: 1, 2 and 4, up to that number)
+           --rounds 3 --steps 60      steps of each kind in each round, after a warm-up up to the first log point; with
+                                      --rounds 0 only the traffic is counted and the model computed
            --device cpu               or cuda
-           --out DIR                  left out, nothing is written
-           The model's figures:
-           --step-ms 50               compute time of a step of one GPU, which is stated, not measured here
-           --gpus-per-node 8 --intra-gb-s 200 --inter-gb-s 25    10^9 bytes a second that each GPU sends,
-                                      within a node and across nodes
-           --latency-us 10            of each hop: a ring has 2 (n - 1), a tree 2 log2(n)
+           --out DIR                  where to write the figures (default: nowhere)
+           Input of the model:
+           --step-ms 50               compute time of a step on one GPU; it is not measured here
+           --gpus-per-node 8 --intra-gb-s 200 --inter-gb-s 25    10^9 bytes per second that each GPU sends within a
+                                      node and between nodes
+           --latency-us 10            per hop: a ring has 2 (n - 1) hops, a tree 2 log2(n)
            --overlap 0.5              share of the gradients' all-reduce that the backward pass hides
-duration:  about three minutes for configs/digits.yaml on two idle cores; for a slow network, fewer --steps
-prints:    images a second of one process and of several, medians over the rounds, and the median of the ratio within
-           a round: with the config's global batch shared out (strong), with it for each rank (weak), and of as many
-           runs that never exchange anything, each on its share of the batch (apart: the cores' part in strong);
-           what the ranks exchange in a step, and how long that takes idle ranks; and the model's predictions
+duration:  about three minutes for configs/digits.yaml on two idle cores; for a slow network use fewer --steps
+prints:    images per second with one process and with several, as medians over the rounds, and the median of their
+           ratio within a round. "strong" divides the config's global batch among the ranks, "weak" gives each rank
+           that batch, and "apart" are separate runs on parts of the batch, which exchange nothing: they show the
+           share of the cores in "strong". Then what the ranks exchange in a step and how long that takes between
+           idle ranks, and the predictions of the model
 writes:    DIR/scaling-NAME.json and .png
 
-On CPUs all kinds use the same cores: one process has as many threads as the most ranks, so an efficiency of 1 means
-that processes cost no more than threads. It must have the cores to itself: threads wait for one another at every
-operation, so a load of others makes one process with several threads slower than several processes by far. On GPUs
-each rank adds one, and the efficiency is the ratio over the ranks.
+On CPUs all kinds use the same cores: one process has as many threads as the largest number of ranks, so an
+efficiency of 1 means that processes are as fast as threads. Nothing else should run on the machine: threads wait
+for each other at every operation, so other load slows one process with several threads down much more than several
+processes. On GPUs each rank adds a GPU, and the efficiency is the speed-up divided by the number of ranks.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from pipeline.monitor.records import read_records
 from pipeline.options import Config
 from pipeline.ranks.runtime import join, mean_over_ranks
 from pipeline.run.directory import RunDirectory
+from pipeline.wording import counted
 
 SCALINGS = ("strong", "weak")
 APART = "apart"
@@ -72,7 +74,7 @@ MODELLED = (8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to train: so many ranks, each with so many threads, on one global batch."""
+    """One way to train: a number of ranks, the threads of each, and the global batch."""
 
     scaling: str
     ranks: int
@@ -82,7 +84,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second of one kind in each round, and its efficiency beside one process of the same round."""
+    """Images per second of one kind in each round, and its efficiency relative to one process in the same round."""
 
     kind: Kind
     images_per_second: list[float]
@@ -95,20 +97,20 @@ class Traffic:
 
     gradient_bytes: int
     gradient_calls: int
-    """Buckets of DDP."""
+    """Buckets of DDP"""
     other_bytes: int
     other_calls: int
-    """All-gathers of batch norm's statistics, which the passes wait for."""
+    """All-gathers of batch norm's statistics, which the forward and backward passes wait for"""
     bytes_by_parameters: int
-    """What the gradients should come to: 4 bytes for each parameter, each time that an optimizer takes a step."""
+    """The expected size of the gradients: 4 bytes for each parameter and optimizer step"""
     idle_gradient_seconds: float
-    """The median time that a mean bucket takes between ranks that do nothing else on this machine."""
+    """The median time for a bucket of mean size between ranks that do nothing else, on this machine"""
     idle_other_seconds: float
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the model takes as given: bytes a second, seconds, and a share of 1."""
+    """The input of the model: bytes per second, seconds, and a share in [0, 1]."""
 
     gpus_per_node: int
     intra: float
@@ -117,19 +119,19 @@ class Cluster:
     overlap: float
 
     def all_reduce_seconds(self, content: float, ranks: int) -> float:
-        """The time of one all-reduce of so many bytes: by a ring or by a tree, whichever is faster."""
+        """The time of one all-reduce of `content` bytes, with a ring or a tree: the faster of the two."""
         bandwidth = self.intra if ranks <= self.gpus_per_node else self.inter
         ring = 2 * (ranks - 1) / ranks * content / bandwidth + 2 * (ranks - 1) * self.latency
         tree = 2 * content / bandwidth + 2 * math.ceil(math.log2(ranks)) * self.latency
         return min(ring, tree)
 
     def all_gather_seconds(self, content: float, ranks: int) -> float:
-        """The time until each rank has so many bytes of every other, in doubling distances."""
+        """The time until each rank has `content` bytes of every other rank, by recursive doubling."""
         bandwidth = self.intra if ranks <= self.gpus_per_node else self.inter
         return (ranks - 1) * content / bandwidth + math.ceil(math.log2(ranks)) * self.latency
 
     def exposed_seconds(self, traffic: Traffic, ranks: int) -> float:
-        """The part of a step's communication that nothing hides."""
+        """The part of a step's communication that computation does not hide."""
 
         def seconds(content: int, calls: int, one: Callable[[float, int], float]) -> float:
             return calls * one(content / calls, ranks) if calls else 0.0
@@ -141,7 +143,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's step on so many GPUs; strong is None where the global batch has no equal parts."""
+    """The model's step on a number of GPUs; strong is None if the global batch cannot be divided among them."""
 
     ranks: int
     exposed_seconds: float
@@ -150,7 +152,7 @@ class Prediction:
 
 
 def kinds(ranks: Sequence[int], global_batch: int, on_cpu: bool) -> list[Kind]:
-    """One process, and each number of ranks with both batches."""
+    """One process, and for each number of ranks the strong, weak and, on CPUs, separate kinds."""
     cores = max(ranks) if on_cpu else 1
 
     def threads(count: int) -> int:
@@ -160,14 +162,14 @@ def kinds(ranks: Sequence[int], global_batch: int, on_cpu: bool) -> list[Kind]:
         Kind(scaling, count, threads(count), global_batch * (count if scaling == "weak" else 1))
         for count in ranks
         if count > 1
-        # On GPUs runs that know nothing of each other would all take the first.
+        # On GPUs separate runs would all take the first GPU.
         for scaling in ((*SCALINGS, APART) if on_cpu else SCALINGS)
     ]
     return [Kind("one process", 1, threads(1), global_batch), *several]
 
 
 def train(kind: Kind, config: Config, words: Sequence[str], steps: int, place: Path) -> float:
-    """Images a second of a run, or of several at once. Raises PipelineError where one fails."""
+    """Images per second of a run, or of several at the same time. Raises PipelineError if one fails."""
     if kind.scaling != APART:
         return train_run(kind, config, words, steps, place)
     alone = replace(kind, ranks=1, global_batch=kind.global_batch // kind.ranks)
@@ -177,7 +179,7 @@ def train(kind: Kind, config: Config, words: Sequence[str], steps: int, place: P
 
 
 def train_run(kind: Kind, config: Config, words: Sequence[str], steps: int, place: Path) -> float:
-    """Images a second of a run that `wgan train` starts. Raises PipelineError where it fails."""
+    """Images per second of a run started by `wgan train`. Raises PipelineError if it fails."""
     log_every = math.ceil(steps / LOG_POINTS)
     command = [
         sys.executable,
@@ -194,7 +196,8 @@ def train_run(kind: Kind, config: Config, words: Sequence[str], steps: int, plac
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
         raise PipelineError(
-            f"{kind.ranks} ranks with {kind.threads} threads each ended with exit code {ended.returncode}:\n"
+            f"{counted(kind.ranks, 'rank')} with {counted(kind.threads, 'thread')} each ended with exit code "
+            f"{ended.returncode}:\n"
             f"{ended.stderr[-2000:]}"
         )
     records = read_records(RunDirectory(place / config.name).metrics)
@@ -202,12 +205,12 @@ def train_run(kind: Kind, config: Config, words: Sequence[str], steps: int, plac
 
 
 def throughput(images_per_second: Sequence[float]) -> float:
-    """Of all log points together but the first; each has equally many images."""
+    """Images per second over all log points except the first. Each log point has the same number of images."""
     return statistics.harmonic_mean(images_per_second[1:])
 
 
 def efficiencies(found: dict[Kind, list[float]], on_cpu: bool) -> list[Speed]:
-    """Each kind beside one process of the same round, the first of `found`."""
+    """Each kind relative to one process in the same round, which is the first of `found`."""
     alone = next(iter(found.values()))
     return [
         Speed(
@@ -220,7 +223,7 @@ def efficiencies(found: dict[Kind, list[float]], on_cpu: bool) -> list[Speed]:
 
 
 def be_rank(rank: int, ranks: int, port: int, words: Sequence[str], place: str) -> None:
-    """Be one of several ranks, as torchrun would start it, and count."""
+    """Run one of several ranks as torchrun would start it, and count its traffic."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -228,14 +231,14 @@ def be_rank(rank: int, ranks: int, port: int, words: Sequence[str], place: str) 
 
 
 def count_as_rank(words: Sequence[str], place: str) -> None:
-    """Train a few steps of the bare loop; the first rank writes what it sent in each."""
+    """Train a few steps with the bare loop. The first rank writes what it sent per step."""
     config = load_config(Path(words[0]), words[1:])
     runtime = join(config)
     gradients, others = list[int](), list[int]()
     all_gather, all_reduce = dist.all_gather, dist.all_reduce
 
     def count(values: Tensor, options: Mapping[str, Any]) -> None:
-        # Gradients alone are exchanged while the backward pass goes on.
+        # Only gradients are exchanged while the backward pass is running.
         (gradients if options.get("async_op") else others).append(values.nbytes)
 
     def count_and_gather(rows: list[Tensor], values: Tensor, **options: Any) -> Any:
@@ -273,7 +276,7 @@ def count_as_rank(words: Sequence[str], place: str) -> None:
 
 
 def idle_seconds(exchange: Callable[[Tensor], object], sizes: Sequence[int]) -> float:
-    """The median time of an exchange of the mean of these sizes, in bytes, while no rank does anything else."""
+    """The median seconds of an exchange of the mean of these sizes, in bytes, while the ranks do nothing else."""
     if not sizes:
         return 0.0
     values, seconds = torch.zeros(sum(sizes) // len(sizes) // 4), []
@@ -285,7 +288,7 @@ def idle_seconds(exchange: Callable[[Tensor], object], sizes: Sequence[int]) -> 
 
 
 def count_traffic(ranks: int, words: Sequence[str]) -> Traffic:
-    """What DDP and batch norm send in a step of so many ranks."""
+    """What DDP and batch norm send in a step with this number of ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -295,21 +298,21 @@ def count_traffic(ranks: int, words: Sequence[str]) -> Traffic:
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of one gradient of all that is trained."""
+    """Bytes of the gradients of all parameters that are trained."""
     return sum(parameter.numel() * 4 for parameter in module.parameters() if parameter.requires_grad)
 
 
 def predict(
     traffic: Traffic, cluster: Cluster, step_seconds: float, global_batch: int, ranks: int
 ) -> Prediction:
-    """The model: a step's computation, shared out where scaling is strong, and what communication adds to it."""
+    """The model: the computation of a step, divided among the ranks for strong scaling, plus the communication."""
     exposed = cluster.exposed_seconds(traffic, ranks)
     strong = step_seconds / (step_seconds + ranks * exposed) if global_batch % ranks == 0 else None
     return Prediction(ranks, exposed, step_seconds / (step_seconds + exposed), strong)
 
 
 def print_measured(speeds: Sequence[Speed]) -> None:
-    """Print a markdown table of the rounds' medians."""
+    """Print a markdown table of the medians over the rounds."""
     print(
         "| scaling | ranks x threads | global batch | images/s | efficiency | of the rounds |\n|-|-:|-:|-:|-:|-|"
     )
@@ -330,32 +333,34 @@ def print_measured(speeds: Sequence[Speed]) -> None:
 def print_traffic(traffic: Traffic) -> None:
     """Print what a rank sends in a step."""
     print(
-        f"\nexchanged by each rank in a step: {traffic.gradient_bytes:,} bytes of gradients in "
-        f"{traffic.gradient_calls} buckets (by the parameters: {traffic.bytes_by_parameters:,}), and "
-        f"{traffic.other_bytes:,} bytes in {traffic.other_calls} all-gathers that the passes wait for\n"
-        f"one of them takes {RANKS_COUNTED} idle ranks of this machine {traffic.idle_gradient_seconds * 1e3:.2f} ms "
-        f"(gradients) or {traffic.idle_other_seconds * 1e3:.2f} ms (the others)"
+        f"\neach rank sends in a step: {traffic.gradient_bytes:,} bytes of gradients in "
+        f"{counted(traffic.gradient_calls, 'bucket')} (expected from the parameters: {traffic.bytes_by_parameters:,}), "
+        f"and {traffic.other_bytes:,} bytes in {counted(traffic.other_calls, 'all-gather')} that the passes wait for\n"
+        f"between {RANKS_COUNTED} idle ranks of this machine one exchange "
+        f"takes {traffic.idle_gradient_seconds * 1e3:.2f} ms (gradients) or "
+        f"{traffic.idle_other_seconds * 1e3:.2f} ms (others)"
     )
 
 
 def print_predictions(predictions: Sequence[Prediction], cluster: Cluster, step_seconds: float) -> None:
-    """Print the model's table, and that it is one."""
+    """Print the model's table, and say that it is not a measurement."""
     print(
-        f"\nA model, not a measurement: {step_seconds * 1e3:g} ms of computation in a step of one GPU, "
-        f"{cluster.gpus_per_node} GPUs a node, {cluster.intra / 1e9:g} GB/s within a node and "
-        f"{cluster.inter / 1e9:g} across nodes, {cluster.latency * 1e6:g} us a hop of a ring or tree, whichever is "
-        f"faster, {cluster.overlap:.0%} of the gradients' time hidden. Computation is taken to shrink with the "
-        "batch, which it does not on a GPU that has too few images to be busy: the strong column is an upper bound.\n"
+        f"\nA model, not a measurement, with {step_seconds * 1e3:g} ms of computation in a step of one GPU, "
+        f"{cluster.gpus_per_node} GPUs per node, {cluster.intra / 1e9:g} GB/s within a node and "
+        f"{cluster.inter / 1e9:g} GB/s between nodes, {cluster.latency * 1e6:g} us per hop of a ring or tree (the "
+        f"faster of the two), and {cluster.overlap:.0%} of the gradients' time hidden. It assumes that computation "
+        "shrinks with the batch. On a GPU with too few images to be busy it does not, so the strong column is an upper "
+        "bound.\n"
     )
     print("| GPUs | communication, ms | weak efficiency | strong efficiency |\n|-:|-:|-:|-:|")
     for found in predictions:
-        strong = "no equal parts" if found.strong_efficiency is None else f"{found.strong_efficiency:.3f}"
+        strong = "not divisible" if found.strong_efficiency is None else f"{found.strong_efficiency:.3f}"
         cells = (found.ranks, f"{found.exposed_seconds * 1e3:.2f}", f"{found.weak_efficiency:.3f}", strong)
         print(row(*cells))
 
 
 def draw(name: str, speeds: Sequence[Speed], predictions: Sequence[Prediction]) -> Figure:
-    """What was measured, each round a dot, and beside it what the model says."""
+    """The measurements with a dot for each round, and a plot of the model's predictions."""
     figure = Figure(figsize=(10, 3.8), dpi=90, layout="constrained")
     measured, modelled = figure.subplots(1, 2)
     for scaling, colour in zip((*SCALINGS, APART), (BLUE, RED, GREEN), strict=True):
@@ -368,13 +373,13 @@ def draw(name: str, speeds: Sequence[Speed], predictions: Sequence[Prediction]) 
         known = [(found.ranks, y) for found, y in zip(predictions, values, strict=True) if y is not None]
         modelled.plot([x for x, _ in known], [y for _, y in known], "o--", color=colour, label=scaling)
     measured.axhline(1, color="#555555", linestyle=":")
-    measured.set_title("measured, a dot for each round")
+    measured.set_title("measured (one dot per round)")
     measured.set_xlabel("ranks")
     measured.set_xticks(sorted({speed.kind.ranks for speed in speeds} | {1}))
     modelled.set_title("a model, not a measurement")
     modelled.set_xlabel("GPUs")
     modelled.set_xscale("log", base=2)
-    # In plain figures: powers are set in mathematical fonts, which not every machine has.
+    # Plain numbers: powers would need mathematical fonts, which not every machine has.
     modelled.xaxis.set_major_formatter("{x:.0f}")
     for axes in (measured, modelled):
         axes.set_ylabel("efficiency")
@@ -386,13 +391,14 @@ def draw(name: str, speeds: Sequence[Speed], predictions: Sequence[Prediction]) 
 
 
 def choose_ranks(wanted: Sequence[int] | None, device: str) -> list[int]:
-    """Those that were asked for, else 1, 2 and 4 as far as cores or GPUs go. Raises ConfigError for more."""
+    """The numbers asked for, or 1, 2 and 4 up to the cores or GPUs. Raises ConfigError if they are too large."""
     most = torch.cuda.device_count() if device == "cuda" else available_cores()
     ranks = sorted({1, *(wanted or [count for count in (2, 4) if count <= most])})
     if ranks[0] < 1 or ranks[-1] > most:
         raise ConfigError(
-            f"--ranks {' '.join(map(str, ranks))}: this machine has {most} {'GPUs' if device == 'cuda' else 'cores'}. "
-            "Ranks that share one measure nothing; ask for 1 to that many."
+            f"--ranks {' '.join(map(str, ranks))}: this machine has "
+            f"{counted(most, 'GPU' if device == 'cuda' else 'core')}. "
+            f"Ranks that share one would measure nothing. Choose numbers from 1 to {most}."
         )
     return ranks
 
@@ -400,7 +406,7 @@ def choose_ranks(wanted: Sequence[int] | None, device: str) -> list[int]:
 def measure(
     arguments: argparse.Namespace, config: Config, words: Sequence[str], ranks: Sequence[int]
 ) -> list[Speed]:
-    """Train by each kind in turn."""
+    """Train with each kind in alternation."""
     on_cpu = arguments.device == "cpu"
     found: dict[Kind, list[float]] = {kind: [] for kind in kinds(ranks, config.schedule.global_batch, on_cpu)}
     for _ in tqdm(range(arguments.rounds), desc="rounds", leave=False, disable=None):
@@ -411,13 +417,13 @@ def measure(
 
 
 def check_shares(config: Config, ranks: Sequence[int]) -> None:
-    """Raise ConfigError unless each number of ranks can share the batches equally."""
+    """Raise ConfigError unless the batches can be divided equally among each number of ranks."""
     schedule = config.schedule
     for count in ranks:
         if schedule.global_batch % count or schedule.real_images % count:
             raise ConfigError(
-                f"{count} ranks cannot share batches of {schedule.global_batch} and {schedule.real_images} equally. "
-                "Choose another schedule.global_batch, or --ranks."
+                f"Batches of {schedule.global_batch} and {schedule.real_images} images cannot be divided equally among "
+                f"{counted(count, 'rank')}. Choose another schedule.global_batch or other --ranks."
             )
 
 
@@ -425,17 +431,19 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure and model the config that the command line names."""
     if arguments.rounds < 0 or arguments.steps < 1:
         raise ConfigError(
-            f"--rounds {arguments.rounds} --steps {arguments.steps}: at least 0 rounds of at least 1 step are needed."
+            f"--rounds {arguments.rounds} --steps {arguments.steps}: rounds must be at least 0 and steps at least 1."
         )
     ranks = choose_ranks(arguments.ranks, arguments.device)
-    # A run's first bursts, if it has some, say nothing of the steps that follow.
+    # Bursts at the start of a run are not typical of the steps that follow.
     words = [str(arguments.config), *arguments.overrides, "schedule.bursts=null"]
     config = load_config(arguments.config, words[1:])
     check_shares(config, [*ranks, RANKS_COUNTED])
     measured, load = [], os.getloadavg()[0]
     if arguments.rounds:
         measured = measure(arguments, config, [*words, f"runtime.device={arguments.device}"], ranks)
-        print(f"load of this machine before: {load:.1f} on {available_cores()} cores\n")
+        print(
+            f"load of this machine before the measurement: {load:.1f} on {counted(available_cores(), 'core')}\n"
+        )
         print_measured(measured)
     traffic = count_traffic(RANKS_COUNTED, [*words, "runtime.device=cpu"])
     print_traffic(traffic)

@@ -1,7 +1,7 @@
-"""The Wasserstein estimate and its normalized form of a checkpoint's critic, measured anew.
+"""The Wasserstein estimate of a checkpoint's critic, raw and normalized, measured after training.
 
-A run logs its estimate while the critic moves. Here one critic, in training mode as it was used, scores many
-batches of real images and of its generator's.
+A run logs its estimate while the critic changes. Here a single critic scores many batches of real images and of its
+generator's images. It is in training mode, as it was during the run.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ SEED = 0
 
 
 class CriticFigures(NamedTuple):
-    """In score units, and in units of pixel values."""
+    """`estimate` is in units of the critic's scores, `normalized` in units of pixel values in [-1, 1]."""
 
     estimate: float
     normalized: float
 
 
 def measure_critic(config: Config, checkpoint: Checkpoint, real: Tensor) -> CriticFigures | None:
-    """The figures over the first 512 of `real`, uint8 (count, channels, height, width), in float32.
+    """Measure a critic on the first 512 of `real`, uint8 (count, channels, height, width), in float32.
 
-    None where the run's objective estimates no Wasserstein distance. Batches are of the size of the run's.
+    Batches have the size that the run used. Returns None if the run's objective estimates no Wasserstein distance.
     """
     if not build_objective(config.objective).measures_wasserstein:
         return None

@@ -1,9 +1,10 @@
-"""Small convolutional classifiers of real images, which judge generated ones.
+"""Small convolutional classifiers that are trained on real images and judge generated ones.
 
-The plain one is trained on digits alone, and is sure of nearly anything: it gives over 0.9 to one class for 60%
-of pictures that join the top of one digit to the bottom of another, and for 41% of smooth random blobs. So
-the strict one also sees joined pictures, as what is no digit: there its target is the same probability for
-every class (Hendrycks, Mazeika, Dietterich 2019, "Deep anomaly detection with outlier exposure").
+The plain classifier is trained on digits only, and is confident about nearly everything: it gives one class a
+probability over 0.9 for 60% of the images that join the top of one digit to the bottom of another, and for 41% of
+smooth random blobs. The strict classifier is therefore also trained on joined images. Its target for them is the
+same probability for every class (Hendrycks, Mazeika, Dietterich 2019, "Deep anomaly detection with outlier
+exposure").
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ OUTLIER_WEIGHTS = {"plain": 0.0, "strict": 0.1}
 
 
 class DigitClassifier(nn.Module):
-    """Maps images in [-1, 1], (batch, channels, side, side), to logits (batch, classes)."""
+    """Maps images float32 (batch, channels, side, side) in [-1, 1] to logits float32 (batch, classes)."""
 
     def __init__(self, channels: int, side: int, classes: int) -> None:
         super().__init__()
@@ -60,10 +61,10 @@ class Judges(NamedTuple):
 
 
 def obtain_judges(train: Path, cache: Path | None) -> Judges:
-    """The classifiers trained on the shards `train`: read from `cache` where they are there, else made anew.
+    """Read the classifiers of the shards `train` from the directory `cache`, or train those that are missing.
 
-    New ones are written to the directory `cache`, if one is given. Raises DataError for the shards;
-    CheckpointError where the cached ones are of other shards or unreadable.
+    Newly trained classifiers are written to `cache`, if it is given. Raises DataError if the shards cannot be used, and
+    CheckpointError if a cached classifier cannot be read or was trained on other shards.
     """
     return Judges(**{kind: _obtain(kind, train, cache) for kind in OUTLIER_WEIGHTS})
 
@@ -79,7 +80,7 @@ def _obtain(kind: str, train: Path, cache: Path | None) -> DigitClassifier:
 
 
 def train_classifier(real: LabelledImages, outlier_weight: float) -> DigitClassifier:
-    """Train on the host, from a fixed seed: equal weights for equal images and an equal number of threads."""
+    """Train on the CPU from a fixed seed. The same images and number of threads give the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         classifier = _untrained(real.images.shape[1:], len(real.classes))
@@ -101,12 +102,12 @@ def train_classifier(real: LabelledImages, outlier_weight: float) -> DigitClassi
 
 @torch.no_grad()
 def class_probabilities(classifier: DigitClassifier, images: Tensor) -> Tensor:
-    """uint8 (count, channels, side, side) to float32 (count, classes), rows adding up to 1."""
+    """Maps images uint8 (count, channels, side, side) to probabilities float32 (count, classes); rows add up to 1."""
     return torch.cat([classifier(to_float(part)).softmax(1) for part in images.split(500)])
 
 
 def save_classifier(classifier: DigitClassifier, path: Path, train: Path) -> None:
-    """Write weights as safetensors, with the identity of the training shards. Raises StorageError."""
+    """Write the weights as safetensors, with the identity of the training shards. Raises StorageError."""
     about = {"shards": load_manifest(train).sha256}
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,17 +116,21 @@ def save_classifier(classifier: DigitClassifier, path: Path, train: Path) -> Non
 
 
 def load_classifier(path: Path, train: Path) -> DigitClassifier:
-    """Read what save_classifier wrote. Raises CheckpointError unless it was trained on the shards `train`."""
+    """Read what `save_classifier` wrote. Raises CheckpointError if it was trained on other shards than `train`."""
     manifest = load_manifest(train)
     classifier = _untrained((manifest.channels, *manifest.resolution), len(manifest.classes))
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
         if about.get("shards") != manifest.sha256:
-            raise CheckpointError(f"{path} was trained on other shards than {train}'s. {_REMEDY}")
+            raise CheckpointError(
+                f"{path} was trained on shards other than {train}, so it may not know these images. {_REMEDY}"
+            )
         classifier.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is no such classifier: {error}. {_REMEDY}") from None
+        raise CheckpointError(
+            f"{path} cannot be read as a classifier of these images: {error}. {_REMEDY}"
+        ) from None
     return classifier.eval()
 
 
@@ -143,10 +148,10 @@ def _loss(classifier: DigitClassifier, images: Tensor, labels: Tensor, outlier_w
 
 
 def _joined(images: Tensor) -> Tensor:
-    """One part of each image in the first half of the batch, and the rest from one of the second half."""
+    """Images whose one part comes from the first half of the batch and whose other part from the second half."""
     first, second = images[: len(images) // 2], images[len(images) // 2 :]
     axis, side = 2 + int(torch.randint(2, ())), images.shape[2]
-    # Near the edge a cut would leave the digit as it is.
+    # A cut near the edge would leave one digit whole.
     cut = int(torch.randint(side // 3, side - side // 3 + 1, ()))
     return torch.cat([first.narrow(axis, 0, cut), second.narrow(axis, cut, side - cut)], axis)
 

@@ -1,21 +1,22 @@
-"""Whether a run's Wasserstein estimate says how good its samples are.
+"""Does a run's Wasserstein estimate show how good its samples are?
 
 command:   python benchmarks/studies/estimate_tracks_quality.py runs/wgan-mnist
-           --real data/mnist-test    shards of real images that the run has not seen
+           --real data/mnist-test    shards of real images that the run was not trained on
            --samples 5000            images drawn at each checkpoint, from the same latents
-           --out docs/reference      where the files go
-           The run needs 8 checkpoints or more: train it with checkpoint.every=N checkpoint.keep_every=N
-duration:  about ten seconds a checkpoint for MNIST on two cores
-prints:    at each checkpoint three curves of the run, the smoothed estimate, the normalized one (the estimate over
-           the critic's slope) and the estimate of the checkpoint's critic alone (critic_figures.py), and two
-           distances of its samples from the real images. Then Spearman's rank correlation of each curve with each
-           distance: over the whole run, and without the initial rise, while the critic learns, from the curve's
-           largest value on. 1 means that the curve orders the checkpoints as the distance does
+           --out docs/reference      directory for the files
+           The run needs at least 8 checkpoints: train it with checkpoint.every=N checkpoint.keep_every=N
+duration:  about ten seconds per checkpoint for MNIST on two cores
+prints:    for each checkpoint three curves of the run (the smoothed estimate, the normalized estimate, which is
+           the estimate divided by the critic's slope, and the estimate of the checkpoint's critic alone, see
+           critic_figures.py) and two distances of its samples from the real images. Then Spearman's rank
+           correlation of each curve with each distance, over the whole run and from the curve's largest value on,
+           which leaves out the initial rise while the critic learns. 1 means that the curve orders the checkpoints
+           as the distance does
 writes:    OUT/RUN-estimate-quality.json and .png
 
-The distances (sample_distances.py) are taken on pixels, between the last weights' samples and the real images of
-the run's classes. The p-value is that of independent points, which the checkpoints of one run are not: it is too
-small.
+The distances (sample_distances.py) are measured on pixels, between samples of the last weights and the real images
+of the run's classes. The p-value assumes independent points. The checkpoints of one run are not independent, so it
+is too small.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from pipeline.monitor.records import Record, read_records
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.directory import RunDirectory
 from pipeline.run.generator import open_run
+from pipeline.wording import counted
 
 ESTIMATE, NORMALIZED = "wasserstein/estimate_smooth", "wasserstein/normalized"
 OF_CHECKPOINT = "estimate of the checkpoint"
@@ -51,7 +53,7 @@ LABELS = {
     OF_CHECKPOINT: "estimate, one critic",
 }
 DISTANCES = {"sliced": "sliced Wasserstein", "frechet": "Fréchet of components"}
-# What wasserstein/estimate_smooth remembers at the default monitor.smoothing, about.
+# About as many as wasserstein/estimate_smooth averages with the default monitor.smoothing.
 POINTS_IN_MEAN = 10
 FEWEST_CHECKPOINTS = 8
 FEWEST_POINTS = 4
@@ -60,19 +62,19 @@ SEED = 0
 CURVE_COLOUR, DISTANCE_COLOUR, HALVES_COLOUR = "#0072B2", "#D55E00", "#555555"
 
 Curve = Mapping[int, float]
-"""A figure of a run by the step that it was logged at, in rising order."""
+"""A metric of a run by the step at which it was logged, in rising order."""
 
 
 @dataclass(frozen=True)
 class Distances:
-    """From one set of images to the real ones."""
+    """The distances of one set of images from the real ones."""
 
     sliced: float
     frechet: float
 
 
 class Measures:
-    """Both distances to the same real images, uint8 (count, channels, height, width)."""
+    """Measures both distances from the same real images, uint8 (count, channels, height, width)."""
 
     def __init__(self, real: Tensor) -> None:
         self._sliced, self._frechet = SlicedWasserstein(real), FrechetOfComponents(real)
@@ -92,7 +94,7 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One curve of the run against the distances. A correlation of too few different points is None."""
+    """One curve of the run, compared with the distances. A correlation of too few different points is None."""
 
     at_checkpoints: list[float]
     largest_at_step: int
@@ -102,14 +104,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured of one run, checkpoint by checkpoint."""
+    """What was measured for each checkpoint of one run."""
 
     run: str
     samples: int
     steps: list[int]
     distances: list[Distances]
     halves: Distances
-    """Between two halves of the real images, about as far as samples would be that are as good as real."""
+    """Between two halves of the real images: about what samples as good as real ones would have"""
     comparisons: dict[str, Comparison]
 
 
@@ -125,9 +127,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Measure every checkpoint, and print and write what came out."""
+    """Measure every checkpoint, and print and write the results."""
     if arguments.samples < 2:
-        raise ConfigError(f"--samples {arguments.samples}: a distance needs at least two images.")
+        raise ConfigError(f"--samples {arguments.samples}: a distance needs at least 2 images. Choose more.")
     run: Path = arguments.run
     steps = checkpoint_steps(run)
     curves = read_curves(run, steps[0])
@@ -139,7 +141,7 @@ def report(arguments: argparse.Namespace) -> None:
         samples=arguments.samples,
         steps=steps,
         distances=distances,
-        # Neighbours go to different halves: MNIST's later test images are of other writers than its earlier.
+        # Every second image: the later half of MNIST's test images comes from other writers than the earlier half.
         halves=Measures(real[::2])(real[1::2]),
         comparisons={name: compare(curve, steps, distances) for name, curve in curves.items()},
     )
@@ -148,35 +150,36 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """The steps of the run's checkpoints. Raises ConfigError where they are fewer than 8."""
+    """The steps of the run's checkpoints. Raises ConfigError if there are fewer than 8."""
     config, newest = open_run(run, None)
     steps = [checkpoint.step for checkpoint in list_checkpoints(RunDirectory(run).checkpoints)]
     if len(steps) < FEWEST_CHECKPOINTS:
         every = max(1, newest.step // 20)
         raise ConfigError(
-            f"{run} has {len(steps)} checkpoints, of step {', '.join(map(str, steps))}, and a rank correlation of "
-            f"fewer than {FEWEST_CHECKPOINTS} points says nothing. Train once more under another name and keep "
-            f"them: name={config.name}-kept checkpoint.every={every} checkpoint.keep_every={every}."
+            f"{run} has {counted(len(steps), 'checkpoint')}, of step {', '.join(map(str, steps))}, and a rank "
+            f"correlation of fewer than {FEWEST_CHECKPOINTS} points has no meaning. Train once more under another "
+            f"name, and keep more: name={config.name}-kept checkpoint.every={every} checkpoint.keep_every={every}."
         )
     return steps
 
 
 def read_curves(run: Path, first_step: int) -> dict[str, Curve]:
-    """The smoothed estimate, and the normalized one as a running mean where the run has it.
+    """The smoothed estimate, and a running mean of the normalized one if the run logged it.
 
-    Raises ConfigError where there is no estimate, or none up to `first_step`.
+    Raises ConfigError if no estimate was logged, or none up to `first_step`.
     """
     records = read_records(RunDirectory(run).metrics)
     estimate = _logged(records, ESTIMATE)
     if not estimate:
         raise ConfigError(
-            f"{run} has logged no {ESTIMATE}: its objective does not estimate a Wasserstein distance. Name a run "
-            "with objective.name wasserstein or gradient_penalty."
+            f"{run} has not logged {ESTIMATE}, because its objective does not estimate a Wasserstein distance. Name a "
+            "run whose objective.name is wasserstein or gradient_penalty."
         )
     if min(estimate) > first_step:
         raise ConfigError(
-            f"{run} has a checkpoint of step {first_step}, and logged its first {ESTIMATE} at step "
-            f"{min(estimate)}. Set monitor.log_every to checkpoint.every or less."
+            f"{run} has a checkpoint of step {first_step}, but logged its first {ESTIMATE} at step "
+            f"{min(estimate)}, so there is nothing to compare. Train with a monitor.log_every of at most "
+            "checkpoint.every."
         )
     normalized = running_mean(_logged(records, NORMALIZED))
     curves = {ESTIMATE: estimate, NORMALIZED: normalized}
@@ -184,7 +187,7 @@ def read_curves(run: Path, first_step: int) -> dict[str, Curve]:
 
 
 def running_mean(curve: Curve) -> Curve:
-    """At each step the mean of the last 10 values up to it."""
+    """For each step, the mean of the last 10 values up to it."""
     values = list(curve.values())
     recent = (values[max(0, end - POINTS_IN_MEAN) : end] for end in range(1, len(values) + 1))
     return dict(zip(curve, (sum(part) / len(part) for part in recent), strict=True))
@@ -199,22 +202,22 @@ def real_images(run: Path, step: int, directory: Path) -> Tensor:
 
 
 def measure(run: Path, steps: Sequence[int], measures: Measures, samples: int) -> Iterator[Distances]:
-    """The distances of each checkpoint's samples. Raises CheckpointError at a damaged one."""
+    """The distances of each checkpoint's samples. Raises CheckpointError if a checkpoint is damaged."""
     for step in tqdm(steps, unit=" checkpoints", leave=False, disable=None):
         _, checkpoint = open_run(run, step)
         yield measures(draw_from_run(checkpoint, samples, SEED, use_ema=False))
 
 
 def critic_estimate(run: Path, step: int, real: Tensor) -> float:
-    """The estimate that the checkpoint's own critic makes of real images and its generator's."""
+    """The estimate of the checkpoint's own critic, on real images and those of its generator."""
     figures = measure_critic(*open_run(run, step), real)
-    # A run whose objective estimates nothing was refused when its curves were read.
+    # read_curves has refused runs whose objective estimates no distance.
     assert figures is not None
     return figures.estimate
 
 
 def compare(curve: Curve, steps: Sequence[int], distances: Sequence[Distances]) -> Comparison:
-    """The curve at these checkpoints, each at the last log point up to it, against their distances."""
+    """Compare the curve, at the last log point up to each checkpoint, with the checkpoints' distances."""
     at_checkpoints = [curve[max(logged for logged in curve if logged <= step)] for step in steps]
     largest = max(curve, key=lambda step: curve[step])
     first = sum(step < largest for step in steps)
@@ -232,7 +235,7 @@ def correlate(curve: Sequence[float], distances: Sequence[Distances]) -> dict[st
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Correlation | None:
-    """None where there are fewer than 4 points, or all values on one side are equal."""
+    """Spearman's correlation; None if there are fewer than 4 points, or if all values on one side are equal."""
     if len(first) < FEWEST_POINTS or len(set(first)) == 1 or len(set(second)) == 1:
         return None
     result = spearmanr(first, second)
@@ -240,7 +243,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Correla
 
 
 def summary(findings: Findings) -> Iterator[str]:
-    """What is printed: a markdown table of the checkpoints, and one of the correlations."""
+    """The lines to print: a markdown table of the checkpoints, and one of the correlations."""
     curves = findings.comparisons
     yield _row(["step", *(LABELS[name] for name in curves), *DISTANCES.values()])
     yield _row(["---"] * (len(curves) + 3))
@@ -249,7 +252,7 @@ def summary(findings: Findings) -> Iterator[str]:
         yield _row([f"{step:,}", *values, *_cells(findings.distances[place])])
     yield _row(["halves of the real images", *[""] * len(curves), *_cells(findings.halves)])
     yield ""
-    yield _row(["rank correlation", "whole run", "from the curve's largest on"])
+    yield _row(["rank correlation", "whole run", "from the curve's largest value on"])
     yield _row(["---"] * 3)
     for name, curve in curves.items():
         for distance, label in DISTANCES.items():
@@ -268,8 +271,8 @@ def write(findings: Findings, curves: Mapping[str, Curve], directory: Path) -> N
 
 
 def draw(findings: Findings, curves: Mapping[str, Curve]) -> Figure:
-    """A row for each curve: it and the sliced distance over the step, and beside it one against the other."""
-    # Not through pyplot, which would choose a backend for the whole process and keep the figure alive.
+    """A row for each curve: curve and sliced distance over the step, and a scatter plot of the two."""
+    # pyplot would choose a backend for the whole process and keep the figure in memory.
     figure = Figure(figsize=(10, 3.6 * len(curves) + 0.3), dpi=90, layout="constrained")
     rows = figure.subplots(len(curves), 2, width_ratios=(3, 2), squeeze=False)
     for (name, curve), (over_steps, scatter) in zip(curves.items(), rows, strict=True):
@@ -310,8 +313,8 @@ def _draw_scatter(axes: Axes, findings: Findings, name: str) -> None:
     comparison = findings.comparisons[name]
     first = sum(step < comparison.largest_at_step for step in findings.steps)
     for label, chosen, face in (
-        ("before the curve's largest", slice(None, first), "none"),
-        ("from its largest on", slice(first, None), DISTANCE_COLOUR),
+        ("before the curve's largest value", slice(None, first), "none"),
+        ("from its largest value on", slice(first, None), DISTANCE_COLOUR),
     ):
         axes.scatter(
             comparison.at_checkpoints[chosen],
@@ -324,7 +327,7 @@ def _draw_scatter(axes: Axes, findings: Findings, name: str) -> None:
     axes.set_ylabel("sliced Wasserstein distance of samples")
     axes.set_title(
         f"whole run: {_in_words(comparison.whole_run['sliced'])}\n"
-        f"from its largest on: {_in_words(comparison.from_largest_on['sliced'])}",
+        f"from its largest value on: {_in_words(comparison.from_largest_on['sliced'])}",
         fontsize="small",
         loc="left",
     )
@@ -334,7 +337,7 @@ def _draw_scatter(axes: Axes, findings: Findings, name: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Correlate a run's Wasserstein estimate with the distance of its samples from real images."
+        description="Correlate a run's Wasserstein estimate with the distance of its samples from the real images."
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's directory")
     parser.add_argument("--real", type=Path, default=Path("data/mnist-test"), metavar="DIR")

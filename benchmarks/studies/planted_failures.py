@@ -1,21 +1,20 @@
-"""Which metric sees which failure of a generator: sets of images that are bad on purpose, measured like samples.
+"""Which metric detects which failure of a generator? Measures sets of images that are bad on purpose like samples.
 
 command:   python benchmarks/studies/planted_failures.py
            --shards data/mnist            shards of the training images, labelled
            --held-out data/mnist-test     shards of the same kind that no generator is trained on
            --classifier data/mnist.classifier.safetensors    made by `wgan features train data/mnist`
            --samples 2000                 images of each set
-           --run runs/wgan-dcgan --steps 200 1000 3000    checkpoints to judge beside them; left out, none
-           --out FILE.json                left out, nothing is written
+           --run runs/wgan-dcgan --steps 200 1000 3000    checkpoints to measure too (default: none)
+           --out FILE.json                where to write the figures (default: nowhere)
 duration:  five minutes for MNIST on one core
-prints:    a markdown table with a row for each set and a column for each metric, first by the pixels' features,
-           then by the classifier's. **Bold** is worse than unseen real images by more than the limit (see
-           `is_seen`): the metric sees that something is wrong. (!) is not as it should be, and below the table
-           stands how. Then the exit code is 1
+prints:    a markdown table with a row for each set and a column for each metric, first with the pixels' features,
+           then with the classifier's. **Bold** means worse than unseen real images by more than the limit (see
+           `is_seen`): the metric detects the failure. (!) means that the metric should not say that of this set;
+           the lines below the table explain each, and the exit code is then 1
 
-Every figure is one of pipeline.quality.evaluation, as `wgan evaluate` measures it. What each metric should see,
-and what it should be blind to, stands in `plant`: it follows from what they are defined to measure, not from the
-figures.
+Every figure is measured by pipeline.quality.evaluation, as by `wgan evaluate`. `plant` says what each metric
+should detect and what it cannot detect. That follows from the definition of the metric, not from the figures.
 """
 
 from __future__ import annotations
@@ -46,15 +45,16 @@ from pipeline.quality.evaluation import Draw, Evaluation, RealImages
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.directory import RunDirectory
 from pipeline.run.generator import TrainedGenerator, read_generator
+from pipeline.wording import counted
 
 SEED = 0
 FEWEST_SAMPLES = 128
 HELD_OUT_SHARE = 5
-"""One in this many of the images that are not trained on says how near to training images is natural."""
+"""One in this many of the images that are not trained on is held out: `copied` compares samples with these."""
 NOISE = 8.0
-"""In grey levels, one standard deviation."""
+"""Standard deviation in grey levels"""
 BLUR = 5
-"""Pixels along each axis that a blurred one is the mean of."""
+"""A blurred pixel is the mean of so many pixels along each axis."""
 
 LEAST_SHARE = 0.75
 MOST_TIMES: Mapping[str, float] = {"fid": 2.0, "swd": 2.0}
@@ -74,14 +74,14 @@ KEPT_CLASSES = 2
 
 
 class Column(NamedTuple):
-    """A metric, and the features that it was measured with."""
+    """A metric, and the features it was measured with."""
 
     metric: str
     features: FeatureKind
 
     @property
     def heading(self) -> str:
-        """fid, pixels; or swd, which depends on no features."""
+        """For example "fid, pixels"; or "swd", which needs no features."""
         return f"{self.metric}, {self.features}" if METRICS[self.metric].needs.features else self.metric
 
 
@@ -90,43 +90,43 @@ Figures = Mapping[Column, float]
 
 @dataclass(frozen=True)
 class Parts:
-    """Real images in three parts that share none: uint8 (count, channels, height, width)."""
+    """Real images in three parts without common images: uint8 (count, channels, height, width)."""
 
     training: Tensor
     held_out: Tensor
     unseen: Tensor
-    """Neither trained on nor held out: as good as the samples of a perfect generator."""
+    """Neither trained on nor held out: as good as the samples of a perfect generator"""
     unseen_labels: Tensor
     """int64 (count,)"""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A set of images with one thing wrong, and the metrics that should say so."""
+    """A set of images with one failure, and the metrics that should detect it."""
 
     name: str
     images: Tensor
     """uint8 (count, channels, height, width)"""
     seen_by: frozenset[str]
-    """All others should be blind to it."""
+    """All other metrics, except those of `open_to`, should not react."""
     open_to: frozenset[str] = NONE
-    """What these say follows from neither their definition nor the failure."""
+    """Metrics for which the definition does not decide whether they react"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one set."""
+    """What was measured of one set of images."""
 
     name: str
     figures: Figures
     seen: frozenset[Column] = frozenset()
-    """What sees something wrong."""
+    """The columns that detect a failure"""
     unexpected: Mapping[Column, str] = field(default_factory=dict)
-    """What is not as it should be, and how."""
+    """The columns that should have said something else, with the reason"""
 
 
 class OneProcess:
-    """The ranks of an evaluation, where there is only one."""
+    """The ranks of an evaluation in a single process."""
 
     rank = 0
     world_size = 1
@@ -145,10 +145,10 @@ class OneProcess:
 
 
 class Judge:
-    """Every metric of a set of samples, by the pixels' features and by the classifier's."""
+    """Measures every metric of a set of samples, with the pixels' features and with the classifier's."""
 
     def __init__(self, real: RealImages, classifier: Path, samples: int, latent: int) -> None:
-        """Raises ConfigError or CheckpointError where the classifier does not fit the images."""
+        """Raises ConfigError or CheckpointError if the classifier does not fit the images."""
         options = (
             QualityOptions(metrics=[*BY_FEATURES, "swd"], samples=samples),
             QualityOptions(
@@ -164,11 +164,11 @@ class Judge:
         }
 
     def of_images(self, images: Tensor) -> Figures:
-        """Figures of uint8 (count, channels, height, width) in place of samples."""
+        """The figures of images uint8 (count, channels, height, width) that take the place of samples."""
         return self._measure([returning(images) for _ in self._evaluations])
 
     def of_generator(self, generator: TrainedGenerator) -> Figures:
-        """Figures of a generator's samples."""
+        """The figures of a generator's samples."""
         return self._measure([generator.draw] * len(self._evaluations))
 
     def _measure(self, draws: Sequence[Draw]) -> Figures:
@@ -180,7 +180,7 @@ class Judge:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure what the command line names. Returns the exit code, 1 where a metric is not as it should be."""
+    """Measure what the command line names. Returns the exit code: 1 if a metric does not say what it should."""
     arguments = _parser().parse_args(words)
     try:
         if arguments.out is not None:
@@ -211,34 +211,36 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
 
 
 def split(training: LabelledImages, others: LabelledImages, samples: int) -> Parts:
-    """Held-out and unseen images from `others`, in a random order. Raises ConfigError where images are too few."""
+    """Take held-out and unseen images from `others` in random order. Raises ConfigError if there are too few images."""
     if samples < FEWEST_SAMPLES:
-        raise ConfigError(f"--samples {samples}: an evaluation takes {FEWEST_SAMPLES} at least.")
+        raise ConfigError(
+            f"--samples {samples}: an evaluation needs at least {FEWEST_SAMPLES} images. Choose more."
+        )
     if training.images.shape[1:] != others.images.shape[1:] or training.classes != others.classes:
         raise ConfigError(
             f"--shards has images of (channels, height, width) {tuple(training.images.shape[1:])} in the classes "
-            f"{', '.join(training.classes)}, and --held-out {tuple(others.images.shape[1:])} in "
-            f"{', '.join(others.classes)}: they cannot be compared. Name two splits of one set."
+            f"{', '.join(training.classes)}, but --held-out has {tuple(others.images.shape[1:])} in "
+            f"{', '.join(others.classes)}, so they cannot be compared. Name two splits of the same set."
         )
     order = torch.randperm(len(others.images), generator=_source())
     held_out, unseen = order[: len(order) // HELD_OUT_SHARE], order[len(order) // HELD_OUT_SHARE :]
     for option, count in (("--shards", len(training.images)), ("--held-out, for samples,", len(unseen))):
         if count < 2 * samples:
             raise ConfigError(
-                f"{option} has {count:,} images, and two sets of {samples:,} that share none are taken from them. "
-                "Choose fewer --samples or a larger set."
+                f"{option} has {counted(count, 'image')}, but two sets of {samples:,} images without common ones are "
+                "needed. Choose fewer --samples or a larger set."
             )
     labels = others.labels[unseen]
     if missing := set(COLLAPSED_CLASSES) - set(labels.tolist()):
         raise ConfigError(
-            f"--held-out has no image for samples of class number {', '.join(map(str, sorted(missing)))}: collapse is "
-            "planted in the first three classes. Name a set with three classes or more."
+            f"--held-out has no image of class number {', '.join(map(str, sorted(missing)))} for samples, but collapse "
+            "is planted in the first three classes. Name a set with at least three classes."
         )
     return Parts(training.images, others.images[held_out], others.images[unseen], labels)
 
 
 def real_images(parts: Parts, samples: int) -> RealImages:
-    """What an evaluation compares with; training images have the first ids, held-out ones those after them."""
+    """The images that an evaluation compares with. Training images have the first ids, held-out images follow."""
     pixels = torch.cat([parts.training, parts.held_out])
     ids = np.arange(len(pixels))
 
@@ -256,10 +258,10 @@ def real_images(parts: Parts, samples: int) -> RealImages:
 
 
 def plant(parts: Parts, samples: int) -> list[Planted]:
-    """Sets of images with one thing wrong each, and none wrong in the first.
+    """Sets of images with one failure each; the first set has none.
 
-    A set that repeats images collapses to typical ones: those nearest to their class's mean. One that lies
-    outside all balls would have precision 0 by chance, not by the failure.
+    The collapsed sets repeat typical images, which are those nearest to the mean of their class. An untypical image may
+    be outside of all neighbourhoods of real images; precision would then be 0 by chance, not because of the collapse.
     """
     typical = torch.stack([typical_image(parts, label) for label in COLLAPSED_CLASSES])
     two_classes = parts.unseen[torch.isin(parts.unseen_labels, torch.arange(KEPT_CLASSES))]
@@ -272,42 +274,42 @@ def plant(parts: Parts, samples: int) -> list[Planted]:
         Planted("two of the classes", two_classes, DISTANCES | COVERING | CLASSES),
         Planted("training images", copies, COPIES),
         Planted("training images, slightly noisy", with_noise(copies), COPIES),
-        # Classes are counted whatever the images show: which ones noise falls into is chance.
+        # A classifier gives noise some class too; which classes that are is chance.
         Planted("noise", noise_like(unseen), DISTANCES | FIDELITY | COVERING, open_to=CLASSES),
-        # Whether blurred images still surround sharp ones depends on what the features see of detail.
+        # Whether blurred images still surround sharp ones depends on how much detail the features see.
         Planted("blurred", blurred(unseen), DISTANCES | FIDELITY, open_to=COVERING),
     ]
 
 
 def typical_image(parts: Parts, label: int) -> Tensor:
-    """The unseen image of a class that is nearest to the mean of them: uint8 (channels, height, width)."""
+    """The unseen image of a class that is nearest to the class's mean: uint8 (channels, height, width)."""
     images = parts.unseen[parts.unseen_labels == label]
     pixels = images.flatten(1).float()
     return images[(pixels - pixels.mean(0)).square().sum(1).argmin()]
 
 
 def with_noise(images: Tensor) -> Tensor:
-    """uint8 images with normal noise on each pixel."""
+    """The uint8 images with normal noise added to each pixel."""
     noise = NOISE * torch.randn(images.shape, generator=_source())
     return (images + noise).round().clamp(0, 255).to(torch.uint8)
 
 
 def noise_like(images: Tensor) -> Tensor:
-    """As many images of independent, uniform pixels."""
+    """As many images, with independent uniform pixels."""
     return torch.randint(256, images.shape, generator=_source(), dtype=torch.uint8)
 
 
 def blurred(images: Tensor) -> Tensor:
-    """uint8 images whose pixels are means of 5 x 5."""
+    """The uint8 images with each pixel replaced by the mean of 5 x 5."""
     edge = BLUR // 2
     padded = torch.nn.functional.pad(images.float(), (edge,) * 4, mode="replicate")
     return torch.nn.functional.avg_pool2d(padded, BLUR, stride=1).round().to(torch.uint8)
 
 
 def returning(images: Tensor) -> Draw:
-    """A generator that returns these uint8 images in their order, from the first again after the last.
+    """A generator that returns these uint8 images in order, and starts again after the last one.
 
-    An evaluation of one process asks for its chunks in turn.
+    An evaluation in one process asks for its chunks in order.
     """
     numbers = cycle(range(len(images)))
 
@@ -318,30 +320,30 @@ def returning(images: Tensor) -> Draw:
 
 
 def read_generators(run: Path, steps: Sequence[int] | None, parts: Parts) -> dict[str, TrainedGenerator]:
-    """The generators of these checkpoints, or of the first and the last. Raises ConfigError or CheckpointError."""
+    """The generators of these steps, or of the first and last checkpoint. Raises ConfigError or CheckpointError."""
     known = [checkpoint.step for checkpoint in list_checkpoints(RunDirectory(run).checkpoints)]
     chosen = sorted(set(steps or [*known[:1], *known[-1:]]))
     if len(chosen) < 2:
         raise ConfigError(
-            f"{run}: {len(chosen)} checkpoint(s) cannot improve from the first to the last. Give two --steps at "
-            f"least, of {', '.join(map(str, known)) or 'none'}."
+            f"{run}: {counted(len(chosen), 'checkpoint')} cannot show whether a run improves. Name at least two "
+            f"--steps of these: {', '.join(map(str, known)) or 'none'}."
         )
     generators = {f"{run.resolve().name}, step {step:,}": read_generator(run, step) for step in chosen}
     for name, generator in generators.items():
         if generator.card.image_shape != tuple(parts.training.shape[1:]):
             raise ConfigError(
-                f"{name} draws images of (channels, height, width) {generator.card.image_shape}, and the real ones "
-                f"are {tuple(parts.training.shape[1:])}. Name the shards that it was trained on."
+                f"{name} draws images of (channels, height, width) {generator.card.image_shape}, but the real images "
+                f"have {tuple(parts.training.shape[1:])}. Name the shards that it was trained on."
             )
         generator.to(OneProcess.device)
     return generators
 
 
 def judged(planted: Planted, figures: Figures, good: Figures) -> Row:
-    """Which columns see what is planted, and which should or should not."""
+    """The row of a planted set: which columns detect the failure, and which of them should not or fail to."""
     seen = worse_columns(figures, good)
     unexpected = {
-        column: "sees it and should not" if column in seen else "should see it and does not"
+        column: "detects it and should not" if column in seen else "should detect it and does not"
         for column in figures
         if column.metric not in planted.open_to and (column in seen) != (column.metric in planted.seen_by)
     }
@@ -349,13 +351,13 @@ def judged(planted: Planted, figures: Figures, good: Figures) -> Row:
 
 
 def judged_run(found: Mapping[str, Figures], good: Figures) -> list[Row]:
-    """The checkpoints, the last of which should be better than the first by all but `copied`."""
+    """The rows of the checkpoints. The last should be better than the first by all metrics but `copied`."""
     rows = [Row(name, figures, worse_columns(figures, good)) for name, figures in found.items()]
     if not rows:
         return []
     first, last = rows[0].figures, rows[-1]
     unexpected = {
-        column: f"is no better than at the first of these steps, {_number(first[column])}"
+        column: f"is not better than at the first of these steps, {_number(first[column])}"
         for column, value in last.figures.items()
         if column.metric not in COPIES and not is_better(column.metric, value, first[column])
     }
@@ -363,17 +365,17 @@ def judged_run(found: Mapping[str, Figures], good: Figures) -> list[Row]:
 
 
 def worse_columns(figures: Figures, good: Figures) -> frozenset[Column]:
-    """The columns that say that samples are worse than unseen real images."""
+    """The columns by which samples are worse than unseen real images."""
     return frozenset(
         column for column, value in figures.items() if is_seen(column.metric, value, good[column])
     )
 
 
 def is_seen(metric: str, value: float, good: float) -> bool:
-    """Whether a figure says that samples are worse than unseen real images, whose figure is `good`.
+    """Whether a figure means that samples are worse than unseen real images, whose figure is `good`.
 
-    Figures of which more is better: less than 3/4 of it. fid and swd, which grow with the images' contrast: more
-    than twice it. The others, which are about 0 of real images: more by a fixed amount.
+    Metrics for which higher is better must be under 3/4 of it; fid and swd, which grow with the contrast of the images,
+    over twice it; the others, which are about 0 for real images, higher by a fixed amount.
     """
     if METRICS[metric].better == "higher":
         return value < LEAST_SHARE * good
@@ -383,7 +385,7 @@ def is_seen(metric: str, value: float, good: float) -> bool:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """The rows in markdown, and what is not as it should be."""
+    """The lines of a markdown table of the rows, and one line for each unexpected figure."""
     columns = list(rows[0].figures)
     yield _row(["", *(column.heading for column in columns)])
     yield _row(["---"] * (len(columns) + 1))
@@ -434,7 +436,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Show which metric sees which planted failure of a generator."
+        description="Show which metric detects which planted failure of a generator."
     )
     parser.add_argument("--shards", type=Path, default=Path("data/mnist"), metavar="DIR")
     parser.add_argument("--held-out", type=Path, default=Path("data/mnist-test"), metavar="DIR")
@@ -444,7 +446,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=2000, metavar="N", help="default: 2000")
     parser.add_argument("--run", type=Path, metavar="RUN", help="a run's directory")
     parser.add_argument(
-        "--steps", type=int, nargs="+", metavar="STEP", help="default: the first and the last"
+        "--steps", type=int, nargs="+", metavar="STEP", help="default: the first and the last checkpoint"
     )
     parser.add_argument("--out", type=Path, metavar="FILE")
     return parser

@@ -3,20 +3,20 @@
 command:   python benchmarks/studies/reference_systems.py runs/wgan-mnist runs/wgan-digit7 runs/gan-bce
            --train data/mnist --test data/mnist-test    shards of the real images (wgan shards make mnist ...)
            --samples 10000                              images drawn from each run's newest checkpoint
-           --classifiers DIR                            keeps the classifiers, so that a second call is quick
-           --out docs/reference                         where the files go
-duration:  about two minutes of one core for the classifiers, then about half a minute for each run
-prints:    two markdown tables: training and judgement of each run, and how its samples fall into classes.
-           "Estimate" and "normalized" are the last critic's on test images (critic_figures.py), the figures
-           before them means of the last log points. "Surely" is with probability over 0.9, "strictly" is by the
-           strict classifier (digit_classifier.py), and "classes" are those of at least 2% of the samples. Below the
-           runs stand, judged alike, the real test images (the best to expect) and pairs of them laid on one
-           another (strokes that are no digit)
+           --classifiers DIR                            keeps the classifiers, which makes a second call quick
+           --out docs/reference                         directory for the files
+duration:  about two minutes on one core for the classifiers, then about half a minute for each run
+prints:    two markdown tables: the training of each run and how its samples are judged, and the share of each
+           class. "Estimate" and "normalized" are measured with the last critic on test images (critic_figures.py);
+           the columns before them are means of the last log points. "Surely" means with a probability over 0.9,
+           "strictly" means by the strict classifier (digit_classifier.py), and "classes" counts the classes of at
+           least 2% of the samples. The last rows are judged in the same way: the real test images, which are the
+           best to expect, and pairs of them laid over each other, which are strokes but no digits
 writes:    OUT/reference-systems.json with the same and more, and OUT/RUN.png, a grid of each run's samples
 
-Seconds of training are those of the loop, pictures and saves included, without start-up. A resumed run measures
-its speed anew: steps between the last figures it logged before and the checkpoint it resumed from count at the
-speed that came after, and time that a kill lost, or that the run stood still, does not count.
+The seconds of training include drawing and saving, but not the start-up. In a resumed run, the steps between the
+last log point before the stop and the checkpoint that it resumed from are counted at the speed measured after
+resuming. The time that was lost by the stop, and the time until the run was started again, are not counted.
 """
 
 from __future__ import annotations
@@ -61,23 +61,23 @@ MEASURED_FIGURES = ("estimate", "normalized")
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the classifiers say of a set of images. Shares are in [0, 1]."""
+    """How the classifiers judge a set of images. Shares are in [0, 1]."""
 
     images: int
     confident: float
-    """Share of images that are some digit with probability over 0.9."""
+    """Share of images to which one class is given a probability over 0.9"""
     confident_of_class: float | None
-    """Share that are the wanted class with probability over 0.9; None where no one class is wanted."""
+    """Share of images to which the wanted class is given a probability over 0.9; None if no single class is wanted"""
     strictly_confident: float
-    """As `confident`, or of the wanted class where there is one, by the strict classifier."""
+    """As `confident_of_class`, or as `confident` if no class is wanted, but by the strict classifier"""
     classes_present: int
-    """Classes that at least 2% of the images belong to, each image to its most probable class."""
+    """Number of classes with at least 2% of the images; each image counts for its most probable class"""
     class_shares: dict[str, float]
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """One run: how it was trained, where its figures ended, and how its samples are judged."""
+    """One run: its training, its last metrics, and how its samples are judged."""
 
     name: str
     trained_class: str | None
@@ -85,7 +85,7 @@ class RunReport:
     training_seconds: float
     final_figures: dict[str, float]
     critic: CriticFigures | None
-    """Measured on test images of the run's classes."""
+    """Measured on test images of the run's classes"""
     weights: str
     judgement: Judgement
 
@@ -102,7 +102,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Train or read the classifiers, judge every run and the real images, and print and write it all."""
+    """Train or read the classifiers, judge every run and the real images, and print and write the results."""
     _check_arguments(arguments)
     runs = [open_run(run, None) for run in arguments.runs]
     test = read_shards(arguments.test)
@@ -112,7 +112,9 @@ def report(arguments: argparse.Namespace) -> None:
     judges = obtain_judges(arguments.train, arguments.classifiers)
     accuracies = {kind: _accuracy(judge, test) for kind, judge in judges._asdict().items()}
     right = ", ".join(f"{kind} {accuracy:.2%}" for kind, accuracy in accuracies.items())
-    print(f"classifiers ready after {time.perf_counter() - started:.0f} s; of {arguments.test}: {right}\n")
+    print(
+        f"classifiers ready after {time.perf_counter() - started:.0f} s; accuracy on {arguments.test}: {right}\n"
+    )
     with storage_errors(arguments.out):
         arguments.out.mkdir(parents=True, exist_ok=True)
     reports = []
@@ -137,7 +139,7 @@ def report_run(
     test: LabelledImages,
     samples: int,
 ) -> RunReport:
-    """Judge `samples` images of a checkpoint, and read the run's figures up to it."""
+    """Judge `samples` images of a checkpoint, and read the run's metrics up to its step."""
     records = [r for r in read_records(RunDirectory(run).metrics) if r["step"] <= checkpoint.step]
     images = _draw(config, checkpoint, samples, SEED)
     trained_class = _only_class(config)
@@ -154,11 +156,11 @@ def report_run(
 
 
 def judge(judges: Judges, images: Tensor, classes: Sequence[str], wanted: str | None) -> Judgement:
-    """Judge uint8 (count, channels, side, side), wanted to be of the class `wanted`, or of any."""
+    """Judge images uint8 (count, channels, side, side) that should be of the class `wanted`, or of any if None."""
     plain, strict = (class_probabilities(each, images) for each in judges)
     best, places = plain.max(1)
     shares = torch.bincount(places, minlength=len(classes)) / len(images)
-    # The probability of what the images should be.
+    # The probability of the class that the images should have.
     wanted_plain, wanted_strict = (
         each.amax(1) if wanted is None else each[:, classes.index(wanted)] for each in (plain, strict)
     )
@@ -173,7 +175,7 @@ def judge(judges: Judges, images: Tensor, classes: Sequence[str], wanted: str | 
 
 
 def judge_real(judges: Judges, test: LabelledImages, wanted: set[str | None]) -> dict[str, Judgement]:
-    """The test images judged like samples: all, those of each wanted class, and pairs laid on one another."""
+    """Judge test images like samples: all, those of each wanted class, and pairs laid over each other."""
     judged = {"real test images": judge(judges, test.images, test.classes, None)}
     for name in sorted(wanted - {None}, key=str):
         judged[f"real test images of {name}"] = judge(
@@ -185,7 +187,7 @@ def judge_real(judges: Judges, test: LabelledImages, wanted: set[str | None]) ->
 
 
 def training_seconds(records: Sequence[Record]) -> float:
-    """Seconds that the loop took up to the last record, as the head of this file says."""
+    """Seconds of the loop up to the last record, counted as described at the top of this file."""
     seconds, last_step = 0.0, 0
     for record in records:
         if "speed/step_seconds" in record:
@@ -195,7 +197,7 @@ def training_seconds(records: Sequence[Record]) -> float:
 
 
 def final_figures(records: Sequence[Record]) -> dict[str, float]:
-    """The mean of the last 5 logged points of each figure that the run has."""
+    """The mean of the last 5 log points of each metric that the run has."""
     figures = {}
     for tag in FINAL_FIGURES:
         last = [record[tag] for record in records if tag in record][-LAST_POINTS:]
@@ -205,7 +207,7 @@ def final_figures(records: Sequence[Record]) -> dict[str, float]:
 
 
 def save_grid(config: Config, checkpoint: Checkpoint, target: Path) -> None:
-    """Write samples as a PNG of the run's own grid, at most 10 x 10 and one pixel for each of an image's."""
+    """Write samples as a PNG with the rows and columns of the run's own grids, at most 10 x 10, without scaling."""
     columns = min(config.monitor.grid, LARGEST_GRID)
     images = _draw(config, checkpoint, columns**2, config.seed)
     # make_grid repeats a grey channel three times.
@@ -219,7 +221,7 @@ def save_grid(config: Config, checkpoint: Checkpoint, target: Path) -> None:
 def markdown(
     reports: Sequence[RunReport], references: dict[str, Judgement], classes: Sequence[str]
 ) -> Iterator[str]:
-    """The lines of both tables."""
+    """The lines of both markdown tables."""
     yield _row(
         [
             *("", "steps", "training"),
@@ -253,17 +255,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", type=Path, default=Path("data/mnist"), metavar="DIR")
     parser.add_argument("--test", type=Path, default=Path("data/mnist-test"), metavar="DIR")
     parser.add_argument("--samples", type=int, default=10_000, metavar="N", help="default: 10000")
-    parser.add_argument("--classifiers", type=Path, metavar="DIR", help="where they are kept between calls")
+    parser.add_argument(
+        "--classifiers", type=Path, metavar="DIR", help="directory that keeps the classifiers between calls"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/reference"), metavar="DIR")
     return parser
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.samples < 1:
-        raise ConfigError(f"--samples {arguments.samples}: at least one image must be drawn.")
+        raise ConfigError(f"--samples {arguments.samples}: at least 1 image must be drawn. Choose more.")
     name, times = Counter(map(_run_name, arguments.runs)).most_common(1)[0]
     if times > 1:
-        raise ConfigError(f"{times} runs are called {name}, and each needs its own {name}.png. Rename them.")
+        raise ConfigError(
+            f"{times} runs are called {name}, and each would write {name}.png. Rename all but one."
+        )
 
 
 def _draw(config: Config, checkpoint: Checkpoint, count: int, seed: int) -> Tensor:
@@ -271,7 +277,7 @@ def _draw(config: Config, checkpoint: Checkpoint, count: int, seed: int) -> Tens
 
 
 def _weights(config: Config) -> str:
-    """Which of the checkpoint's two generators counts: without a moving average both are the same."""
+    """Which of the checkpoint's two generators is judged; without a moving average both are the same."""
     return "ema" if config.ema_decay > 0 else "generator"
 
 

@@ -73,7 +73,7 @@ def test_each_set_is_measured_by_every_metric(
     assert {"fid, pixels", "kid, classifier", "recall, pixels", "swd", "class_distance"} <= seen
 
 
-def test_a_metric_that_misses_a_failure_or_sees_one_that_is_not_its_own_is_named() -> None:
+def test_metrics_that_miss_a_failure_or_see_another_one_are_named() -> None:
     from planted_failures import Column, Planted, judged, table
 
     fid, recall, copied = (Column(metric, "pixels") for metric in ("fid", "recall", "copied"))
@@ -83,8 +83,8 @@ def test_a_metric_that_misses_a_failure_or_sees_one_that_is_not_its_own_is_named
     assert list(table([row]))[2:] == [
         "| collapse | **3** | 0.7 (!) | **0.5** (!) |",
         "",
-        "- collapse: recall, pixels should see it and does not.",
-        "- collapse: copied, pixels sees it and should not.",
+        "- collapse: recall, pixels should detect it and does not.",
+        "- collapse: copied, pixels detects it and should not.",
     ]
     is_open = Planted("collapse", IMAGE, frozenset({"fid"}), open_to=frozenset({"recall", "copied"}))
     assert judged(is_open, row.figures, good).unexpected == {}
@@ -104,7 +104,7 @@ def test_a_run_should_end_better_than_it_began_by_all_metrics_but_copied() -> No
     assert [dict(row.unexpected) for row in rows] == [
         {},
         {},
-        {recall: "is no better than at the first of these steps, 0.5"},
+        {recall: "is not better than at the first of these steps, 0.5"},
     ]
 
 
@@ -141,14 +141,14 @@ def test_what_cannot_be_compared_is_refused(
     write(digits(), tmp_path / "wide", (8, 16), 1, 500, Selection(limit=300))
     write(digits(), tmp_path / "two", 8, 1, 500, Selection(classes=("0", "1")))
     refusals = {
-        ("--samples", 100): "--samples 100: an evaluation takes 128 at least",
-        ("--samples", 450): "two sets of 450 that share none are taken from them. Choose fewer --samples",
+        ("--samples", 100): "--samples 100: an evaluation needs at least 128 images",
+        ("--samples", 450): "two sets of 450 images without common ones are needed. Choose fewer --samples",
         (
             "--samples",
             128,
             "--held-out",
             tmp_path / "wide",
-        ): "they cannot be compared. Name two splits of one set",
+        ): "they cannot be compared. Name two splits of the same set",
         (
             "--samples",
             128,
@@ -156,8 +156,15 @@ def test_what_cannot_be_compared_is_refused(
             tmp_path / "two",
             "--held-out",
             tmp_path / "two",
-        ): "no image for samples of class number 2",
-        ("--samples", 128, "--run", write_run(tmp_path), "--steps", 2): "1 checkpoint(s) cannot improve",
+        ): "no image of class number 2 for samples",
+        (
+            "--samples",
+            128,
+            "--run",
+            write_run(tmp_path),
+            "--steps",
+            2,
+        ): "1 checkpoint cannot show whether a run improves",
         ("--samples", 128, "--run", write_run(tmp_path, resolution=16, name="large")): "(1, 16, 16)",
     }
     for words, message in refusals.items():
