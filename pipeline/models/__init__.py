@@ -1,4 +1,4 @@
-"""The networks: one file for each architecture, with a Generator and a Critic."""
+"""The networks: one file per architecture, each with a Generator and a Critic."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ ARCHITECTURES: dict[str, Any] = {
 
 
 def build_generator(options: ModelOptions, resolution: int, channels: int) -> nn.Module:
-    """Maps latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1].
+    """A network from latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1].
 
-    Raises ConfigError where the architecture has no network for the resolution.
+    Raises ConfigError if the architecture does not support the resolution.
     """
     generator: nn.Module = _architecture(options.name).Generator(options, resolution, channels)
     return generator
 
 
 def build_critic(options: ModelOptions, resolution: int, channels: int) -> nn.Module:
-    """Maps images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,).
+    """A network from images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,).
 
-    Called with `float32=True`, it leaves mixed precision. Raises ConfigError where the architecture has no
-    network for the resolution.
+    A call with `float32=True` computes in float32 even inside autocast. Raises ConfigError if the architecture does
+    not support the resolution.
     """
     critic: nn.Module = _architecture(options.name).Critic(options, resolution, channels)
     return critic
 
 
 def _architecture(name: str) -> Any:
-    """What has a Generator and a Critic: a module of this package, or a plug-in."""
+    """The object with a Generator and a Critic: a module of this package, or a plug-in."""
     return ARCHITECTURES[name] if name in ARCHITECTURES else load_plugin("model.name", name)

@@ -1,8 +1,8 @@
-"""The DCGAN pair (Radford, Metz, Chintala 2016), for square images of 8 pixels and more.
+"""The DCGAN networks (Radford, Metz, Chintala 2016), for square images of at least 8 pixels.
 
-The critic halves its maps, rounding down, until their side is 7 or less: 28, 14, 7 or 100, 50, 25, 12, 6. The
-generator doubles them back through the same sides. Each halving doubles the channels, from `width` beside
-the image up to `max_width`.
+The critic halves the side of its maps, rounding down, until it is 7 or less: 28, 14, 7 or 100, 50, 25, 12, 6. The
+generator doubles the side through the same numbers in reverse order. Each halving doubles the number of channels,
+from `width` next to the image up to `max_width`.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ class Critic(BaseCritic):
 
 
 def plan(options: DcganOptions, resolution: int) -> tuple[list[int], list[int]]:
-    """The sides of all maps, the image first and the smallest last, and the channels of all but the image.
+    """The sides of all maps, from the image to the smallest, and the channels of all maps except the image.
 
     Raises ConfigError for a resolution below 8.
     """
     if resolution <= LARGEST_BASE:
         raise ConfigError(
-            f"model.name: dcgan has no network for {resolution}x{resolution} images, which are too small to halve; "
-            f"it needs 8 pixels or more. Make shards with --resolution 8, or choose model.name: mlp."
+            f"model.name: dcgan does not support images of {resolution}x{resolution}: they are too small to halve. "
+            "It needs at least 8 pixels. Make shards with --resolution 8, or use model.name: mlp."
         )
     sides = [resolution]
     while sides[-1] > LARGEST_BASE:
@@ -90,5 +90,5 @@ def plan(options: DcganOptions, resolution: int) -> tuple[list[int], list[int]]:
 def _doubling(
     wide: int, narrow: int, side: int, bias: bool = True, kind: type[nn.ConvTranspose2d] = nn.ConvTranspose2d
 ) -> nn.ConvTranspose2d:
-    """From maps of side // 2 to maps of `side`."""
+    """A layer from maps of the side `side // 2` to maps of the side `side`."""
     return kind(wide, narrow, 4, stride=2, padding=1, output_padding=side % 2, bias=bias)

@@ -1,6 +1,7 @@
-"""The pair of the reference system gan-bce, for images whose side is a multiple of 4.
+"""The networks of the reference system gan-bce, for images whose side is a multiple of 4.
 
-Its author's images are in [0, 1]; ours, in [-1, 1], are mapped where they enter and leave the networks.
+The images of the original are in [0, 1]. Ours are in [-1, 1] and are converted at the critic's input and the
+generator's output.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Generator(nn.Module):
 class Critic(BaseCritic):
     """Images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,).
 
-    A score is the logit, log p / (1 - p): the author's last sigmoid is part of the cross entropy loss here.
+    A score is the logit, log(p / (1 - p)): here the final sigmoid of the original is part of the loss.
     """
 
     def __init__(self, options: GanBceOptions, resolution: int, channels: int) -> None:
@@ -55,7 +56,7 @@ class Critic(BaseCritic):
 
 
 class ToUnitRange(nn.Module):
-    """Images in [-1, 1] to the same in [0, 1]."""
+    """Converts images from [-1, 1] to [0, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
         return (images + 1) / 2

@@ -1,7 +1,7 @@
-"""Starting weights by name: each function sets one layer, for `network.apply`.
+"""Initial weights: each function initialises one layer, for use with `network.apply`.
 
-The weights of convolutions and linear layers are drawn from torch's generator, their biases start at 0;
-norms keep PyTorch's gains of 1 and biases of 0, but for `dcgan`.
+The weights of convolutions and linear layers are drawn from torch's global generator, and their biases are 0. Norms
+keep PyTorch's weights of 1 and biases of 0, except with `dcgan`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from torch import Tensor, nn
 
 
 def dcgan(layer: nn.Module) -> None:
-    """Weights N(0, 0.02) (Radford et al. 2016); batch norm gains N(1, 0.02), as in the authors' code."""
+    """Weights N(0, 0.02) (Radford et al. 2016), and batch norm weights N(1, 0.02) as in the authors' code."""
     normal(layer)
     if isinstance(layer, nn.BatchNorm2d):
         nn.init.normal_(layer.weight, 1.0, 0.02)
 
 
 def normal(layer: nn.Module) -> None:
-    """Weights N(0, 0.02) (the reference systems wgan-mnist and wgan-digit7)."""
+    """Weights N(0, 0.02), as in the reference systems wgan-mnist and wgan-digit7."""
     _draw(layer, lambda weight: nn.init.normal_(weight, 0.0, 0.02))
 
 
 def glorot_uniform(layer: nn.Module) -> None:
-    """Weights U(-a, a) of variance 2 / (fan in + fan out) (Glorot, Bengio 2010, equation 16)."""
+    """Weights U(-a, a) with the variance 2 / (fan in + fan out) (Glorot, Bengio 2010, equation 16)."""
     _draw(layer, nn.init.xavier_uniform_)
 
 
 def he_uniform(layer: nn.Module) -> None:
-    """Weights U(-a, a) of variance 4 / (fan in + fan out), for layers between ReLUs.
+    """Weights U(-a, a) with the variance 4 / (fan in + fan out), for layers between ReLUs.
 
-    The WGAN-GP authors' form of He et al. 2015: Glorot's variance, doubled because a ReLU halves it.
+    The WGAN-GP authors' version of He et al. 2015: twice Glorot's variance, because a ReLU halves it.
     """
     _draw(layer, lambda weight: nn.init.xavier_uniform_(weight, math.sqrt(2)))
 

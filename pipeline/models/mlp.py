@@ -1,6 +1,6 @@
 """Fully connected networks, for square images of any size (Arjovsky, Chintala, Bottou 2017, section 4.3).
 
-The paper's generator has 4 hidden layers of 512 units, each with a ReLU; the critic here is its mirror image.
+The paper's generator has 4 hidden layers of 512 units, each with a ReLU; the critic here has the same hidden layers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Normalisation layers by name, and batch norm whose statistics can span all ranks."""
+"""Normalization layers by name, and a batch norm whose statistics can be computed over all ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,29 +15,29 @@ from torch.nn import functional as F
 from pipeline.options import Norm
 
 Gather = Callable[[Tensor], Tensor]
-"""From a tensor to those of all ranks, of the same shape and stacked by rank, on the device and without a gradient."""
+"""Gathers a tensor from all ranks, which must have the same shape, into one stacked by rank; without a gradient."""
 
 
 class RunningStatistics:
-    """A layer that notes something at each training pass, beside its weights.
+    """A layer that updates statistics in each forward pass in training mode, in addition to its weights.
 
-    `updates_statistics = False` keeps what it noted as it is while training goes on.
+    With `updates_statistics = False` it does not change them.
     """
 
     updates_statistics = True
 
 
 class BatchNorm2d(RunningStatistics, nn.BatchNorm2d):
-    """Batch norm with statistics over all ranks where `gather_over_ranks` is set, else over this rank's batch.
+    """Batch norm with statistics over all ranks if `gather_over_ranks` is set, else over this rank's batch.
 
-    PyTorch's own SyncBatchNorm takes GPU tensors only; this one works wherever the ranks can meet. They do so once
-    forward and once backward. Its gradient has none of its own.
+    PyTorch's SyncBatchNorm only works with GPU tensors; this one works with any backend. The ranks communicate once in
+    the forward and once in the backward pass. It has no second derivative over ranks.
     """
 
     gather_over_ranks: Gather | None = None
     groups = 1
-    """Equal parts of a rank's batch that are normalised apart, as if each came alone. More than one need
-    `gather_over_ranks`, and have no gradient."""
+    """The number of equal parts of a rank's batch that are normalized separately, as if each were a batch of its own.
+    More than 1 needs `gather_over_ranks` and has no gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) to the same shape."""
@@ -51,9 +52,8 @@ class BatchNorm2d(RunningStatistics, nn.BatchNorm2d):
             for mean, variance in zip(means, variances, strict=True):
                 self._update(mean, variance * (count / (count - 1)))
         if self.groups == 1:
-            normalised: Tensor = _Normalise.apply(
-                x, self.weight, self.bias, means[0], variances[0], count, self.eps, self.gather_over_ranks
-            )
+            over = _OverRanks(means[0], variances[0], count, self.eps, self.gather_over_ranks)
+            normalised: Tensor = _Normalise.apply(x, self.weight, self.bias, over)
             return normalised
         return torch.cat(
             [
@@ -82,10 +82,10 @@ class BatchNorm2d(RunningStatistics, nn.BatchNorm2d):
 
 @torch.no_grad()
 def _statistics(parts: tuple[Tensor, ...], gather: Gather) -> tuple[Tensor, Tensor, Tensor]:
-    """Over all ranks, of each part: means and variances (parts, channels), and how many values each is of (0-d).
+    """The mean and variance over all ranks of each part, (parts, channels), and the number of values behind each (0-d).
 
-    Variances are of deviations from each rank's own mean, and put together by the parallel algorithm of Chan, Golub and
-    LeVeque 1979: E[x^2] - E[x]^2 would lose the digits of a small one.
+    The variances of the ranks, each around the rank's own mean, are combined with the parallel algorithm of Chan, Golub
+    and LeVeque 1979: E[x^2] - E[x]^2 would be inaccurate for a small variance around a large mean.
     """
     own = torch.stack([torch.stack(_moments(part)) for part in parts])
     count = own.new_full((1,), parts[0].numel() / parts[0].shape[1])
@@ -98,51 +98,53 @@ def _statistics(parts: tuple[Tensor, ...], gather: Gather) -> tuple[Tensor, Tens
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel in one fast pass, in float32 or better."""
+    """The mean and variance of each channel, computed in one pass, in float32 or float64."""
     nowhere = torch.zeros(2, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     mean, variance = torch.batch_norm_update_stats(x, nowhere[0], nowhere[1], 0.0)
     return mean, variance
 
 
+@dataclass(frozen=True)
+class _OverRanks:
+    """The statistics of a batch over all ranks, mean and variance (channels,), and how the ranks exchange gradients."""
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+    eps: float
+    gather: Gather
+
+
 class _Normalise(torch.autograd.Function):
-    """Batch norm by statistics over all ranks, on which the gradient goes back to every rank's batch."""
+    """Batch norm with statistics over all ranks, through which the gradient reaches the batches of all ranks."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        variance: Tensor,
-        count: Tensor,
-        eps: float,
-        gather: Gather,
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, mean, variance, count)
-        ctx.eps, ctx.gather = eps, gather
-        return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, over: _OverRanks) -> Tensor:
+        ctx.save_for_backward(x, weight, over.mean, over.variance, over.count)
+        ctx.eps, ctx.gather = over.eps, over.gather
+        return F.batch_norm(x, over.mean, over.variance, weight, bias, eps=over.eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight, mean, variance, count = ctx.saved_tensors
-        # What is taken off below may be most of it, and half precision would round both.
+        # The difference below can be small compared with both terms, so they must not be rounded to half precision.
         half, precision = x.dtype, torch.promote_types(x.dtype, torch.float32)
         x, gradient = x.to(precision), gradient.to(precision)
-        # As if the statistics were constants; then what they pass back, which is an affine map of x again.
+        # First the gradient as if the statistics were constants, then the part through the statistics, which is an
+        # affine function of x.
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
         shared = ctx.gather(torch.stack([of_weight, of_bias])).sum(0) / count
         shared = shared * (weight * torch.rsqrt(variance + ctx.eps))
         of_x -= F.batch_norm(x, mean, variance, shared[0], shared[1], eps=ctx.eps)
-        return of_x.to(half), of_weight, of_bias, None, None, None, None, None
+        return of_x.to(half), of_weight, of_bias, None
 
 
 @contextmanager
 def grouped(network: nn.Module, groups: int) -> Iterator[None]:
-    """Within it batch norm over ranks takes a batch as so many equal parts, one after the other."""
+    """Inside this context, batch norm over ranks treats a batch as `groups` equal batches, one after the other."""
     layers = [layer for layer in network.modules() if isinstance(layer, BatchNorm2d)]
     for layer in layers:
         layer.groups = groups
@@ -154,7 +156,7 @@ def grouped(network: nn.Module, groups: int) -> Iterator[None]:
 
 
 def can_be_grouped(network: nn.Module) -> bool:
-    """Whether several batches can pass through the network at once, in training, as if one after the other."""
+    """Whether a training pass can process several batches at once with the result of separate passes."""
     return all(
         getattr(layer, "gather_over_ranks", None) is not None
         for layer in network.modules()
@@ -163,7 +165,7 @@ def can_be_grouped(network: nn.Module) -> bool:
 
 
 def norm(name: Norm, channels: int) -> nn.Module:
-    """The layer by its name; `layer` normalises each sample over channels and pixels together."""
+    """The normalization layer of this name; `layer` normalizes each sample over all channels and pixels."""
     layers: dict[str, Callable[[], Any]] = {
         "none": nn.Identity,
         "batch": lambda: BatchNorm2d(channels),

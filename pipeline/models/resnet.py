@@ -1,9 +1,9 @@
 """The residual networks of the WGAN-GP paper (Gulrajani et al. 2017).
 
-The generator starts from 4 x 4 maps and doubles them block by block. At 32 pixels all blocks have `width`
-channels and the critic keeps 8 x 8 maps, as in the authors' code for CIFAR-10. At 64 the channels double
-from `width` beside the image to 8 x `width`, and the critic goes back to 4 x 4; 128 pixels, which the authors
-do not have, take one more block of the widest kind.
+The generator starts with 4 x 4 maps, and each block doubles their side. At 32 pixels, all blocks have `width`
+channels and the critic ends with 8 x 8 maps, as in the authors' code for CIFAR-10. At 64 pixels, the channels double
+from `width` next to the image to 8 x `width`, and the critic ends with 4 x 4 maps. 128 pixels, which the authors do
+not have, add one more block with 8 x `width` channels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.options import Norm, ResnetOptions
 
 SMALLEST = 4
 MULTIPLES = {32: (1, 1, 1, 1), 64: (1, 2, 4, 8, 8), 128: (1, 2, 4, 8, 8, 8)}
-"""For each resolution the channels of all maps, from the image inwards, as multiples of `width`."""
+"""The channels of all maps for each resolution, starting next to the image, as multiples of `width`."""
 
 
 class Generator(nn.Module):
@@ -62,19 +62,19 @@ class Critic(BaseCritic):
 
 
 def plan(options: ResnetOptions, resolution: int) -> list[int]:
-    """The channels of all maps, from the image inwards. Raises ConfigError unless there is a network."""
+    """The channels of all maps, starting next to the image. Raises ConfigError for an unsupported resolution."""
     if resolution not in MULTIPLES:
         nearest = min(MULTIPLES, key=lambda size: abs(size - resolution))
         raise ConfigError(
-            f"model.name: resnet has no network for {resolution}x{resolution} images; it has one for 32, 64 and "
-            f"128 pixels. Make shards with --resolution {nearest}, or choose another model.name (dcgan takes any "
-            "size from 8 pixels on)."
+            f"model.name: resnet does not support images of {resolution}x{resolution}, only of 32, 64 and 128 "
+            f"pixels. Make shards with --resolution {nearest}, or use another model.name (dcgan supports any size "
+            "from 8 pixels)."
         )
     return [multiple * options.width for multiple in MULTIPLES[resolution]]
 
 
 def _to_means(options: ResnetOptions, channels: int) -> nn.Sequential:
-    """Images of 32 pixels to the means of `width` channels over all pixels."""
+    """Layers from images of 32 pixels to the mean of each of `width` channels over all pixels."""
     width, kind = options.width, options.critic_norm
     return nn.Sequential(
         first_block(channels, width),
@@ -87,14 +87,14 @@ def _to_means(options: ResnetOptions, channels: int) -> nn.Sequential:
 
 
 def _to_smallest(options: ResnetOptions, widths: list[int], channels: int) -> nn.Sequential:
-    """Images to maps of 4 x 4."""
+    """Layers from images to maps of 4 x 4."""
     first = _convolution(channels, widths[0]).apply(initialisation.glorot_uniform)
     blocks = [down_block(narrow, wide, options.critic_norm) for narrow, wide in pairwise(widths)]
     return nn.Sequential(first, *blocks)
 
 
 class Residual(nn.Module):
-    """Maps by two ways, added up. The shortcut's convolution comes last, after the path's."""
+    """The sum of a path and a shortcut. The weights of the shortcut are drawn after those of the path."""
 
     def __init__(self, path: nn.Sequential, shortcut: nn.Module) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Residual(nn.Module):
 
 
 def up_block(wide: int, narrow: int) -> Residual:
-    """The generator's block: twice the side, each pixel repeated."""
+    """The generator's block: doubles the side by repeating each pixel."""
     path = nn.Sequential(
         *_activation("batch", wide),
         nn.Upsample(scale_factor=2),
@@ -119,7 +119,7 @@ def up_block(wide: int, narrow: int) -> Residual:
 
 
 def down_block(narrow: int, wide: int, kind: Norm) -> Residual:
-    """The critic's block: half the side, by the mean of 2 x 2 pixels."""
+    """The critic's block: halves the side by the mean of 2 x 2 pixels."""
     path = nn.Sequential(
         *_activation(kind, narrow),
         _convolution(narrow, narrow),
@@ -127,12 +127,12 @@ def down_block(narrow: int, wide: int, kind: Norm) -> Residual:
         _convolution(narrow, wide),
         nn.AvgPool2d(2),
     )
-    # The mean commutes with a 1 x 1 convolution, and before it there is a quarter of the work.
+    # The mean and a 1 x 1 convolution can be swapped, and in this order the convolution has a quarter of the work.
     return Residual(path, nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(narrow, wide, 1)))
 
 
 def first_block(channels: int, width: int) -> Residual:
-    """The block beside the image: a ReLU would lose its dark half, so it starts with a convolution."""
+    """The block next to the image. It starts with a convolution, because a ReLU would set the dark pixels to 0."""
     path = nn.Sequential(
         _convolution(channels, width),
         nn.ReLU(),
@@ -143,7 +143,7 @@ def first_block(channels: int, width: int) -> Residual:
 
 
 def plain_block(width: int, kind: Norm) -> Residual:
-    """The critic's block that keeps side and channels."""
+    """The critic's block that keeps the side and the channels."""
     path = nn.Sequential(
         *_activation(kind, width),
         _convolution(width, width),
@@ -154,7 +154,7 @@ def plain_block(width: int, kind: Norm) -> Residual:
 
 
 def _activation(kind: Norm, channels: int) -> list[nn.Module]:
-    # Not in place: the shortcut needs the block's input as it was.
+    # Not in place: the shortcut also needs the input of the block.
     return [norm(kind, channels), nn.ReLU()]
 
 

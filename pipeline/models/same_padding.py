@@ -1,7 +1,7 @@
-"""Convolutions of stride 1 that keep the side of their maps, with kernels of any size ("same" padding).
+"""Convolutions of stride 1 that keep the size of their maps, with kernels of any size ("same" padding).
 
-An even kernel has an odd number of rows to pad, the last of which goes after: a 4 x 4 one is padded by 1
-before and 2 after. PyTorch's own padding="same" warns of it, and transposed convolutions have none.
+An even kernel needs an odd number of rows of padding; the extra row is after the map: a 4 x 4 kernel has a padding
+of 1 before and 2 after. PyTorch's padding="same" warns about this, and its transposed convolutions do not have it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class SameConv2d(nn.Conv2d):
 
 
 class SameConvTranspose2d(ScatteredConvTranspose2d):
-    """The adjoint of `SameConv2d` from out to in channels: a transposed convolution that keeps the size."""
+    """A transposed convolution that keeps the size of its maps: the adjoint of `SameConv2d` from out to in channels."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        # This much goes before the maps and after them; what an even kernel has beyond it is cut off below.
+        # The same padding before and after; the extra row and column of an even kernel are cropped in `forward`.
         super().__init__(in_channels, out_channels, kernel_size, padding=(kernel_size - 1) // 2)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # no output_size: it has but one
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # no output_size: there is only one
         """(batch, in, height, width) to (batch, out, height, width)."""
         height, width = x.shape[2:]
         return super().forward(x)[:, :, :height, :width]

@@ -1,4 +1,4 @@
-"""Spectral normalisation (Miyato, Kataoka, Koyama, Yoshida 2018)."""
+"""Spectral normalization (Miyato, Kataoka, Koyama, Yoshida 2018)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pipeline.models.norms import RunningStatistics
 
 
 def normalise_spectra(network: nn.Module) -> None:
-    """Divide the weight of each convolution and linear layer by its largest singular value, from now on.
+    """Add spectral normalization to a network: each weight is divided by its largest singular value when it is used.
 
-    A convolution's weight counts as a matrix (out, in x height x width). Comes after initialisation: what is
-    trained and saved is the weight before the division, as "NAME.parametrizations.weight.original".
+    It applies to convolutions and linear layers; the weight of a convolution is seen as a matrix
+    (out, in x height x width). Call it after initialising the weights. The weight before the division is trained and
+    saved, as "NAME.parametrizations.weight.original".
     """
     for layer in list(network.modules()):
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -22,10 +23,10 @@ def normalise_spectra(network: nn.Module) -> None:
 
 
 class SpectralNorm(RunningStatistics, _SpectralNorm):
-    """A weight divided by an estimate of its largest singular value, in float32 whatever the precision.
+    """Divides a weight by an estimate of its largest singular value, computed in float32 even inside autocast.
 
-    Each pass in training brings the estimate closer by one step of the power iteration (algorithm 1), unless
-    `updates_statistics` is off. Its two singular vectors are buffers.
+    Each training pass improves the estimate with one step of the power iteration (algorithm 1), unless
+    `updates_statistics` is False. The two singular vectors are buffers.
     """
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class AlignedUpsample(nn.Module):
-    """Square maps at twice their side: the corners keep their values, what lies between is bilinear.
+    """Doubles the side of square maps with bilinear interpolation that keeps the values of the corners.
 
-    Two matrix products, and not PyTorch's interpolation, whose gradients on GPUs are sums in any order.
+    It uses two matrix products instead of PyTorch's interpolation, whose gradients on GPUs are not deterministic.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The pair of the reference system wgan-dcgan, for images whose side is a multiple of 4."""
+"""The networks of the reference system wgan-dcgan, for images whose side is a multiple of 4."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.models.quartering import quarter
 from pipeline.models.same_padding import SameConv2d, SameConvTranspose2d
 from pipeline.options import WganDcganOptions
 
-MOMENTUM = 0.2  # weight of the newest batch, 0.8 in the author's convention
+MOMENTUM = 0.2  # the weight of the newest batch, in PyTorch's convention; 0.8 in the original's
 
 
 class Generator(nn.Module):

@@ -1,6 +1,6 @@
-"""The pair of the reference systems wgan-mnist and wgan-digit7, for images whose side is a multiple of 4.
+"""The networks of the reference systems wgan-mnist and wgan-digit7, for images whose side is a multiple of 4.
 
-The convolutions have biases, although batch norm takes them out again: so it was published.
+As in the original, the convolutions have biases, although the batch norm after them cancels them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pipeline.models.scattered import ScatteredConv2d
 from pipeline.options import WganMnistOptions
 
 EPSILON = 1e-3
-"""Added to batch norm's variances: the default of the authors' library.
+"""Added to the variances in batch norm; the default of the library that the original uses.
 
-It counts here: behind a kernel that is clipped to 0.01, variances are of that size.
+The value matters: after a kernel whose weights are clipped to 0.01, the variances are of that size.
 """
 
 

@@ -1,4 +1,4 @@
-"""What holds for the pair of every architecture."""
+"""Properties of the networks of all architectures."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_images_become_scores_of_any_size(options: ModelOptions, resolution: int
 
 
 @every_pair
-def test_weights_depend_on_torchs_seed_alone(options: ModelOptions, resolution: int) -> None:
+def test_weights_depend_only_on_the_torch_seed(options: ModelOptions, resolution: int) -> None:
     def state(build: Any, seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
         found: dict[str, Tensor] = build(options, resolution, 1).state_dict()
@@ -89,7 +89,7 @@ def test_weights_depend_on_torchs_seed_alone(options: ModelOptions, resolution: 
 
 @every_pair
 def test_layers_are_listed_in_the_order_in_which_they_run(options: ModelOptions, resolution: int) -> None:
-    """Whoever freezes the first layers counts on it."""
+    """Freezing the first layers depends on it."""
     generator, critic = build_generator(options, resolution, 1), build_critic(options, resolution, 1)
     listed, ran = [*kernels(generator), *kernels(critic)], []
     for layer in listed:
@@ -115,12 +115,12 @@ def test_the_options_say_which_norms_there_are(options: ModelOptions, resolution
         layers = list(build(options, resolution, 1).modules())
         for known, kind in kinds.items():
             assert any(isinstance(layer, kind) for layer in layers) == (known == name)
-        # Others cannot take statistics over all ranks, or keep them while the other network trains.
+        # Other layers cannot compute statistics over all ranks, or keep them fixed while the other network is trained.
         assert all(type(layer) is BatchNorm2d for layer in layers if isinstance(layer, nn.BatchNorm2d))
 
 
 @every_pair
-def test_float32_scores_escape_mixed_precision(options: ModelOptions, resolution: int) -> None:
+def test_float32_scores_ignore_mixed_precision(options: ModelOptions, resolution: int) -> None:
     critic, images = build_critic(options, resolution, 1), images_of(resolution)
     with torch.autocast("cpu", torch.bfloat16):
         assert critic(images).dtype == torch.bfloat16

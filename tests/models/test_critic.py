@@ -1,4 +1,4 @@
-"""From features to scores."""
+"""The base class of critics: from features to scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.models.critic import BaseCritic, Score
 
 
 class Squares(nn.Module):
-    """Notes in which precision it is."""
+    """Records the precision of its input."""
 
     precision: torch.dtype | None = None
 
@@ -18,7 +18,7 @@ class Squares(nn.Module):
         return x.square()
 
 
-def test_a_score_is_linear_in_all_of_an_images_features() -> None:
+def test_a_score_is_linear_in_all_features_of_an_image() -> None:
     critic = BaseCritic(Squares(), Score(18))
     images = torch.randn(5, 2, 3, 3)
     expected = [
@@ -31,7 +31,7 @@ def test_one_image_has_one_score_in_a_batch_of_one() -> None:
     assert BaseCritic(nn.Flatten(), Score(4))(torch.randn(1, 1, 2, 2)).shape == (1,)
 
 
-def test_float32_reaches_layers_and_score_alike() -> None:
+def test_float32_applies_to_the_layers_and_the_score() -> None:
     critic = BaseCritic(Squares(), Score(4))
     images = torch.randn(3, 1, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -40,7 +40,7 @@ def test_float32_reaches_layers_and_score_alike() -> None:
         assert critic(images).dtype == torch.bfloat16
 
 
-def test_a_score_is_the_same_however_the_maps_lie() -> None:
+def test_a_score_does_not_depend_on_the_memory_format() -> None:
     score, maps = Score(24).double(), torch.randn(5, 2, 3, 4, dtype=torch.float64)
     expected = maps.flatten(1) @ score.weight[0] + score.bias
     for layout in (torch.contiguous_format, torch.channels_last):

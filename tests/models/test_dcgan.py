@@ -1,4 +1,4 @@
-"""The DCGAN pair: shapes, sizes and starting weights at many resolutions."""
+"""The DCGAN networks: shapes, sizes and initial weights at many resolutions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_latents_become_images_in_range_and_images_scores(resolution: int, chann
     assert scores.shape == (2,)
 
 
-def test_scores_are_not_squashed_into_a_range() -> None:
+def test_scores_have_no_bounds() -> None:
     critic: Any = build_critic(SMALL, 8, 1)
     images = torch.rand(64, 1, 8, 8) * 2 - 1
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_scores_are_not_squashed_into_a_range() -> None:
 
 
 def test_parameters_of_a_28_pixel_pair_counted_by_hand() -> None:
-    # 28 = 7 x 4: two levels, of 8 channels beside the image and 16 inside.
+    # 28 = 7 x 4: two levels, with 8 channels next to the image and 16 inside.
     options = DcganOptions(latent=10, width=8)
     project, to_8, to_image = 10 * 16 * 49, 16 * 8 * 16, 8 * 1 * 16 + 1
     norms = 2 * 16 + 2 * 8
@@ -56,7 +56,7 @@ def test_parameters_of_a_28_pixel_pair_counted_by_hand() -> None:
 
 
 def test_parameters_of_a_64_pixel_pair_counted_by_hand() -> None:
-    # 64 = 4 x 16: four levels, of 4, 8, 16 and, held back by max_width, 20 channels.
+    # 64 = 4 x 16: four levels, with 4, 8, 16 and, limited by max_width, 20 channels.
     options = DcganOptions(latent=6, width=4, max_width=20, generator_norm="none", critic_norm="layer")
     project = 6 * 20 * 16 + 20 * 16
     upwards = (20 * 16 * 16 + 16) + (16 * 8 * 16 + 8) + (8 * 4 * 16 + 4) + (4 * 3 * 16 + 3)
@@ -79,7 +79,7 @@ def test_parameters_of_a_64_pixel_pair_counted_by_hand() -> None:
         (256, [256, 128, 64, 32, 16, 8, 4], [4, 8, 16, 16, 16, 16]),
     ],
 )
-def test_sides_halve_and_channels_double_inwards_up_to_the_widest(
+def test_each_halving_of_the_side_doubles_the_channels_up_to_a_limit(
     resolution: int, sides: list[int], widths: list[int]
 ) -> None:
     assert plan(SMALL, resolution) == (sides, widths)
@@ -109,7 +109,9 @@ def test_both_networks_pass_through_the_planned_sides(resolution: int) -> None:
 @pytest.mark.parametrize("resolution", [1, 4, 7])
 def test_below_8_pixels_there_is_no_network(resolution: int) -> None:
     for build in (build_generator, build_critic):
-        with pytest.raises(ConfigError, match=f"no network for {resolution}x{resolution} images") as caught:
+        with pytest.raises(
+            ConfigError, match=f"dcgan does not support images of {resolution}x{resolution}:"
+        ) as caught:
             build(SMALL, resolution, 3)
         assert "Make shards with --resolution 8" in str(caught.value)
 
@@ -117,7 +119,7 @@ def test_below_8_pixels_there_is_no_network(resolution: int) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("batch", BatchNorm2d), ("layer", nn.GroupNorm), ("instance", nn.InstanceNorm2d)]
 )
-def test_norms_stand_where_the_options_ask_for_them(name: str, kind: type[nn.Module]) -> None:
+def test_norms_are_where_the_options_say(name: str, kind: type[nn.Module]) -> None:
     options = SMALL.model_copy(update={"generator_norm": name, "critic_norm": name})
     kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
     generator, critic = build_generator(options, 32, 1), build_critic(options, 32, 1)
@@ -127,7 +129,7 @@ def test_norms_stand_where_the_options_ask_for_them(name: str, kind: type[nn.Mod
         assert all(type(layer) is kind for layer in norms)
 
 
-def test_no_norm_is_no_norm_and_puts_the_biases_back() -> None:
+def test_without_norms_the_layers_have_biases() -> None:
     options = SMALL.model_copy(update={"generator_norm": "none"})
     for network in (build_generator(options, 32, 1), build_critic(options, 32, 1)):
         assert not list(network.buffers())
@@ -136,7 +138,7 @@ def test_no_norm_is_no_norm_and_puts_the_biases_back() -> None:
         assert all(layer.bias is not None for layer in layers)
 
 
-def test_layer_norm_looks_at_each_sample_alone() -> None:
+def test_layer_norm_treats_each_sample_separately() -> None:
     critic = build_critic(SMALL.model_copy(update={"critic_norm": "layer"}), 16, 1)
     images = torch.randn(4, 1, 16, 16)
     with torch.no_grad():
@@ -144,7 +146,7 @@ def test_layer_norm_looks_at_each_sample_alone() -> None:
     torch.testing.assert_close(together, alone)
 
 
-def test_weights_start_as_the_paper_has_them() -> None:
+def test_initial_weights_are_those_of_the_paper() -> None:
     torch.manual_seed(0)
     options = DcganOptions(width=32, critic_norm="batch")
     for network in (build_generator(options, 64, 3), build_critic(options, 64, 3)):

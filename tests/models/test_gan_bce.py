@@ -1,4 +1,4 @@
-"""The pair of gan-bce, against its published listing."""
+"""The networks of gan-bce, compared with the published code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_parameters_of_the_28_pixel_pair_counted_by_hand() -> None:
     assert count(build_critic(OPTIONS, 28, 1)) == to_16 + to_32 + to_64 + score + norms
 
 
-def test_layers_stand_as_published() -> None:
+def test_layers_are_those_of_the_published_code() -> None:
     convolution = ["Conv2d", "BatchNorm2d", "ReLU"]
     up = ["AlignedUpsample", *convolution]
     assert kinds(build_generator(OPTIONS, 28, 1)) == ["Linear", "Unflatten", *up, *up, "Conv2d"]
@@ -39,13 +39,13 @@ def test_only_convolutions_before_a_norm_lack_a_bias() -> None:
     assert has_bias(build_critic(OPTIONS, 28, 1)) == [False, False, False, True]
 
 
-def test_images_are_the_authors_between_0_and_1_stretched_to_ours() -> None:
+def test_images_from_0_to_1_are_rescaled_to_minus_1_to_1() -> None:
     generator: Any = build_generator(OPTIONS, 8, 1)
     latents = torch.randn(3, 100)
     torch.testing.assert_close((generator(latents) + 1) / 2, generator.layers(latents).sigmoid())
 
 
-def test_the_critic_convolves_images_between_0_and_1() -> None:
+def test_the_critic_rescales_its_images_to_0_to_1() -> None:
     critic, seen = build_critic(OPTIONS, 8, 1), []
     kernels(critic)[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     images = torch.linspace(-1, 1, 128).view(2, 1, 8, 8)
@@ -53,7 +53,7 @@ def test_the_critic_convolves_images_between_0_and_1() -> None:
     torch.testing.assert_close(seen[0], torch.linspace(0, 1, 128).view(2, 1, 8, 8))
 
 
-def test_weights_start_as_pytorch_has_them() -> None:
+def test_initial_weights_are_those_of_pytorch() -> None:
     torch.manual_seed(0)
     for network in (build_generator(OPTIONS, 28, 1), build_critic(OPTIONS, 28, 1)):
         for layer in kernels(network):

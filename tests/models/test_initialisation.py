@@ -1,4 +1,4 @@
-"""Starting weights: their spread, and what they leave alone."""
+"""Initial weights: their spread, and what they do not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAYERS = [nn.Linear(60, 300), nn.Conv2d(20, 30, 4), nn.ConvTranspose2d(20, 30, 4
 
 
 def fans(layer: Any) -> int:
-    """Inputs of an output and outputs of an input, added up."""
+    """Fan in plus fan out."""
     size: int = layer.weight[0].numel() + layer.weight[:, 0].numel()
     return size
 
@@ -30,7 +30,7 @@ def fans(layer: Any) -> int:
     ],
 )
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
-def test_weights_have_the_named_spread_and_biases_are_0(
+def test_weights_have_the_given_spread_and_biases_are_0(
     initialise: Callable[[nn.Module], None], variance: Callable[[nn.Module], float], layer: Any
 ) -> None:
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def test_he_normal_keeps_the_variance_behind_a_relu(layer: Any) -> None:
     assert not layer.bias.any()
 
 
-def test_dcgan_alone_moves_the_gains_of_batch_norm() -> None:
+def test_only_dcgan_changes_the_scale_of_batch_norm() -> None:
     torch.manual_seed(0)
     for initialise in (
         initialisation.dcgan,
@@ -71,6 +71,6 @@ def test_dcgan_alone_moves_the_gains_of_batch_norm() -> None:
         assert not norm.bias.any()
 
 
-def test_layers_without_a_bias_stay_without() -> None:
+def test_layers_without_a_bias_get_none() -> None:
     layer = nn.Conv2d(2, 3, 1, bias=False).apply(initialisation.normal)
     assert layer.bias is None

@@ -1,4 +1,4 @@
-"""The fully connected pair."""
+"""The fully connected networks."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_every_hidden_layer_has_a_relu_and_the_last_layer_none() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_images_of_one_pixel_are_samples_of_one_or_two_numbers(channels: int) -> None:
+def test_images_of_one_pixel_are_points(channels: int) -> None:
     options = MlpOptions(name="mlp", latent=3, width=8, layers=1)
     samples = build_generator(options, 1, channels)(torch.randn(6, 3))
     assert samples.shape == (6, channels, 1, 1)
     assert build_critic(options, 1, channels)(samples).shape == (6,)
 
 
-def test_hidden_weights_start_for_relus_the_last_ones_do_not() -> None:
+def test_only_hidden_weights_are_initialised_for_relus() -> None:
     torch.manual_seed(0)
     for network in (build_generator(PAPER, 28, 1), build_critic(PAPER, 28, 1)):
         *hidden, last = kernels(network)
@@ -49,7 +49,7 @@ def test_hidden_weights_start_for_relus_the_last_ones_do_not() -> None:
         assert not any(layer.bias.any() for layer in kernels(network))
 
 
-def test_signals_keep_their_size_through_all_layers() -> None:
+def test_activations_keep_their_scale_through_all_layers() -> None:
     torch.manual_seed(0)
     critic: Any = build_critic(MlpOptions(name="mlp", layers=16), 28, 1)
     features = critic.layers(torch.randn(16, 1, 28, 28))

@@ -1,4 +1,4 @@
-"""Batch norm, alone and over ranks, against PyTorch's own."""
+"""Batch norm, on one rank and over ranks, compared with PyTorch's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPE = (5, 3, 4, 4)
 
 
 def alone(values: Tensor) -> Tensor:
-    """What the only rank gathers."""
+    """The gather function of a single rank."""
     return values[None]
 
 
@@ -37,7 +37,7 @@ class Meeting:
 
 
 def pair(summing: bool) -> tuple[BatchNorm2d, nn.BatchNorm2d]:
-    """Ours and PyTorch's, with the same gains, biases and running statistics."""
+    """Our layer and PyTorch's, with the same weights, biases and running statistics."""
     generator = torch.Generator().manual_seed(0)
     ours, theirs = BatchNorm2d(3), nn.BatchNorm2d(3)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def derivatives(layer: nn.BatchNorm2d, x: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_alone_it_is_pytorchs_to_the_bit(dtype: torch.dtype) -> None:
+def test_on_one_rank_it_equals_pytorch_bit_for_bit(dtype: torch.dtype) -> None:
     ours, theirs = (layer.to(dtype) for layer in pair(summing=False))
     for number in range(3):
         found, expected = (derivatives(layer, batch(number).to(dtype)) for layer in (ours, theirs))
@@ -95,7 +95,7 @@ def test_alone_it_is_pytorchs_to_the_bit(dtype: torch.dtype) -> None:
     assert torch.equal(ours(batch(9).to(dtype)), theirs(batch(9).to(dtype)))
 
 
-def test_with_one_rank_to_sum_over_it_is_pytorchs_up_to_rounding() -> None:
+def test_in_a_group_of_one_rank_it_equals_pytorch_up_to_rounding() -> None:
     ours, theirs = pair(summing=True)
     theirs.double()
     for number in range(3):
@@ -116,8 +116,8 @@ def test_a_small_spread_around_a_large_mean_keeps_its_digits() -> None:
     torch.testing.assert_close(ours(x), theirs.double()(x.double()).float(), rtol=1e-3, atol=1e-3)
 
 
-def test_two_ranks_normalise_and_differentiate_like_one_with_the_whole_batch() -> None:
-    """They have unequal parts of it, and losses that add up to its own."""
+def test_two_ranks_equal_one_rank_with_the_whole_batch() -> None:
+    """The ranks have different parts of the batch, and the sum of their losses is the loss of the whole."""
     x, meeting = batch().double(), Meeting(2)
     halves, weights = [x[:2], x[2:]], [weights_of(x)[:2], weights_of(x)[2:]]
     whole = pair(summing=False)[0].double()
@@ -129,14 +129,14 @@ def test_two_ranks_normalise_and_differentiate_like_one_with_the_whole_batch() -
         (images, slopes, gains, biases) = zip(*pool.map(gradients, layers, halves, weights), strict=True)
     torch.testing.assert_close(torch.cat(images), expected[0])
     torch.testing.assert_close(torch.cat(slopes), expected[1])
-    # DDP adds up what the ranks find for the weights.
+    # DDP sums the gradients of the weights over the ranks.
     torch.testing.assert_close(sum(gains), expected[2])
     torch.testing.assert_close(sum(biases), expected[3])
     for layer in layers:
         assert_same_state(layer, whole, rtol=1e-9, atol=1e-9)
 
 
-def test_batches_in_one_pass_are_normalised_as_if_they_came_one_after_the_other() -> None:
+def test_grouped_batches_are_normalised_as_separate_passes() -> None:
     ours, theirs = pair(summing=True)[0], pair(summing=False)[0]
     batches = [batch(0), batch(1, offset=-5.0), batch(2)]
     with torch.no_grad(), grouped(ours, 3):
@@ -153,7 +153,7 @@ def test_only_batch_norm_over_ranks_can_be_grouped() -> None:
 
 
 @pytest.mark.parametrize("summing", [False, True])
-def test_running_statistics_stay_where_they_are_asked_to(summing: bool) -> None:
+def test_running_statistics_can_be_frozen(summing: bool) -> None:
     layer, _ = pair(summing)
     layer(batch(0))
     before = {name: value.clone() for name, value in layer.state_dict().items()}
@@ -170,7 +170,7 @@ def test_running_statistics_stay_where_they_are_asked_to(summing: bool) -> None:
 
 
 @pytest.mark.parametrize("summing", [False, True])
-def test_momentum_is_the_share_of_the_newest_batch_and_a_tenth_unless_set(summing: bool) -> None:
+def test_momentum_is_the_share_of_the_newest_batch(summing: bool) -> None:
     layers = (BatchNorm2d(3, momentum=0.2), BatchNorm2d(3), norm("batch", 3))
     for layer, share in zip(layers, (0.2, 0.1, 0.1), strict=True):
         assert isinstance(layer, BatchNorm2d)
@@ -182,7 +182,7 @@ def test_momentum_is_the_share_of_the_newest_batch_and_a_tenth_unless_set(summin
 
 
 @pytest.mark.parametrize("summing", [False, True])
-def test_half_precision_images_come_out_in_half_precision(summing: bool) -> None:
+def test_half_precision_input_gives_half_precision_output(summing: bool) -> None:
     layer, theirs = pair(summing)
     found = layer(batch().bfloat16())
     assert found.dtype == torch.bfloat16
@@ -194,7 +194,7 @@ def test_every_norm_keeps_the_shape(name: str) -> None:
     assert norm(name, 3)(batch()).shape == SHAPE  # type: ignore[arg-type]
 
 
-def test_what_each_norm_makes_even() -> None:
+def test_each_norm_normalises_its_own_axes() -> None:
     x = batch()
     torch.testing.assert_close(norm("none", 3)(x), x)
     for name, over in (("batch", (0, 2, 3)), ("layer", (1, 2, 3)), ("instance", (2, 3))):
@@ -204,7 +204,7 @@ def test_what_each_norm_makes_even() -> None:
         torch.testing.assert_close(deviations, torch.ones_like(deviations), rtol=1e-4, atol=1e-4)
 
 
-def test_a_half_precision_gradient_over_ranks_is_as_exact_as_pytorchs() -> None:
+def test_half_precision_gradients_are_as_exact_as_those_of_pytorch() -> None:
     x = batch().bfloat16()
     weights = (weights_of(batch()) + 2).bfloat16()
     errors = []

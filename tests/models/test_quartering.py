@@ -1,4 +1,4 @@
-"""Which resolutions can be halved twice."""
+"""The resolutions that can be halved twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.models.quartering import quarter
 from pipeline.options import GanBceOptions, ModelOptions, WganDcganOptions, WganMnistOptions
 
 
-def test_multiples_of_4_from_8_on_have_a_quarter() -> None:
+def test_resolutions_must_be_multiples_of_4_from_8() -> None:
     sides = {}
     for resolution in range(1, 130):
         try:
@@ -30,10 +30,10 @@ def test_multiples_of_4_from_8_on_have_a_quarter() -> None:
     ids=lambda options: options.name,
 )
 @pytest.mark.parametrize(("resolution", "nearest"), [(4, 8), (9, 8), (27, 28), (29, 28), (30, 32)])
-def test_other_resolutions_are_told_the_nearest_that_can(
+def test_other_resolutions_are_refused_with_the_nearest_valid_one(
     options: ModelOptions, resolution: int, nearest: int
 ) -> None:
-    found = f"^model.name: {options.name} has no network for {resolution}x{resolution} images"
+    found = f"^model.name: {options.name} does not support images of {resolution}x{resolution}:"
     for build in (build_generator, build_critic):
         with pytest.raises(ConfigError, match=found) as caught:
             build(options, resolution, 1)

@@ -1,4 +1,4 @@
-"""The residual pair: its blocks by themselves, and its three sizes."""
+"""The residual networks: their blocks, and their three sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL = ResnetOptions(name="resnet", latent=6, width=4)
 
 
 def silenced(block: Residual) -> Residual:
-    """The block with a path that comes to 0."""
+    """The block with a path whose result is 0."""
     kernels(block.path)[-1].weight.data.zero_()
     return block
 
@@ -80,7 +80,7 @@ def test_down_halves_by_the_mean_of_four_pixels(block: Residual) -> None:
     maps = torch.randn(3, 4, 10, 10)
     before_the_mean = block.path[:-1](maps).unflatten(3, (5, 2)).unflatten(2, (5, 2)).mean((3, 5))
     torch.testing.assert_close(block.path(maps), before_the_mean)
-    # The mean after the shortcut's convolution, as the authors have it, is the same.
+    # The authors take the mean after the shortcut's convolution, which gives the same result.
     shortcut = kernels(block.shortcut)[0](maps).unflatten(3, (5, 2)).unflatten(2, (5, 2)).mean((3, 5))
     torch.testing.assert_close(silenced(block)(maps), shortcut)
 
@@ -90,7 +90,7 @@ def test_down_changes_the_channels_in_its_second_convolution() -> None:
     assert shapes == [(4, 4, 3, 3), (6, 4, 3, 3), (6, 4, 1, 1)]
 
 
-def test_a_plain_block_adds_to_what_it_is_given() -> None:
+def test_a_plain_block_adds_to_its_input() -> None:
     maps = torch.randn(3, 4, 5, 5)
     block = plain_block(4, "none")
     torch.testing.assert_close(block(maps), maps + block.path(maps))
@@ -98,7 +98,7 @@ def test_a_plain_block_adds_to_what_it_is_given() -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "layer"])
-def test_no_block_changes_the_maps_that_it_is_given(kind: Literal["none", "layer"]) -> None:
+def test_no_block_changes_its_input_in_place(kind: Literal["none", "layer"]) -> None:
     maps = torch.randn(3, 4, 6, 6)
     before = maps.clone()
     for block in (plain_block(4, kind), down_block(4, 4, kind), up_block(4, 4), first_block(4, 4)):
@@ -106,7 +106,7 @@ def test_no_block_changes_the_maps_that_it_is_given(kind: Literal["none", "layer
         assert torch.equal(maps, before)
 
 
-def test_the_critics_norms_stand_before_its_relus_but_for_the_first_and_last() -> None:
+def test_the_critic_has_norms_before_all_but_two_relus() -> None:
     normed, plain = (
         kinds(build_critic(SMALL.model_copy(update={"critic_norm": norm}), 32, 3))
         for norm in ("layer", "none")
@@ -122,7 +122,7 @@ def test_the_critics_norms_stand_before_its_relus_but_for_the_first_and_last() -
 
 
 @pytest.mark.parametrize("resolution", [32, 64])
-def test_layer_norm_looks_at_each_sample_alone(resolution: int) -> None:
+def test_layer_norm_treats_each_sample_separately(resolution: int) -> None:
     critic = build_critic(SMALL.model_copy(update={"critic_norm": "layer"}), resolution, 1)
     images = torch.randn(3, 1, resolution, resolution)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_layer_norm_looks_at_each_sample_alone(resolution: int) -> None:
     torch.testing.assert_close(together, alone)
 
 
-def test_at_32_pixels_a_score_is_of_means_over_all_pixels() -> None:
+def test_at_32_pixels_a_score_depends_on_means_over_all_pixels() -> None:
     critic: Any = build_critic(SMALL, 32, 1)
     images = torch.randn(2, 1, 32, 32)
     maps = critic.layers[:-2](images)
@@ -139,7 +139,7 @@ def test_at_32_pixels_a_score_is_of_means_over_all_pixels() -> None:
 
 
 @pytest.mark.parametrize("resolution", [32, 64])
-def test_convolutions_between_relus_start_with_twice_the_variance(resolution: int) -> None:
+def test_convolutions_between_relus_have_twice_the_variance(resolution: int) -> None:
     torch.manual_seed(0)
     options = ResnetOptions(name="resnet", width=32)
     for network in (build_generator(options, resolution, 3), build_critic(options, resolution, 3)):
@@ -155,13 +155,13 @@ def test_convolutions_between_relus_start_with_twice_the_variance(resolution: in
 
 
 @pytest.mark.parametrize(("resolution", "nearest"), [(8, 32), (28, 32), (50, 64), (96, 64), (256, 128)])
-def test_other_resolutions_are_told_the_nearest_that_has_a_network(resolution: int, nearest: int) -> None:
+def test_other_resolutions_are_refused_with_the_nearest_one(resolution: int, nearest: int) -> None:
     for build in (build_generator, build_critic):
         with pytest.raises(
-            ConfigError, match=f"^model.name: resnet has no network for {resolution}x{resolution}"
+            ConfigError, match=f"^model.name: resnet does not support images of {resolution}x{resolution},"
         ) as caught:
             build(SMALL, resolution, 1)
-        assert f"--resolution {nearest}, or choose another model.name" in str(caught.value)
+        assert f"--resolution {nearest}, or use another model.name" in str(caught.value)
 
 
 def test_the_first_block_has_no_relu_before_its_convolutions() -> None:

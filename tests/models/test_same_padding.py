@@ -1,4 +1,4 @@
-"""Convolutions that keep the size of their maps, against sums written out."""
+"""Convolutions that keep the size of their maps, compared with explicit sums."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def convolved(images: Array, kernel: Array, bias: Array) -> Array:
 
 
 def spread(maps: Array, kernel: Array, bias: Array) -> Array:
-    """Its adjoint: each pixel adds w[i, o, j, k] x[i, r, c] to y[o, r + j - before, c + k - before]."""
+    """The adjoint of `convolved`: each pixel adds w[i, o, j, k] x[i, r, c] to y[o, r + j - before, c + k - before]."""
     size = kernel.shape[-1]
     before = (size - 1) // 2
     batch, _, height, width = maps.shape
@@ -43,7 +43,7 @@ def spread(maps: Array, kernel: Array, bias: Array) -> Array:
 
 @every_kernel
 @pytest.mark.filterwarnings("error")
-def test_a_convolution_is_the_sum_written_out(size: int) -> None:
+def test_a_convolution_equals_the_explicit_sum(size: int) -> None:
     layer, images = SameConv2d(2, 3, size).double(), torch.randn(2, 2, 5, 7, dtype=torch.float64)
     weights = [weight.detach().numpy() for weight in layer.parameters()]
     assert layer(images).shape == (2, 3, 5, 7)
@@ -51,7 +51,7 @@ def test_a_convolution_is_the_sum_written_out(size: int) -> None:
 
 
 @every_kernel
-def test_a_transposed_convolution_is_the_sum_written_out(size: int) -> None:
+def test_a_transposed_convolution_equals_the_explicit_sum(size: int) -> None:
     layer, maps = SameConvTranspose2d(3, 2, size).double(), torch.randn(2, 3, 5, 7, dtype=torch.float64)
     weights = [weight.detach().numpy() for weight in layer.parameters()]
     assert layer(maps).shape == (2, 2, 5, 7)
@@ -69,7 +69,7 @@ def test_the_transposed_convolution_is_the_gradient_of_the_convolution(size: int
     torch.testing.assert_close(back(maps), gradient)
 
 
-def test_a_4_x_4_kernel_looks_one_pixel_back_and_two_ahead() -> None:
+def test_a_4_x_4_kernel_covers_one_pixel_before_and_two_after() -> None:
     layer = SameConv2d(1, 1, 4)
     layer.weight.data.fill_(1)
     nn.init.zeros_(layer.get_parameter("bias"))

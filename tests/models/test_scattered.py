@@ -1,4 +1,4 @@
-"""Convolutions to few channels are the convolutions that they stand for."""
+"""Convolutions to few channels give the same results as PyTorch's convolutions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.chan
 
 
 def pair(name: str, layout: torch.memory_format) -> tuple[nn.Module, nn.Module, Tensor]:
-    """A layer, the plain one with its weights, and maps that are higher than wide."""
+    """A layer, PyTorch's layer with the same weights, and maps that are taller than wide."""
     layer, plain = (each.to(memory_format=layout) for each in LAYERS[name])
     plain.load_state_dict(layer.state_dict())
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def test_images_and_gradients_are_those_of_the_convolution(name: str, layout: to
 
 
 @EACH
-def test_sums_of_patches_are_not_rounded_to_half_precision(name: str) -> None:
+def test_sums_of_patches_are_computed_in_float32(name: str) -> None:
     layer, plain, x = pair(name, torch.contiguous_format)
     expected = plain(x)[..., : layer(x).shape[2], : layer(x).shape[3]]
     with torch.autocast("cpu", torch.bfloat16):
@@ -58,7 +58,7 @@ def test_sums_of_patches_are_not_rounded_to_half_precision(name: str) -> None:
     assert error < 1.2 * plain_error
 
 
-def test_on_the_cpu_it_is_another_computation() -> None:
+def test_the_cpu_uses_the_other_implementation() -> None:
     layer, _, x = pair("7x7", torch.contiguous_format)
     nodes, seen = [layer(x).grad_fn], set()
     while nodes:

@@ -1,4 +1,4 @@
-"""Spectral norm: what it makes of weights, when its estimate moves, and its gradients."""
+"""Spectral norm: the normalized weights, when the estimate changes, and the gradients."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ every_critic = pytest.mark.parametrize(
 
 
 def build(options: ModelOptions, resolution: int) -> tuple[Any, Tensor]:
-    """A critic and images for it, the same each time."""
+    """A critic and images for it, the same in each call."""
     torch.manual_seed(0)
     return build_critic(options, resolution, 1), torch.rand(4, 1, resolution, resolution) * 2 - 1
 
 
 def largest(critic: nn.Module) -> list[float]:
-    """The largest singular value of each weight, as the critic's next pass without training has it."""
+    """The largest singular value of each weight in the critic's next evaluation pass."""
     critic.eval()
     values = [torch.linalg.svdvals(layer.weight.flatten(1))[0].item() for layer in kernels(critic)]
     critic.train()
@@ -47,7 +47,7 @@ def are_equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> list[bool]:
 
 
 @every_critic
-def test_passes_in_training_bring_every_largest_singular_value_to_1(
+def test_training_passes_bring_the_largest_singular_values_to_1(
     options: ModelOptions, resolution: int
 ) -> None:
     critic, images = build(options, resolution)
@@ -71,7 +71,7 @@ def test_the_estimate_follows_a_weight_that_changes() -> None:
 
 
 @every_critic
-def test_weights_start_as_they_would_without(options: ModelOptions, resolution: int) -> None:
+def test_initial_weights_are_those_without_spectral_norm(options: ModelOptions, resolution: int) -> None:
     critic, _ = build(options, resolution)
     plain, _ = build(options.model_copy(update={"spectral_norm": False}), resolution)
     assert len(kernels(critic)) == len(kernels(plain))
@@ -84,7 +84,7 @@ def test_weights_start_as_they_would_without(options: ModelOptions, resolution: 
 
 
 @every_critic
-def test_the_estimate_moves_with_training_passes_alone(options: ModelOptions, resolution: int) -> None:
+def test_only_training_passes_change_the_estimate(options: ModelOptions, resolution: int) -> None:
     critic, images = build(options, resolution)
     start = vectors(critic)
     critic.eval()
@@ -103,7 +103,7 @@ def test_the_estimate_moves_with_training_passes_alone(options: ModelOptions, re
 
 
 @every_critic
-def test_mixed_precision_leaves_the_estimate_in_float32(options: ModelOptions, resolution: int) -> None:
+def test_mixed_precision_keeps_the_estimate_in_float32(options: ModelOptions, resolution: int) -> None:
     critic, images = build(options, resolution)
     other, _ = build(options, resolution)
     exact = other(images)
@@ -121,8 +121,8 @@ def test_mixed_precision_leaves_the_estimate_in_float32(options: ModelOptions, r
     assert torch.equal(escaped, other(images))
 
 
-def test_the_estimate_is_made_outside_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On GPUs it would round the estimate's products; on CPUs it does not, so this looks at the switch."""
+def test_the_estimate_is_computed_without_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autocast would round the products of the estimate on GPUs but not on CPUs, so this checks that it is off."""
     was_on, multiply = [], torch.mv
 
     def watched(*factors: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def test_the_estimate_is_made_outside_mixed_precision(monkeypatch: pytest.Monkey
 
 
 @every_critic
-def test_a_saved_critic_scores_as_before(options: ModelOptions, resolution: int) -> None:
+def test_a_saved_critic_gives_the_same_scores(options: ModelOptions, resolution: int) -> None:
     critic, images = build(options, resolution)
     critic(images)
     other = build_critic(options, resolution, 1)
@@ -150,7 +150,7 @@ def normalised(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return weight / (left @ weight.flatten(1) @ right)
 
 
-def test_two_passes_before_one_backward_have_each_its_own_estimate() -> None:
+def test_two_passes_before_one_backward_have_their_own_estimates() -> None:
     torch.manual_seed(0)
     network: Any = nn.Sequential(nn.Conv2d(2, 3, 2)).double()
     normalise_spectra(network)
@@ -165,12 +165,12 @@ def test_two_passes_before_one_backward_have_each_its_own_estimate() -> None:
     torch.testing.assert_close(loss, expected)
     found, wanted = (torch.autograd.grad(value, kernel.original)[0] for value in (loss, expected))
     torch.testing.assert_close(found, wanted)
-    # The division is part of the loss: along the weight itself, it falls neither nor rises.
+    # The division is part of the loss, so the loss does not change along the direction of the weight.
     assert abs((found * kernel.original).sum()) < 1e-6 * found.norm() * kernel.original.norm()
 
 
 @every_critic
-def test_a_gradient_penalty_has_the_slope_that_differences_show(
+def test_the_slope_of_a_gradient_penalty_equals_finite_differences(
     options: ModelOptions, resolution: int
 ) -> None:
     critic, images = build(options, resolution)

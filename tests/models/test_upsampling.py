@@ -1,4 +1,4 @@
-"""Bilinear interpolation with aligned corners, by hand and against PyTorch's."""
+"""Bilinear interpolation with aligned corners, compared with values by hand and with PyTorch's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch.nn import functional as F
 from pipeline.models.upsampling import AlignedUpsample
 
 
-def test_four_pixels_become_sixteen_whose_corners_are_the_four() -> None:
+def test_upsampling_keeps_the_four_pixels_as_corners() -> None:
     maps = torch.tensor([[[[0.0, 3.0], [6.0, 9.0]]]])
     expected = [[0.0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7], [6, 7, 8, 9]]
     torch.testing.assert_close(AlignedUpsample()(maps), torch.tensor([[expected]]))
 
 
 @pytest.mark.parametrize("side", [1, 2, 7, 14, 25])
-def test_values_and_gradients_are_those_of_pytorchs(side: int) -> None:
+def test_values_and_gradients_equal_those_of_pytorch(side: int) -> None:
     maps = torch.randn(2, 3, side, side, requires_grad=True)
     upstream = torch.randn(2, 3, 2 * side, 2 * side)
     ours, theirs = AlignedUpsample()(maps), F.interpolate(maps, None, 2, "bilinear", align_corners=True)

@@ -1,4 +1,4 @@
-"""The pair of wgan-dcgan, against its published listing."""
+"""The networks of wgan-dcgan, compared with the published code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_parameters_of_the_28_pixel_pair_counted_by_hand() -> None:
     assert count(build_critic(OPTIONS, 28, 1)) == to_256 + to_128 + to_64 + 64 * 49 + 1
 
 
-def test_layers_stand_as_published_with_norms_in_the_generator_alone() -> None:
+def test_layers_are_as_published_with_norms_only_in_the_generator() -> None:
     up = ["ConvTranspose2d", "BatchNorm2d", "ReLU"]
     expected = ["Linear", "Unflatten", "BatchNorm2d", "ReLU", *up, *up, "SameConvTranspose2d", "Tanh"]
     assert kinds(build_generator(OPTIONS, 28, 1)) == expected
@@ -32,7 +32,7 @@ def test_layers_stand_as_published_with_norms_in_the_generator_alone() -> None:
     assert kinds(build_critic(OPTIONS, 28, 1)) == expected
 
 
-def test_running_statistics_take_a_fifth_from_each_batch() -> None:
+def test_running_statistics_take_a_fifth_of_each_batch() -> None:
     generator: Any = build_generator(OPTIONS, 8, 1)
     norms = [layer for layer in generator.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert [(layer.num_features, layer.momentum) for layer in norms] == [(32, 0.2), (128, 0.2), (256, 0.2)]
@@ -42,13 +42,13 @@ def test_running_statistics_take_a_fifth_from_each_batch() -> None:
     torch.testing.assert_close(norms[0].running_mean, 0.2 * maps.mean((0, 2, 3)))
 
 
-def test_leaks_are_a_fifth() -> None:
+def test_leaky_relus_have_the_slope_0_2() -> None:
     critic = build_critic(OPTIONS, 8, 1)
     slopes = [layer.negative_slope for layer in critic.modules() if isinstance(layer, nn.LeakyReLU)]
     assert slopes == [0.2] * 3
 
 
-def test_kernels_start_uniform_within_glorots_bounds_and_biases_at_0() -> None:
+def test_kernels_start_uniform_in_glorot_bounds_and_biases_at_0() -> None:
     torch.manual_seed(0)
     for network in (build_generator(OPTIONS, 28, 1), build_critic(OPTIONS, 28, 1)):
         for layer in kernels(network):

@@ -1,4 +1,4 @@
-"""The pair of wgan-mnist and wgan-digit7, against its published listing."""
+"""The networks of wgan-mnist and wgan-digit7, compared with the published code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_parameters_of_the_28_pixel_pair_counted_by_hand() -> None:
     assert count(build_critic(OPTIONS, 28, 1)) == first + norm + second + norm + score
 
 
-def test_layers_stand_as_published() -> None:
+def test_layers_are_those_of_the_published_code() -> None:
     doubling = ["ConvTranspose2d", "BatchNorm2d", "LeakyReLU"]
     expected = ["Linear", "Unflatten", "LeakyReLU", *doubling, *doubling, "ScatteredConv2d", "Tanh"]
     assert kinds(build_generator(OPTIONS, 28, 1)) == expected
@@ -28,7 +28,7 @@ def test_layers_stand_as_published() -> None:
     assert kinds(build_critic(OPTIONS, 28, 1)) == [*halving, *halving, "Score"]
 
 
-def test_slopes_momenta_and_epsilons_are_the_published_ones() -> None:
+def test_slopes_momenta_and_epsilons_are_as_published() -> None:
     for network in (build_generator(OPTIONS, 8, 1), build_critic(OPTIONS, 8, 1)):
         layers = list(network.modules())
         assert {layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU)} == {0.2}
@@ -41,7 +41,7 @@ def test_kernels_start_normal_biases_at_0_and_gains_at_1() -> None:
     for network in (build_generator(OPTIONS, 28, 1), build_critic(OPTIONS, 28, 1)):
         for layer in kernels(network):
             assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
-            assert layer.weight.abs().max() > 0.05  # a uniform draw of this spread would end at 0.035
+            assert layer.weight.abs().max() > 0.05  # a uniform distribution of this spread would end at 0.035
             assert not layer.bias.any()
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):

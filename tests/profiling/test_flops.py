@@ -83,7 +83,7 @@ def test_counting_draws_no_random_numbers_and_needs_no_memory_for_the_networks()
 
 
 def test_an_architecture_without_a_network_for_the_resolution_is_refused() -> None:
-    with pytest.raises(ConfigError, match="resnet has no network for 8x8 images"):
+    with pytest.raises(ConfigError, match="resnet does not support images of 8x8"):
         step_flops(config(model={"name": "resnet"}), 8, 1)
 
 
