@@ -1,4 +1,4 @@
-"""`wgan shards`: the commands around shards. Errors are raised for `wgan` to print."""
+"""`wgan shards`: makes, checks and shows shards. Errors are raised and printed by `wgan`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, DataError, StorageError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.data.format.manifest import Manifest
@@ -18,30 +19,30 @@ sources:
 {sources}
 
 examples:
+  wgan shards make photos data/photos --resolution 64       a folder of images, cropped to squares
   wgan shards make digits data/digits                       1,797 digits of 16 x 16, no download
   wgan shards make mnist data/mnist --root ~/datasets       MNIST from ~/datasets/MNIST/raw
-  wgan shards make photos data/photos --resolution 64       a folder of images, cut square
   wgan shards make photos.zip data/wide --resolution 90x160 --fit pad --encoding jpeg
   wgan shards make photos data/train --resolution 64 --validation 0.1
   wgan shards make photos data/validation --resolution 64 --validation 0.1 --only-validation
-  wgan shards make photos data/big --resolution 256 --part 3/8     the third of eight machines
+  wgan shards make photos data/big --resolution 256 --part 3/8     on the third of eight machines
 
-The same command gives the same bytes, whatever the number of workers. After an interruption it goes on from
-the shards that are finished; where all are, it changes nothing. New images need --overwrite.
+The same command always gives the same bytes, with any number of workers. After an interruption, run it again:
+finished shards are kept. If the set is complete, it changes nothing. If images were added, use --overwrite.
 """
 
 MERGE_EXAMPLES = """\
 examples:
-  wgan shards merge data/big                          all parts were made in data/big
-  wgan shards merge data/big /disk2/big /disk3/big    or in directories of their own
+  wgan shards merge data/big                          if all parts were made in data/big
+  wgan shards merge data/big /disk2/big /disk3/big    if they were made in several directories
 """
 
 INDEX_EXAMPLES = """\
 examples:
   wgan shards index data/webdataset
 
-Takes in the tar files of a webdataset as they are: writes an index beside each, and the manifest. Their images
-must all be PNG, or all be JPEG, of one size; `wgan shards make` rewrites any others.
+Makes existing webdataset tar files usable without a copy: writes an index next to each, and a manifest. The images
+must be all PNG or all JPEG, and of one size. For all other tar files, use `wgan shards make`.
 """
 
 STATS_EXAMPLES = """\
@@ -53,8 +54,8 @@ CHECK_EXAMPLES = """\
 examples:
   wgan shards check data/mnist
 
-Sizes, hashes and indexes are compared, and every image is decoded. Prints one line for each defect and
-exits with 3 if there is one.
+Compares sizes, hashes and indexes, and decodes every image. Prints one line for each defect, and exits with 3 if
+there is any.
 """
 
 SHOW_EXAMPLES = """\
@@ -65,25 +66,25 @@ examples:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `shards` and its commands; each sets `func`, from parsed arguments to an exit code."""
-    shards = subparsers.add_parser("shards", help="make, check and look at image shards")
+    """Add `shards` and its commands. Each sets `func`, which takes the parsed arguments and returns an exit code."""
+    shards = subparsers.add_parser("shards", help="make, check and show image shards")
     commands = shards.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_make(_command(commands, "make", "write a set of images as shards", MAKE_EXAMPLES))
-    _add_merge(_command(commands, "merge", "make one set of the parts of several machines", MERGE_EXAMPLES))
+    _add_make(_command(commands, "make", "make shards from images", MAKE_EXAMPLES))
+    _add_merge(_command(commands, "merge", "combine the parts that several machines made", MERGE_EXAMPLES))
     _add_directory(
-        _command(commands, "index", "take in webdataset shards as they are", INDEX_EXAMPLES), index
+        _command(commands, "index", "use existing webdataset shards without a copy", INDEX_EXAMPLES), index
     )
+    _add_directory(_command(commands, "check", "find all defects of a set of shards", CHECK_EXAMPLES), check)
+    _add_show(_command(commands, "show", "draw some of the images into a PNG file", SHOW_EXAMPLES))
     _add_directory(
-        _command(commands, "check", "find every defect of a shard directory", CHECK_EXAMPLES), check
+        _command(commands, "stats", "print pixel statistics and class sizes", STATS_EXAMPLES), stats
     )
-    _add_show(_command(commands, "show", "draw a sheet of samples", SHOW_EXAMPLES))
-    _add_directory(_command(commands, "stats", "measure the pixels of a set", STATS_EXAMPLES), stats)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def add_text(self, text: str | None) -> None:
         if text and "{sources}" in text:
-            # Only where help is really shown: what is listed imports NumPy.
+            # Only when the help is shown, because listing the sources imports NumPy.
             from pipeline.data.sources import describe_sources
 
             text = text.replace("{sources}", describe_sources())
@@ -105,56 +106,67 @@ def _command(
 def _add_make(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a name or a path, as listed below")
     parser.add_argument("out", metavar="OUT", type=Path, help="the directory for the shards")
-    _add_conversion(parser.add_argument_group("what becomes of an image"))
-    _add_selection(parser.add_argument_group("which images"))
-    _add_work(parser.add_argument_group("how the work is done"))
+    _add_conversion(parser.add_argument_group("form of the images"))
+    _add_selection(parser.add_argument_group("choice of images"))
+    _add_work(parser.add_argument_group("output and processes"))
     parser.set_defaults(func=make)
 
 
 def _add_conversion(images: argparse._ArgumentGroup) -> None:
     images.add_argument(
-        "--resolution", type=_resolution, metavar="N|HxW", help="in pixels (default: the source's)"
+        "--resolution",
+        type=_resolution,
+        metavar="N|HxW",
+        help="side, or height x width, in pixels (default: the source's, if it has one)",
     )
     images.add_argument(
-        "--channels", type=int, choices=(1, 3), help="1 grey, 3 colour (default: the source's)"
+        "--channels", type=int, choices=(1, 3), help="1 for grey, 3 for colour (default: the source's)"
     )
     images.add_argument(
         "--fit",
         choices=("crop", "fit", "pad"),
         default="crop",
-        help="for other proportions: cut about the centre, squeeze, or lay whole on black (default: crop)",
+        help="images of another aspect ratio: crop at the centre, stretch to fit, or pad with black (default: crop)",
     )
     images.add_argument(
         "--encoding",
         choices=("png", "jpeg", "raw"),
         default="png",
-        help="png keeps every pixel; jpeg is smaller; raw is read fastest. Files that are so already are kept "
-        "byte for byte (default: png)",
+        help="png keeps every pixel; jpeg is smaller; raw is read fastest. Files that already have the wanted form "
+        "are kept byte for byte (default: png)",
     )
     images.add_argument(
-        "--quality", type=int, default=95, metavar="Q", help="of JPEG, 1 to 100 (default: 95)"
+        "--quality", type=int, default=95, metavar="Q", help="JPEG quality, 1 to 100 (default: 95)"
     )
 
 
 def _add_selection(which: argparse._ArgumentGroup) -> None:
     which.add_argument(
-        "--split", default="train", metavar="NAME", help="the source's own split (default: train)"
+        "--split",
+        default="train",
+        metavar="NAME",
+        help="split of a named set, for example test (default: train)",
     )
     which.add_argument(
-        "--root", type=Path, metavar="DIR", help="where the source's files are; never downloads"
+        "--root", type=Path, metavar="DIR", help="directory of a named set's files; nothing is downloaded"
     )
     which.add_argument(
-        "--classes", type=_names, metavar="A,B", help="only these classes, labelled in this order"
+        "--classes",
+        type=_names,
+        metavar="A,B",
+        help="only these classes, with the labels 0, 1, ... in this order",
     )
     which.add_argument(
         "--validation",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="leave out this share, chosen by a hash of each image's name: always the same ones",
+        help="leave out this share of the images, chosen by a hash of their names: always the same ones",
     )
-    which.add_argument("--only-validation", action="store_true", help="take just the share that is left out")
-    which.add_argument("--limit", type=int, metavar="N", help="at most N images, spread over the set")
+    which.add_argument(
+        "--only-validation", action="store_true", help="take only the images that --validation leaves out"
+    )
+    which.add_argument("--limit", type=int, metavar="N", help="at most N images, spread over the whole set")
     which.add_argument(
         "--skip-bad",
         type=int,
@@ -165,14 +177,16 @@ def _add_selection(which: argparse._ArgumentGroup) -> None:
 
 
 def _add_work(work: argparse._ArgumentGroup) -> None:
-    work.add_argument("--samples-per-shard", type=int, default=4096, metavar="N", help="default: 4096")
-    work.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
+    work.add_argument(
+        "--samples-per-shard", type=int, default=4096, metavar="N", help="images per shard (default: 4096)"
+    )
+    work.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     work.add_argument(
         "--part",
         type=_part,
         default="1/1",
         metavar="I/N",
-        help="make the I-th of N parts; merge them in the end",
+        help="make only part I of N; then combine the parts with `wgan shards merge`",
     )
     work.add_argument("--overwrite", action="store_true", help="replace the shards in OUT")
 
@@ -181,7 +195,9 @@ def _resolution(text: str) -> tuple[int, int]:
     """64 or 90x160 to (height, width)."""
     sides = text.lower().split("x")
     if not 1 <= len(sides) <= 2 or not all(side.isdigit() for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: give a side, 64, or height and width, 90x160")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size: give a side, for example 64, or height and width, for example 90x160"
+        )
     return int(sides[0]), int(sides[-1])
 
 
@@ -192,14 +208,16 @@ def _names(text: str) -> tuple[str, ...]:
 def _part(text: str) -> tuple[int, int]:
     number, slash, count = text.partition("/")
     if not (slash and number.isdigit() and count.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part: give 3/8 for the third of eight")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a part: give for example 3/8 for the third of eight"
+        )
     return int(number), int(count)
 
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="the directory for the whole set")
     parser.add_argument(
-        "parts", metavar="DIR", type=Path, nargs="*", help="other directories with parts of it"
+        "parts", metavar="DIR", type=Path, nargs="*", help="other directories that hold parts of it"
     )
     parser.set_defaults(func=merge)
 
@@ -211,16 +229,22 @@ def _add_directory(parser: argparse.ArgumentParser, command: Callable[[argparse.
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="a directory of shards")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a PNG file (default: DIR's name, here)")
-    parser.add_argument("--rows", type=int, default=8, metavar="N", help="default: 8")
-    parser.add_argument("--columns", type=int, default=8, metavar="N", help="default: 8")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="PNG file (default: the name of DIR with .png, in this directory)",
+    )
+    parser.add_argument("--rows", type=int, default=8, metavar="N", help="rows of images (default: 8)")
+    parser.add_argument("--columns", type=int, default=8, metavar="N", help="columns of images (default: 8)")
     parser.set_defaults(func=show)
 
 
 def make(arguments: argparse.Namespace) -> int:
-    """Make shards of `arguments.source` in `arguments.out`, unless they are there already."""
+    """Make shards of `arguments.source` in `arguments.out`, unless they already exist."""
     from pipeline.data.making.convert import Conversion
     from pipeline.data.making.plan import Part, plan_shards
+    from pipeline.data.making.resolution import choose_resolution
     from pipeline.data.making.selection import Selection
     from pipeline.data.making.shard_directory import BAD_NAME
     from pipeline.data.making.writer import find_finished, make_shards
@@ -229,19 +253,18 @@ def make(arguments: argparse.Namespace) -> int:
 
     part, out = Part(*arguments.part), arguments.out
     if arguments.workers is not None and arguments.workers < 1:
-        raise ConfigError(f"--workers {arguments.workers}: at least 1 process does the work.")
+        raise ConfigError(f"--workers {arguments.workers} leaves no process to do the work. Give 1 or more.")
     selection = Selection(arguments.classes, arguments.validation, arguments.only_validation, arguments.limit)
     place, target = Path(arguments.source).resolve(), out.resolve()
     if place.exists() and (place.is_relative_to(target) or target.is_relative_to(place)):
         raise ConfigError(
-            f"{out} and the source {arguments.source} lie in one another. Give another directory."
+            f"One of {out} and the source {arguments.source} is inside the other, so shards could overwrite the "
+            "source. "
+            "Give another directory."
         )
     source = open_source(Spec(arguments.source, arguments.root, arguments.split))
-    resolution = arguments.resolution or source.native_resolution
-    if resolution is None:
-        raise ConfigError(f"{arguments.source} has no resolution of its own. Give one: --resolution 64.")
     conversion = Conversion(
-        resolution,
+        choose_resolution(source, arguments.resolution),
         arguments.channels or source.native_channels,
         arguments.fit,
         arguments.encoding,
@@ -249,7 +272,7 @@ def make(arguments: argparse.Namespace) -> int:
     )
     plan = plan_shards(source, conversion, selection, arguments.samples_per_shard)
     if not arguments.overwrite and find_finished(out, plan):
-        print(f"{out} is complete already: nothing to do (--overwrite makes it again)")
+        print(f"{out} is already complete: nothing to do (--overwrite makes it again)")
         return 0
     manifest = make_shards(
         plan,
@@ -260,19 +283,21 @@ def make(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     if manifest is None:
-        print(f"made part {part.number}/{part.count} in {out}; when all are made: wgan shards merge {out}")
+        print(
+            f"made part {part.number}/{part.count} in {out}; when all parts are made, run: wgan shards merge {out}"
+        )
         return 0
     print(f"made {out}: {describe(manifest)}")
     if manifest.count < plan.count:
         print(
-            f"left out {plan.count - manifest.count} images that cannot be used: {out / BAD_NAME} lists them"
+            f"left out {counted(plan.count - manifest.count, 'image')} that cannot be used, see {out / BAD_NAME}"
         )
     print(f"next: wgan shards show {out}")
     return 0
 
 
 def merge(arguments: argparse.Namespace) -> int:
-    """Make `arguments.out` a finished set of parts."""
+    """Combine parts to a finished set in `arguments.out`."""
     from pipeline.data.making.writer import merge_parts
 
     manifest = merge_parts(arguments.out, arguments.parts)
@@ -281,7 +306,7 @@ def merge(arguments: argparse.Namespace) -> int:
 
 
 def index(arguments: argparse.Namespace) -> int:
-    """Take in the tar files of `arguments.directory`."""
+    """Index the tar files of `arguments.directory` in place."""
     from pipeline.data.inspecting.index_in_place import index_in_place
 
     manifest = index_in_place(arguments.directory)
@@ -290,16 +315,15 @@ def index(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Print every defect of `arguments.directory`; 3 if there is one, else 0."""
+    """Print every defect of `arguments.directory`; return 3 if there is any, else 0."""
     from pipeline.data.inspecting.check import check_shards
 
     report = check_shards(arguments.directory)
     for finding in report.findings:
         print(finding)
     if report.findings:
-        count = "1 defect" if len(report.findings) == 1 else f"{len(report.findings):,} defects"
         print(
-            f"{arguments.directory}: {count} found. Copy the files again, or make "
+            f"{arguments.directory}: {counted(len(report.findings), 'defect')} found. Copy the files again, or make "
             "them again with `wgan shards make ... --overwrite`.",
             file=sys.stderr,
         )
@@ -311,7 +335,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def stats(arguments: argparse.Namespace) -> int:
-    """Print what the images of `arguments.directory` are like."""
+    """Print the statistics of the images of `arguments.directory`."""
     from pipeline.data.inspecting.statistics import measure
 
     print(measure(arguments.directory))
@@ -319,7 +343,7 @@ def stats(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Draw samples of `arguments.directory` into a PNG file."""
+    """Draw images of `arguments.directory` into a PNG file."""
     from pipeline.data.inspecting.sheet import contact_sheet
 
     out = arguments.out or Path(f"{arguments.directory.resolve().name}.png")
@@ -328,17 +352,16 @@ def show(arguments: argparse.Namespace) -> int:
         sheet.save(out, format="PNG")
     except OSError as error:
         raise StorageError(f"{out} cannot be written: {error.strerror}. Give another --out.") from None
-    print(f"drew {out}: {sheet.width} x {sheet.height}")
+    print(f"drew {out}: {sheet.width} x {sheet.height} pixels")
     return 0
 
 
 def describe(manifest: Manifest) -> str:
-    """Counts and sizes in one line."""
+    """The counts and sizes of a set in one line."""
     height, width = manifest.resolution
     kind = "grey" if manifest.channels == 1 else "colour"
-    classes = f"{len(manifest.classes)} classes" if manifest.classes else "no labels"
-    shards = f"{len(manifest.shards)} shard{'s' if len(manifest.shards) > 1 else ''}"
+    classes = counted(len(manifest.classes), "class") if manifest.classes else "no labels"
     return (
-        f"{manifest.count:,} images of {height} x {width} {kind}, {classes}, "
-        f"{shards}, {manifest.bytes / 1e6:.1f} MB"
+        f"{counted(manifest.count, 'image')} of {height} x {width} in {kind}, {classes}, "
+        f"{counted(len(manifest.shards), 'shard')}, {manifest.bytes / 1e6:.1f} MB"
     )

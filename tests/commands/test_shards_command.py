@@ -30,24 +30,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pets"
 
 
-def test_make_check_and_show_work_one_after_the_other(
+def test_make_check_and_show_work_together(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "shards"
     assert run("make", folder, out, "--resolution", 16) == 0
     printed = capsys.readouterr().out
-    assert f"made {out}: 2 images of 16 x 16 colour, 2 classes, 1 shard, " in printed
+    assert f"made {out}: 2 images of 16 x 16 in colour, 2 classes, 1 shard, " in printed
     assert f"next: wgan shards show {out}" in printed
 
     assert run("check", out) == 0
-    assert f"{out} is sound: 2 images" in capsys.readouterr().out
+    assert f"{out} is valid: 2 images" in capsys.readouterr().out
 
     assert run("show", out, "--out", tmp_path / "sheet.png", "--rows", 1, "--columns", 2) == 0
     assert f"drew {tmp_path / 'sheet.png'}" in capsys.readouterr().out
     assert Image.open(tmp_path / "sheet.png").mode == "RGB"
 
 
-def test_the_sheet_is_called_after_the_shards_by_default(
+def test_the_sheet_is_named_after_the_shards_by_default(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("make", folder, tmp_path / "shards", "--resolution", 16)
@@ -63,12 +63,12 @@ def test_a_second_make_says_that_there_is_nothing_to_do(
     run(*command)
     capsys.readouterr()
     assert run(*command) == 0
-    assert "is complete already: nothing to do" in capsys.readouterr().out
+    assert "is already complete: nothing to do" in capsys.readouterr().out
     assert run(*command, "--overwrite") == 0
     assert "made " in capsys.readouterr().out
 
 
-def test_a_named_source_brings_its_own_resolution_and_channels(tmp_path: Path) -> None:
+def test_a_named_source_has_its_own_resolution_and_channels(tmp_path: Path) -> None:
     assert run("make", "digits", tmp_path / "own") == 0
     assert run("make", "digits", tmp_path / "chosen", "--resolution", 8, "--channels", 3) == 0
     own, chosen = load_manifest(tmp_path / "own"), load_manifest(tmp_path / "chosen")
@@ -76,8 +76,10 @@ def test_a_named_source_brings_its_own_resolution_and_channels(tmp_path: Path) -
     assert (chosen.resolution, chosen.channels) == ((8, 8), 3)
 
 
-def test_a_folder_needs_a_resolution(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has no resolution of its own\. Give one: --resolution 64"):
+def test_a_missing_resolution_names_the_sizes_found(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--resolution is missing: the first 2 images of pets are 30 x 20 pixels"
+    ):
         run("make", folder, tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
 
@@ -111,49 +113,52 @@ def test_every_option_of_make_reaches_the_shards(tmp_path: Path, capsys: pytest.
     assert (manifest.resolution, manifest.channels, manifest.classes) == ((12, 20), 3, ("7", "3"))
     assert (manifest.count, len(manifest.shards), manifest.encoding) == (50, 3, "jpeg")
     assert (manifest.plan["fit"], manifest.plan["quality"]) == ("pad", 80)
-    assert "50 images of 12 x 20 colour, 2 classes, 3 shards" in capsys.readouterr().out
+    assert "50 images of 12 x 20 in colour, 2 classes, 3 shards" in capsys.readouterr().out
 
 
-def test_parts_are_merged_and_then_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merged_parts_are_a_complete_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     for number in (1, 2):
         assert run("make", "digits", out, "--samples-per-shard", 500, "--part", f"{number}/2") == 0
         assert (
-            f"made part {number}/2 in {out}; when all are made: wgan shards merge" in capsys.readouterr().out
+            f"made part {number}/2 in {out}; when all parts are made, run: wgan shards merge"
+            in capsys.readouterr().out
         )
     assert run("merge", out) == 0
-    assert f"merged {out}: 1,797 images of 16 x 16 grey" in capsys.readouterr().out
+    assert f"merged {out}: 1,797 images of 16 x 16 in grey" in capsys.readouterr().out
     assert run("make", "digits", out, "--samples-per-shard", 500) == 0
-    assert "is complete already" in capsys.readouterr().out
+    assert "is already complete" in capsys.readouterr().out
 
 
-def test_images_that_were_left_out_are_told(
+def test_images_that_were_left_out_are_counted(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "cat" / "2.png").write_bytes(b"no image")
     command = ("make", folder, tmp_path / "out", "--resolution", 16)
     with pytest.raises(
-        DataError, match=r"pets: cat/2\.png: it is not an image that can be read .*--skip-bad N"
+        DataError, match=r"pets: cat/2\.png cannot be used: it is not an image in a supported .*--skip-bad N"
     ):
         run(*command)
     assert run(*command, "--skip-bad", 1) == 0
-    assert f"left out 1 images that cannot be used: {tmp_path}/out/bad-images.txt" in capsys.readouterr().out
+    assert (
+        f"left out 1 image that cannot be used, see {tmp_path}/out/bad-images.txt" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--part", "3/2"), "There is no part 3/2"),
-        (("--workers", 0), "--workers 0: at least 1 process"),
-        (("--validation", 1.5), "--validation 1.5 is no share"),
-        (("--only-validation",), "--only-validation needs a share above 0"),
+        (("--part", "3/2"), "--part 3/2 does not exist"),
+        (("--workers", 0), "--workers 0 leaves no process to do the work"),
+        (("--validation", 1.5), "--validation 1.5 is out of range"),
+        (("--only-validation",), "--only-validation needs --validation"),
         (("--limit", 0), "--limit 0 leaves no images"),
-        (("--classes", "7,cat"), "cat is not among the classes of digits: 0, 1, 2"),
+        (("--classes", "7,cat"), "digits has no class cat. Its classes: 0, 1, 2"),
         (("--classes", "7,7"), "--classes names a class twice"),
-        (("--part", "1/2", "--overwrite"), "--overwrite would remove what other parts have made"),
+        (("--part", "1/2", "--overwrite"), "--overwrite with --part would remove the finished shards"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_before_anything_is_written(
+def test_impossible_options_are_refused_before_writing(
     tmp_path: Path, words: tuple[object, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -165,19 +170,21 @@ def test_a_set_is_never_made_in_its_own_source(folder: Path, tmp_path: Path) -> 
     run("make", folder, tmp_path / "out", "--resolution", 16)
     before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
     for out in (tmp_path / "out", tmp_path / "out" / "deeper"):
-        with pytest.raises(ConfigError, match="lie in one another"):
+        with pytest.raises(ConfigError, match="is inside the other"):
             run("make", tmp_path / "out", out, "--resolution", 8, "--overwrite")
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
 
 
-def test_index_and_stats_say_what_they_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_index_and_stats_print_what_they_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("make", "digits", tmp_path / "out", "--samples-per-shard", 500)
     for file in (tmp_path / "out").glob("*.*"):
         if file.suffix != ".tar":
             file.unlink()
     capsys.readouterr()
     assert run("index", tmp_path / "out") == 0
-    assert f"indexed {tmp_path / 'out'}: 1,797 images of 16 x 16 grey, 10 classes" in capsys.readouterr().out
+    assert (
+        f"indexed {tmp_path / 'out'}: 1,797 images of 16 x 16 in grey, 10 classes" in capsys.readouterr().out
+    )
     assert run("stats", tmp_path / "out") == 0
     assert "1,797" in capsys.readouterr().out
 
