@@ -2,6 +2,6 @@
 
     source -> writer -> shards + manifest -> order -> reader (or cache) -> loader
 
-Each stage reads only the one before it. Shards are plain webdataset tar files; the order of samples
-is arithmetic on the manifest, so it never depends on how many processes read them.
+Each stage reads only from the one before it. Shards are plain webdataset tar files. The order of samples is
+computed from the manifest, so it does not depend on how many processes read them.
 """

@@ -1,4 +1,4 @@
-"""Work shared by the threads of a process: decoders and hashes leave Python's lock."""
+"""Work shared by the threads of a process: decoding and hashing release the GIL, so threads run in parallel."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Result = TypeVar("Result")
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(
     work: Callable[[Item, Advance], Result], items: Sequence[Item], bar: tqdm[Any]
 ) -> Iterator[Result]:
-    """The results of work(item, advance), in the order of `items`, by a thread for each core.
+    """Yield the results of work(item, advance) in the order of `items`, computed by one thread for each core.
 
-    The bar moves by what each work tells `advance`. After an error, or Ctrl-C, the others end at their next
-    call of it.
+    Each call of `advance(count)` moves the progress bar. After an error or Ctrl-C, the other threads stop at their
+    next call of `advance`.
     """
     lock, stopped = Lock(), Event()
 

@@ -1,4 +1,4 @@
-"""Nothing that is read can run code: the holes that webdataset's readers have, tried on this project's."""
+"""Nothing that is read can run code: attacks that work with webdataset's readers, tried on this project's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.shards import noise, reader, write
 
 
 class Payload:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -45,8 +45,8 @@ def append(tar: Path, name: str, content: bytes) -> None:
         archive.addfile(member, io.BytesIO(content))
 
 
-def test_the_payload_works_where_the_door_is_open(tmp_path: Path, canary: Path) -> None:
-    """Or the tests below would show nothing."""
+def test_the_payload_runs_if_it_is_unpickled(tmp_path: Path, canary: Path) -> None:
+    """Otherwise the tests below would prove nothing."""
     write(noise(4), tmp_path / "set")
     append(tmp_path / "set" / "000000.tar", "00000004.pickle", pickle.dumps(Payload(canary)))
     list(
@@ -58,23 +58,26 @@ def test_the_payload_works_where_the_door_is_open(tmp_path: Path, canary: Path) 
 
 
 @pytest.mark.parametrize("extension", ["pickle", "pkl", "pyd", "pth", "pyd.gz"])
-def test_pickles_in_a_shard_are_told_and_never_opened(tmp_path: Path, canary: Path, extension: str) -> None:
+def test_pickles_in_a_shard_are_reported_and_never_opened(
+    tmp_path: Path, canary: Path, extension: str
+) -> None:
     out = tmp_path / "set"
     write(noise(4), out)
     append(out / "000000.tar", f"00000004.{extension}", pickle.dumps(Payload(canary)))
     manifest = load_manifest(out)
-    assert reader(out, manifest)  # its index leads to the images alone
-    with pytest.raises(DataError, match=r"000000\.tar has \d+ bytes, but manifest\.json says"):
+    assert reader(out, manifest)  # its index points only to the images
+    with pytest.raises(DataError, match=r"000000\.tar has [\d,]+ bytes, but manifest\.json says"):
         open_shards(DataOptions(shards=str(out)))
     report = check_shards(out)
     assert any(
-        f"holds '00000004.{extension}'; a shard holds images" in finding for finding in report.findings
+        f"holds '00000004.{extension}', but a shard holds only images" in finding
+        for finding in report.findings
     )
     assert not canary.exists()
 
 
 @pytest.mark.parametrize("suffix", ["npy", "json"])
-def test_a_pickle_in_place_of_an_index_or_a_manifest_is_refused(
+def test_a_pickle_instead_of_an_index_or_a_manifest_is_refused(
     tmp_path: Path, canary: Path, suffix: str
 ) -> None:
     out = tmp_path / "set"
@@ -82,7 +85,7 @@ def test_a_pickle_in_place_of_an_index_or_a_manifest_is_refused(
     file = out / ("000000.npy" if suffix == "npy" else "manifest.json")
     if suffix == "npy":
         np.save(file, np.array([Payload(canary)], dtype=object), allow_pickle=True)
-        with pytest.raises(DataError, match="is no shard index"):
+        with pytest.raises(DataError, match="is not a shard index"):
             reader(out).read(np.array([0]))
     else:
         file.write_bytes(pickle.dumps(Payload(canary)))
@@ -92,7 +95,7 @@ def test_a_pickle_in_place_of_an_index_or_a_manifest_is_refused(
 
 
 @pytest.mark.parametrize("place", ["pipe:touch {}", "pipe://touch {}", "file:touch {}|", "data|touch {}"])
-def test_no_place_for_shards_reaches_a_shell(
+def test_no_location_of_shards_reaches_a_shell(
     config: str, canary: Path, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([config, f"data.shards={place.format(canary)}"]) in (
@@ -103,9 +106,7 @@ def test_no_place_for_shards_reaches_a_shell(
     assert not canary.exists()
 
 
-def test_no_rewriting_of_names_reaches_a_shell(
-    digits: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_renamed_file_reaches_a_shell(digits: Path, canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOPEN_REWRITE", f"{digits}=pipe:touch {canary};cat {digits}")
     assert len(reader(digits).read(np.array([0, 599]))) == 2
     assert not canary.exists()

@@ -1,12 +1,12 @@
-"""The encodings of images in shards, each by the fastest decoder that survives damaged input.
+"""The encodings of images in shards, each with the fastest decoder that is safe with damaged files.
 
 | encoding | decoded by     | why                                                                                    |
 |----------|----------------|----------------------------------------------------------------------------------------|
-| png      | OpenCV         | compares every checksum; torchvision's decoder can crash the process on a flipped byte |
-| jpeg     | simplejpeg     | libjpeg-turbo straight into the batch; raises where others only warn                   |
-| raw      | a copy         | the pixels themselves, in a .npy file that any webdataset reader opens                 |
+| png      | OpenCV         | checks every CRC; torchvision's decoder can crash the process on a flipped byte        |
+| jpeg     | simplejpeg     | libjpeg-turbo writes straight into the batch; raises an error where others only warn   |
+| raw      | a copy         | the pixels themselves, in a .npy file that any webdataset reader can open              |
 
-All of them leave Python's lock while they decode, so that threads share the work.
+All of them release the GIL while they decode, so threads can decode in parallel.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ import numpy.typing as npt
 import simplejpeg
 
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 Encoding = Literal["png", "jpeg", "raw"]
 Bytes = npt.NDArray[np.uint8]
 Shape = tuple[int, int, int]
-"""(height, width, channels); 1 channel is grey, 3 are RGB."""
+"""(height, width, channels). 1 channel means grey, 3 channels mean RGB."""
 
 EXTENSIONS: dict[str, Encoding] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "npy": "raw"}
-"""The members of a shard that are images."""
+"""The file endings of images in a shard, and the encoding that each one means."""
 
 MAX_FILE_BYTES = 1 << 28
-"""More than any image that may be decoded takes; a larger file is not even read."""
+"""More than any image that may be decoded needs; larger files are not read."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Run lengths of well-filtered rows: within a tenth of the size that zlib's search ends at, several times as fast.
+# Run-length coding of filtered rows: files are at most a tenth larger than with zlib's full search, and writing
+# them is several times as fast.
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 GREY_PNG_OPTIONS = [*PNG_OPTIONS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FAST_FILTERS]
 COLOUR_PNG_OPTIONS = [*PNG_OPTIONS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH]
@@ -45,7 +47,7 @@ JPEG_CHANNELS = {"Gray": 1, "YCbCr": 3}
 
 @dataclass(frozen=True)
 class Header:
-    """What an encoded image says of itself."""
+    """What the header of an image file says."""
 
     encoding: Encoding
     shape: Shape
@@ -56,10 +58,10 @@ class Header:
 
 
 def decode_into(pixels: Bytes, encoded: Bytes, encoding: Encoding) -> None:
-    """Decode `encoded`, uint8 (bytes,), into `pixels`, uint8 (height, width, channels), which is overwritten.
+    """Decode `encoded`, uint8 (bytes,), into `pixels`, uint8 (height, width, channels), which it overwrites.
 
-    Raises DataError, which says what is wrong but not where, for anything but a whole image of that encoding
-    and shape. What the header says is compared before anything is decoded.
+    The header is checked before anything is decoded. Raises DataError unless this is an undamaged image of that
+    encoding and shape; the message does not name the file, so callers must add its name.
     """
     _DECODERS[encoding](pixels, encoded)
 
@@ -71,7 +73,7 @@ def _decode_png(pixels: Bytes, encoded: Bytes) -> None:
     colours = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
     found = cv2.imdecode(encoded, colours | cv2.IMREAD_IGNORE_ORIENTATION)
     if found is None:
-        raise DataError("a broken PNG")
+        raise DataError("a damaged PNG")
     pixels[:] = found.reshape(pixels.shape)
 
 
@@ -79,15 +81,15 @@ def _decode_jpeg(pixels: Bytes, encoded: Bytes) -> None:
     _check_shape(read_jpeg_header(encoded), pixels)
     grey = pixels.shape[2] == 1
     try:
-        # Its output goes to the buffer.
+        # The result is written to `buffer`.
         simplejpeg.decode_jpeg(encoded, colorspace="GRAY" if grey else "RGB", buffer=pixels)
     except ValueError as error:
-        raise DataError(f"a broken JPEG: {error}") from None
+        raise DataError(f"a damaged JPEG: {error}") from None
 
 
 def _decode_raw(pixels: Bytes, encoded: Bytes) -> None:
     if len(encoded) != pixels.size:
-        raise DataError(f"{len(encoded)} bytes of pixels instead of {pixels.size}")
+        raise DataError(f"{counted(len(encoded), 'byte')} of pixels instead of {pixels.size:,}")
     pixels[:] = encoded.reshape(pixels.shape)
 
 
@@ -100,26 +102,26 @@ _DECODERS: dict[Encoding, Callable[[Bytes, Bytes], None]] = {
 
 def _check_shape(header: Header | None, pixels: Bytes) -> None:
     if header is None:
-        raise DataError("not an 8-bit image in grey or RGB of that encoding")
+        raise DataError("not an 8-bit grey or RGB image of the expected encoding")
     if header.shape != pixels.shape:
         raise DataError(f"{header} instead of {Header(header.encoding, shape_of(pixels))}")
 
 
 def shape_of(pixels: Bytes) -> Shape:
-    """The shape of uint8 (height, width) or (height, width, channels) with its channels."""
+    """(height, width, channels) of uint8 pixels (height, width) or (height, width, channels)."""
     height, width, *channels = pixels.shape
     return height, width, channels[0] if channels else 1
 
 
 def encode(pixels: Bytes, encoding: Encoding, quality: int) -> bytes:
-    """Encode uint8 (height, width, 1 or 3). Equal pixels give equal bytes, for equal versions of the libraries."""
+    """Encode uint8 (height, width, 1 or 3). The same pixels and library versions always give the same bytes."""
     if encoding == "raw":
         stream = io.BytesIO()
         np.save(stream, pixels, allow_pickle=False)
         return stream.getvalue()
     grey = pixels.shape[2] == 1
     if encoding == "jpeg":
-        # Full colour resolution: what the critic sees should not be blurred by the storage.
+        # No chroma subsampling: storing an image must not blur the colours that the critic sees.
         return bytes(
             simplejpeg.encode_jpeg(
                 np.ascontiguousarray(pixels),
@@ -133,7 +135,7 @@ def encode(pixels: Bytes, encoding: Encoding, quality: int) -> bytes:
 
 
 def read_header(content: bytes) -> Header | None:
-    """The header of a plain PNG or JPEG: 8 bits, grey or RGB, opaque, upright, one frame. None for all else."""
+    """The header of a plain PNG or JPEG: 8-bit, grey or RGB, opaque, upright and of one frame. Else None."""
     if content.startswith(PNG_SIGNATURE):
         has_more = b"tRNS" in content or b"acTL" in content or b"eXIf" in content
         return None if has_more else read_png_header(content[:33])
@@ -144,7 +146,7 @@ def read_header(content: bytes) -> Header | None:
 
 
 def read_png_header(start: bytes) -> Header | None:
-    """The header in the first 33 bytes of a PNG; None where it is none of 8 bits in grey or RGB."""
+    """The header in the first 33 bytes of a PNG; None unless it is an 8-bit PNG in grey or RGB."""
     is_png = len(start) == 33 and start.startswith(PNG_SIGNATURE) and start[12:16] == b"IHDR"
     if not is_png or zlib.crc32(start[12:29]) != int.from_bytes(start[29:33], "big"):
         return None
@@ -156,7 +158,7 @@ def read_png_header(start: bytes) -> Header | None:
 
 
 def read_jpeg_header(encoded: Bytes) -> Header | None:
-    """The header of a JPEG; None where it is none in grey or YCbCr."""
+    """The header of a JPEG; None unless it is a JPEG in grey or YCbCr."""
     try:
         height, width, kind, _ = simplejpeg.decode_jpeg_header(encoded)
     except ValueError:

@@ -1,11 +1,11 @@
-"""A bounded directory of fetched files, shared by all processes of a machine.
+"""A directory of downloaded files with a size limit, shared by all processes of a machine.
 
-    SHA256               a whole file, called after its content
-    SHA256.BYTES.TOKEN   one that is being written; its writer holds a lock on it, a killed one does not
-    SHA256.fetch         locked by the process that fetches the file, so that the others wait for it
-    .lock                locked while files are counted, renamed and room is made, never during a transfer
+    SHA256               a complete file, named after the hash of its content
+    SHA256.BYTES.TOKEN   a file that is being written; the writer holds a lock on it, which ends if it is killed
+    SHA256.fetch         locked by the process that downloads the file, so that the others wait for it
+    .lock                locked while files are counted, renamed or removed, but never during a download
 
-Whoever reads a file holds a shared lock on it, and locked files are not removed.
+Each reader holds a shared lock on its file, and locked files are not removed.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ POLL_SECONDS = 0.05
 
 
 class NoRoomError(Exception):
-    """Every file that could make way is in use."""
+    """There is not enough room, and every file that could be removed is in use."""
 
 
 class DiskCache:
-    """Files by the SHA-256 of their content, of `capacity` bytes at most together."""
+    """Files named after the SHA-256 of their content, which take at most `capacity` bytes together."""
 
     def __init__(self, directory: Path, capacity: int) -> None:
-        """Raises StorageError where the directory cannot be made."""
+        """Raises StorageError if the directory cannot be created."""
         self.directory, self.capacity = directory, capacity
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
 
     def open(self, digest: str) -> IO[bytes] | None:
-        """The file, which stays until it is closed; None where it is not there."""
+        """Open the file, which is not removed before it is closed; None if it is not here."""
         try:
             file = (self.directory / digest).open("rb")
         except FileNotFoundError:
             return None
-        # Only one that is removing the file holds its lock alone.
+        # Only a process that removes the file holds an exclusive lock on it.
         if not _try_lock(file, fcntl.LOCK_SH) or os.fstat(file.fileno()).st_nlink == 0:
             file.close()
             return None
@@ -53,14 +53,14 @@ class DiskCache:
         return file
 
     def has(self, digest: str) -> bool:
-        """Whether the file is there."""
+        """Whether the file is in the cache."""
         return (self.directory / digest).exists()
 
     @contextmanager
     def writing(self, digest: str, size: int) -> Iterator[tuple[Path, Callable[[], None]]]:
-        """A path to write the file to, for which room has been made, and a function that keeps what was written.
+        """Make room, and yield a path to write the file to and a function to call when it is complete.
 
-        What is not kept is removed. Raises NoRoomError.
+        A file that is not kept with that function is removed at the end. Raises NoRoomError.
         """
         path = self.directory / f"{digest}.{size}.{secrets.token_hex(4)}"
         with self._counting():
@@ -71,7 +71,7 @@ class DiskCache:
         def keep() -> None:
             with path.open("rb") as written:
                 os.fsync(written.fileno())
-            # One that is counting would otherwise miss a file that changes its name meanwhile.
+            # Without the lock, a process that counts files at this moment could miss the renamed one.
             with self._counting():
                 path.replace(self.directory / digest)
             sync_directory(self.directory)
@@ -84,7 +84,7 @@ class DiskCache:
 
     @contextmanager
     def alone(self, digest: str, wait: Callable[[float], None]) -> Iterator[None]:
-        """Be the only process that fetches this file. `wait` sleeps so long, or raises where that is too long."""
+        """Be the only process that downloads this file. `wait(seconds)` sleeps, or raises if the time is up."""
         path = self.directory / f"{digest}.fetch"
         with path.open("ab") as file:
             while not _try_lock(file, fcntl.LOCK_EX):
@@ -99,7 +99,7 @@ class DiskCache:
             yield
 
     def _make_room(self, size: int) -> None:
-        """Remove the least recently used files until there is room for so many bytes."""
+        """Remove the least recently used files until there is room for `size` more bytes."""
         used, old = 0, []
         for path in self.directory.iterdir():
             try:
@@ -121,7 +121,7 @@ class DiskCache:
 
 
 def _remove_unused(path: Path) -> bool:
-    """Remove a file unless a process has a lock on it; return whether it was removed."""
+    """Remove a file unless a process holds a lock on it; return whether it was removed."""
     try:
         with path.open("rb") as file:
             if not _try_lock(file, fcntl.LOCK_EX):

@@ -1,11 +1,11 @@
-"""The manifest: what a directory of shards holds, and the proof that it is whole.
+"""The manifest: what a directory of shards holds, with the sizes and hashes that show that it is complete.
 
 A shard directory looks like this:
 
-    manifest.json      this file: written last, so its presence means that the set is complete
-    000000.tar         a webdataset shard: an image and, for labelled sets, KEY.cls for each sample
-    000000.npy         its index: int64 (count, 4), the columns offset, bytes, label and CRC-32 of each
-                       image; the label is -1 where there is none
+    manifest.json      written last: if it is there, the set is complete
+    000000.tar         a webdataset shard: for each sample an image and, if the set has labels, KEY.cls
+    000000.npy         its index: int64 (count, 4), with the offset, size in bytes, label and CRC-32 of each
+                       image; the label is -1 if the set has no labels
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from tqdm import tqdm
 from pipeline.data.format.codecs import Encoding
 from pipeline.errors import DataError
 from pipeline.presets import shards_command
+from pipeline.wording import counted
 
 FORMAT = "wgan-shards/2"
 FILE_NAME = "manifest.json"
 MAKE = "Make the shards with `wgan shards make`"
+COPY = "Copy it here again, or check its permissions."
 
 Index = npt.NDArray[np.int64]
-"""int64 (count, 4): the columns below."""
+"""int64 (count, 4), with the columns below."""
 
 INDEX_COLUMNS = ("offset", "bytes", "label", "crc32")
 
@@ -53,7 +55,8 @@ class Shard:
 class Manifest:
     """What a shard directory holds. `resolution` is (height, width) in pixels.
 
-    `plan` has everything that decided the bytes, as plain values; it is empty for shards made by others.
+    `plan` holds, as plain JSON values, everything that determined the bytes of the shards. It is empty for shards
+    of other programs, which `wgan shards index` indexed in place.
     """
 
     source: str
@@ -66,26 +69,26 @@ class Manifest:
 
     @property
     def count(self) -> int:
-        """How many samples there are."""
+        """The number of samples."""
         return sum(shard.count for shard in self.shards)
 
     @property
     def bytes(self) -> int:
-        """The size of all tar files together."""
+        """The size of all tar files together, in bytes."""
         return sum(shard.bytes for shard in self.shards)
 
     @property
     def decoded_bytes(self) -> int:
-        """The size of all images as pixels."""
+        """The size of all decoded images as uint8, in bytes."""
         return self.count * self.channels * self.resolution[0] * self.resolution[1]
 
     @cached_property
     def sha256(self) -> str:
-        """The identity of the data: equal for equal samples in equal order."""
+        """A hash that identifies the data: the same samples in the same order have the same hash."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The manifest as text, equal byte for byte for equal content."""
+        """The manifest as JSON text; the same content always gives the same bytes."""
         fields = asdict(self)
         fields.pop("shards")
         content = {
@@ -98,32 +101,33 @@ class Manifest:
 
 
 def load_manifest(directory: Path) -> Manifest:
-    """Read and check `directory/manifest.json`. Raises DataError as `parse_manifest` does, or where it is missing."""
+    """Read and check `directory/manifest.json`. Raises DataError if it is missing, or as `parse_manifest` does."""
     path = directory / FILE_NAME
     if not directory.is_dir():
         raise DataError(
-            f"There is no shard directory {directory}. {_how_to_make(directory)}, or correct data.shards."
+            f"The shard directory {directory} does not exist. {_how_to_make(directory)}, or correct data.shards."
         )
     try:
         return parse_manifest(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise DataError(
-            f"{directory} holds no {FILE_NAME}, so its shards are not a complete set. {_how_to_make(directory)}."
+            f"{directory} has no {FILE_NAME}, so it is not a complete set of shards. {_how_to_make(directory)}."
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}). {MAKE} again.") from None
 
 
 def _how_to_make(directory: Path) -> str:
-    """With the whole command, if the shards are those of a preset."""
+    """What to do if the shards are missing; with the whole command if they are those of a preset."""
     command = shards_command(str(directory))
     return MAKE if command is None else f"Make the shards with `{command}`"
 
 
 def parse_manifest(text: bytes, path: str) -> Manifest:
-    """Read and check a manifest's text; `path` is what messages call it.
+    """Parse and check the text of a manifest; `path` is its name in messages.
 
-    Raises DataError where it is unreadable, of another format, names a path, or lists a file twice.
+    Raises DataError if it is not JSON or of another format, if values are missing or wrong, if a file name is a
+    path, or if a file is listed twice.
     """
     try:
         content = json.loads(text)
@@ -131,21 +135,23 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
         raise DataError(f"{path} cannot be read ({error}). {MAKE} again.") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise DataError(f"{path} is of format {found!r}; this version reads {FORMAT!r}. {MAKE} again.")
+        raise DataError(f"{path} has the format {found!r}, but this version reads {FORMAT!r}. {MAKE} again.")
     try:
         manifest = _parse(content)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{path} is damaged: {error!r} is missing or of the wrong type. {MAKE} again."
+            f"{path} is damaged: a value is missing or invalid ({error!r}). {MAKE} again."
         ) from None
     names = Counter(name for shard in manifest.shards for name in (shard.name, shard.index))
     name, times = names.most_common(1)[0]
     if times > 1:
-        raise DataError(f"{path} lists {name} {times} times; its samples would count as often. {MAKE} again.")
+        raise DataError(
+            f"{path} lists {name} {times} times, so its samples would be used {times} times. {MAKE} again."
+        )
     if content.get("count") != manifest.count:
         raise DataError(
-            f"{path} says count {content.get('count')}, but its shards add up to {manifest.count}. "
-            f"{MAKE} again."
+            f"{path} is damaged: its count is {content.get('count')}, but its shards hold "
+            f"{counted(manifest.count, 'sample')}. {MAKE} again."
         )
     return manifest
 
@@ -181,31 +187,31 @@ def _parse(content: dict[str, Any]) -> Manifest:
 
 
 def _plain_name(name: object) -> str:
-    """A file's name within the shard directory: never a path that leads out of it."""
+    """The name of a file in the shard directory. Raises ValueError for anything that could be a path out of it."""
     if not isinstance(name, str) or not name or Path(name).name != name or name.startswith("."):
         raise ValueError(f"the file name {name!r}")
     return name
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
-    """Raise DataError unless every shard and index is there and every shard has its size."""
+    """Raise DataError unless every shard and index exists and every shard has the size in the manifest."""
     for shard in manifest.shards:
         for name in (shard.name, shard.index):
             if not (directory / name).is_file():
                 raise DataError(
-                    f"{directory / name} is missing, but {FILE_NAME} lists it. "
-                    "Copy it back, or make the shards again with `wgan shards make`."
+                    f"{directory / name} is missing, but {FILE_NAME} lists it. Copy it back, or make the shards "
+                    "again with `wgan shards make`."
                 )
         found = (directory / shard.name).stat().st_size
         if found != shard.bytes:
             raise DataError(
-                f"{directory / shard.name} has {found} bytes, but {FILE_NAME} says {shard.bytes}: it was "
-                "cut short or changed. Copy it again, or make the shards again with `wgan shards make`."
+                f"{directory / shard.name} has {counted(found, 'byte')}, but {FILE_NAME} says {shard.bytes:,}: it "
+                "was truncated or changed. Copy it again, or make the shards again with `wgan shards make`."
             )
 
 
 def check_hashes(directory: Path, shards: Sequence[Shard], show_progress: bool = False) -> None:
-    """Raise DataError unless every one of these shards, and its index, has its SHA-256."""
+    """Raise DataError unless each of these shards and its index have the SHA-256 in the manifest."""
     total = sum(shard.bytes for shard in shards)
     hidden = None if show_progress else True
     with tqdm(
@@ -216,13 +222,13 @@ def check_hashes(directory: Path, shards: Sequence[Shard], show_progress: bool =
                 found = file_sha256(directory / name, bar.update)
                 if found != expected:
                     raise DataError(
-                        f"{directory / name} has SHA-256 {found[:16]}…, but {FILE_NAME} says {expected[:16]}…: "
-                        "its content changed. Copy it again, or make the shards again with `wgan shards make`."
+                        f"{directory / name} has SHA-256 {found[:16]}…, but {FILE_NAME} says {expected[:16]}…: its "
+                        "content has changed. Copy it again, or make the shards again with `wgan shards make`."
                     )
 
 
 def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
-    """The SHA-256 of a file as hexadecimal digits."""
+    """The SHA-256 of a file in hexadecimal. `advance` is called with the size of each block that is read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -230,35 +236,35 @@ def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -
                 digest.update(block)
                 advance(len(block))
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}. {COPY}") from None
     return digest.hexdigest()
 
 
 def load_index(directory: Path, shard: Shard) -> Index:
-    """The shard's index. Raises DataError as `read_index` does."""
+    """Read the index of a shard. Raises DataError if it cannot be opened, or as `read_index` does."""
     path = directory / shard.index
     try:
         with path.open("rb") as file:
             return read_index(file, shard, str(path))
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}. {COPY}") from None
 
 
 def read_index(file: IO[bytes], shard: Shard, path: str) -> Index:
-    """Read the shard's index from a file that messages call `path`.
+    """Read the index of a shard from an open file; `path` is its name in messages.
 
-    Raises DataError where it is not an index of that shard, or points outside the tar file.
+    Raises DataError if it is not an index of that shard, or if it points outside the tar file.
     """
     try:
         index: Index = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is no shard index ({error}). Make the shards again.") from None
+        raise DataError(f"{path} is not a shard index ({error}). {MAKE} again.") from None
     if index.dtype != np.int64 or index.shape != (shard.count, len(INDEX_COLUMNS)):
         raise DataError(
-            f"{path} holds {index.dtype} {index.shape}; an index of {shard.name} is int64 "
-            f"({shard.count}, {len(INDEX_COLUMNS)}). Make the shards again."
+            f"{path} holds {index.dtype} {index.shape}, but the index of {shard.name} must be int64 ({shard.count}, "
+            f"{len(INDEX_COLUMNS)}). {MAKE} again."
         )
     offset, size = index[:, 0], index[:, 1]
     if (offset < 0).any() or (size < 1).any() or (offset > shard.bytes - size).any():
-        raise DataError(f"{path} points outside {shard.name}. Make the shards again.")
+        raise DataError(f"{path} is damaged: it points outside {shard.name}. {MAKE} again.")
     return index

@@ -1,4 +1,4 @@
-"""Shards at a URL: fetched whole and ahead of their use, compared with the manifest, and kept on disk."""
+"""Shards at a URL: whole files are downloaded ahead of their use, checked against the manifest, and kept on disk."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from pipeline.data.format.manifest import FILE_NAME, INDEX_COLUMNS, Manifest
 from pipeline.durable import storage_errors
 from pipeline.errors import ConfigError, DataError, PipelineError, StorageError
 from pipeline.options import RemoteOptions
+from pipeline.wording import counted
 
 SCHEMES = ("https", "http", "s3", "gs", "hf")
-# Neither whitespace nor anything that a shell or fsspec would read as more than a name.
+# No spaces, and nothing that has a special meaning in a shell or in fsspec.
 PLAIN = re.compile(r"[A-Za-z0-9._~/:%+=,@-]+")
 MAX_MANIFEST_BYTES = 1 << 28
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -35,53 +36,54 @@ BLOCK = 1 << 22
 
 
 def is_url(location: str) -> bool:
-    """Whether a place for shards is meant as a URL, of a kind that is read or not."""
+    """Whether the location of shards looks like a URL, supported or not, rather than a directory."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location) is not None and not Path(location).exists()
 
 
 def check_url(url: str) -> str:
-    """Return the URL without a slash at its end. Raises ConfigError unless it is a plain one of a known kind."""
+    """Return the URL without a trailing slash. Raises ConfigError unless it is a plain URL of a supported kind."""
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or "://" not in url:
         raise ConfigError(
-            f"data.shards: {url} is of a kind that is not read. Give a directory, or a URL that starts with "
+            f"data.shards: {url} is a kind of URL that is not supported. Give a directory, or a URL that starts with "
             f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}."
         )
     if parts.scheme != "hf" and "@" in parts.netloc:
         raise ConfigError(
-            "data.shards: the URL holds a user name or a password, which would be written to the run's directory. "
-            "Take it out, and give the credentials in the environment."
+            "data.shards: the URL contains a user name or a password, which would be saved in the run directory. "
+            "Remove it, and set the credentials in the environment."
         )
     if not PLAIN.fullmatch(url) or "::" in url or not parts.netloc:
         raise ConfigError(
-            f"data.shards: {url!r} has parts other than a host and a path of plain characters. Give the directory's "
-            "address alone, without queries or patterns."
+            f"data.shards: {url!r} has more than a host and a path, or special characters. Give only the address of "
+            "the directory, without a query or a pattern."
         )
     return url.rstrip("/")
 
 
 def check_capacity(manifest: Manifest, options: RemoteOptions, window_shards: int) -> None:
-    """Raise ConfigError where two windows of shuffled shards, and one shard more, do not fit on disk.
+    """Raise ConfigError if the capacity is too small for two windows of shuffled shards and one more shard.
 
-    A batch may hold samples of the end of one window and of the start of the next.
+    Two windows, because a batch may hold the last samples of one window and the first of the next.
     """
     shards = min(2 * window_shards, len(manifest.shards)) + 1
     needed = shards * max(shard.bytes + _index_bytes(shard.count) for shard in manifest.shards)
     if needed > options.capacity_gb * 1e9:
         raise ConfigError(
-            f"data.remote.capacity_gb: {options.capacity_gb} is too little for {shards} shards, {needed / 1e9:.3g} GB: "
-            "two windows of data.shuffle_shards and one more. Raise it, or lower data.shuffle_shards."
+            f"data.remote.capacity_gb: {options.capacity_gb} is too small: {counted(shards, 'shard')} must fit at "
+            f"once (twice data.shuffle_shards, and one more), which takes {needed / 1e9:.3g} GB. Raise it, or lower "
+            "data.shuffle_shards."
         )
 
 
 def fetch_manifest(url: str, options: RemoteOptions) -> bytes:
-    """The text of the manifest in the directory at `url`. Raises DataError where it cannot be had."""
+    """Download the text of the manifest in the directory at `url`. Raises DataError if that fails."""
     url = check_url(url)
     transport = Transport(url, options)
 
     def fetch() -> bytes:
         text: bytes = transport.read(FILE_NAME, MAX_MANIFEST_BYTES)
-        json.loads(text)  # a body that was cut short is worth another try
+        json.loads(text)  # a truncated answer is worth another attempt
         return text
 
     text: bytes = _Attempts(f"{url}/{FILE_NAME}", options.deadline_seconds, threading.Event()).run(fetch)
@@ -89,43 +91,44 @@ def fetch_manifest(url: str, options: RemoteOptions) -> bytes:
 
 
 class Transport:
-    """Reads files below a URL through fsspec."""
+    """Downloads files below a URL with fsspec."""
 
     def __init__(self, url: str, options: RemoteOptions) -> None:
-        """Raises ConfigError where the library for that kind of URL is missing."""
+        """Raises ConfigError if the library for this kind of URL is not installed."""
         self._url, self._scheme = url, urlsplit(url).scheme
         try:
-            # An instance of its own: others may have been made with other time limits.
+            # Not a cached instance: that may have been created with other timeouts.
             self._files = fsspec.filesystem(
                 self._scheme, skip_instance_cache=True, **_timeouts(self._scheme, options.stall_seconds)
             )
         except ImportError as error:
             raise ConfigError(
-                f"data.shards: {self._scheme}:// needs a library that is missing ({error}). Install it: "
+                f"data.shards: {self._scheme}:// URLs need a library that is not installed ({error}). Install it: "
                 "pip install 'wgan-pipeline[remote]'"
             ) from None
         if self._scheme == "s3":
-            self._files.retries = 1  # they are counted here
+            self._files.retries = 1  # `_Attempts` retries
 
     def read(self, name: str, limit: int) -> bytes:
-        """A small file's content."""
+        """The content of a small file. Raises DataError if it has more than `limit` bytes."""
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "file"
             try:
                 self.save(name, path, limit)
             except _TooLargeError:
                 raise DataError(
-                    f"{self._url}/{name} is larger than {limit >> 20} MiB, so it is no manifest."
+                    f"{self._url}/{name} is larger than {limit >> 20} MiB, so it is not a manifest. Correct "
+                    "data.shards."
                 ) from None
             return path.read_bytes()
 
     def save(self, name: str, path: Path, size: int) -> None:
-        """Write a file of so many bytes to `path`; more are not taken."""
+        """Download a file to `path`, and stop if it is larger than `size` bytes."""
         self._files.get_file(f"{self._url}/{name}", str(path), callback=_Bound(size))
 
 
 class _TooLargeError(Exception):
-    """More came than was to come."""
+    """A file is larger than expected."""
 
 
 class _Bound(Callback):  # type: ignore[misc]
@@ -136,11 +139,11 @@ class _Bound(Callback):  # type: ignore[misc]
     def relative_update(self, inc: int = 1) -> None:
         super().relative_update(inc)
         if self.value > self._limit:
-            raise _TooLargeError(f"more than {self._limit} bytes came")
+            raise _TooLargeError(f"the file is larger than {counted(self._limit, 'byte')}")
 
 
 def _timeouts(scheme: str, seconds: float) -> dict[str, Any]:
-    """What makes a silent connection an error."""
+    """Options with which a connection that sends nothing for so many seconds is an error."""
     if scheme in ("http", "https"):
         from aiohttp import ClientTimeout
 
@@ -157,14 +160,14 @@ def _timeouts(scheme: str, seconds: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Attempts:
-    """Tries something until it works, with growing pauses, for a limited time."""
+    """Repeats something until it works, with growing pauses, for a limited time. `what` names it in messages."""
 
     what: str
     seconds: float
     stop: threading.Event
 
     def run(self, attempt: Callable[[], Any], deadline: float | None = None) -> Any:
-        """What `attempt` returns. Raises DataError where it cannot work, or did not in time."""
+        """Return what `attempt` returns. Raises DataError if it cannot work, or did not work before the deadline."""
         deadline = deadline or time.monotonic() + self.seconds
         pause, count = FIRST_PAUSE, 0
         while True:
@@ -173,26 +176,27 @@ class _Attempts:
                 return attempt()
             except (PipelineError, NoRoomError):
                 raise
-            except Exception as error:  # every library has errors of its own
+            except Exception as error:  # each library raises its own errors
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self._refuse_hopeless(error, reason)
-            # At random, so that ranks do not come back all at once.
+            # A random pause, so that the ranks do not all try again at the same moment.
             delay = pause * random.uniform(0.5, 1.0)
             if time.monotonic() + delay > deadline:
                 raise DataError(
-                    f"{self.what} could not be fetched within {self.seconds:g} s, in {count} attempts; the last "
-                    f"failure: {reason}. Look at the server and the network, or raise data.remote.deadline_seconds."
+                    f"{self.what} could not be downloaded within {self.seconds:g} s, in {counted(count, 'attempt')}; "
+                    f"the last error: {reason}. Check the server and the network, or raise "
+                    "data.remote.deadline_seconds."
                 )
             if self.stop.wait(delay):
-                raise DataError(f"{self.what} is not fetched any more: the run is ending.")
+                raise DataError(f"The download of {self.what} was stopped because the run is ending.")
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _refuse_hopeless(self, error: Exception, reason: str) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
-                f"{self.what} cannot be kept: {reason}. Lower data.remote.capacity_gb."
+                f"{self.what} cannot be stored: {reason}. Free some space, or lower data.remote.capacity_gb."
             ) from None
-        # fsspec says the same of a server that cannot be reached, but then names that as the cause.
+        # fsspec raises the same error for a server that it cannot reach, but then with an OSError as its cause.
         is_absent = isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, OSError)
         if is_absent or getattr(error, "status", None) == 404:
             raise DataError(
@@ -201,13 +205,13 @@ class _Attempts:
         is_denied = isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
         if is_denied or type(error).__name__ == "NoCredentialsError":
             raise DataError(
-                f"{self.what} may not be read ({reason}). Give the credentials that its library looks for in the "
-                "environment, or use the https:// address of a public bucket."
+                f"{self.what} may not be read: access was denied ({reason}). Set the credentials that its library "
+                "reads from the environment, or use the https:// address of a public bucket."
             ) from None
 
 
 class RemoteFiles:
-    """The shards of a manifest at a URL, as `ShardFiles`."""
+    """`ShardFiles` of a set at a URL."""
 
     def __init__(self, url: str, manifest: Manifest, options: RemoteOptions) -> None:
         self._url, self._options = check_url(url), options
@@ -219,20 +223,21 @@ class RemoteFiles:
             self._digests |= {shard.name: shard.sha256, shard.index: shard.index_sha256}
             self._sizes |= {shard.name: shard.bytes, shard.index: _index_bytes(shard.count)}
         for name, digest in self._digests.items():
-            # They become file names.
+            # Hashes are used as file names.
             if not re.fullmatch(r"[0-9a-f]{64}", digest):
                 raise DataError(
-                    f"{self.where(FILE_NAME)} gives {name} the SHA-256 {digest!r}, which is none."
+                    f"{self.where(FILE_NAME)} is damaged: the SHA-256 of {name} is {digest!r}, which is not 64 "
+                    "hexadecimal digits. Copy it to the URL again."
                 )
         self._stop = threading.Event()
         self._ahead = _Ahead(self._open_now, options.parallel, self._stop)
 
     def open(self, name: str) -> IO[bytes]:
-        """The file, fetched where it is not on disk. Raises DataError where it cannot be had in time."""
+        """Open the file, downloading it if it is not on disk. Raises DataError if that fails or takes too long."""
         return self._open(name, is_patient=True)
 
     def expect(self, now: Sequence[str], later: Sequence[str]) -> None:
-        """Fetch these ahead, in this order, and keep them until others are expected."""
+        """Download these files ahead, in this order, and keep them until the next call."""
         self._ahead.want(now, later)
 
     def where(self, name: str) -> str:
@@ -240,7 +245,7 @@ class RemoteFiles:
         return f"{self._url}/{name}"
 
     def close(self) -> None:
-        """Fetch nothing more, and let go of all files."""
+        """Stop all downloads and release all files."""
         self._stop.set()
         self._ahead.want([], [])
 
@@ -253,11 +258,12 @@ class RemoteFiles:
 
         def wait(seconds: float) -> None:
             if self._stop.wait(seconds):
-                raise DataError(f"{self.where(name)} is not fetched any more: the run is ending.")
+                raise DataError(f"The download of {self.where(name)} was stopped because the run is ending.")
             if time.monotonic() > deadline:
                 raise DataError(
-                    f"{self.where(name)} was waited for in vain for {self._options.deadline_seconds:g} s, while "
-                    "this or another process fetched it. Look at the network, or raise data.remote.deadline_seconds."
+                    f"{self.where(name)} was not complete after {self._options.deadline_seconds:g} s of waiting for "
+                    "this or another process to download it. Check the network, or raise "
+                    "data.remote.deadline_seconds."
                 )
 
         with storage_errors(self._cache.directory):
@@ -278,13 +284,13 @@ class RemoteFiles:
             except NoRoomError:
                 if not is_patient:
                     raise
-                # What is needed now goes before what would be needed later, here and in other processes.
+                # Files that are needed now come before files that are needed later, here and in other processes.
                 self._ahead.drop_later()
                 if time.monotonic() > deadline or self._stop.wait(FIRST_PAUSE):
                     raise DataError(
-                        f"{self.where(name)} finds no room: the {self._options.capacity_gb:g} GB of "
-                        f"{self._cache.directory} are full of shards in use. Raise data.remote.capacity_gb, or lower "
-                        "data.shuffle_shards."
+                        f"There is no room for {self.where(name)}: the {self._options.capacity_gb:g} GB of "
+                        f"{self._cache.directory} are full of shards that are in use. Raise data.remote.capacity_gb, "
+                        "or lower data.shuffle_shards."
                     ) from None
 
     def _fetch_once(self, name: str) -> None:
@@ -293,16 +299,16 @@ class RemoteFiles:
             self._transport.save(name, path, size)
             found = path.stat().st_size
             if found != size:
-                raise ValueError(f"{found} of {size} bytes came")
+                raise ValueError(f"only {found:,} of {size:,} bytes arrived")
             if _sha256(path) != digest:
-                raise ValueError("what came is not what the manifest describes")
+                raise ValueError("its SHA-256 is not the one in the manifest")
             keep()
 
 
 class _Ahead:
-    """Threads that open wanted files before they are asked for, and hold them while they are wanted.
+    """Threads that open wanted files in advance and hold them open while they are wanted.
 
-    What is needed later is only begun when all that is needed now is held, and so never takes its room.
+    Files for later are only started when all files for now are held, so they never take the room of those.
     """
 
     def __init__(self, open_now: Callable[[str], IO[bytes]], threads: int, stop: threading.Event) -> None:
@@ -316,7 +322,7 @@ class _Ahead:
         self._has_started = False
 
     def want(self, now: Sequence[str], later: Sequence[str]) -> None:
-        """Hold these, and let go of all others."""
+        """Hold these files, and release all others."""
         with self._changed:
             self._now, self._later = list(now), list(later)
             self._release({*now, *later})
@@ -325,11 +331,11 @@ class _Ahead:
             if now and not self._has_started:
                 self._has_started = True
                 for _ in range(self._threads):
-                    # Daemons: the process may end while a server keeps one waiting.
+                    # Daemon threads: they must not keep the process alive while they wait for a server.
                     threading.Thread(target=self._work, name="fetch", daemon=True).start()
 
     def drop_later(self) -> None:
-        """Let go of what is not needed yet, and fetch no more of it."""
+        """Release the files that are only needed later, and download no more of them."""
         with self._changed:
             self._later = []
             self._release(set(self._now))
@@ -339,7 +345,7 @@ class _Ahead:
             self._held.pop(name).close()
 
     def _next(self) -> str | None:
-        """The next file to open: of those for later only when none for now is missing."""
+        """The next file to open; one for later only when all files for now are held."""
         for name in self._now:
             if name not in self._tried:
                 return name
@@ -351,7 +357,7 @@ class _Ahead:
         try:
             return self._open_now(name)
         except (NoRoomError, PipelineError):
-            return None  # met again, and told, where the file is really needed
+            return None  # the same error is raised again where the file is really needed
 
     def _work(self) -> None:
         while True:

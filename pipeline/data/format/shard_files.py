@@ -1,4 +1,4 @@
-"""The files of a shard set, wherever they lie."""
+"""Access to the files of a shard set, in a directory or at a URL."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from pipeline.data.format.manifest import COPY
 from pipeline.errors import DataError
 
 
 class ShardFiles(Protocol):
-    """Opens the tar files and indexes that a manifest lists, by their names in it."""
+    """Opens the tar files and indexes of a shard set by the names that its manifest gives them."""
 
     def open(self, name: str) -> IO[bytes]:
-        """The file, whole and on a local disk, for reading; it stays readable until it is closed.
+        """Open the file for reading: complete, on a local disk, and readable until it is closed.
 
-        Waits where it must be fetched first. Raises DataError where it cannot be had. Any thread may call it.
+        Waits if it must be downloaded first. Raises DataError if it cannot be opened. Any thread may call it.
         """
 
     def expect(self, now: Sequence[str], later: Sequence[str]) -> None:
-        """Say which files are being read, and which come next, so that they can be fetched ahead."""
+        """Announce which files are being read and which come next, so that they can be downloaded ahead."""
 
     def where(self, name: str) -> str:
-        """The file's path or URL, for messages."""
+        """The file's path or URL, to be used in messages."""
 
     def close(self) -> None:
-        """Fetch nothing more."""
+        """Stop all downloads."""
 
 
 class LocalFiles:
-    """A directory."""
+    """The files of a set in a local directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -38,7 +39,7 @@ class LocalFiles:
         try:
             return (self.directory / name).open("rb")
         except OSError as error:
-            raise DataError(f"{self.where(name)} cannot be opened: {error.strerror}.") from None
+            raise DataError(f"{self.where(name)} cannot be opened: {error.strerror}. {COPY}") from None
 
     def expect(self, now: Sequence[str], later: Sequence[str]) -> None:
         """Nothing to do: the files are there."""

@@ -1,4 +1,4 @@
-"""A set of shards, wherever it lies: what its manifest says, and the files themselves."""
+"""A set of shards, in a directory or at a URL: its manifest and its files."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from pipeline.options import DataOptions, RemoteOptions
 
 @dataclass(frozen=True)
 class ShardSet:
-    """`directory` is None where the set is at a URL."""
+    """A manifest and the files that it lists. `directory` is None if the set is at a URL."""
 
     manifest: Manifest
     files: ShardFiles
     directory: Path | None
 
     def load_index(self, shard: Shard) -> Index:
-        """The shard's index. Raises DataError where it is damaged or cannot be had."""
+        """Read the shard's index. Raises DataError if it is damaged or cannot be opened."""
         with self.files.open(shard.index) as file:
             return read_index(file, shard, self.files.where(shard.index))
 
 
 def open_shards(options: DataOptions) -> ShardSet:
-    """Open the set that the options name; nothing of it but the manifest is read.
+    """Open the set that the options name. Only its manifest is read.
 
-    Raises DataError where it is missing, damaged or cut short, ConfigError where the URL is of a kind that is
-    not read or the directory for fetched shards is too small.
+    Raises DataError if the set is missing, damaged or truncated, ConfigError if this kind of URL is not supported or
+    if the directory for downloaded shards is too small.
     """
     if not is_url(options.shards):
         return open_directory(Path(options.shards))
@@ -45,7 +45,7 @@ def open_shards(options: DataOptions) -> ShardSet:
 
 
 def open_directory(directory: Path) -> ShardSet:
-    """Open a set on a local disk; every file must be there and have its size."""
+    """Open a set on a local disk. Raises DataError unless every file is there and has the size in the manifest."""
     manifest = load_manifest(directory)
     check_sizes(directory, manifest)
     return ShardSet(manifest, LocalFiles(directory), directory)

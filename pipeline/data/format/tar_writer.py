@@ -1,6 +1,6 @@
-"""Plain tar files, written at the speed of the disk.
+"""Writes plain tar files at the speed of the disk.
 
-Python's `tarfile` spends more time on a member's header than decoding a small image takes.
+Python's `tarfile` needs more time for a member's header than it takes to decode a small image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_MEMBER_BYTES = 8**11 - 1
 
 
 class TarWriter:
-    """Members of POSIX ustar format with equal bytes for equal content: no owner, and the time 0."""
+    """Writes POSIX ustar members. The same content always gives the same bytes: no owner, and the time is 0."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -23,13 +23,13 @@ class TarWriter:
         self.bytes = 0
 
     def add(self, name: str, content: bytes) -> int:
-        """Append a member; return the offset of its content."""
+        """Append a member and return the offset of its content in the file."""
         offset = self.bytes + BLOCK
         self._write(header(name, len(content)) + content + bytes(-len(content) % BLOCK))
         return offset
 
     def finish(self) -> str:
-        """Write the end mark; return the SHA-256 of the whole file as hexadecimal digits."""
+        """Write the end-of-archive mark and return the SHA-256 of the whole file in hexadecimal."""
         self._write(END)
         return self._sha256.hexdigest()
 
@@ -40,14 +40,17 @@ class TarWriter:
 
 
 def header(name: str, size: int) -> bytes:
-    """The 512 bytes before a plain file's content (IEEE Std 1003.1, ustar interchange format)."""
+    """The 512-byte header of a plain file (IEEE Std 1003.1, ustar interchange format).
+
+    Raises ValueError if the name is not 1 to 100 ASCII characters or if the size does not fit.
+    """
     encoded = name.encode("ascii")
     if not 1 <= len(encoded) <= NAME_BYTES or size > MAX_MEMBER_BYTES:
-        raise ValueError(f"a member {name!r} of {size} bytes does not fit the ustar format")
+        raise ValueError(f"a member {name!r} of {size:,} bytes does not fit the ustar format")
     before = (
         encoded.ljust(NAME_BYTES, b"\0") + b"0000444\x000000000\x000000000\x00%011o\x0000000000000\x00" % size
     )
     after = b"0".ljust(101, b"\0") + b"ustar\x0000"
-    # The checksum counts its own eight bytes as spaces.
+    # The checksum is computed as if its own eight bytes were spaces.
     checksum = sum(before) + sum(after) + 8 * ord(" ")
     return (before + b"%06o\x00 " % checksum + after).ljust(BLOCK, b"\0")

@@ -1,4 +1,4 @@
-"""Whether finished shards are sound: every file, every index, every image, and which images come twice."""
+"""Checks a finished set of shards: every file, every index and every image; also finds duplicate images."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from pipeline.data.format.codecs import Bytes, Encoding, Shape, decode_into
 from pipeline.data.format.manifest import (
+    COPY,
     FILE_NAME,
     INDEX_COLUMNS,
     Index,
@@ -40,14 +41,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Images that repeat an earlier one of the set byte for byte: no defect, but worth knowing."""
+    """Images with the same bytes as an earlier image of the set: not a defect, but worth knowing."""
 
     copies: int = 0
-    """How many there are, not counting the first of each."""
+    """The number of duplicates, not counting the first image of each group."""
     relabelled: int = 0
-    """How many of the copies have another label than the first."""
+    """The number of duplicates whose label differs from that of the first image."""
     examples: tuple[str, ...] = ()
-    """Some pairs, those of different labels first: "000000.tar 12 = 000003.tar 7"."""
+    """A few pairs, those with different labels first: "000000.tar 12 = 000003.tar 7"."""
 
 
 @dataclass(frozen=True)
@@ -56,28 +57,28 @@ class Report:
 
     manifest: Manifest
     findings: tuple[str, ...]
-    """One line a defect, each naming the file and the place in it; none for sound shards."""
+    """One line per defect, with the file and the place in it; empty if there are no defects."""
     duplicates: Duplicates
     remarks: tuple[str, ...]
-    """What is worth knowing but no defect, one line each: duplicates, and what is left unread."""
+    """Facts that are not defects, one line each: duplicates, and files and members that are not used."""
 
     @property
-    def is_sound(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether there is no defect."""
         return not self.findings
 
     @property
     def verdict(self) -> str:
-        """In a few words: sound; sound, with 3 duplicates; damaged (2 defects)."""
+        """The result in a few words: "valid", "valid, with 3 duplicates" or "damaged (2 defects)"."""
         if self.findings:
             return f"damaged ({counted(len(self.findings), 'defect')})"
         copies = self.duplicates.copies
-        return f"sound, with {counted(copies, 'duplicate')}" if copies else "sound"
+        return f"valid, with {counted(copies, 'duplicate')}" if copies else "valid"
 
 
 @dataclass
 class _Checked:
-    """What one shard gave. `digests`, `places` and `labels` are of its whole images alone, 32 bytes for each."""
+    """The result for one shard. `digests`, `places` and `labels` are those of its undamaged images, 32 bytes each."""
 
     findings: list[str] = field(default_factory=list)
     ignored: int = 0
@@ -86,7 +87,7 @@ class _Checked:
     labels: array[int] = field(default_factory=lambda: array("q"))
 
     def attempt(self, read: Callable[..., Result], *arguments: object, **options: object) -> Result | None:
-        """What `read` returns; where it raises DataError, that is a finding."""
+        """Return what `read` returns; if it raises DataError, add that to the findings and return None."""
         try:
             return read(*arguments, **options)
         except DataError as error:
@@ -95,10 +96,10 @@ class _Checked:
 
 
 def check_shards(directory: Path) -> Report:
-    """Check every file against the manifest, every index against its tar file, and decode every image.
+    """Check every file against the manifest and every index against its tar file, and decode every image.
 
-    All defects are collected; neighbours with the same one share a line. Memory holds 32 bytes for each image.
-    Raises DataError only where there is no readable manifest to check by.
+    All defects are collected; consecutive images with the same defect share a line. Needs 32 bytes of memory per
+    image. Raises DataError only if the manifest cannot be read.
     """
     manifest = load_manifest(directory)
     check = partial(_check_shard, directory, manifest)
@@ -120,9 +121,9 @@ def check_shards(directory: Path) -> Report:
 def decode_images(
     path: Path, rows: Index, shape: Shape, encoding: Encoding
 ) -> Iterator[tuple[bytes, str | None]]:
-    """Each image of a tar file as it is stored and, where it is not whole or of another kind, what is wrong.
+    """Yield the stored bytes of each image of a tar file and its defect: damaged, or of another shape or encoding.
 
-    Raises DataError where the file cannot be read.
+    The defect is None if there is none. Raises DataError if the file cannot be read.
     """
     pixels = np.empty(shape, dtype=np.uint8)
     try:
@@ -132,14 +133,14 @@ def decode_images(
                 encoded = file.read(size)
                 yield encoded, _defect(encoded, size, checksum, pixels, encoding)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}. {COPY}") from None
 
 
 def _defect(encoded: bytes, size: int, checksum: int, pixels: Bytes, encoding: Encoding) -> str | None:
     if len(encoded) != size:
-        return "cut off by the end of the file"
+        return "truncated: the file ends before the image does"
     if zlib.crc32(encoded) != checksum:
-        return "its CRC-32 is not the index's, so its bytes are not those that were written"
+        return "its CRC-32 differs from the one in the index, so its bytes have changed"
     try:
         decode_into(pixels, np.frombuffer(encoded, dtype=np.uint8), encoding)
     except DataError as error:
@@ -173,36 +174,36 @@ def _check_file(path: Path, sha256: str, size: int | None, advance: Advance) -> 
         return
     found = path.stat().st_size
     if size is not None and found != size:
-        yield f"{path}: {found} bytes instead of {size}"
+        yield f"{path}: {counted(found, 'byte')} instead of {size:,}"
     try:
         if file_sha256(path, lambda _: advance(0)) != sha256:
-            yield f"{path}: its SHA-256 is not the manifest's, so its content changed"
+            yield f"{path}: its SHA-256 differs from the one in {FILE_NAME}, so its content has changed"
     except DataError as error:
         yield str(error)
 
 
 def _check_members(path: Path, members: ShardIndex, manifest: Manifest, shard: Shard) -> Iterator[str]:
     if len(members.rows) != shard.count:
-        yield f"{path}: {counted(len(members.rows), 'sample')} instead of {shard.count}"
+        yield f"{path}: {counted(len(members.rows), 'sample')} instead of {shard.count:,}"
     if members.encoding != manifest.encoding:
         yield f"{path}: its images are {members.encoding}, but {FILE_NAME} says {manifest.encoding}"
 
 
 def _compare(path: Path, stored: Index, found: Index) -> Iterator[str]:
-    """Where the index points elsewhere, or labels otherwise, than the tar file; images tell of checksums."""
+    """Whether the index has the offsets, sizes and labels of the tar file; `_check_images` compares the checksums."""
     if len(stored) != len(found):
-        return  # told already
+        return  # `_check_members` or the index has reported this
     wrong = np.flatnonzero((stored != found)[:, :CHECKSUM].any(axis=1))
     if len(wrong):
         row = wrong[0]
         yield (
-            f"{path}: {len(wrong)} of {len(stored)} rows disagree with the tar file; row {row} has offset, bytes and "
-            f"label {stored[row, :CHECKSUM].tolist()} instead of {found[row, :CHECKSUM].tolist()}"
+            f"{path}: {len(wrong):,} of {counted(len(stored), 'row')} differ from the tar file; row {row} has the "
+            f"offset, size and label {stored[row, :CHECKSUM].tolist()} instead of {found[row, :CHECKSUM].tolist()}"
         )
 
 
 def _rows_to_check(stored: Index | None, found: Index | None) -> Index | None:
-    """The images as they lie in the tar file, with the checksums of the index, as far as there are both."""
+    """The places of the images in the tar file and the checksums of the index, or whichever of both can be read."""
     if stored is None or found is None:
         return stored if found is None else found
     if len(stored) != len(found):
@@ -217,14 +218,18 @@ def _check_images(path: Path, rows: Index, manifest: Manifest, checked: _Checked
 def _defective_images(
     path: Path, rows: Index, manifest: Manifest, checked: _Checked, advance: Advance
 ) -> Iterator[tuple[int, str]]:
-    """The place and the defects of each image that has some; the others are added to `checked`."""
+    """Yield the place and the defects of each defective image; the other images are added to `checked`."""
     shape = (*manifest.resolution, manifest.channels)
     first, last = (0, len(manifest.classes) - 1) if manifest.classes else (-1, -1)
     images = decode_images(path, rows, shape, manifest.encoding)
     for place, (label, (encoded, defect)) in enumerate(zip(rows[:, LABEL].tolist(), images, strict=True)):
         defects = [defect] if defect else []
         if not first <= label <= last:
-            defects.append(f"label {label} is outside {first} to {last}")
+            defects.append(
+                f"label {label} is outside {first} to {last}"
+                if manifest.classes
+                else f"label {label} in a set without labels"
+            )
         if defects:
             yield place, "; ".join(defects)
         else:
@@ -235,7 +240,7 @@ def _defective_images(
 
 
 def _in_lines(path: Path, defects: Iterable[tuple[int, str]]) -> Iterator[str]:
-    """A line for each run of neighbours with the same defect: a file cut short has thousands."""
+    """Yield one line for each run of consecutive images with the same defect: a truncated file has thousands."""
     numbered = enumerate(defects)
     for (_, defect), run in groupby(numbered, lambda entry: (entry[1][0] - entry[0], entry[1][1])):
         places = [place for _, (place, _) in run]
@@ -250,7 +255,7 @@ def _find_duplicates(manifest: Manifest, checked: Sequence[_Checked]) -> Duplica
     numbers = np.repeat(np.arange(len(checked)), [len(shard.places) for shard in checked])
     places = np.concatenate([shard.places for shard in checked])
     labels = np.concatenate([shard.labels for shard in checked])
-    # The sort is stable: the first of equal ones is also the first of the set.
+    # The sort is stable, so the first of equal images is the first one in the set.
     order = np.lexsort((digests[:, 0], digests[:, 1]))
     is_first = np.ones(len(order), dtype=bool)
     is_first[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
@@ -278,11 +283,11 @@ def _describe_duplicates(duplicates: Duplicates) -> Iterator[str]:
 
 def _describe_ignored(count: int) -> Iterator[str]:
     if count:
-        yield f"members of the tar files that are neither image nor label, and never opened: {count:,}"
+        yield f"{counted(count, 'member')} of the tar files skipped: neither image nor label"
 
 
 def _describe_unlisted(directory: Path, manifest: Manifest) -> Iterator[str]:
     listed = {name for shard in manifest.shards for name in (shard.name, shard.index)}
     present = {path.name for path in directory.iterdir() if path.suffix in (".tar", ".npy")}
     for name in sorted(present - listed):
-        yield f"{directory / name}: {FILE_NAME} does not list it, so it is no part of the set"
+        yield f"{directory / name} is not used: {FILE_NAME} does not list it"

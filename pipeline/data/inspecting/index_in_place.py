@@ -1,4 +1,4 @@
-"""Webdataset shards taken in as they are: an index beside each tar file, and a manifest of them all."""
+"""Indexes webdataset shards in place: writes an index next to each tar file, and a manifest of all of them."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ from pipeline.data.sources.pictures import check_size
 from pipeline.data.threads import Advance, in_threads
 from pipeline.durable import replacing
 from pipeline.errors import ConfigError, DataError
+from pipeline.wording import counted
 
 CLASSES_NAME = "classes.txt"
 MOST_CLASSES = 100_000
 LABEL = INDEX_COLUMNS.index("label")
 ORIENTATION = 0x0112
 PICKLES = (".pyd", ".pickle", ".pkl", ".pth", ".pt")
-"""Members that common readers of webdatasets unpickle, which runs whatever code is in them."""
+"""Members that common webdataset readers unpickle, which runs any code that they contain."""
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """What one tar file gave."""
+    """The result for one tar file."""
 
     shard: Shard
     index: bytes
@@ -53,21 +54,21 @@ class _Taken:
     header: Header
     first_key: str
     last_label: int
-    """The largest; -1 where the samples have no labels."""
+    """The largest label; -1 if the samples have no labels."""
     others: Counter[str]
-    """How many members are neither image nor label, by the end of their names."""
+    """The number of members that are neither image nor label, by file ending."""
 
 
 def index_in_place(directory: Path) -> Manifest:
-    """Make a shard set of the tar files in `directory`: write NAME.npy beside each and, last, manifest.json.
+    """Make the tar files in `directory` a shard set: write NAME.npy next to each and, last, manifest.json.
 
-    No tar file is touched. All images must be PNG, or all JPEG, of one size, and all grey or all in colour;
-    each is decoded once. Labels come from KEY.cls, which all samples have or none; the classes are called
-    "0", "1" and so on, or by the lines of classes.txt. Other members are passed over unopened. Nothing is
-    written unless all of it can be, and doing it again changes nothing.
+    The tar files do not change. Their images must be all PNG or all JPEG, of one size, and all grey or all colour;
+    each is decoded once. Labels are read from KEY.cls, which all samples must have, or none. The class names are
+    "0", "1" and so on, or the lines of classes.txt. Other members are skipped without being read. Nothing is written
+    if any tar file is refused, and repeating the command changes nothing.
 
-    Raises DataError where the images cannot be used as they are, ConfigError where another set or other
-    files are in the way, StorageError where the disk is full or not writable.
+    Raises DataError if the images cannot be used as they are, ConfigError if another set or other files are in the
+    way, and StorageError if the disk is full or not writable.
     """
     paths = _find_tars(directory)
     existing = _existing_manifest(directory)
@@ -84,8 +85,9 @@ def index_in_place(directory: Path) -> Manifest:
     )
     if existing is not None and existing != manifest:
         raise ConfigError(
-            f"{directory / FILE_NAME} describes another set: the tar files or {CLASSES_NAME} have changed since. "
-            "Remove it to take them in anew; to runs that have used it, that will be another set."
+            f"{directory / FILE_NAME} describes other shards: the tar files or {CLASSES_NAME} have changed since it "
+            "was written. Remove it to index them again; runs that used the old set cannot be resumed with the new "
+            "one."
         )
     _warn_of_others(directory, taken)
     for shard in taken:
@@ -96,15 +98,17 @@ def index_in_place(directory: Path) -> Manifest:
 
 def _find_tars(directory: Path) -> list[Path]:
     if not directory.is_dir():
-        raise DataError(f"There is no directory {directory}. Name the one that holds the tar files.")
+        raise DataError(
+            f"The directory {directory} does not exist. Give the directory that holds the tar files."
+        )
     try:
         paths = sorted(path for path in directory.iterdir() if _is_tar(path))
     except OSError as error:
-        raise DataError(f"{directory} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{directory} cannot be read: {error.strerror}. Check its permissions.") from None
     if not paths:
         raise DataError(
-            f"{directory} holds no files NAME.tar, so there is nothing to take in. Compressed ones must be "
-            "uncompressed first: images are read from the middle of the file."
+            f"{directory} holds no .tar files, so there is nothing to index. Uncompress compressed ones first: "
+            "images are read from the middle of the file."
         )
     return paths
 
@@ -114,7 +118,10 @@ def _is_tar(path: Path) -> bool:
 
 
 def _existing_manifest(directory: Path) -> Manifest | None:
-    """The manifest of an earlier call. Raises ConfigError where it is another's, or shards are being made."""
+    """The manifest of an earlier call.
+
+    Raises ConfigError if it is of another kind, or if shards are being made here.
+    """
     if (directory / PLAN_NAME).exists():
         raise ConfigError(
             f"{directory} holds unfinished shards of `wgan shards make`. Run that command again to finish them."
@@ -125,11 +132,11 @@ def _existing_manifest(directory: Path) -> Manifest | None:
         manifest = load_manifest(directory)
     except DataError as error:
         raise ConfigError(
-            f"{directory} holds a {FILE_NAME} of another kind: {error} To take the tar files in, remove it first."
+            f"{directory} holds a {FILE_NAME} of another kind: {error} Remove it to index the tar files."
         ) from None
     if manifest.plan:
         raise ConfigError(
-            f"{directory} holds a set of `wgan shards make`, which has its indexes: it can be used as it is."
+            f"{directory} was made by `wgan shards make` and already has its indexes: there is nothing to do."
         )
     return manifest
 
@@ -144,7 +151,7 @@ def _take_in(directory: Path, path: Path, advance: Advance) -> _Taken:
     if (labels < 0).any() and (labels >= 0).any():
         key = members.keys[int(np.flatnonzero(labels < 0)[0])]
         raise DataError(
-            f"{path}: the sample {key!r} has no label, but others have one. Label all samples, or none."
+            f"{path}: the sample {key!r} has no label, but others have one. Add KEY.cls to all samples, or to none."
         )
     header = _read_first_header(directory, path, members)
     _decode_all(directory, path, members, header, advance)
@@ -161,34 +168,36 @@ def _take_in(directory: Path, path: Path, advance: Advance) -> _Taken:
 
 
 def _refuse_other_index(index: Path, content: bytes) -> None:
-    """Raise ConfigError where a file of the index's name holds anything else."""
+    """Raise ConfigError if a file with the name of the index holds anything else."""
     if not index.exists():
         return
     if not (index.is_file() and _holds(index, content)):
         raise ConfigError(
-            f"{index} is in the way: it is not the index of {index.stem}.tar as it is now. Move it away, or remove it "
-            "if it was made for the tar file of before."
+            f"{index} is not the index of the present {index.stem}.tar, so writing the index would overwrite it. "
+            "Move it away, or remove it if it is the index of an older version of that file."
         )
 
 
 def _read_first_header(directory: Path, path: Path, members: ShardIndex) -> Header:
-    """What all images of the file are to be."""
+    """The header of the first image, which all other images of the file must share."""
     offset, size, _, _ = members.rows[0].tolist()
     if members.encoding == "raw":
-        raise DataError(f"{path} holds .npy files as images, not PNG or JPEG. {_remedy(directory)}")
+        raise DataError(
+            f"{path} holds .npy images, and only PNG and JPEG can be indexed in place. {_remedy(directory)}"
+        )
     try:
         with path.open("rb") as file:
             file.seek(offset)
             encoded = file.read(size)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
     if members.encoding == "png":
         header = read_png_header(encoded[:33])
     else:
         header = read_jpeg_header(np.frombuffer(encoded, dtype=np.uint8))
     if header is None:
         raise DataError(
-            f"{path}: the image {members.keys[0]!r} is no {members.encoding} of 8 bits in grey or RGB. "
+            f"{path}: the image {members.keys[0]!r} is not an 8-bit {members.encoding} in grey or RGB. "
             f"{_remedy(directory)}"
         )
     try:
@@ -199,21 +208,21 @@ def _read_first_header(directory: Path, path: Path, members: ShardIndex) -> Head
 
 
 def _decode_all(directory: Path, path: Path, members: ShardIndex, header: Header, advance: Advance) -> None:
-    """Raise DataError at the first image that is not whole, or not as the first one."""
+    """Raise DataError at the first image that is damaged or differs from the first one in size or colour."""
     images = decode_images(path, members.rows, header.shape, header.encoding)
     for key, (encoded, defect) in zip(members.keys, images, strict=True):
         if defect is None and _is_turned(encoded):
-            defect = "a note of its camera says to turn it, which only rewriting does"
+            defect = "its EXIF data say to rotate it, which needs a new file"
         if defect is not None:
             raise DataError(f"{path}: the image {key!r}: {defect}. {_remedy(directory)}")
         advance(1)
 
 
 def _is_turned(encoded: bytes) -> bool:
-    """Whether its EXIF data ask for it to be turned or mirrored."""
+    """Whether the EXIF data of an image say to rotate or mirror it."""
     if encoded.find(b"Exif\0\0", 0, 1 << 17) < 0 and b"eXIf" not in encoded:
         return False
-    # The image was decoded already; Pillow's readers raise nearly anything on broken metadata.
+    # The image itself could be decoded; on broken metadata Pillow may raise almost any exception.
     with suppress(Exception):
         exif = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")).getexif()
         return exif.get(ORIENTATION) in range(2, 9)
@@ -229,7 +238,7 @@ def _count_others(path: Path) -> Counter[str]:
 
 
 def _refuse_differences(directory: Path, taken: Sequence[_Taken]) -> None:
-    """Raise DataError unless all shards hold images of one kind, and labels in all of them or in none."""
+    """Raise DataError unless all shards hold images of one kind, and either all or none of them have labels."""
     first = taken[0]
     for shard in taken:
         path = directory / shard.shard.name
@@ -242,34 +251,36 @@ def _refuse_differences(directory: Path, taken: Sequence[_Taken]) -> None:
             has, lacks = (first, shard) if shard.last_label < 0 else (shard, first)
             raise DataError(
                 f"{directory / lacks.shard.name}: the sample {lacks.first_key!r} has no label, but those of "
-                f"{has.shard.name} have one. Label all samples, or none."
+                f"{has.shard.name} have one. Add KEY.cls to all samples, or to none."
             )
 
 
 def _remedy(directory: Path) -> str:
     return (
-        "Images are taken as they are only where all are whole and alike: rewrite them with "
-        f"`wgan shards make {directory} OUT --resolution N`."
+        "Images can be indexed in place only if all are undamaged and of one kind: rewrite them with `wgan shards "
+        f"make {directory} OUT --resolution N`."
     )
 
 
 def _name_classes(directory: Path, last_label: int) -> tuple[str, ...]:
-    """The names for labels from 0 to `last_label`; none for -1."""
+    """The class names for labels from 0 to `last_label`; empty for -1."""
     path = directory / CLASSES_NAME
     names = _read_names(path) if path.exists() else None
     if names is None:
         if last_label >= MOST_CLASSES:
             raise DataError(
-                f"{directory} holds the label {last_label}, and labels count classes from 0. Name the classes in "
-                f"{CLASSES_NAME} if there are that many; else the labels are something else."
+                f"{directory} holds the label {last_label}, but labels number the classes from 0. If there really "
+                f"are that many classes, name them in {CLASSES_NAME}; otherwise correct the labels."
             )
         return tuple(str(label) for label in range(last_label + 1))
     if last_label < 0:
-        raise DataError(f"{path} names classes, but no sample has a label KEY.cls. Remove it, or label them.")
+        raise DataError(
+            f"{path} names classes, but no sample has a label. Remove it, or add KEY.cls to all samples."
+        )
     if len(names) <= last_label:
         raise DataError(
-            f"{path} names {len(names)} classes, but there are labels up to {last_label}. Name {last_label + 1}, one a "
-            "line."
+            f"{path} names {counted(len(names), 'class')}, but there are labels up to {last_label}. Give "
+            f"{counted(last_label + 1, 'name')}, one per line."
         )
     return names
 
@@ -279,13 +290,13 @@ def _read_names(path: Path) -> tuple[str, ...]:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}). It holds one class name a line, in UTF-8."
+            f"{path} cannot be read ({error}). Write one class name per line, in UTF-8."
         ) from None
     name, times = Counter(names).most_common(1)[0] if names else ("", 0)
     if times > 1:
         raise DataError(f"{path} names {name or 'an empty line'!r} {times} times. Name each class once.")
     if "" in names:
-        raise DataError(f"{path} has an empty line {names.index('') + 1}. Give one class name a line.")
+        raise DataError(f"{path}: line {names.index('') + 1} is empty. Write one class name per line.")
     return names
 
 
@@ -293,12 +304,15 @@ def _warn_of_others(directory: Path, taken: Sequence[_Taken]) -> None:
     others = sum((shard.others for shard in taken), Counter[str]())
     if not others:
         return
-    kinds = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in sorted(others.items()))
-    print(f"warning: {directory}: members passed over unopened: {kinds}", file=sys.stderr)
+    kinds = ", ".join(
+        f"{count:,} {ending or 'without an ending'}" for ending, count in sorted(others.items())
+    )
+    count = counted(others.total(), "member")
+    print(f"warning: {directory}: {count} skipped, neither image nor label: {kinds}", file=sys.stderr)
     if pickles := [ending for ending in PICKLES if ending in others]:
         print(
-            f"warning: {directory}: {' and '.join(pickles)} are pickles: nothing here opens them, but other readers "
-            "of these tar files would run the code in them",
+            f"warning: {directory}: {' and '.join(pickles)} files are pickles. They are never opened here, but other "
+            "readers of these tar files would run any code in them",
             file=sys.stderr,
         )
 
@@ -314,5 +328,5 @@ def _holds(path: Path, content: bytes) -> bool:
         return path.stat().st_size == len(content) and path.read_bytes() == content
     except OSError as error:
         raise ConfigError(
-            f"{path} is in the way and cannot be read: {error.strerror}. Move it away."
+            f"{path} is in the way and cannot be read: {error.strerror}. Move it away, or check its permissions."
         ) from None

@@ -1,4 +1,4 @@
-"""A sheet of samples: what the images of a set look like and, for labelled sets, how many each class has."""
+"""A contact sheet: some images of a set and, if it has labels, how many images each class has."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pipeline.data.format.manifest import Manifest
 from pipeline.data.format.shard_set import open_directory
 from pipeline.data.inspecting.statistics import choose_classes, count_classes, load_columns
 from pipeline.errors import ConfigError
+from pipeline.wording import counted
 
 GAP = 4
 SMALLEST_CELL = 56
@@ -29,18 +30,20 @@ FONT_SIZE, TITLE_SIZE = 11, 13
 
 
 def contact_sheet(directory: Path, rows: int, columns: int) -> Image.Image:
-    """Draw up to rows x columns samples, evenly spaced over the set; the result is in RGB.
+    """Draw up to rows x columns samples, evenly spaced over the set, as an RGB image.
 
-    Labelled sets have the class name under each sample and, below all of them, a bar for each class; of more
-    than 40 classes, for the largest and the smallest. Small images are enlarged by whole factors, so that
-    their pixels stay visible. Raises ConfigError for a sheet without cells or of too many pixels, DataError
-    where the shards cannot be read.
+    If the set has labels, the class name is below each sample, and a bar chart at the bottom has the size of each
+    class; with more than 40 classes, of the largest and the smallest. Small images are enlarged by a whole factor, so
+    that their pixels stay visible. Raises ConfigError for a sheet without cells or with too many pixels, and
+    DataError if the shards cannot be read.
     """
     if rows < 1 or columns < 1:
-        raise ConfigError(f"A sheet of {rows} x {columns} has no cells. Give at least 1 row and 1 column.")
+        raise ConfigError(
+            f"--rows {rows} and --columns {columns} leave no images to draw. Give at least 1 of each."
+        )
     shards = open_directory(directory)
     grid = _Grid(shards.manifest, rows, columns)
-    from pipeline.data.reading.reader import ShardReader  # it imports PyTorch, which takes seconds
+    from pipeline.data.reading.reader import ShardReader  # imports PyTorch, which takes seconds
 
     count = shards.manifest.count
     ids = np.linspace(0, count - 1, min(count, grid.cells)).round().astype(np.int64)
@@ -54,10 +57,10 @@ def contact_sheet(directory: Path, rows: int, columns: int) -> Image.Image:
 
 
 class _Grid:
-    """Cells of equal size in reading order, no more of them than samples can fill."""
+    """Cells of equal size, filled row by row; there are no more of them than samples need."""
 
     def __init__(self, manifest: Manifest, rows: int, columns: int) -> None:
-        """Raises ConfigError where the sheet would have too many pixels."""
+        """Raises ConfigError if the sheet would have too many pixels."""
         self.columns = min(columns, manifest.count)
         self.rows = min(rows, -(-manifest.count // self.columns))
         height, width = manifest.resolution
@@ -70,8 +73,9 @@ class _Grid:
         self.size = (self.columns * self.pitch[0] + GAP, self.rows * self.pitch[1] + GAP)
         if self.size[0] * self.size[1] > MOST_PIXELS:
             raise ConfigError(
-                f"A sheet of {self.rows} x {self.columns} would have {self.size[0]:,} x {self.size[1]:,} pixels, over "
-                f"{MOST_PIXELS:,} in all. Give fewer --rows or --columns."
+                f"A sheet of {counted(self.rows, 'row')} and {counted(self.columns, 'column')} would have "
+                f"{self.size[0]:,} x {self.size[1]:,} pixels, more than {MOST_PIXELS:,} in all. Give fewer --rows or "
+                "--columns."
             )
 
     @property
@@ -79,7 +83,7 @@ class _Grid:
         return self.rows * self.columns
 
     def draw(self, pixels: Bytes, captions: Sequence[str] | None) -> Image.Image:
-        """`pixels` is uint8 (count, height, width, channels), with a caption for each where there are classes."""
+        """Draw `pixels`, uint8 (count, height, width, channels), with a caption below each if the set has labels."""
         sheet = Image.new("RGB", self.size, "white")
         draw = ImageDraw.Draw(sheet)
         for cell, sample in enumerate(pixels):
@@ -96,7 +100,7 @@ class _Grid:
 
 
 def _draw_chart(classes: Sequence[str], counts: Sequence[int], width: int) -> Image.Image:
-    """A bar for each class, with its name before and its count behind it."""
+    """Draw a bar for each class, with its name on the left and its number of images on the right."""
     chosen, title = choose_classes(counts)
     chart = Image.new("RGB", (width, TITLE_HEIGHT + len(chosen) * BAR_PITCH + 2 * MARGIN), "white")
     draw = ImageDraw.Draw(chart)
@@ -126,7 +130,7 @@ def _stack(upper: Image.Image, lower: Image.Image) -> Image.Image:
 
 
 def _fit(text: str, width: int, size: int = FONT_SIZE) -> str:
-    """The text on one line, its end left out where it is wider than so many pixels."""
+    """The text on one line, shortened to at most `width` pixels."""
     text = " ".join(text.split())
     font = _font(size)
     if font.getlength(text) <= width:
@@ -138,5 +142,5 @@ def _fit(text: str, width: int, size: int = FONT_SIZE) -> str:
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which Matplotlib brings: it has the letters of more languages than Pillow's own font."""
+    """DejaVu Sans, which comes with Matplotlib and covers more languages than Pillow's own font."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)

@@ -1,4 +1,4 @@
-"""What the images of a set are like: the spread of their values, and how many there are of each class."""
+"""Statistics of a set: the distribution of pixel values, and the number of images of each class."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.data.format.manifest import INDEX_COLUMNS, Manifest
 from pipeline.data.format.shard_set import ShardSet, open_directory
 from pipeline.data.threads import available_cores
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 BATCH_BYTES = 1 << 23
 MOST_CLASSES = 40
@@ -28,66 +29,66 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Statistics:
-    """What `measure` found. Tuples have a figure for each channel: grey, or red, green and blue.
+    """The result of `measure`. Tuples have one entry per channel: grey, or red, green and blue.
 
-    Values go from 0, black, to 1, white; the networks see 2 * value - 1.
+    Pixel values are from 0, black, to 1, white; the networks see 2 * value - 1.
     """
 
     manifest: Manifest
     histogram: Counts = field(repr=False)
-    """int64 (channels, 256): how often each channel has each value. All figures of pixels come of it."""
+    """int64 (channels, 256): how often each value occurs. All pixel statistics are computed from it."""
     encoded_bytes: int
-    """The size of all images as they are stored."""
+    """The size of all images as they are stored, in bytes."""
     class_counts: tuple[int, ...]
-    """How many images each class has; empty for sets without labels."""
+    """The number of images of each class; empty if the set has no labels."""
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """In 0 to 1."""
+        """The mean of each channel, from 0 to 1."""
         return tuple(mean / (VALUES - 1) for mean, _ in self._moments())
 
     @property
     def std(self) -> tuple[float, ...]:
-        """The standard deviation over all pixels of all images, in 0 to 1."""
+        """The standard deviation over all pixels of all images, on the scale from 0 to 1."""
         return tuple(deviation / (VALUES - 1) for _, deviation in self._moments())
 
     @property
     def network_mean(self) -> tuple[float, ...]:
-        """In the -1 to 1 that the networks see."""
+        """The mean of each channel as the networks see it, from -1 to 1."""
         return tuple(2 * mean - 1 for mean in self.mean)
 
     @property
     def network_std(self) -> tuple[float, ...]:
-        """On the scale of -1 to 1."""
+        """The standard deviation of each channel on the scale from -1 to 1."""
         return tuple(2 * deviation for deviation in self.std)
 
     @property
     def lowest(self) -> tuple[int, ...]:
-        """As stored: 0 to 255."""
+        """The smallest stored value of each channel, 0 to 255."""
         return tuple(int(np.flatnonzero(counts)[0]) for counts in self.histogram)
 
     @property
     def highest(self) -> tuple[int, ...]:
-        """As stored: 0 to 255."""
+        """The largest stored value of each channel, 0 to 255."""
         return tuple(int(np.flatnonzero(counts)[-1]) for counts in self.histogram)
 
     @property
     def share_at_0(self) -> tuple[float, ...]:
-        """The share of pixels with the value 0: large for drawings on black, or for padding."""
+        """The share of pixels with the value 0: large for drawings on black, and for padded images."""
         return tuple(float(counts[0] / counts.sum()) for counts in self.histogram)
 
     @property
     def share_at_255(self) -> tuple[float, ...]:
-        """The share of pixels with the value 255: large for drawings on white, or where light is clipped."""
+        """The share of pixels with the value 255: large for drawings on white, and for overexposed photos."""
         return tuple(float(counts[-1] / counts.sum()) for counts in self.histogram)
 
     @property
     def bytes_per_image(self) -> float:
-        """As they are stored, on average."""
+        """The mean size of a stored image, in bytes."""
         return self.encoded_bytes / self.manifest.count
 
     def _moments(self) -> Iterator[tuple[float, float]]:
-        """Mean and standard deviation of each channel in 0 to 255: of whole numbers, rounded once."""
+        """The mean and standard deviation of each channel, 0 to 255; computed with integers and rounded once."""
         for counts in self.histogram.tolist():
             count = sum(counts)
             total = sum(value * times for value, times in enumerate(counts))
@@ -100,10 +101,11 @@ class Statistics:
     def _describe_set(self) -> Iterator[str]:
         height, width = self.manifest.resolution
         kind = "grey" if self.manifest.channels == 1 else "colour"
-        yield f"{self.manifest.source}: {self.manifest.count:,} images of {height} x {width} in {kind}"
+        yield f"{self.manifest.source}: {counted(self.manifest.count, 'image')} of {height} x {width} in {kind}"
         decoded = self.manifest.decoded_bytes / self.manifest.count
         yield (
-            f"{self.manifest.encoding}, {self.bytes_per_image:,.0f} bytes an image on average; decoded, {decoded:,.0f}"
+            f"{self.manifest.encoding}: {self.bytes_per_image:,.0f} bytes per image on average; {decoded:,.0f} when "
+            "decoded"
         )
 
     def _describe_channels(self) -> Iterator[str]:
@@ -115,8 +117,8 @@ class Statistics:
             names, *figures, *shares, strict=True
         ):
             yield (
-                f"{name:6}  {mean:.3f}  {std:.3f}          {network_mean:6.3f}   {network_std:.3f}       "
-                f"{low:3}   {high:3}   {zeros:6.1%}   {full:6.1%}"
+                f"{name:6}  {mean:.3f}  {std:.3f}          {network_mean:6.3f}   {network_std:.3f}       {low:3}   "
+                f"{high:3}   {zeros:6.1%}   {full:6.1%}"
             )
 
     def _describe_classes(self) -> Iterator[str]:
@@ -133,9 +135,9 @@ class Statistics:
 
 
 def measure(directory: Path) -> Statistics:
-    """Decode every image and count its values, exactly.
+    """Decode every image of a set and compute its exact statistics.
 
-    Raises DataError where the set is damaged or incomplete.
+    Raises DataError if the set is damaged or incomplete.
     """
     shards = open_directory(directory)
     sizes, labels = load_columns(shards)
@@ -145,7 +147,7 @@ def measure(directory: Path) -> Statistics:
 
 
 def load_columns(shards: ShardSet) -> tuple[Counts, Counts]:
-    """The bytes and the label of every image: two of int64 (count,). Raises DataError as the indexes do."""
+    """The size in bytes and the label of every image, each int64 (count,). Raises DataError if an index is damaged."""
     indexes = [shards.load_index(shard) for shard in shards.manifest.shards]
     return (
         np.concatenate([index[:, SIZE] for index in indexes]),
@@ -154,36 +156,39 @@ def load_columns(shards: ShardSet) -> tuple[Counts, Counts]:
 
 
 def count_classes(manifest: Manifest, labels: Counts) -> tuple[int, ...]:
-    """How many of the labels, int64 (count,), are of each class. Raises DataError for one that is no class."""
+    """Count the labels, int64 (count,), of each class. Raises DataError for a label outside the classes."""
     if not manifest.classes:
         return ()
     outside = np.flatnonzero((labels < 0) | (labels >= len(manifest.classes)))
     if len(outside):
         raise DataError(
-            f"Sample {outside[0]} has label {labels[outside[0]]}, outside the {len(manifest.classes)} classes of "
-            "manifest.json. `wgan shards check` lists all defects; copy the set again, or make it again."
+            f"Sample {outside[0]} has label {labels[outside[0]]}, but manifest.json has "
+            f"{counted(len(manifest.classes), 'class')}, numbered from 0. `wgan shards check` lists all defects; "
+            "copy the set again, or make it again."
         )
     return tuple(np.bincount(labels, minlength=len(manifest.classes)).tolist())
 
 
 def choose_classes(counts: Sequence[int]) -> tuple[list[int], str]:
-    """The labels to list and a title that says which: all in their order, or of many the largest and smallest."""
+    """The labels to list, and a title: all in order, or if there are many, the largest and the smallest classes."""
     if len(counts) <= MOST_CLASSES:
         return list(range(len(counts))), "images of each class"
     half = MOST_CLASSES // 2
     ranked = sorted(range(len(counts)), key=lambda label: (-counts[label], label))
-    title = f"images of each class: the {half} largest and the {half} smallest of {len(counts):,}"
+    title = (
+        f"images of each class: the {half} largest and the {half} smallest of {counted(len(counts), 'class')}"
+    )
     return ranked[:half] + ranked[-half:], title
 
 
 def _on_one_line(name: str) -> str:
-    """As it is, unless it would move the terminal's cursor: names come with the data."""
+    """The name, escaped if it has control characters: names come with the data and could change the terminal."""
     return name if name.isprintable() else repr(name)
 
 
 def _count_values(shards: ShardSet) -> Counts:
-    """The histogram of each channel: int64 (channels, 256)."""
-    from pipeline.data.reading.reader import ShardReader  # it imports PyTorch, which takes seconds
+    """The histogram of the pixel values of each channel: int64 (channels, 256)."""
+    from pipeline.data.reading.reader import ShardReader  # imports PyTorch, which takes seconds
 
     reader, count = ShardReader(shards), shards.manifest.count
     at_once = max(1, BATCH_BYTES // reader.image_bytes)

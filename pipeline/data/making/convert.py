@@ -1,4 +1,4 @@
-"""Images as they come to images as shards hold them: one size, grey or colour, one encoding."""
+"""Converts any image to the form in which shards store it: one size, grey or colour, one encoding."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_SIDE = 4096
 
 @dataclass(frozen=True)
 class Conversion:
-    """What every image becomes.
+    """The form that every image is converted to.
 
-    `resolution` is (height, width). Images of other proportions are cut about their centre (`crop`),
-    squeezed (`fit`), or laid whole on black (`pad`). `quality` is that of JPEG, 1 to 100.
+    `resolution` is (height, width) in pixels, 1 to 4096 each. Images with another aspect ratio are cropped at the
+    centre (`crop`), stretched (`fit`), or padded with black (`pad`). `quality` is the JPEG quality, 1 to 100.
     Raises ConfigError for values out of range.
     """
 
@@ -35,11 +35,15 @@ class Conversion:
     def __post_init__(self) -> None:
         height, width = self.resolution
         if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
-            raise ConfigError(f"The resolution {height} x {width} is outside 1 to {MAX_SIDE} pixels a side.")
+            raise ConfigError(
+                f"--resolution {height}x{width} is out of range: each side must be 1 to {MAX_SIDE} pixels."
+            )
         if self.channels not in (1, 3):
-            raise ConfigError(f"Images have 1 (grey) or 3 (colour) channels, not {self.channels}.")
+            raise ConfigError(
+                f"--channels {self.channels} is not supported: expected 1 (grey) or 3 (colour)."
+            )
         if not 1 <= self.quality <= 100:
-            raise ConfigError(f"The JPEG quality {self.quality} is outside 1 to 100.")
+            raise ConfigError(f"--quality {self.quality} is out of range: the JPEG quality must be 1 to 100.")
 
     @property
     def shape(self) -> Shape:
@@ -48,10 +52,10 @@ class Conversion:
 
 
 def convert(picture: Picture, conversion: Conversion) -> bytes:
-    """Encode an image as the conversion says.
+    """Convert an image and return the bytes of the new file.
 
-    A file that is already what is wanted is decoded, to be sure of it, and then kept byte for byte.
-    Raises DataError, which says what is wrong but not where.
+    A file that already has the wanted form is decoded, to check it, and then kept byte for byte. Raises DataError if
+    the image is damaged or not supported; the message does not name the file, so callers must add its name.
     """
     if isinstance(picture, np.ndarray):
         return _encode(to_pixels(picture, conversion), conversion)
@@ -71,11 +75,11 @@ def _encode(pixels: Bytes, conversion: Conversion) -> bytes:
 
 
 def to_pixels(image: Image.Image | Bytes, conversion: Conversion) -> Bytes:
-    """Return a Pillow image (L or RGB), or an array of such pixels, as uint8 of the conversion's shape.
+    """Convert a Pillow image (mode L or RGB), or an array of such pixels, to uint8 of the conversion's shape.
 
-    Sizes change by Lanczos (antialiased) where an image shrinks in any direction, else by bicubic
-    interpolation. Colour becomes grey by ITU-R 601 luma; grey becomes colour by repetition. An image that
-    fits already keeps its pixels exactly.
+    An image that gets smaller in any direction is resized with Lanczos interpolation (antialiased), any other with
+    bicubic interpolation. Colour becomes grey with the ITU-R 601 luma formula; grey becomes colour by repeating the
+    channel. An image that already has the shape keeps its exact pixels.
     """
     if isinstance(image, np.ndarray):
         if shape_of(image) == conversion.shape:
@@ -89,8 +93,8 @@ def to_pixels(image: Image.Image | Bytes, conversion: Conversion) -> Bytes:
 
 
 def _crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The largest part about the centre that has the wanted proportions."""
-    # In whole pixels, for a part of a pixel would blur what needs no resizing.
+    """Resize the largest part around the centre that has the wanted aspect ratio."""
+    # Whole pixels: cropping at fractions of a pixel would blur images that need no resizing.
     cut_width = max(1, min(image.width, round(image.height * width / height)))
     cut_height = max(1, min(image.height, round(image.width * height / width)))
     left, top = (image.width - cut_width) // 2, (image.height - cut_height) // 2

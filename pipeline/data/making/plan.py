@@ -1,4 +1,4 @@
-"""What a finished shard directory will hold, decided before the first image is read."""
+"""What a shard directory will hold, planned before the first image is read."""
 
 from __future__ import annotations
 
@@ -12,55 +12,64 @@ from pipeline.data.making.convert import Conversion
 from pipeline.data.making.selection import Chosen, Selection, choose
 from pipeline.data.sources import Source
 from pipeline.errors import ConfigError
+from pipeline.wording import counted
 
 MAX_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images go into which shard, and what becomes of them. `facts` are equal for equal shards."""
+    """Which images go into which shard, and how they are converted.
+
+    Plans with the same `facts` make the same shards.
+    """
 
     source: Source = field(repr=False, compare=False)
     conversion: Conversion
     samples_per_shard: int
     chosen: Chosen = field(repr=False, compare=False)
     facts: dict[str, Any] = field(hash=False)
-    """Everything that decides the shards' bytes, as plain values that JSON keeps."""
+    """Everything that determines the bytes of the shards, as plain JSON values."""
 
     @property
     def count(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         return len(self.chosen.positions)
 
     @property
     def shards(self) -> int:
-        """How many shards there are; the last one may be smaller."""
+        """The number of shards; the last one may be smaller."""
         return -(-self.count // self.samples_per_shard)
 
     def places(self, shard: int) -> range:
-        """The places of a shard's images in `chosen`; they also number the samples' keys."""
+        """The indexes into `chosen` of a shard's images; they are also the samples' keys."""
         first = shard * self.samples_per_shard
         return range(first, min(first + self.samples_per_shard, self.count))
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of `count` equal parts of a plan, from 1 on: what one of several machines makes."""
+    """Part `number`, from 1, of `count` equal parts of a plan: the share of one of several machines.
+
+    Raises ConfigError unless 1 <= number <= count.
+    """
 
     number: int = 1
     count: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise ConfigError(f"There is no part {self.number}/{self.count}: parts go from 1/N to N/N.")
+            raise ConfigError(
+                f"--part {self.number}/{self.count} does not exist: parts are numbered from 1/N to N/N."
+            )
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is the only part."""
+        """Whether this part is the whole plan."""
         return self.count == 1
 
     def shards(self, plan: Plan) -> range:
-        """The numbers of its shards."""
+        """The numbers of the shards in this part."""
         return range(self.number - 1, plan.shards, self.count)
 
 
@@ -71,20 +80,22 @@ WHOLE = Part()
 def plan_shards(
     source: Source, conversion: Conversion, selection: Selection = ALL, samples_per_shard: int = 4096
 ) -> Plan:
-    """Divide what is selected of the source into shards.
+    """Plan how the selected images of a source are divided into shards.
 
-    Raises ConfigError for values out of range, DataError where the source leaves nothing to write.
+    Raises ConfigError for values out of range, and DataError if no image is left to write.
     """
     if samples_per_shard < 1:
-        raise ConfigError(f"A shard holds at least 1 sample, not {samples_per_shard}.")
+        raise ConfigError(
+            f"--samples-per-shard {samples_per_shard} leaves shards without images. Give 1 or more."
+        )
     chosen = choose(source, selection)
     count = len(chosen.positions)
     facts = _facts(source, chosen, conversion, samples_per_shard)
     plan = Plan(source, conversion, samples_per_shard, chosen, facts)
     if plan.shards > MAX_SHARDS:
         raise ConfigError(
-            f"{count} images at {samples_per_shard} a shard make {plan.shards} shards, over {MAX_SHARDS:,}. "
-            "Put more samples into each."
+            f"{counted(count, 'image')} with --samples-per-shard {samples_per_shard} would make {plan.shards:,} "
+            f"shards, and at most {MAX_SHARDS:,} are possible. Raise --samples-per-shard."
         )
     return plan
 
@@ -108,7 +119,7 @@ def _facts(source: Source, chosen: Chosen, conversion: Conversion, samples_per_s
 
 
 def _listing(source: Source, chosen: Chosen) -> str:
-    """A digest of which images there are: another listing under an old name is another set."""
+    """A hash of the keys and labels: if the images of a source change, its shards become another set."""
     digest = hashlib.sha256(np.ascontiguousarray(chosen.labels).tobytes())
     for position in chosen.positions.tolist():
         digest.update(source.key(position).encode("utf-8", "surrogateescape") + b"\0")

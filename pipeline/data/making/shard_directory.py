@@ -1,13 +1,13 @@
-"""A directory in which shards are made: whose it is, what it is to hold, and what is finished.
+"""A directory in which shards are made: who uses it, what it will hold, and what is finished.
 
     .making            a lock, held while shards are made or merged
-    .plan.json         what will be there; all that work in the directory agree on it
-    000000.tar .npy    a shard and its index; once both are on disk,
-    000000.json        their record
-    manifest.json      made of the records, which then go, as do the plan and the lock file
+    .plan.json         what the finished set will hold; all processes that write here must have the same plan
+    000000.tar .npy    a shard and its index
+    000000.json        their record, written when both are on disk
+    manifest.json      written last from the records; then the records, the plan and the lock file are removed
 
-Every file gets its name when all of it is on disk. So a directory with a manifest is whole, whenever the
-power went, and one without goes on from the shards that have a record.
+Each file gets its final name only when all of it is on disk. So a directory with a manifest is complete even
+after a power failure, and a directory without one can be finished from the shards that have a record.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pipeline.data.format.manifest import FILE_NAME, load_manifest
 from pipeline.data.making.shard_writer import Record, shard_path
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, RunLockedError, StorageError
+from pipeline.wording import counted
 
 LOCK_NAME = ".making"
 PLAN_NAME = ".plan.json"
@@ -33,15 +34,15 @@ FINISHED_FILES = re.compile(rf"\d{{6}}\.(tar|npy)|{re.escape(FILE_NAME)}|{re.esc
 RECORDS = re.compile(r"\d{6}\.json")
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 PASSING_FILES = re.compile(rf"{RECORDS.pattern}|\.making|\.plan\.json|{HALF_WRITTEN.pattern}")
-REMEDY = "Replace it with --overwrite, or give another directory."
+REMEDY = "Replace them with --overwrite, or give another directory."
 
 
 @contextmanager
 def locked(out: Path, is_shared: bool) -> Iterator[None]:
-    """Hold the directory's lock. Parts share it; a whole set, a merge and --overwrite have it alone.
+    """Hold the directory's lock: shared for parts, exclusive for a whole set, a merge and --overwrite.
 
-    The lock file outlives a killed process, the lock on it does not. It stays where the body fails, for tar
-    files without it or a manifest count as someone else's.
+    If a process is killed, its lock ends but the lock file remains. The file also remains if the body fails: tar
+    files in a directory with neither a lock file nor a manifest are treated as someone else's.
     """
     path = out / LOCK_NAME
     with storage_errors(out):
@@ -57,38 +58,40 @@ def _lock(file: IO[bytes], out: Path, kind: int) -> None:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunLockedError(
-            f"Another process is making shards in {out}. Wait for it, or give another directory."
+            f"Another process is making shards in {out}. Wait until it ends, or give another directory."
         ) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):  # disks that know no locks
-            raise StorageError(f"{out / LOCK_NAME} cannot be locked: {error.strerror}.") from None
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):  # file systems without locks
+            raise StorageError(
+                f"{out / LOCK_NAME} cannot be locked: {error.strerror}. Give another directory."
+            ) from None
 
 
 def refuse_other_files(out: Path) -> None:
-    """Raise ConfigError unless `out` is free: absent, empty, or holding only what `wgan shards make` wrote."""
+    """Raise ConfigError unless `out` does not exist, is empty, or holds only what `wgan shards make` wrote."""
     if not out.exists():
         return
     if not out.is_dir():
-        raise ConfigError(f"{out} is a file. Give a directory for the shards.")
+        raise ConfigError(f"{out} is a file, not a directory. Give a directory for the shards.")
     names = sorted(_list_names(out))
     other = [name for name in names if not (FINISHED_FILES.fullmatch(name) or PASSING_FILES.fullmatch(name))]
-    # Tar files of these names are common: without a manifest or the lock file they are someone else's.
+    # Tar files with such names are common: without a manifest or a lock file they are someone else's.
     if not other and FILE_NAME not in names and LOCK_NAME not in names:
         other = names
     if FILE_NAME in names and _is_taken_in(out):
         raise ConfigError(
-            f"{out} holds shards that `wgan shards index` took in as they were, and they are left alone. Give another "
+            f"{out} holds shards that `wgan shards index` indexed in place, so they are not replaced. Give another "
             "directory."
         )
     if other:
         raise ConfigError(
-            f"{out} holds files that are not of a shard set, {other[0]} for one, and they are left alone. "
-            "Give another directory."
+            f"{out} is not a shard directory: it holds {counted(len(other), 'other file')}, for example {other[0]}. "
+            "Give another directory, so that nothing of yours is overwritten."
         )
 
 
 def _is_taken_in(out: Path) -> bool:
-    """Whether a manifest is of tar files that were not made here, and so are not to be replaced."""
+    """Whether the manifest lists tar files of another program, which must not be replaced."""
     try:
         return not load_manifest(out).plan
     except DataError:
@@ -101,7 +104,7 @@ def _list_names(out: Path) -> list[str]:
 
 
 def remove(out: Path, *kinds: re.Pattern[str], but: str = "") -> None:
-    """Remove files of these kinds: the manifest first, so that a set never looks whole while it is not."""
+    """Remove files of these kinds, the manifest first, so that an incomplete set never looks complete."""
     with storage_errors(out):
         names = sorted(_list_names(out), key=lambda name: (name != FILE_NAME, name == LOCK_NAME))
         for name in names:
@@ -111,30 +114,32 @@ def remove(out: Path, *kinds: re.Pattern[str], but: str = "") -> None:
 
 
 def agree_on_plan(out: Path, facts: Mapping[str, Any]) -> None:
-    """Write the plan down, or raise ConfigError where what is being made there follows another."""
+    """Save the plan, or raise ConfigError if the shards that are being made here follow another plan."""
     if (out / PLAN_NAME).exists():
         refuse_difference(out, read_plan(out), facts)
         return
     if any(RECORDS.fullmatch(name) for name in _list_names(out)):
-        raise ConfigError(f"{out} holds unfinished shards of an unknown plan. {REMEDY}")
+        raise ConfigError(
+            f"{out} holds unfinished shards, but the plan that they were made by is missing. {REMEDY}"
+        )
     with replacing(out / PLAN_NAME, is_shared=True) as file:
         file.write(json.dumps(facts, indent=1).encode())
 
 
 def read_plan(out: Path) -> dict[str, Any]:
-    """The facts of the plan that is followed there. Raises DataError where there is none."""
+    """The facts of the plan that the shards in this directory follow. Raises DataError if there is none."""
     try:
         return dict(json.loads((out / PLAN_NAME).read_text()))
     except FileNotFoundError:
         raise DataError(
-            f"{out} holds no parts of a set: no {PLAN_NAME}. Make one with `wgan shards make --part`."
+            f"{out} holds no parts of a set: it has no {PLAN_NAME}. Make them with `wgan shards make --part I/N`."
         ) from None
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{out / PLAN_NAME} cannot be read ({error}). {REMEDY}") from None
 
 
 def refuse_difference(out: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Raise ConfigError, naming what differs, unless the facts of both plans are equal."""
+    """Raise ConfigError, naming each difference, unless the facts of both plans are equal."""
     differing = [name for name in ours if theirs.get(name) != ours[name]]
     if not differing:
         return
@@ -142,10 +147,10 @@ def refuse_difference(out: Path, theirs: Mapping[str, Any], ours: Mapping[str, A
     what = "; ".join(
         "other images or labels under the same name"
         if name == "listing"
-        else f"{name} is {_short(theirs.get(name))} there, not {_short(ours[name])}"
+        else f"their {name} is {_short(theirs.get(name))}, not {_short(ours[name])}"
         for name in shown
     )
-    raise ConfigError(f"{out} already holds other shards: {what}. {REMEDY}")
+    raise ConfigError(f"{out} already holds different shards: {what}. {REMEDY}")
 
 
 def _short(value: object) -> str:
@@ -154,12 +159,12 @@ def _short(value: object) -> str:
 
 
 def find_record(out: Path, number: int) -> Record | None:
-    """The record of a shard that is on disk, whole; None where it is to be made."""
+    """The record of a shard that is complete on disk; None if the shard must be made."""
     path = shard_path(out, number)
     try:
         record = Record.from_json(path.with_suffix(".json").read_text())
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # none, or a damaged one: whatever it is, the shard is made again
+        return None  # missing or damaged: the shard is made again
     shard = record.shard
     if shard is None:
         return record

@@ -1,4 +1,4 @@
-"""One shard: from images of a source to a tar file, its index, and a record that both are whole."""
+"""Writes one shard: images of a source become a tar file, its index, and a record that both are complete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXTENSION_OF = {encoding: extension for extension, encoding in reversed(EXTENSIO
 
 
 class BadImage(NamedTuple):
-    """An image that was left out, and why."""
+    """An image that was left out, and the reason."""
 
     key: str
     reason: str
@@ -31,19 +31,19 @@ class BadImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """What stands beside a finished shard until the whole set is finished. `shard` is None where no image was good."""
+    """A file next to a finished shard until the whole set is finished. `shard` is None if no image could be used."""
 
     shard: Shard | None
     bad: tuple[BadImage, ...]
 
     def to_json(self) -> str:
-        """As text, equal for equal content."""
+        """The record as JSON text; the same content always gives the same text."""
         shard = asdict(self.shard) if self.shard else None
         return json.dumps({"shard": shard, "bad": self.bad}, indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Record:
-        """Raises ValueError, KeyError or TypeError where the text is none of ours."""
+        """Parse a record. Raises ValueError, KeyError or TypeError if the text is not one."""
         content = json.loads(text)
         shard = Shard(**content["shard"]) if content["shard"] else None
         return Record(shard, tuple(BadImage(*bad) for bad in content["bad"]))
@@ -57,15 +57,15 @@ def shard_path(out: Path, number: int) -> Path:
 def write_shard(
     plan: Plan, number: int, out: Path, skip_bad: int, advance: Callable[[int], object]
 ) -> Record:
-    """Write a shard, its index and, last, its record: where there is a record, all of it is on disk.
+    """Write a shard, its index and, last, its record: if there is a record, all of the shard is on disk.
 
-    Up to `skip_bad` images that cannot be used are left out. Raises DataError at the next one,
-    StorageError where the disk is full or not writable.
+    Up to `skip_bad` images that cannot be used are left out. `advance(1)` is called for each image written. Raises
+    DataError at the next unusable image, and StorageError if the disk is full or not writable.
     """
     path = shard_path(out, number)
     bad: list[BadImage] = []
     rows = []
-    # Shared: processes of a killed run may still be writing the same files.
+    # Shared: workers of a killed process may still be writing the same files.
     with replacing(path, is_shared=True) as file:
         tar = TarWriter(file)
         for place, picture in _convert(plan, number, skip_bad, bad):
@@ -92,7 +92,7 @@ def write_shard(
 
 
 def _convert(plan: Plan, number: int, skip_bad: int, bad: list[BadImage]) -> Iterator[tuple[int, bytes]]:
-    """The place and the encoded image of each that is good; the others are added to `bad`."""
+    """Yield the index and the encoded bytes of each usable image; the other images are added to `bad`."""
     for place in plan.places(number):
         position = int(plan.chosen.positions[place])
         try:
@@ -106,21 +106,21 @@ def _convert(plan: Plan, number: int, skip_bad: int, bad: list[BadImage]) -> Ite
 
 
 def too_many(source: str, bad: list[BadImage], skip_bad: int) -> DataError:
-    """The error of a source with more bad images than may be left out."""
+    """The error for a source with more unusable images than `skip_bad` allows."""
     last = bad[-1]
     if skip_bad == 0:
         return DataError(
-            f"{source}: {last.key}: {last.reason}. Replace it, remove it, or leave out up to N such images with "
-            "--skip-bad N."
+            f"{source}: {last.key} cannot be used: {last.reason}. Replace or remove this image, or leave out up to N "
+            "such images with --skip-bad N."
         )
     return DataError(
-        f"{source}: {len(bad)} images cannot be used, over --skip-bad {skip_bad}; {last.key}, for one: {last.reason}. "
-        "Replace them, or allow for more."
+        f"{source}: {len(bad)} images cannot be used, more than --skip-bad {skip_bad} allows; for example "
+        f"{last.key}: {last.reason}. Replace or remove them, or raise --skip-bad."
     )
 
 
 def _row(picture: bytes, offset: int, label: int, plan: Plan) -> tuple[int, int, int, int]:
     height, width, channels = plan.conversion.shape
-    # The reader wants the pixels alone, without the .npy header.
+    # The index points to the pixels, after the .npy header.
     skipped = len(picture) - height * width * channels if plan.conversion.encoding == "raw" else 0
     return offset + skipped, len(picture) - skipped, label, zlib.crc32(memoryview(picture)[skipped:])

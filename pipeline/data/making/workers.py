@@ -1,4 +1,4 @@
-"""Shards written by several processes at once, one shard a task."""
+"""Writes shards with several processes, one shard per task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRESS_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker knows."""
+    """What every worker process needs to know."""
 
     plan: Plan
     out: Path
@@ -37,25 +37,25 @@ class Job:
 def write_shards(
     job: Job, numbers: Sequence[int], workers: int, advance: Callable[[int], object]
 ) -> Iterator[Record]:
-    """Write these shards and yield their records as they are finished.
+    """Write these shards and yield the record of each one when it is finished.
 
-    `advance` is told of images as they are written. The first error ends all workers. The shards' bytes do
+    `advance(count)` is called as images are written. The first error stops all workers. The bytes of the shards do
     not depend on the number of workers.
     """
     workers = min(workers, len(numbers))
     if workers <= 1:
         yield from (job.write(number, advance) for number in numbers)
         return
-    # Not forked: libraries may have started threads, whose locks a fork would freeze.
+    # Not forked: libraries may have started threads, and a forked process would keep their locks locked forever.
     context = multiprocessing.get_context("spawn")
     written = context.Value("q", 0)
     with _ending_children(ProcessPoolExecutor(workers, context, _start_worker, (job, written))) as pool:
         pending = {pool.submit(_write_in_worker, number) for number in numbers}
-        told = 0
+        reported = 0
         while pending:
             done, pending = wait(pending, PROGRESS_SECONDS, FIRST_COMPLETED)
-            advance(written.value - told)
-            told = written.value
+            advance(written.value - reported)
+            reported = written.value
             yield from (_result(future) for future in done)
 
 
@@ -65,13 +65,13 @@ def _result(future: Future[Record]) -> Record:
     except BrokenProcessPool:
         raise PipelineError(
             "A worker process was killed, perhaps because memory ran out. Run the same command again with fewer "
-            "--workers: it goes on from the shards that are finished."
+            "--workers: finished shards are kept."
         ) from None
 
 
 @contextmanager
 def _ending_children(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
-    """Where the body fails, the workers end at once instead of finishing what is queued."""
+    """If the body fails, kill the workers at once instead of letting them finish the queue."""
     others = set(multiprocessing.active_children())
     try:
         yield pool
@@ -91,13 +91,13 @@ _written: Any
 def _start_worker(job: Job, written: Any) -> None:
     global _job, _written
     _job, _written = job, written
-    # Ctrl-C reaches the whole process group; the parent is the one to say that it was pressed.
+    # Ctrl-C reaches every process of the group; only the parent reports it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would otherwise wait for its next shard for ever."""
+    """End this worker if its parent is killed; it would otherwise wait for its next shard forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,6 +1,6 @@
-"""A source to a directory of shards, complete or visibly not.
+"""Writes a source to a directory of shards, which is either complete or recognisably incomplete.
 
-Equal plans give equal bytes, however many processes or machines share the work, and however often it was killed.
+The same plan always gives the same bytes, with any number of processes or machines, and after any number of kills.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ from pipeline.data.making.shard_writer import BadImage, shard_path, too_many
 from pipeline.data.making.workers import Job, write_shards
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, StorageError
+from pipeline.wording import counted
 
 TRIED_IMAGES = 16
 
 
 def find_finished(out: Path, plan: Plan) -> Manifest | None:
-    """Return the manifest of a finished set at `out` that `plan` would make again; None if none is there.
+    """Return the manifest in `out` if it is the finished set of this plan; None if `out` has no manifest.
 
-    Raises ConfigError where `out` holds a damaged or a different set, or files of another kind.
+    Raises ConfigError if `out` holds a damaged or a different set, or other files.
     """
     refuse_other_files(out)
     if not (out / FILE_NAME).exists():
@@ -56,7 +57,7 @@ def find_finished(out: Path, plan: Plan) -> Manifest | None:
         manifest = load_manifest(out)
         check_sizes(out, manifest)
     except DataError as error:
-        raise ConfigError(f"{out} holds a damaged set of shards. {error} {REMEDY}") from None
+        raise ConfigError(f"{out} holds damaged shards: {error} {REMEDY}") from None
     refuse_difference(out, manifest.plan, plan.facts)
     return manifest
 
@@ -70,17 +71,17 @@ def make_shards(
     skip_bad: int = 0,
     overwrite: bool = False,
 ) -> Manifest | None:
-    """Write a part of the plan's shards to `out`; return the manifest, or None where other parts are to come.
+    """Write one part of the plan's shards, by default all, to `out`.
 
-    A finished set of the same plan is left as it is, and an unfinished one is gone on with; `overwrite`
-    begins anew. Up to `skip_bad` images that cannot be used are left out and listed in bad-images.txt.
-    What is finished stays when writing fails. Raises ConfigError where `out` cannot be used, DataError where
-    images cannot, StorageError where the disk is full or not writable, RunLockedError where another process is
-    writing there.
+    Returns the manifest, or None if this is one of several parts. A finished set of the same plan is left as it is,
+    an unfinished one is resumed, and `overwrite` starts from the beginning. Up to `skip_bad` images that cannot be
+    used are left out and listed in bad-images.txt. Finished shards are kept if writing fails. Raises ConfigError if
+    `out` cannot be used, DataError if an image cannot be used, StorageError if the disk is full or not writable,
+    and RunLockedError if another process is writing to `out`.
     """
     if overwrite and not part.is_whole:
         raise ConfigError(
-            "--overwrite would remove what other parts have made. Remove the directory by hand."
+            "--overwrite with --part would remove the finished shards of the other parts. Remove the directory by hand."
         )
     if not overwrite and (finished := find_finished(out, plan)):
         remove(out, PASSING_FILES)
@@ -113,7 +114,7 @@ def _write_part(plan: Plan, out: Path, workers: int, part: Part, skip_bad: int) 
 
 
 def _missing(plan: Plan, out: Path, part: Part) -> list[int]:
-    """The part's shards that are to be made; also those that left out images, which may have been replaced."""
+    """The shards of this part that must be made, and those with images left out, which may be repaired by now."""
     records = ((number, find_record(out, number)) for number in part.shards(plan))
     return [number for number, record in records if record is None or record.bad]
 
@@ -123,17 +124,21 @@ def _count(plan: Plan, shards: Iterable[int]) -> int:
 
 
 def merge_parts(out: Path, others: list[Path]) -> Manifest:
-    """Make a finished set of parts that were made in `out`, or in other directories of the same plan.
+    """Combine parts of one plan, made in `out` or in the directories `others`, to a finished set in `out`.
 
-    Shards of `others` are linked into `out`, or copied where that is another disk; `others` stay as they are.
-    Raises DataError where shards are missing, ConfigError where the parts are of different plans.
+    Shards of `others` are hard-linked into `out`, or copied if it is on another disk; `others` do not change.
+    Raises DataError if shards are missing, and ConfigError if the parts follow different plans.
     """
     refuse_other_files(out)
     if (out / FILE_NAME).exists():
-        raise ConfigError(f"{out} is a finished set already: there is nothing to merge.")
+        raise ConfigError(
+            f"{out} is already a finished set, so there is nothing to merge. Give another directory to merge into."
+        )
     places = [out, *others] if (out / PLAN_NAME).exists() else others
     if not places:
-        raise DataError(f"{out} holds no parts: no {PLAN_NAME}. Make some with `wgan shards make --part`.")
+        raise DataError(
+            f"{out} holds no parts of a set: it has no {PLAN_NAME}. Make them with `wgan shards make --part I/N`."
+        )
     facts = read_plan(places[0])
     for place in places[1:]:
         refuse_difference(place, read_plan(place), facts)
@@ -148,7 +153,7 @@ def _take_shards(out: Path, other: Path, count: int) -> None:
     for number in range(count):
         if find_record(out, number) is None and (record := find_record(other, number)) is not None:
             path = shard_path(other, number)
-            # The record comes last here as well.
+            # Here too the record comes last.
             for suffix in (".tar", ".npy", ".json") if record.shard else (".json",):
                 _link_or_copy(path.with_suffix(suffix), out)
 
@@ -168,20 +173,20 @@ def _link_or_copy(path: Path, out: Path) -> None:
 
 
 def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
-    """Make a manifest of the records, and remove what was only needed on the way."""
+    """Write the manifest from the records, and remove the files that only unfinished sets have."""
     records = [find_record(out, number) for number in range(facts["shards"])]
     missing = [number for number, record in enumerate(records) if record is None]
     if missing:
         names = ", ".join(f"{number:06d}" for number in missing[:8]) + (" …" if len(missing) > 8 else "")
         raise DataError(
-            f"{out} lacks {len(missing)} of {len(records)} shards: {names}. Make the parts that they belong to, or "
-            "name the directories that have them."
+            f"{out} is not complete: {len(missing)} of {counted(len(records), 'shard')} are missing: {names}. Make "
+            "the parts that they belong to, or name the directories that hold them."
         )
     shards = tuple(record.shard for record in records if record and record.shard)
     bad = [image for record in records if record for image in record.bad]
     if not shards:
         raise DataError(
-            f"None of the {len(bad)} images of {facts['source']} can be used, so there is no set."
+            f"{facts['source']}: no image can be used, for example {bad[0].key}: {bad[0].reason}. Give another source."
         )
     manifest = Manifest(
         source=facts["source"],
@@ -204,21 +209,21 @@ def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
 
 
 def _check_space(plan: Plan, out: Path, part: Part) -> None:
-    """Raise StorageError where the shards will not fit, going by some images spread over the set."""
+    """Raise StorageError if the disk is too small for the shards, estimated from a few images of the set."""
     count = _count(plan, _missing(plan, out, part))
     if count == 0:
         return
     sizes = []
     for place in np.linspace(0, plan.count - 1, min(TRIED_IMAGES, plan.count)).astype(int).tolist():
-        with suppress(DataError):  # met again, and told, when its turn comes
+        with suppress(DataError):  # the same error is raised again when the image is written
             sizes.append(len(convert(plan.source.read(int(plan.chosen.positions[place])), plan.conversion)))
-    # Each member has a header and is filled up to whole blocks.
+    # Each member of a tar file has a header and is padded to whole blocks.
     needed = int(count * ((max(sizes) + np.mean(sizes)) / 2 + 4 * BLOCK)) if sizes else 0
     with storage_errors(out):
         place = next(place for place in (out, *out.absolute().parents) if place.exists())
         free = shutil.disk_usage(place).free
     if needed > free:
         raise StorageError(
-            f"{out} has {free / 1e9:.2f} GB free, but {count} images will need about {needed / 1e9:.2f} GB. "
-            "Free some space, or give another directory."
+            f"{out} has {free / 1e9:.2f} GB of free space, but {counted(count, 'image')} will need about "
+            f"{needed / 1e9:.2f} GB. Free some space, or give another directory."
         )

@@ -1,7 +1,7 @@
-"""Decoded images that stay in memory: decoded once, then each batch is one gather of rows.
+"""Caches of decoded images: all images are decoded once, and then each batch is one gather of rows.
 
-The host cache is one copy for all ranks of a node: an anonymous memory file that the first rank creates
-and the others map. It has no name in any file system, so nothing is left behind however the ranks end.
+All ranks of a machine share one copy of the host cache: the first rank creates an anonymous memory file (memfd) and
+the others map it. It has no name in any file system, so nothing is left behind, even if the ranks are killed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,20 @@ CGROUP = Path("/sys/fs/cgroup")
 
 Cache = Literal["device", "host", "none"]
 CACHES: tuple[Cache, ...] = ("device", "host", "none")
-"""From the fastest, which needs the most memory, to the slowest."""
+"""From the fastest, which needs the most memory, to the slowest, which needs none."""
 
 Choice = tuple[Cache, str]
-"""A cache, and why it is the one."""
+"""A cache, and the reason why it was chosen."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """The ranks of this machine, and a way for them to exchange small objects (all call it together)."""
+    """The ranks of this machine, `size` of them, and how they communicate.
+
+    `rank` is this rank's number on the machine and `first_rank` the global number of its first rank. `exchange` gathers
+    a small object from all ranks of the run; `all_agree` raises on all ranks if one has an error. All ranks must call
+    both at the same time.
+    """
 
     rank: int = 0
     size: int = 1
@@ -50,7 +55,7 @@ class Node:
 
 
 class ResidentImages:
-    """All images as one uint8 tensor, in host or device memory."""
+    """All images of a set as one uint8 tensor in host or device memory."""
 
     def __init__(self, images: Tensor, image_shape: tuple[int, int, int]) -> None:
         """`images`: uint8 (count, channels * height * width)."""
@@ -58,64 +63,67 @@ class ResidentImages:
 
     @property
     def device(self) -> torch.device:
-        """Where they lie."""
+        """The device whose memory holds the images."""
         return self._images.device
 
     def to(self, device: torch.device) -> ResidentImages:
-        """A copy in the device's memory."""
+        """A copy in the memory of that device."""
         return ResidentImages(self._images.to(device), self.image_shape)
 
     def read(self, ids: Ids) -> Tensor:
-        """The images of these samples: uint8 (count, channels, height, width), where the cache is."""
+        """The images of these samples: uint8 (count, channels, height, width), on the device of the cache."""
         return self.take(torch.from_numpy(ids).to(self.device, non_blocking=True))
 
     def take(self, rows: Tensor) -> Tensor:
-        """The same for ids that lie where the images do: int64 (count,)."""
-        # Gathering rows of a matrix is several times faster than indexing a 4-d tensor.
+        """The same for ids that are already on the device of the cache: int64 (count,)."""
+        # Selecting rows of a matrix is several times faster than indexing a 4-d tensor.
         return self._images.index_select(0, rows).view(-1, *self.image_shape)
 
     def expect(self, now: list[int], later: list[int]) -> None:
-        """Nothing to do: all images are here."""
+        """Do nothing: all images are already in memory."""
 
 
 def choose_cache(
     wanted: Literal["auto", "device", "host", "none"], size: int, node_size: int, device: torch.device
 ) -> Choice:
-    """Which cache holds `size` bytes, and why. Raises ConfigError where the wanted one cannot."""
+    """Choose a cache for `size` bytes of images. Raises ConfigError if the wanted one is impossible or too small."""
     mib = f"{size / 2**20:,.0f} MiB"
     free_host = free_host_memory()
     free_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     fits_host, fits_device = size < 0.5 * free_host, size < 0.3 * free_device
     can_share = node_size == 1 or sys.platform == "linux"
     if wanted == "device" and device.type != "cuda":
-        raise ConfigError("data.cache: device needs a GPU, and this run is on the CPU. Use host, or auto.")
+        raise ConfigError("data.cache: device needs a GPU, but this run is on the CPU. Use host or auto.")
     if wanted == "device" and not fits_device:
         raise ConfigError(
-            f"data.cache: device would take {mib} of {free_device / 2**20:,.0f} MiB free device memory, which "
+            f"data.cache: device would take {mib} of {free_device / 2**20:,.0f} MiB of free device memory, which "
             "leaves too little for training. Use data.cache: host, none or auto."
         )
     if wanted == "device" and not fits_host:
         raise ConfigError(
-            f"data.cache: device is filled from a copy of {mib} in host memory, which has {free_host / 2**20:,.0f} "
-            "MiB free. Use data.cache: none."
+            f"data.cache: device first decodes all images into {mib} of host memory, of which only "
+            f"{free_host / 2**20:,.0f} MiB are free. Use data.cache: none."
         )
     if wanted == "host" and not fits_host:
         raise ConfigError(
-            f"data.cache: host would take {mib} of {free_host / 2**20:,.0f} MiB free memory. Use data.cache: none."
+            f"data.cache: host would take {mib} of {free_host / 2**20:,.0f} MiB of free memory, which is more than "
+            "half. Use data.cache: none."
         )
     if wanted == "host" and not can_share:
-        raise ConfigError("data.cache: host is shared by ranks on Linux only. Use data.cache: none.")
+        raise ConfigError(
+            "data.cache: host can be shared by several ranks on Linux only. Use data.cache: none."
+        )
     if wanted != "auto":
-        return wanted, f"{mib}, as asked"
+        return wanted, f"{mib}, as configured"
     if fits_device and fits_host:
-        return "device", f"{mib} fit into the device's memory"
+        return "device", f"{mib} fit into device memory"
     if fits_host and can_share:
         return "host", f"{mib} fit into host memory"
-    return "none", f"{mib} are too much to keep decoded"
+    return "none", f"{mib} of decoded images do not fit into memory"
 
 
 def free_host_memory() -> int:
-    """Bytes that this process may still use: what is free on the machine, or in its cgroup where that is less."""
+    """The bytes that this process may still use: the free memory of the machine or of its cgroup, the smaller one."""
     free = psutil.virtual_memory().available
     try:
         limit, used, statistics = (
@@ -125,13 +133,16 @@ def free_host_memory() -> int:
         return free
     if limit.strip() == "max":
         return free
-    # Files that were read count as used, but give way.
+    # The page cache counts as used, but the kernel frees it when memory is needed.
     reclaimable = int(dict(line.split() for line in statistics.splitlines())["inactive_file"])
     return max(0, min(free, int(limit) - int(used) + reclaimable))
 
 
 def decode_all(reader: ShardReader, node: Node, show_progress: bool) -> ResidentImages:
-    """Decode everything into host memory: one copy for each node, of which each rank decodes its part."""
+    """Decode all images into host memory: one copy per machine; each rank decodes its part of it.
+
+    Raises DataError on all ranks if a sample is damaged.
+    """
     count, row = reader.manifest.count, reader.image_bytes
     images = _shared_rows(count, row, node)
     first, end = (count * part // node.size for part in (node.rank, node.rank + 1))
@@ -140,7 +151,7 @@ def decode_all(reader: ShardReader, node: Node, show_progress: bool) -> Resident
         _fill(images, reader, first, end, max(1, available_cores() // node.size), show_progress)
     except Exception as failure:
         error = failure
-    # Also the barrier before which no rank may read what another one writes.
+    # This is also a barrier: before it, no rank may read what another one writes.
     node.all_agree(error)
     return ResidentImages(images, reader.image_shape)
 
@@ -179,7 +190,7 @@ def _fill(
 
         ends = np.cumsum([shard.count for shard in reader.manifest.shards]).tolist()
         with ThreadPoolExecutor(threads) as pool:
-            # Shard by shard, so that those at a URL are wanted, and let go of, in turn.
+            # Shard by shard, so that shards at a URL are downloaded, used and released in this order.
             for number, (low, high) in enumerate(zip([0, *ends], ends, strict=False)):
                 low, high = max(low, first), min(high, end)
                 if low < high:

@@ -1,7 +1,8 @@
-"""This rank's part of each global batch.
+"""Loads this rank's part of each global batch.
 
-A batch comes in two steps. What must be read or decoded is, ahead of the loop where threads do it; that is a
-`Staged`. `Loader.to_images` makes float32 images of it where the networks are, by operations that a CUDA graph holds.
+A batch is made in two steps. First its images are read and decoded, ahead of the training loop if there are decoding
+threads; the result is a `Staged`. Then `Loader.to_images` turns that into float32 images on the device of the
+networks, with operations that a CUDA graph can capture.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pipeline.noise import RankRows
 from pipeline.pixels import to_float
 
 BATCHES_AHEAD = 4
-"""For each thread: decoded batches wait for the loop, never the loop for them."""
+"""Batches decoded in advance by each thread, so that the training loop does not have to wait for one."""
 
 
 class Images(Protocol):
@@ -34,20 +35,20 @@ class Images(Protocol):
         """The images of these samples: uint8 (count, channels, height, width)."""
 
     def expect(self, now: list[int], later: list[int]) -> None:
-        """Learn which shards are being read, and which come next."""
+        """Announce which shards are being read, and which come next."""
 
 
 class Staged(NamedTuple):
-    """A batch of which nothing is left to be read."""
+    """A batch that needs no more reading or decoding."""
 
     content: Tensor
-    """uint8 images (count, channels, height, width), or int64 (count,): rows of the images that lie on the device"""
+    """uint8 images (count, channels, height, width); or their rows in the cache on the device, int64 (count,)"""
     flipped: Tensor | None
-    """Which images are to be mirrored: bool (count,), or None for none"""
+    """Which images to mirror left to right, bool (count,); None if no image is ever mirrored"""
 
 
 class Loader:
-    """Batches of training images from any position of the order, without end."""
+    """An endless stream of batches of training images, from any position of the order."""
 
     def __init__(
         self,
@@ -58,8 +59,8 @@ class Loader:
         workers: int = 0,
         flip_seed: int | None = None,
     ) -> None:
-        """`workers` threads decode ahead; 0 reads where the batch is asked for. Images are mirrored at random
-        where there is a `flip_seed`."""
+        """`workers` threads decode in advance; with 0, batches are decoded in the training loop. If there is a
+        `flip_seed`, images are mirrored at random."""
         self._resident: ResidentImages | None = None
         if isinstance(images, ResidentImages) and images.device.type == device.type:
             self._resident = images
@@ -68,7 +69,7 @@ class Loader:
         self._device, self._workers, self._flip_seed = device, workers, flip_seed
 
     def batches(self, position: int) -> Iterator[Staged]:
-        """Batches for `to_images`, from `position` of the stream on. Raises DataError where a sample is damaged."""
+        """Yield batches for `to_images`, starting at `position`. Raises DataError if a sample is damaged."""
         planned = self._order.batches(position, self._rows)
         if self._resident:
             yield from (Staged(torch.from_numpy(batch.ids), self._flips_of(batch)) for batch in planned)
@@ -93,7 +94,7 @@ class Loader:
 
     def to_pixels(self, staged: Staged) -> Tensor:
         """The batch as uint8 (count, channels, height, width), on the device."""
-        # Four times fewer bytes cross to the device as uint8 than as float32, and fewer still as rows.
+        # Copying uint8 to the device moves a quarter of the bytes of float32, and copying row numbers even less.
         content = staged.content.to(self._device, non_blocking=True)
         images = self._resident.take(content) if self._resident else content.contiguous()
         if staged.flipped is not None:
@@ -101,17 +102,17 @@ class Loader:
         return images
 
     def read(self, ids: Ids) -> Tensor:
-        """These samples, like a batch."""
+        """These samples as float32 (count, channels, height, width) in [-1, 1], on the device."""
         return to_float(self.read_pixels(ids))
 
     def read_pixels(self, ids: Ids) -> Tensor:
-        """These samples as they are: uint8 (count, channels, height, width), on the device."""
+        """These samples as uint8 (count, channels, height, width), on the device."""
         return self._images.read(ids).to(self._device).contiguous()
 
     def _announced(self, position: int) -> Iterator[int]:
-        """The positions at which batches are handed out. The images learn of their shards when these change.
+        """Yield the positions of the batches, and announce their shards to the images when these change.
 
-        Only now, and not when a batch is planned: shards of earlier batches may still be being decoded then.
+        Not earlier, when the batch is planned: at that time, shards of earlier batches may still be in use.
         """
         expected = None
         while True:
@@ -125,7 +126,7 @@ class Loader:
     def _load(self, batch: Batch) -> Staged:
         images = self._images.read(batch.ids)
         if self._device.type == "cuda":
-            # Only from pinned memory do copies run beside the device's work.
+            # Only copies from pinned memory can overlap with the device's work.
             images = images.pin_memory()
         return Staged(images, self._flips_of(batch))
 
@@ -134,5 +135,5 @@ class Loader:
 
 
 def mirror(images: Tensor, chosen: Tensor) -> Tensor:
-    """The images (count, channels, height, width) with those chosen, bool (count,), turned left to right."""
+    """Mirror the chosen images left to right. `images`: (count, channels, height, width); `chosen`: bool (count,)."""
     return torch.where(chosen[:, None, None, None], images.flip(3), images)

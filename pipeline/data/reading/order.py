@@ -1,10 +1,11 @@
-"""Which sample comes when: arithmetic on (seed, position, sample counts of the shards).
+"""The order of the samples, computed from the seed, the position and the number of samples in each shard.
 
-The training samples, in the manifest's order, are cut into equal streams, one unless the options say
-otherwise; a batch draws equally from all of them. In each epoch a stream draws its shards in random order, takes
-them in windows of so many shards, and shuffles the samples of each window together. So any position is found
-without reading anything before it, memory holds one window's permutation, and a reader touches few shards at a
-time. Epochs follow each other without a seam: a batch may hold the end of one and the start of the next.
+The training samples, in the order of the manifest, are divided into equal streams (`data.streams`, by default one),
+and each batch takes the same number of samples from every stream. In each epoch, a stream puts its shards in random
+order, divides them into windows of consecutive shards, and shuffles the samples of each window together. So any
+position can be computed without reading anything before it, only the permutations of two windows are in memory, and
+only a few shards are read at a time. Epochs follow each other without a gap: a batch may hold the last samples of
+one epoch and the first samples of the next.
 """
 
 from __future__ import annotations
@@ -20,23 +21,24 @@ from pipeline.data.format.shard_set import ShardSet
 from pipeline.errors import ConfigError, DataError
 from pipeline.noise import RankRows
 from pipeline.options import Config
+from pipeline.wording import counted
 
 BATCHES_AT_ONCE = 16
-"""Planned in one go: between two updates of a network Python and NumPy are out of the processor's caches."""
+"""Batches planned at once: planning one per step is slower, as by then NumPy's code has left the CPU's caches."""
 
 Ids = npt.NDArray[np.int64]
-"""Sample ids: int64 (count,), each the sample's place in the concatenation of all shards."""
+"""Sample ids, int64 (count,): the index of each sample in the concatenation of all shards."""
 
 
 class Batch(NamedTuple):
-    """One rank's rows of a global batch, and the epoch that each is of: both int64 (count,)."""
+    """One rank's rows of a global batch: the id and the epoch of each sample, both int64 (count,)."""
 
     ids: Ids
     epochs: npt.NDArray[np.int64]
 
 
 class Stream:
-    """The endless order of some samples: `pieces` lists (shard, first, end), `kept` gives a shard's training ids."""
+    """The endless order of some samples. `pieces` are (shard, first, end); `kept` gives a shard's training ids."""
 
     def __init__(
         self,
@@ -50,12 +52,12 @@ class Stream:
         self._seed, self._window_shards = seed, window_shards
         self._counts = np.array([end - first for _, first, end in pieces], dtype=np.int64)
         self.epoch_size = int(self._counts.sum())
-        # A window's permutation serves many batches; two are in use where windows meet.
+        # The permutation of a window is used for many batches; at the end of a window, two are in use.
         self._window = lru_cache(maxsize=2)(self._shuffle_window)
         self._order = lru_cache(maxsize=2)(self._shuffle_epoch)
 
     def samples(self, position: int, count: int) -> Ids:
-        """The ids of the samples [position, position + count)."""
+        """The ids of the samples at the positions [position, position + count)."""
         parts = [np.zeros(0, dtype=np.int64)]
         while count > 0:
             epoch, within = divmod(position, self.epoch_size)
@@ -67,11 +69,11 @@ class Stream:
         return np.concatenate(parts)
 
     def epochs(self, position: int, count: int) -> npt.NDArray[np.int64]:
-        """The epochs of the same samples."""
+        """The epochs of the same samples: int64 (count,)."""
         return np.arange(position, position + count, dtype=np.int64) // self.epoch_size
 
     def windows(self, position: int) -> tuple[list[int], list[int]]:
-        """The shards of the window at this position, and those of the next."""
+        """The shards of the window at this position, and those of the next window."""
         epoch, within = divmod(position, self.epoch_size)
         window, _ = self._find_window(epoch, within)
         is_last = window == len(self._order(epoch)[1]) - 1
@@ -79,7 +81,7 @@ class Stream:
         return self._shards_of(epoch, window), self._shards_of(*following)
 
     def _find_window(self, epoch: int, within: int) -> tuple[int, int]:
-        """The window at a place of an epoch, and where it starts."""
+        """The number of the window at a place in an epoch, and the place where the window starts."""
         ends = self._order(epoch)[1]
         window = int(np.searchsorted(ends, within, side="right"))
         return window, int(ends[window - 1]) if window else 0
@@ -92,8 +94,8 @@ class Stream:
         return [shard for shard, first, end in self._pieces_of(epoch, window) if end > first]
 
     def _shuffle_epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The pieces in this epoch's order, and where in the epoch each window of them ends."""
-        # Counted from 1 below, for a seed sequence does not tell a trailing 0 from nothing.
+        """The pieces in the order of this epoch, and the places in the epoch where its windows end."""
+        # Windows are counted from 1 below, because SeedSequence ignores a trailing 0.
         pieces = shuffled(len(self._pieces), (self._seed, epoch, 0, self._number))
         ends = np.cumsum(self._counts[pieces])
         last_of_window = np.minimum(
@@ -110,7 +112,7 @@ class Stream:
 
 
 class Order:
-    """The order of the training samples, and the ids that are held out of it."""
+    """The order of the training samples, and the ids that are held out for validation."""
 
     def __init__(
         self,
@@ -121,10 +123,10 @@ class Order:
         chosen: npt.NDArray[np.bool_] | None = None,
         streams: int = 1,
     ) -> None:
-        """`counts` are the shards' sample counts; `held_out` is the share kept for validation.
+        """`counts` are the numbers of samples in the shards; `held_out` is the share for validation, 0 to 1.
 
-        `chosen` (sum of counts,) says of each sample whether it belongs to the run's classes; None: all do.
-        `streams` share the shuffled shards.
+        `chosen`, bool (sum of counts,), is True for the samples of the run's classes; None means all samples.
+        `streams` divide the `shuffle_shards` among them.
         """
         self._chosen = chosen
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -138,20 +140,21 @@ class Order:
         ]
 
     def batch(self, position: int, rows: RankRows) -> Batch:
-        """These rows of the global batch that starts at this position of the endless stream of samples.
+        """These rows of the global batch that starts at this position of the endless order.
 
-        The rows of a batch lie stream by stream. Positions and the batch are multiples of the number of streams.
+        A batch holds first its rows of the first stream, then those of the second, and so on. The position and the
+        size of the batch must be multiples of the number of streams.
         """
         return next(self._plan(position, rows, 1))
 
     def batches(self, position: int, rows: RankRows) -> Iterator[Batch]:
-        """These rows of each global batch from `position` on, for ever."""
+        """Yield these rows of each global batch, starting at `position`, without end."""
         while True:
             yield from self._plan(position, rows, BATCHES_AT_ONCE)
             position += BATCHES_AT_ONCE * rows.total
 
     def _plan(self, position: int, rows: RankRows, count: int) -> Iterator[Batch]:
-        """These rows of `count` global batches in a row."""
+        """These rows of `count` consecutive global batches."""
         each, place = rows.total // len(self.streams), position // len(self.streams)
         streams, start = self._streams_of(rows), rows.first % each
 
@@ -164,29 +167,29 @@ class Order:
         return map(Batch, ids, epochs)
 
     def first(self, count: int) -> Ids:
-        """The ids of as many samples as asked for; none comes again before all have come."""
+        """The ids of the first `count` samples; none is repeated before all have been used."""
         each = -(-count // len(self.streams))
-        # Streams differ by a sample: where the others still have one, a stream that has none left must not begin anew.
+        # Streams may differ by one sample: the shorter ones must not start again while the others have one left.
         ids = [stream.samples(0, min(each, stream.epoch_size)) for stream in self.streams]
         return np.resize(np.concatenate(ids), count)
 
     def windows(self, position: int, rows: RankRows) -> tuple[list[int], list[int]]:
-        """The shards that these rows are read from at this position, and those that come next."""
+        """The shards that these rows are read from at this position, and the shards that come next."""
         pairs = [stream.windows(position // len(self.streams)) for stream in self._streams_of(rows)]
         return [shard for now, _ in pairs for shard in now], [shard for _, later in pairs for shard in later]
 
     def _streams_of(self, rows: RankRows) -> list[Stream]:
-        """The streams that these rows of a batch are of."""
+        """The streams that these rows of a batch belong to."""
         each = rows.total // len(self.streams)
         return self.streams[rows.first // each : -(-(rows.first + rows.count) // each)]
 
     def held_out_ids(self) -> Ids:
-        """The ids of the validation samples: the same for every seed."""
+        """The ids of the validation samples, which are the same for every seed."""
         ids = self._chosen_ids(0, int(self._starts[-1]))
         return ids[self._is_held_out(ids)]
 
     def training_ids(self) -> Ids:
-        """The ids of all other samples, in the set's own order."""
+        """The ids of the training samples, in the order of the manifest."""
         ids = self._chosen_ids(0, int(self._starts[-1]))
         return ids[~self._is_held_out(ids)]
 
@@ -199,14 +202,14 @@ class Order:
         return ids if self._chosen is None else ids[self._chosen[first:end]]
 
     def _is_held_out(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        # The top 53 bits of a hash, as a fraction.
+        # The top 53 bits of a hash, as a fraction of 1.
         return (mix64(ids) >> np.uint64(11)) < np.uint64(round(self._held_out * 2**53))
 
 
 def _cut(ends: npt.NDArray[np.int64], number: int, streams: int) -> list[tuple[int, int, int]]:
-    """One stream's part of the samples as (shard, first, end), first and end counting the shard's training samples.
+    """The samples of one stream as (shard, first, end), where first and end count the shard's training samples.
 
-    `ends` says where each shard's training samples end in the concatenation of them all.
+    `ends` are the places where the training samples of each shard end in the concatenation of all of them.
     """
     total = int(ends[-1])
     first, end = (total * part // streams for part in (number, number + 1))
@@ -219,7 +222,7 @@ def _cut(ends: npt.NDArray[np.int64], number: int, streams: int) -> list[tuple[i
 
 
 def build_order(config: Config, shards: ShardSet) -> Order:
-    """The order of a run. Raises DataError or ConfigError where the images do not make one global batch."""
+    """The order of a run. Raises DataError or ConfigError if there are too few images for one global batch."""
     batch, data = config.schedule.real_images, config.data
     manifest = shards.manifest
     counts = [shard.count for shard in manifest.shards]
@@ -228,49 +231,49 @@ def build_order(config: Config, shards: ShardSet) -> Order:
     held_out = len(order.held_out_ids())
     if order.epoch_size < batch:
         raise DataError(
-            f"{data.shards} leaves {order.epoch_size} training images, fewer than one batch of {batch}. "
+            f"{data.shards} has {counted(order.epoch_size, 'training image')}, fewer than one batch of {batch}. "
             "Lower schedule.global_batch (or critic_batch), or use more images or classes."
         )
     if data.validation > 0 and held_out < config.schedule.global_batch:
         raise ConfigError(
-            f"data.validation: {data.validation} of {manifest.count} images holds out {held_out}, fewer than one "
-            f"global batch of {config.schedule.global_batch}. Raise it, or set it to 0."
+            f"data.validation: {data.validation} holds out {held_out:,} of {counted(manifest.count, 'image')}, fewer "
+            f"than one global batch of {config.schedule.global_batch}. Raise it, or set it to 0."
         )
     return order
 
 
 def of_classes(names: Sequence[str], shards: ShardSet) -> npt.NDArray[np.bool_]:
-    """Of each sample, whether its class is one of these names. Raises ConfigError for unknown names."""
+    """Whether the class of each sample is one of these: bool (count,). Raises ConfigError for unknown names."""
     manifest = shards.manifest
     unknown = [name for name in names if name not in manifest.classes]
     if unknown:
-        known = ", ".join(manifest.classes) or "none: its images have no labels"
+        known = ", ".join(manifest.classes) or "none, because its images have no labels"
         raise ConfigError(
-            f"data.classes: {', '.join(unknown)} not among the classes of the shards, which are {known}. "
-            "Name some of these, or leave data.classes out to train on all images."
+            f"data.classes: the shards have no class {', '.join(unknown)}. Their classes: {known}. Name some of "
+            "these, or remove data.classes to train on all images."
         )
     labels = [manifest.classes.index(name) for name in names]
     return np.concatenate([np.isin(shards.load_index(shard)[:, 2], labels) for shard in manifest.shards])
 
 
 def shuffled(count: int, key: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """A permutation of range(count) that depends on the key alone, also in later versions of NumPy.
+    """A permutation of range(count), int64 (count,), that depends only on the key, in every version of NumPy.
 
-    NumPy keeps the raw bits of a bit generator stable for good, but not what its methods make of them.
+    NumPy guarantees that the raw bits of a bit generator never change, but not the results of its methods.
     """
     bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
     return np.argsort(bits, kind="stable")
 
 
 def flips(seed: int, batch: Batch) -> npt.NDArray[np.bool_]:
-    """Whether each sample is mirrored: bool (count,), a coin toss that depends on (seed, epoch, sample) alone."""
+    """Whether each sample is mirrored: bool (count,), a coin toss that depends only on the seed, epoch and sample."""
     toss = mix64(np.array([seed], dtype=np.int64)) ^ batch.epochs.astype(np.uint64)
     toss = mix64((mix64(toss.view(np.int64)) ^ batch.ids.astype(np.uint64)).view(np.int64))
     return toss >= np.uint64(1 << 63)
 
 
 def mix64(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's output function (Steele, Lea, Flood 2014): every input bit moves every output bit."""
+    """The output function of SplitMix64 (Steele, Lea, Flood 2014): each input bit affects each output bit."""
     x = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""Any samples of a shard set by id, decoded, through memory maps and the shards' indexes."""
+"""Reads and decodes samples of a shard set by id, with memory maps and the shards' indexes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from pipeline.data.format.manifest import INDEX_COLUMNS, Index
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.reading.order import Ids
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
-# Each takes a file descriptor, of which a process commonly has 1,024.
+# Each open shard needs a file descriptor, and processes are often limited to 1,024.
 OPEN_SHARDS = 256
 
 
 @dataclass(frozen=True)
 class OpenShard:
-    """A tar file as uint8 (bytes,), mapped into memory, and its index."""
+    """A memory-mapped tar file, uint8 (bytes,), and its index."""
 
     content: Bytes
     index: Index
 
 
 class ShardReader:
-    """Reads and decodes samples, from any thread. Shards are opened when first touched; the last used stay open."""
+    """Reads and decodes samples, from any thread. Shards are opened on first use; the last ones used stay open."""
 
     def __init__(self, shards: ShardSet) -> None:
         self.shards, self.manifest = shards, shards.manifest
@@ -49,11 +50,11 @@ class ShardReader:
 
     @property
     def image_bytes(self) -> int:
-        """The size of one decoded image."""
+        """The size of one decoded image in bytes."""
         return math.prod(self.image_shape)
 
     def expect(self, now: list[int], later: list[int]) -> None:
-        """Say which shards are being read, and which come next. All others are closed."""
+        """Announce which shards are being read and which come next. All other shards are closed."""
         kept = {*now, *later}
         with self._lock:
             self._expected = kept
@@ -62,9 +63,9 @@ class ShardReader:
         self.shards.files.expect(self._file_names(now), self._file_names(later))
 
     def read(self, ids: Ids) -> Tensor:
-        """The images of these samples: uint8 (count, channels, height, width), on the host.
+        """The images of these samples: uint8 (count, channels, height, width), on the CPU.
 
-        Raises DataError, naming the sample, where one is damaged.
+        Raises DataError, which names the sample, if one is damaged.
         """
         images = np.empty((len(ids), *self.manifest.resolution, self.manifest.channels), dtype=np.uint8)
         for number, rows, places in self._by_shard(ids):
@@ -79,20 +80,20 @@ class ShardReader:
         return torch.from_numpy(labels)
 
     def _read_shard(self, images: Bytes, number: int, rows: list[int], places: list[int]) -> None:
-        """Decode samples of one shard into rows of `images`. By itself, so that it lets go of one before the next."""
+        """Decode samples of one shard into rows of `images`. A method, so that the shard is released at its end."""
         shard = self._open(number)
         entries = shard.index[places].tolist()
         for row, place, (offset, size, _, checksum) in zip(rows, places, entries, strict=True):
             encoded = shard.content[offset : offset + size]
             try:
                 if zlib.crc32(encoded.data) != checksum:
-                    raise DataError("its bytes are not those that were written")
+                    raise DataError("its CRC-32 differs from the one in the index")
                 decode_into(images[row], encoded, self.manifest.encoding)
             except DataError as error:
                 raise DataError(self._damaged(number, place, error)) from None
 
     def _by_shard(self, ids: Ids) -> Iterator[tuple[int, list[int], list[int]]]:
-        """For each shard touched: its number, rows of the batch, and the places in the shard that go there."""
+        """Yield for each shard its number, the rows of the batch, and the places in the shard of their samples."""
         shards = np.searchsorted(self._ends, ids, side="right")
         order = np.argsort(shards, kind="stable")
         numbers, firsts = np.unique(shards[order], return_index=True)
@@ -105,8 +106,8 @@ class ShardReader:
     def _damaged(self, number: int, place: int, error: DataError) -> str:
         name = self.shards.files.where(self.manifest.shards[number].name)
         return (
-            f"Sample {place} of {name} is damaged: {error}. `wgan shards check` lists every damaged "
-            "sample; copy the file again, or make the shards again."
+            f"Sample {place} of {name} is damaged: {error}. Copy the file again, or make the shards again; `wgan "
+            "shards check` lists all damaged samples."
         )
 
     def _open(self, number: int) -> OpenShard:
@@ -114,12 +115,12 @@ class ShardReader:
             if shard := self._opened.get(number):
                 self._opened.move_to_end(number)
                 return shard
-        # Outside of the lock, for it may have to be fetched.
+        # Without the lock, because it may have to be downloaded first.
         shard = self._open_shard(number)
         with self._lock:
             if self._expected is not None and number not in self._expected:
                 return (
-                    shard  # for this batch alone: what stays open stays on the disk, and takes others' room
+                    shard  # only for this batch: an open shard stays on the disk and takes the room of others
                 )
             self._opened[number] = shard
             while len(self._opened) > OPEN_SHARDS:
@@ -133,11 +134,13 @@ class ShardReader:
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 where = self.shards.files.where(shard.name)
-                raise DataError(f"{where} cannot be opened: {error}.") from None
-        # A file that shrank since would end the process with SIGBUS where it is touched.
+                raise DataError(f"{where} cannot be mapped into memory: {error}. Copy it again.") from None
+        # Reading beyond the end of a truncated file would kill the process with SIGBUS.
         if len(content) != shard.bytes:
             where = self.shards.files.where(shard.name)
-            raise DataError(f"{where} has {len(content)} bytes, not {shard.bytes}. Copy it again.")
+            raise DataError(
+                f"{where} has {counted(len(content), 'byte')} instead of {shard.bytes:,}. Copy it again."
+            )
         return OpenShard(np.frombuffer(content, dtype=np.uint8), self.shards.load_index(shard))
 
     def _file_names(self, numbers: list[int]) -> list[str]:

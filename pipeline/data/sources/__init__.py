@@ -1,6 +1,6 @@
-"""Where images come from: the contract of a source, and the registry of named ones.
+"""Sources, from which shards are made: the interface of a source, and the registry of named sources.
 
-A source is one file beside this one with `open_source(spec) -> Source`, and one line in `FAMILIES` (for names)
+A source is one file in this folder with `open_source(spec) -> Source`, and one line in `FAMILIES` (for names)
 or in `_kind_of` below (for a kind of path).
 """
 
@@ -21,70 +21,75 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.plugins import is_import_path, load_plugin
 
 Pixels = npt.NDArray[np.uint8]
-"""uint8 of shape (height, width), grey, or (height, width, 3), RGB."""
+"""uint8 (height, width) for grey, or (height, width, 3) for RGB."""
 
 Picture = bytes | Pixels
-"""An image file's content as it is stored, or pixels where a source has no files."""
+"""The content of an image file, or pixels if the source has no image files."""
 
 
 class Source(Protocol):
-    """A fixed list of images that can be read in any order, also in another process: sources are pickled."""
+    """A fixed list of images that can be read in any order and in any process. A source must be picklable."""
 
     @property
     def name(self) -> str:
-        """What the manifest calls this set; it tells splits apart, but not the places it may lie at."""
+        """The name of the set in the manifest. It differs between splits, but not between places on the disk."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names by label; empty where the images have no labels."""
+        """The class names by label; empty if the images have no labels."""
 
     @property
     def native_resolution(self) -> tuple[int, int] | None:
-        """(height, width) to use by default; None where the user must choose."""
+        """The default (height, width) of shards; None if the user must choose."""
 
     @property
     def native_channels(self) -> int:
-        """1 for grey, 3 for colour: the default for shards of this source."""
+        """The default number of channels of shards: 1 for grey, 3 for colour."""
 
     def __len__(self) -> int: ...
 
     def key(self, position: int) -> str:
-        """What tells this image from the others, and names it in messages: a path within the source, say."""
+        """A unique name of this image, also used in messages: for example its path within the source."""
 
     def label(self, position: int) -> int | None:
-        """The image's index into `classes`; None where there are none."""
+        """The image's index into `classes`; None if the source has no labels."""
 
     def read(self, position: int) -> Picture:
-        """The image. Raises DataError, naming it, where it cannot be read."""
+        """Read the image. Raises DataError, which names it, if it cannot be read."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What the user asked for: a name or a path, where a named set's files lie, and which split of it."""
+    """What the user asked for: a name or a path, the directory of a named set's files, and the split."""
 
     name: str
     root: Path | None = None
     split: str = "train"
 
     def refuse_root(self) -> None:
-        """Raise ConfigError where a root was given to a source that has no use for one."""
+        """Raise ConfigError if a root was given, because this source does not use one."""
         if self.root is not None:
-            raise ConfigError(f"--root {self.root} has no meaning for {self.name}. Leave it out.")
+            raise ConfigError(
+                f"--root {self.root} cannot be used with {self.name}, whose files are not in a root directory. Leave "
+                "it out."
+            )
 
     def refuse_splits(self, instead: str) -> None:
-        """Raise ConfigError where a split was asked for of a source that has none."""
+        """Raise ConfigError if a split was given, because this source has none. `instead` says what to do."""
         if self.split != "train":
-            raise ConfigError(f"{self.name} has no {self.split} split. {instead}")
+            raise ConfigError(f"--split {self.split}: {self.name} has no splits. {instead}")
 
     def check_split(self, known: Iterable[str]) -> None:
         """Raise ConfigError unless the split is one of these."""
         if self.split not in known:
-            raise ConfigError(f"{self.name} has no {self.split} split; it has: {', '.join(known)}.")
+            raise ConfigError(
+                f"--split {self.split}: {self.name} has no such split. Its splits: {', '.join(known)}."
+            )
 
 
 @dataclass(frozen=True)
 class Family:
-    """Named sources that one module opens; `summary` is for the help."""
+    """Named sources that one module opens; `summary` is their line in the help."""
 
     module: str
     names: tuple[str, ...]
@@ -108,25 +113,26 @@ FAMILIES = (
     Family("celeba", ("celeba",), "202,599 faces of 178 x 218; train, valid, test, all"),
     Family("lsun", LSUN, "photos of scenes; also -kitchen, ...; needs --root; train, val"),
 )
-# Name -> module. Modules are imported when asked for: some need libraries that are slow to import.
+# Name -> module. Modules are imported on first use, because some need libraries that are slow to import.
 REGISTRY: dict[str, str] = {
     name: f"pipeline.data.sources.{family.module}" for family in FAMILIES for name in family.names
 }
 HUGGING_FACE = "hf:"
 PATHS = (
-    ("photos/", "a folder of images; its sub-folders, where it has any, are the classes"),
-    ("photos.zip, photos.tar", "the same, packed; a tar file must not be compressed"),
+    ("photos/", "a folder of images; its subfolders, if it has any, are the classes"),
+    ("photos.zip, photos.tar", "the same as an archive; a tar file must not be compressed"),
     ("shards/", "webdataset shards: a folder of .tar files of KEY.jpg and KEY.cls"),
     ("photos.npy, photos.npz", "uint8 arrays (count, height, width) or with 1 or 3 channels; labels in .npz"),
     ("package.module:Source", "your own: called with a pipeline.data.sources.Spec, see docs/extending.md"),
-    ("hf:NAME, hf:USER/NAME", "a set of the Hugging Face Hub; with --root, what save_to_disk wrote"),
+    ("hf:NAME, hf:USER/NAME", "a Hugging Face dataset; with --root, one that save_to_disk wrote"),
+    ("package.module:Name", "a source of your own, see docs/extending.md"),
 )
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 ARRAYS = (".npy", ".npz")
 
 
 def describe_sources() -> str:
-    """A table of all sources for the help, one line each: what to write, and what it is."""
+    """A table of all sources for the help, one line each: what to type, and what it is."""
     named = [(_abbreviate(family.names), family.summary) for family in FAMILIES]
     return "\n".join(f"  {example:<30}{summary}" for example, summary in (*PATHS, *named))
 
@@ -136,10 +142,10 @@ def _abbreviate(names: tuple[str, ...]) -> str:
 
 
 def open_source(spec: Spec) -> Source:
-    """Open the named source, or what lies at that path: `./mnist` is a folder where `mnist` is the set.
+    """Open a source by name, path or import path. `mnist` is the named set; write `./mnist` for such a folder.
 
-    Raises ConfigError for an unknown source or for options that it does not have, DataError where its
-    files are missing or unsuitable.
+    Raises ConfigError for an unknown source and for options that it does not have, and DataError if its files are
+    missing or cannot be used.
     """
     if spec.name in REGISTRY:
         return _open_with(REGISTRY[spec.name], spec)
@@ -155,7 +161,7 @@ def _open_with(module: str, spec: Spec) -> Source:
 
 
 def _kind_of(path: Path) -> str:
-    """The module for what lies at the path."""
+    """The module that opens the file or folder at this path."""
     name = path.name.lower()
     if path.is_dir():
         return _kind_of_folder(path)
@@ -166,7 +172,7 @@ def _kind_of(path: Path) -> str:
     if name.endswith(ARRAYS):
         return "arrays"
     raise ConfigError(
-        f"The source {path} is a file of no kind that is read. Give a folder of images, a .zip or .tar file, a "
+        f"The source {path} is a kind of file that is not supported. Give a folder of images, a .zip or .tar file, a "
         f".npy or .npz file, hf:NAME, or one of: {', '.join(REGISTRY)}."
     )
 
@@ -177,15 +183,15 @@ def _kind_of_folder(path: Path) -> str:
     try:
         entries = [entry for entry in path.iterdir() if not is_hidden(entry.name)]
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
     shards = [entry.name for entry in entries if entry.name.lower().endswith(".tar") and entry.is_file()]
     if not shards or any(is_image(entry.name) for entry in entries):
         return "folder"
     folders = [entry.name for entry in entries if entry.is_dir()]
     if folders:
         raise DataError(
-            f"{path} holds both tar files ({min(shards)}) and folders ({min(folders)}), so it is unclear which are "
-            "the images. Give a folder that holds the ones or the others alone."
+            f"{path} holds both tar files ({min(shards)}) and folders ({min(folders)}), so it is unclear which of "
+            "them hold the images. Give a folder with only tar files or only folders."
         )
     return "webdataset_shards"
 
@@ -194,13 +200,13 @@ def _unknown(name: str) -> str:
     nearest = difflib.get_close_matches(name, REGISTRY, n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     return (
-        f"There is no folder or file {name} and no source of that name; the named ones are: "
-        f"{', '.join(REGISTRY)}, and hf:NAME.{hint}"
+        f"There is no folder, file or named source {name}.{hint} The named sources are {', '.join(REGISTRY)} and "
+        "hf:NAME."
     )
 
 
 def stable_hash(text: str) -> int:
-    """64 bits that depend on the text alone, on any machine and in any version."""
+    """A 64-bit hash that depends only on the text: the same on any machine and in any version."""
     return int.from_bytes(
         hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big"
     )
@@ -210,8 +216,8 @@ T = TypeVar("T")
 
 
 def mixed(entries: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
-    """(key, anything) in the order of the keys' hashes.
+    """Sort (key, value) pairs by the hashes of the keys.
 
-    Listings come sorted by class; in this order every shard holds a fair share of each.
+    Listings are sorted by class; in this order, each shard holds about the same share of each class.
     """
     return sorted(entries, key=lambda entry: (stable_hash(entry[0]), entry[0]))

@@ -1,9 +1,9 @@
-"""Images in a .zip or an uncompressed .tar file: in class folders, or all in one place and without labels.
+"""Images in a .zip or an uncompressed .tar file: in class folders, or in one place and without labels.
 
-    photos.zip:  photos/0001.jpg                flat, whatever one folder they lie in: no labels
-    cifar.tar:   train/airplane/0001.png        classes are where the folders first branch
+    photos.zip:  photos/0001.jpg                all images in one folder: no labels
+    cifar.tar:   train/airplane/0001.png        the classes are the first level with several folders
 
-Nothing is unpacked to disk. A tar file whose images come with KEY.cls is opened as webdataset shards are.
+Nothing is unpacked to disk. A tar file with KEY.cls files is opened as a webdataset shard.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ReadMember = Callable[[Path, str, Where], bytes]
 
 
 class Archive(Listed):
-    """Members of one archive. `wheres` has one for each of `files`."""
+    """The images in one archive. `wheres` has the place of each of `files`."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Archive(Listed):
     ) -> None:
         super().__init__(path.name, classes, files)
         self.path = path
-        self._wheres = np.array(wheres, dtype=np.int64)  # a fraction of the memory of tuples
+        self._wheres = np.array(wheres, dtype=np.int64)  # needs much less memory than tuples
         self._read_member = read_member
 
     def read(self, position: int) -> bytes:
@@ -48,11 +48,11 @@ class Archive(Listed):
 def open_source(spec: Spec) -> Source:
     """List the images in the archive at the path `spec.name`.
 
-    Raises DataError for an archive that is compressed (tar), cut short, unsafe, or without images, and for
-    folders that `folder` would refuse; ConfigError for a root or a split.
+    Raises DataError for an archive that is truncated, unsafe, without images or a compressed tar file, and for
+    folders that `folder` would refuse; ConfigError if a root or a split is given.
     """
     spec.refuse_root()
-    spec.refuse_splits(f"Give an archive that holds the {spec.split} images alone.")
+    spec.refuse_splits(f"Give an archive that holds only the {spec.split} images.")
     path = Path(spec.name)
     if path.name.lower().endswith(".zip"):
         return _open(list_zip(path), read_zip_member)

@@ -1,10 +1,10 @@
-"""Images as one array: a .npy file, or a .npz file with labels beside them.
+"""Images as one array: a .npy file, or a .npz file that may also hold labels.
 
     faces.npy    uint8 (count, height, width), grey; (count, height, width, 1 or 3);
-                 or (count, 1 or 3, height, width), as PyTorch has them
-    faces.npz    such an array, and maybe an integer array (count,) of labels
+                 or (count, 1 or 3, height, width), as in PyTorch
+    faces.npz    such an array and, optionally, an integer array (count,) of labels
 
-A .npy file is read where and when an image is asked for; a .npz file, which cannot be, lies in memory.
+Images of a .npy file are read one by one; a .npz file is compressed, so all of it is read into memory.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pipeline.data.sources.in_memory import InMemory
 from pipeline.data.sources.npy import NpyHeader, read_npy_header, to_array
 from pipeline.data.sources.zip_files import list_zip
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 IMAGE_NAMES = ("images", "x", "data", "arr_0")
 LABEL_NAMES = ("labels", "label", "y", "targets", "arr_1")
@@ -32,7 +33,7 @@ SHAPES = "(count, height, width), with 1 or 3 channels in the second or the last
 
 
 class NpyFile:
-    """A .npy file of images in C order; the file is opened for each image anew."""
+    """A .npy file of images in C order; the file is opened again for each image."""
 
     classes: tuple[str, ...] = ()
 
@@ -59,9 +60,11 @@ class NpyFile:
                 file.seek(self._header.start + position * size)
                 image = to_array(self._image, file.read(size))
         except OSError as error:
-            raise DataError(f"{self.path} cannot be read: {error.strerror}.") from None
+            raise DataError(f"{self.path} cannot be read: {error.strerror}. Check its permissions.") from None
         except ValueError as error:
-            raise DataError(f"{self.path}: image {position} is cut short: {error}.") from None
+            raise DataError(
+                f"{self.path}: image {position} is truncated: {error}. Copy the file again."
+            ) from None
         pixels: Pixels = _channels_last(image[None])[0]
         return np.ascontiguousarray(pixels)
 
@@ -69,12 +72,12 @@ class NpyFile:
 def open_source(spec: Spec) -> Source:
     """Open the array file at the path `spec.name`.
 
-    Raises DataError where it is damaged, holds anything but uint8 images of the shapes above, holds more
-    than one such array and none of them is called images, x, data or arr_0, or does not fit into memory;
-    ConfigError for a root or a split.
+    Raises DataError if it is damaged, if its images are not uint8 of the shapes above, if it holds several such
+    arrays and none is named images, x, data or arr_0, or if it does not fit into memory; ConfigError if a root or a
+    split is given.
     """
     spec.refuse_root()
-    spec.refuse_splits(f"Give a file of the {spec.split} images alone.")
+    spec.refuse_splits(f"Give a file that holds only the {spec.split} images.")
     path = Path(spec.name)
     return _open_npz(path) if path.suffix.lower() == ".npz" else _open_npy(path)
 
@@ -85,19 +88,19 @@ def _open_npy(path: Path) -> NpyFile:
             header = read_npy_header(file)
         size = path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
     except ValueError as error:
-        raise DataError(f"{path} is no .npy file: {error}. Write it again by numpy.save.") from None
+        raise DataError(f"{path} is not a .npy file: {error}. Write it again with numpy.save.") from None
     _check_images(path, header)
     if header.fortran:
         raise DataError(
-            f"{path} is in Fortran order, in which no image lies in one piece. Write it again by "
+            f"{path} is in Fortran order, so its images cannot be read one by one. Write it again with "
             "numpy.save(file, numpy.ascontiguousarray(images))."
         )
     if size != header.start + header.bytes:
         raise DataError(
-            f"{path} has {size:,} bytes, but {header} takes {header.start + header.bytes:,}: it was cut short "
-            "or changed. Copy it again."
+            f"{path} has {counted(size, 'byte')}, but {header} takes {header.start + header.bytes:,}: it was "
+            "truncated or changed. Copy it again."
         )
     return NpyFile(path, header)
 
@@ -114,7 +117,7 @@ def _open_npz(path: Path) -> InMemory:
 
 
 def _read_headers(path: Path) -> dict[str, NpyHeader]:
-    """The header of each array by its name; nothing but headers is unfolded."""
+    """The header of each array by its name; only headers are uncompressed."""
     names = [name for name in list_zip(path).files if name.endswith(".npy")]
     try:
         with zipfile.ZipFile(path) as archive:
@@ -123,7 +126,9 @@ def _read_headers(path: Path) -> dict[str, NpyHeader]:
                 with archive.open(name) as stream:
                     headers[name.removesuffix(".npy")] = read_npy_header(stream)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is no whole .npz file: {error}. Write it again by numpy.savez.") from None
+        raise DataError(
+            f"{path} is not a complete .npz file: {error}. Write it again with numpy.savez."
+        ) from None
     return headers
 
 
@@ -135,8 +140,8 @@ def _find_images(path: Path, headers: Mapping[str, NpyHeader]) -> str:
         if name in candidates:
             return name
     raise DataError(
-        f"{path} holds {_describe(headers)}, so it is unclear which are the images. "
-        f"Write one array {SHAPES}, or call it {', '.join(IMAGE_NAMES[:-1])} or {IMAGE_NAMES[-1]}."
+        f"{path} holds {_describe(headers)}, so it is unclear which array holds the images. Write one array "
+        f"{SHAPES}, or name it {', '.join(IMAGE_NAMES[:-1])} or {IMAGE_NAMES[-1]}."
     )
 
 
@@ -150,7 +155,7 @@ def _find_labels(path: Path, headers: Mapping[str, NpyHeader], count: int) -> st
         if name in candidates:
             return name
     raise DataError(
-        f"{path} holds {_describe(headers)}, so it is unclear which are the labels. Call them labels."
+        f"{path} holds {_describe(headers)}, so it is unclear which array holds the labels. Name it labels."
     )
 
 
@@ -162,20 +167,20 @@ def _read_arrays(path: Path, headers: Mapping[str, NpyHeader]) -> dict[str, npt.
     needed, available = sum(header.bytes for header in headers.values()), psutil.virtual_memory().available
     if needed > available // 2:
         raise DataError(
-            f"{path} unfolds to {needed / 1e9:.1f} GB, more than half of the {available / 1e9:.1f} GB of memory "
-            "that are available. Write the images by numpy.save: a .npy file is not read as a whole."
+            f"{path} takes {needed / 1e9:.1f} GB when uncompressed, more than half of the {available / 1e9:.1f} GB "
+            "of available memory. Write the images with numpy.save: images of a .npy file are read one by one."
         )
     try:
         with zipfile.ZipFile(path) as archive:
             return {name: _read_array(archive, f"{name}.npy", header) for name, header in headers.items()}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged: {error}. Write it again by numpy.savez.") from None
+        raise DataError(f"{path} is damaged: {error}. Write it again with numpy.savez.") from None
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, header: NpyHeader) -> npt.NDArray[Any]:
     with archive.open(name) as stream:
         read_npy_header(stream)
-        # A byte more than needed shows that there is more; at the end the checksum is compared.
+        # One byte more than needed, to notice extra bytes; `zipfile` checks the CRC at the end.
         return to_array(header, stream.read(header.bytes + 1))
 
 
@@ -183,29 +188,31 @@ def _check_images(path: Path, header: NpyHeader) -> None:
     what = f"{path} holds {header}"
     if header.dtype != np.uint8:
         raise DataError(
-            f"{what}; images are uint8, 0 to 255, and how to scale others would be a guess. Scale them, and "
-            "write images.astype(numpy.uint8)."
+            f"{what}, but images must be uint8, because the value range of other types is unknown. Scale them to 0 "
+            "to 255, and write images.astype(numpy.uint8)."
         )
     shape = header.shape
     if len(shape) == 3 and shape[2] in (1, 3):
-        raise DataError(f"{what}, which looks like a single image. Give {SHAPES}: images[None] for one.")
+        raise DataError(
+            f"{what}, which looks like a single image. Give {SHAPES}; for a single image, write image[None]."
+        )
     first, last = len(shape) == 4 and shape[1] in (1, 3), len(shape) == 4 and shape[3] in (1, 3)
     if first and last:
         raise DataError(
-            f"{what}, so it is unclear which side is the channels. Write images whose sides differ."
+            f"{what}, so it is unclear which axis holds the channels. Write images with other sizes."
         )
     if len(shape) != 3 and not (first or last):
-        raise DataError(f"{what}; images are {SHAPES}.")
+        raise DataError(f"{what}, but images must be {SHAPES}. Reshape them.")
     if 0 in shape:
-        raise DataError(f"{what}, which are no images at all. Give a file with some.")
+        raise DataError(f"{what}, so it holds no images. Give a file that does.")
 
 
 def _check_labels(path: Path, labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= MOST_CLASSES:
         raise DataError(
-            f"{path} holds labels from {lowest} to {highest}; they are numbers from 0 on, below {MOST_CLASSES:,}. "
-            "Number the classes anew, or leave the labels out."
+            f"{path} holds labels from {lowest} to {highest}, but labels must be 0 to {MOST_CLASSES - 1:,}. Renumber "
+            "the classes, or leave the labels out."
         )
     return labels.astype(np.int64)
 
@@ -218,7 +225,7 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _channels_last(images: npt.NDArray[Any]) -> Pixels:
-    """uint8 (count, height, width) or (count, height, width, 3) of the same images."""
+    """The same images as uint8 (count, height, width) or (count, height, width, 3)."""
     if images.ndim == 4 and images.shape[1] in (1, 3):
         images = np.moveaxis(images, 1, 3)
     return images[:, :, :, 0] if images.ndim == 4 and images.shape[3] == 1 else images

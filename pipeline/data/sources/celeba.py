@@ -1,4 +1,4 @@
-"""CelebA: 202,599 photos of faces, aligned and cut to 178 x 218, without labels."""
+"""CelebA: 202,599 photos of faces, aligned and cropped to 178 x 218 pixels, without labels."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pipeline.data.sources.folder import read_image_file
 from pipeline.data.sources.listing import Listed
 from pipeline.data.sources.torchvision_sets import Files, open_with_torchvision
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 FILES = Files("CelebA", "celeba", (IMAGES, PARTITION))
 SPLITS = {"train": "0", "valid": "1", "test": "2"}
 ALL = "all"
-# File name and split. Names become paths, so they may not lead elsewhere.
+# File name and split. The names become paths, so they must not lead out of the folder.
 LINE = re.compile(r"(\w+\.(?:jpg|png)) +([012])", re.ASCII)
 
 
 class CelebA(Listed):
-    """The faces of one split, in the order of their numbers."""
+    """The faces of one split, in the order of the partition file."""
 
     native_resolution = (218, 178)
 
@@ -33,10 +34,10 @@ class CelebA(Listed):
 
 
 def open_source(spec: Spec) -> Source:
-    """Open the images under `root/celeba/img_align_celeba`; without a root, download them once (1.4 GB).
+    """Open the images in `root/celeba/img_align_celeba`; without a root, download them once (1.4 GB).
 
-    Of the set's lists only list_eval_partition.txt is needed. Raises ConfigError for a split other than
-    train, valid, test and all, DataError where files are missing or damaged, or the download fails.
+    Of the set's text files, only list_eval_partition.txt is needed. Raises ConfigError for a split other than train,
+    valid, test and all, and DataError if files are missing or damaged or if the download fails.
     """
     spec.check_split((*SPLITS, ALL))
 
@@ -54,7 +55,7 @@ def _download(root: Path) -> None:
 
     try:
         Downloaded(root, split=ALL, download=True)
-    # The tool that it downloads with has errors of its own that have no common base, for a quota used up, say.
+    # The download tool has its own errors without a common base, for example if the download quota is used up.
     except Exception as error:
         raise RuntimeError(str(error) or type(error).__name__) from None
 
@@ -66,16 +67,16 @@ def _open(folder: Path, split: str) -> CelebA:
     missing = [name for name in names if name not in there]
     if missing:
         raise DataError(
-            f"{folder / IMAGES} lacks {len(missing):,} of the {len(names):,} images of {split}, {missing[0]} for "
-            "one. Unpack img_align_celeba.zip again."
+            f"{folder / IMAGES} is not complete: {len(missing):,} of {counted(len(names), 'image')} of the {split} "
+            f"split are missing, for example {missing[0]}. Unpack img_align_celeba.zip again."
         )
     if not names:
-        raise DataError(f"{folder / PARTITION} lists no images of {split}. Copy it again.")
+        raise DataError(f"{folder / PARTITION} lists no images of the {split} split. Copy it again.")
     return CelebA(folder, split, names)
 
 
 def _parse(line: str) -> tuple[str, str]:
     match = LINE.fullmatch(line.strip())
     if match is None:
-        raise ValueError(f"{PARTITION} holds the line {line!r}")
+        raise ValueError(f"{PARTITION} has an invalid line {line!r}")
     return match[1], match[2]

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 50,000 train and 10,000 test colour 32 x 32 photos, read by torchvision."""
+"""CIFAR-10 and CIFAR-100: colour photos of 32 x 32, 50,000 train and 10,000 test, read with torchvision."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SETS = {
 
 
 def open_source(spec: Spec) -> Source:
-    """Open the files under `root/cifar-10-batches-py`, say; without a root, download them once.
+    """Open the files in `root/cifar-10-batches-py` or `root/cifar-100-python`; without a root, download them once.
 
-    Raises ConfigError for a split other than train and test, DataError where the files are missing or
-    damaged, or the download fails.
+    Raises ConfigError for a split other than train and test, and DataError if the files are missing or damaged or if
+    the download fails.
     """
     import torchvision
 
@@ -34,7 +34,7 @@ def open_source(spec: Spec) -> Source:
     make = getattr(torchvision.datasets, files.title)
 
     # The files are pickles, and loading a pickle can run any code. Never load them directly: torchvision's
-    # constructor loads a file only after its MD5 proved to be that of the published one.
+    # constructor loads a file only after checking that it has the MD5 of the published file.
     def read(root: Path, download: bool) -> Any:
         return make(root, train=spec.split == "train", download=download)
 

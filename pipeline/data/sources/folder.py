@@ -1,12 +1,12 @@
-"""A folder of image files: one sub-folder a class, or all in one place and without labels.
+"""A folder of image files: one subfolder per class, or all files in one place and without labels.
 
-    faces/0001.jpg                     flat: no labels
-    animals/cat/one/a.png              the label is the folder directly below the top, whatever lies deeper
-    animals/train/cat/a.png            where the top holds one folder only, and that but folders, the classes
-                                       are where the folders first branch
+    faces/0001.jpg                     all images in one folder: no labels
+    animals/cat/one/a.png              the class is the first subfolder; folders inside it do not matter
+    animals/train/cat/a.png            if there is only one subfolder and it holds only folders, the classes are
+                                       the first level with several folders
 
-Hidden files and folders are passed over; so are files with other extensions, which a warning counts.
-Links to folders are followed only directly below the top, so that a circle of links cannot trap the walk.
+Hidden files and folders are skipped. Files with other endings are skipped with a warning that counts them.
+Links to folders are followed only directly below the top, so that circular links cannot cause an endless search.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pipeline.errors import DataError
 
 
 class Folder(Listed):
-    """Files are opened when they are read. `files` holds (path within the folder, label)."""
+    """The images of a folder, opened one by one. `files` are (path within the folder, label)."""
 
     def __init__(self, path: Path, classes: tuple[str, ...], files: Sequence[Entry]) -> None:
-        # Not the whole path: shards of a folder that has moved are still the same shards.
+        # Only the name, not the path: shards stay the same if the folder is moved.
         super().__init__(path.resolve().name or "folder", classes, files)
         self.path = path
 
@@ -35,19 +35,19 @@ class Folder(Listed):
 
 
 def read_image_file(file: Path | str) -> bytes:
-    """The file's content. Raises DataError where it cannot be read or is larger than any image may be."""
+    """The content of a file. Raises DataError if it cannot be read or is too large for an image."""
     try:
-        # A pipe would otherwise wait for someone to write to it. The calls of the system itself, for small
-        # images are read in no more time than Python's files take to be opened.
+        # O_NONBLOCK, because opening a named pipe would otherwise wait for a writer. Direct system calls, because
+        # Python's file objects take longer to open than a small image takes to read.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise DataError(f"{file} is no plain file. Remove it.")
+                raise DataError(f"{file} is not a regular file. Remove it.")
             if status.st_size > MAX_FILE_BYTES:
                 raise too_large(file)
             content = os.read(descriptor, status.st_size)
-            # Remote file systems may give less than was asked for.
+            # Network file systems may return less than requested.
             while len(content) < status.st_size and (
                 rest := os.read(descriptor, status.st_size - len(content))
             ):
@@ -55,30 +55,32 @@ def read_image_file(file: Path | str) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{file} cannot be read: {error.strerror}. Check its permissions.") from None
     if len(content) != status.st_size:
-        raise DataError(f"{file} was cut short while it was read. Copy it again.")
+        raise DataError(f"{file} became shorter while it was read. Copy it again.")
     return content
 
 
 def open_source(spec: Spec) -> Source:
-    """List the images below the path `spec.name`.
+    """List the images in the folder `spec.name`.
 
-    Raises DataError where there are none, where a class folder has none, or where images lie both in
-    class folders and beside them; ConfigError for a root or a split.
+    Raises DataError if there are none, if a class folder has none, or if there are images both in class folders and
+    next to them; ConfigError if a root or a split is given.
     """
     spec.refuse_root()
-    spec.refuse_splits(f"Give the folder of the {spec.split} images itself.")
+    spec.refuse_splits(f"Give the folder that holds only the {spec.split} images.")
     path = Path(spec.name)
     try:
         files, folders = _walk(path)
     except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from None
+        raise DataError(
+            f"{error.filename} cannot be read: {error.strerror}. Check its permissions."
+        ) from None
     return Folder(path, *sort_into_classes(path, files, folders))
 
 
 def _walk(path: Path) -> tuple[list[str], list[str]]:
-    """The files and folders below, as paths within `path`."""
+    """All visible files and folders in `path`, as paths relative to it."""
     files: list[str] = []
     folders: list[str] = []
     for entry in sorted(path.iterdir()):

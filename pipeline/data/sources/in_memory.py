@@ -1,4 +1,4 @@
-"""Images that are in memory as one array: what many small, named sets are."""
+"""Images that are in memory as one array, as in many small named sets."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import numpy.typing as npt
 
 from pipeline.data.sources import Pixels
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 
 class InMemory:
-    """`images`: uint8 (count, height, width) or (count, height, width, 3); `labels`: int64 (count,) or None.
+    """A source of `images`, uint8 (count, height, width) or (count, height, width, 3).
 
-    Raises DataError where there are not as many labels as images, or labels of no class.
+    `labels` are int64 (count,), or None. Raises DataError if there are not as many labels as images, or if a label
+    is outside the classes.
     """
 
     def __init__(
@@ -28,13 +30,15 @@ class InMemory:
         if labels is not None:
             if len(labels) != len(images):
                 raise DataError(
-                    f"{name} holds {len(images)} images but {len(labels)} labels. Copy its files again."
+                    f"{name} has {counted(len(images), 'image')} but {counted(len(labels), 'label')}. Copy its files "
+                    "again."
                 )
             wrong = (labels < 0) | (labels >= len(classes))
             if wrong.any():
                 position = int(wrong.argmax())
                 raise DataError(
-                    f"{name}: image {position} has label {labels[position]}, outside its {len(classes)} classes."
+                    f"{name}: image {position} has label {labels[position]}, but the set has "
+                    f"{counted(len(classes), 'class')}, numbered from 0. Copy its files again."
                 )
         self._images, self._labels = images, labels
 

@@ -1,10 +1,10 @@
-"""Lists of image files: which files count, which folder is a class, and what a source of such files shares.
+"""Lists of image files: which files are images, which folders are classes, and the base of sources of such files.
 
-    0001.jpg                   flat: no labels
-    cat/one/a.png              the label is the first folder, whatever lies deeper
-    train/cat/a.png            a folder that holds nothing but folders, and is alone, is passed through
+    0001.jpg                   all images in one place: no labels
+    cat/one/a.png              the class is the first folder; folders inside it do not matter
+    train/cat/a.png            a single folder that holds only folders is not a class
 
-Hidden files and folders are passed over, and so are files with other extensions, which one warning counts.
+Hidden files and folders are skipped. Files with other endings are skipped with a warning that counts them.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from pipeline.data.format.codecs import MAX_FILE_BYTES
 from pipeline.data.sources import mixed
 from pipeline.data.sources.pictures import EXTENSIONS
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
-MAC_FOLDER = "__MACOSX"  # what macOS packs beside the files
+MAC_FOLDER = "__MACOSX"  # macOS adds this folder to archives
 
 Entry = tuple[str, int | None]
 """A file's path within its source, and its label."""
 
 
 class Listed:
-    """What all sources share that hold image files under names. `files` is their order."""
+    """The base of all sources of named image files. `files` lists them in their order."""
 
     native_resolution: tuple[int, int] | None = None
     native_channels = 3
@@ -47,27 +48,28 @@ class Listed:
 def sort_into_classes(
     place: Path, files: Iterable[str], folders: Iterable[str] = (), wrapped: bool = False
 ) -> tuple[tuple[str, ...], list[Entry]]:
-    """The class names, and each image with its label, in mixed order.
+    """The class names, and all images with their labels in an order that mixes the classes.
 
-    `files` and `folders` are paths within `place`, "/" between their parts; of the folders only those need
-    be given that hold no files. `wrapped` says that one folder around all images is no class: archives
-    have one. Raises DataError where there are no images, where a class folder has none, where images lie
-    both in class folders and beside them, and where the folders are splits.
+    `files` and `folders` are paths within `place` with "/" between their parts; only folders without files must be
+    given. `wrapped` says that a single folder around all images is not a class, as in archives. Raises DataError if
+    there are no images, if a class folder has none, if there are images both in class folders and next to them, and
+    if the folders are splits.
     """
     files = list(files)
     images = [name for name in files if is_image(name)]
     warn_of_others(place, [name for name in files if not is_image(name)])
-    looked_for = f"no files ending in {', '.join(EXTENSIONS)}"
+    looked_for = f"no files that end in {', '.join(EXTENSIONS)}"
     if not images:
-        raise DataError(f"{place} holds no images: {looked_for}. Give one that does.")
+        raise DataError(f"{place} holds no images: {looked_for}. Give a folder or an archive that does.")
     all_folders = _with_parents(files, folders)
     top = _class_level(images, all_folders, wrapped)
     loose = [name for name in images if "/" not in name[len(top) :]]
     filled = {name[len(top) :].partition("/")[0] for name in images if "/" in name[len(top) :]}
     if loose and filled:
         raise DataError(
-            f"{place / top} holds images both directly ({loose[0][len(top) :]}) and in folders ({min(filled)}), "
-            "so it is unclear whether the folders are classes. Move the loose images into a folder, or remove them."
+            f"{place / top} holds images both directly ({loose[0][len(top) :]}) and in folders ({min(filled)}), so "
+            "it is unclear whether the folders are classes. Move the images that are not in a folder into one, or "
+            "remove them."
         )
     if loose:
         return (), mixed((name, None) for name in loose)
@@ -75,19 +77,19 @@ def sort_into_classes(
     for name in classes:
         if name not in filled:
             raise DataError(
-                f"The class folder {place / top / name} holds no images: {looked_for}. Fill it, or remove it."
+                f"The class folder {place / top / name} holds no images: {looked_for}. Add some, or remove the folder."
             )
     if len(classes) > 1 and SPLITS.issuperset(name.lower() for name in classes):
         raise DataError(
-            f"{place / top} holds {', '.join(classes)}, which are splits and no classes. "
-            "Give the folder of one of them, unpacked if need be."
+            f"{place / top} holds the folders {', '.join(classes)}, which are splits, not classes. Give only one of "
+            "them; unpack an archive first."
         )
     labels = {name: label for label, name in enumerate(classes)}
     return tuple(classes), mixed((name, labels[name[len(top) :].partition("/")[0]]) for name in images)
 
 
 def _class_level(images: Sequence[str], folders: Collection[str], wrapped: bool) -> str:
-    """What leads the paths of all class folders: nothing, or "train/" where that holds all of them."""
+    """The common start of the paths of all class folders: "", or "train/" if that folder holds all of them."""
     top = ""
     while True:
         inside = _folders_in(top, folders)
@@ -117,27 +119,29 @@ def _with_parents(files: Iterable[str], folders: Iterable[str]) -> set[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path within a source is hidden, by its own name or by a folder's above it."""
+    """Whether a path within a source is hidden because of its own name or that of a folder above it."""
     return any(part.startswith(".") or part == MAC_FOLDER for part in name.split("/"))
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Whether the name of a file ends like that of an image."""
     return name.lower().endswith(EXTENSIONS)
 
 
 def warn_of_others(place: Path, others: Sequence[str], kinds: str = ", ".join(EXTENSIONS)) -> None:
-    """Count, in one warning, the files that are not read."""
+    """Print one warning with the number of files that are not read, and the name of one."""
     if others:
-        count = "1 file is" if len(others) == 1 else f"{len(others):,} files are"
         name = others[0].rpartition("/")[2]
-        print(
-            f"warning: {place}: {count} passed over, {name} for one; only {kinds} are read", file=sys.stderr
+        which = (
+            f"1 file was skipped: {name}"
+            if len(others) == 1
+            else f"{counted(len(others), 'file')} were skipped, for example {name}"
         )
+        print(f"warning: {place}: {which}. Only files that end in {kinds} are read.", file=sys.stderr)
 
 
 def too_large(file: Path | str) -> DataError:
-    """The refusal of a file that is larger than MAX_FILE_BYTES."""
+    """The error for a file that is larger than MAX_FILE_BYTES."""
     return DataError(
-        f"{file} is larger than {MAX_FILE_BYTES >> 20} MiB, which no image should be. Remove it."
+        f"{file} is larger than {MAX_FILE_BYTES >> 20} MiB, which is too large for an image. Remove it."
     )

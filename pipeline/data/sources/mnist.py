@@ -1,8 +1,8 @@
-"""MNIST and the sets that come in its format: grey 28 x 28 scans, train and test, read by torchvision.
+"""MNIST and other sets in its format: grey 28 x 28 scans, train and test, read with torchvision.
 
 mnist               handwritten digits: 60,000 train, 10,000 test
-fashion-mnist       ten kinds of clothes, as many
-kmnist              ten cursive Japanese characters, as many
+fashion-mnist       ten kinds of clothes: 60,000 train, 10,000 test
+kmnist              ten cursive Japanese characters: 60,000 train, 10,000 test
 emnist-balanced     47 letters and digits; also emnist-byclass, -bymerge, -letters, -digits, -mnist
 """
 
@@ -22,10 +22,10 @@ EMNIST = "emnist-"
 
 
 def open_source(spec: Spec) -> Source:
-    """Open the files under `root/MNIST/raw`, say; without a root, download them once into the user's cache.
+    """Open the files in `root/MNIST/raw` or the like; without a root, download them once into the user's cache.
 
-    Raises ConfigError for a split other than train and test, DataError where the files are missing or
-    damaged, or the download fails.
+    Raises ConfigError for a split other than train and test, and DataError if the files are missing or damaged or if
+    the download fails.
     """
     spec.check_split(("train", "test"))
     if spec.name.startswith(EMNIST):
@@ -38,11 +38,11 @@ def open_source(spec: Spec) -> Source:
 
 def _open_emnist(spec: Spec, part: str) -> Source:
     data = _open(spec, "EMNIST", (f"emnist-{part}-{spec.split}",), split=part)
-    # Its files hold every image mirrored at the diagonal.
+    # The images in its files are transposed.
     upright = np.ascontiguousarray(data.data.numpy().transpose(0, 2, 1))
     labels, classes = data.targets.numpy().astype(np.int64), tuple(data.classes)
     if part == "letters":
-        # They count from 1; torchvision fills the gap with a class that has no images.
+        # These labels start at 1; torchvision adds a class without images for 0.
         labels, classes = labels - 1, classes[1:]
     return InMemory(_name(spec), upright, labels, classes)
 

@@ -1,4 +1,4 @@
-"""The .npy format without its pickles: the header is looked at before a byte of the array is read."""
+"""The .npy format without pickles: the header is checked before the array is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What a .npy file says of its array; `start` is where the elements begin."""
+    """The header of a .npy file; `start` is the offset of the first element."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -23,7 +23,7 @@ class NpyHeader:
 
     @property
     def bytes(self) -> int:
-        """The size of the elements."""
+        """The size of all elements in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -31,10 +31,10 @@ class NpyHeader:
 
 
 def read_npy_header(stream: IO[bytes]) -> NpyHeader:
-    """Read the header off the start of a .npy file. Raises ValueError where it is none."""
+    """Read the header at the start of a .npy file. Raises ValueError if it is not one."""
     version = np.lib.format.read_magic(stream)
     if version not in HEADERS:
-        raise ValueError(f"version {version} of the .npy format is not known")
+        raise ValueError(f"version {version} of the .npy format is not supported")
     shape, fortran, dtype = HEADERS[version](stream)
     if any(side < 0 for side in shape):
         raise ValueError(f"the shape {shape} has negative sides")
@@ -42,10 +42,10 @@ def read_npy_header(stream: IO[bytes]) -> NpyHeader:
 
 
 def to_array(header: NpyHeader, elements: bytes) -> npt.NDArray[Any]:
-    """The array of these elements. Raises ValueError where there are not as many as the header says."""
+    """The array with these elements. Raises ValueError if their number differs from the header's."""
     if header.dtype.hasobject:
         raise ValueError("it holds Python objects, which are not loaded")
     if len(elements) != header.bytes:
-        raise ValueError(f"{header} takes {header.bytes:,} bytes, and there are {len(elements):,}")
+        raise ValueError(f"{header} takes {header.bytes:,} bytes, but there are {len(elements):,}")
     flat = np.frombuffer(elements, dtype=header.dtype)
     return flat.reshape(header.shape, order="F" if header.fortran else "C")

@@ -1,19 +1,19 @@
-"""Any image file to 8-bit grey or RGB pixels, upright and opaque.
+"""Decodes any image file to 8-bit grey or RGB pixels, upright and opaque.
 
 | Pillow mode            | becomes | how                                                                        |
 |------------------------|---------|----------------------------------------------------------------------------|
 | 1, L                   | L       | as it is; black and white are 0 and 255                                    |
-| LA, La                 | L       | laid on white                                                              |
-| P, PA                  | RGB     | by its palette; laid on white where it has transparent parts               |
+| LA, La                 | L       | on a white background                                                      |
+| P, PA                  | RGB     | by its palette; on a white background if it has transparent parts          |
 | RGB, RGBX              | RGB     | as it is                                                                   |
-| RGBA, RGBa             | RGB     | laid on white                                                              |
-| CMYK, YCbCr            | RGB     | by Pillow's formulas; colour profiles are not applied                      |
+| RGBA, RGBa             | RGB     | on a white background                                                      |
+| CMYK, YCbCr            | RGB     | with Pillow's formulas; colour profiles are not applied                    |
 | 16-bit grey PNG        | L       | divided by 257 and rounded: a PNG's white is always 65535                  |
 | 16-bit colour PNG      | RGB     | the high byte of each value                                                |
-| I, F, I;16 of TIFF     | refused | what counts as white differs between programs, so any scaling is a guess   |
-| LAB, HSV and the rest  | refused | no agreed way to RGB without a profile                                     |
+| I, F, I;16 of TIFF     | refused | the value of white differs between programs, so any scaling is a guess     |
+| LAB, HSV and others    | refused | there is no standard conversion to RGB without a colour profile            |
 
-The rotation that a camera left in EXIF is applied. Of files that move, the first frame is taken.
+The EXIF rotation is applied. Of animated files, the first frame is used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import DataError
 
-# A short list keeps out of reach the formats whose readers start other programs.
+# A short list, because the readers of some other formats start external programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 EXTENSIONS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -41,22 +41,23 @@ MAX_PIXELS = 64_000_000
 def decode_picture(content: bytes) -> Image.Image:
     """Decode an image file to Pillow mode L or RGB by the table above.
 
-    Raises DataError, which says what is wrong but not where, for files that are broken, that hold more
-    than 64 million pixels, or that the table refuses. Size and mode are looked at before the pixels are.
+    The size and the mode are checked before the pixels are decoded. Raises DataError if the file is damaged, has more
+    than 64 million pixels, or is refused by the table; the message does not name the file, so callers must add its
+    name.
     """
     try:
         with warnings.catch_warnings():
-            # Of sizes that are looked at here, and of metadata that nothing reads.
+            # Warnings about sizes, which are checked here, and about metadata, which are not used.
             warnings.simplefilter("ignore")
             return _decode(content)
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(f"it is not an image that can be read ({', '.join(FORMATS)})") from None
+        raise DataError(f"it is not an image in a supported format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise DataError(f"it has far more than {MAX_PIXELS:,} pixels, which are not decoded") from None
-    except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        raise DataError(f"it is broken: {error}") from None
+        raise DataError(f"it has far more than {MAX_PIXELS:,} pixels, the limit for decoding") from None
+    except Exception as error:  # on damaged files, Pillow may raise almost any exception
+        raise DataError(f"it is damaged: {error}") from None
 
 
 def _decode(content: bytes) -> Image.Image:
@@ -64,7 +65,7 @@ def _decode(content: bytes) -> Image.Image:
     check_size(*image.size)
     _check_mode(image)
     if image.format == "PNG":
-        # Pillow takes a PNG for whole once it has all pixels; this compares the checksums as well.
+        # Pillow accepts a PNG as soon as it has all pixels; `verify` also checks the checksums.
         image.verify()
         image = Image.open(io.BytesIO(content), formats=("PNG",))
     image.load()
@@ -72,9 +73,9 @@ def _decode(content: bytes) -> Image.Image:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise DataError for an image that is not worth its memory: a few kilobytes may unfold to gigabytes."""
+    """Raise DataError for an image with too many pixels: a few kilobytes can decode to gigabytes."""
     if width * height > MAX_PIXELS:
-        raise DataError(f"it has {width} x {height} pixels, and over {MAX_PIXELS:,} are not decoded")
+        raise DataError(f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}, the limit for decoding")
 
 
 def _check_mode(image: ImageFile.ImageFile) -> None:
@@ -83,8 +84,8 @@ def _check_mode(image: ImageFile.ImageFile) -> None:
     if image.mode in SIXTEEN_BIT_GREY and image.format == "PNG":
         return
     raise DataError(
-        f"it is {image.format} in Pillow's mode {image.mode}, whose range or colours differ between programs; "
-        "convert it to 8 bits a channel, grey or RGB"
+        f"it is a {image.format} file in Pillow's mode {image.mode}, whose value range or colours differ between "
+        "programs; convert it to 8 bits per channel, grey or RGB"
     )
 
 

@@ -1,4 +1,4 @@
-"""Plain tar files, safely: their members in one pass over the headers, and any span of bytes."""
+"""Reads plain tar files safely: lists the members in one pass, and reads the content of any of them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ COMPRESSED = {
 def list_tar(path: Path) -> Members:
     """The members of an uncompressed tar file, each with (size, offset).
 
-    Raises DataError where it is compressed, damaged or cut short, and for members that are links, devices,
-    pipes or sparse files, or whose names lead elsewhere or come twice.
+    Raises DataError if the file is compressed, damaged or truncated, and for members that are links, devices, pipes
+    or sparse files, that have the same name, or whose name leads out of the archive.
     """
     members = Members(path)
     try:
@@ -35,12 +35,12 @@ def list_tar(path: Path) -> Members:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     _add(members, member)
-                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep a kilobyte of each
+                    archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte of memory per member
                 _check_end(file, archive.offset, path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from None
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
-        raise DataError(f"{path} is not a whole tar file: {error}. Copy it again.") from None
+        raise DataError(f"{path} is not a complete tar file: {error}. Copy it again.") from None
     return members
 
 
@@ -48,8 +48,8 @@ def _refuse_compressed(path: Path, start: bytes) -> None:
     for magic, tool in COMPRESSED.items():
         if start.startswith(magic):
             raise DataError(
-                f"{path} is compressed, but several processes read it at random places. Unpack it first: "
-                f"{tool} < {shlex.quote(str(path))} > unpacked.tar, then give unpacked.tar."
+                f"{path} is compressed, so its images cannot be read in any order. Uncompress it first: {tool} < "
+                f"{shlex.quote(str(path))} > unpacked.tar, then give unpacked.tar."
             )
 
 
@@ -58,7 +58,7 @@ def _add(members: Members, member: tarfile.TarInfo) -> None:
         members.add_folder(member.name)
     elif member.type not in PLAIN or member.issparse() or member.size < 0:
         raise members.refusal(
-            member.name, "is a link, a device, a pipe or a sparse file", "Only plain files are read."
+            member.name, "is a link, a device, a pipe or a sparse file", "Only plain files are supported."
         )
     else:
         members.add_file(member.name, (member.size, member.offset_data))
@@ -69,16 +69,16 @@ def _check_end(file: IO[bytes], end: int, path: Path) -> None:
     while rest := file.read(1 << 20):
         if rest.count(0) != len(rest):
             raise DataError(
-                f"{path} goes on after its end mark, as where tar files were joined: what follows would be "
-                "lost. Pack the files again."
+                f"{path} has more data after its end mark, for example because tar files were joined; the images in "
+                "it would be lost. Pack the files again."
             )
 
 
 def read_tar_member(path: Path, key: str, where: Where) -> bytes:
-    """The content of a member. Raises DataError, naming the key, where it cannot be read.
+    """The content of a member. Raises DataError, which names the key, if it cannot be read.
 
-    The file is opened each time: that costs next to nothing beside an image's decoding, and leaves
-    nothing open that threads or processes would have to share.
+    The file is opened each time: this takes almost no time compared with decoding an image, and there is no open
+    file that threads or processes would have to share.
     """
     size, offset = where
     try:
@@ -86,7 +86,7 @@ def read_tar_member(path: Path, key: str, where: Where) -> bytes:
             file.seek(offset)
             content = file.read(size)
     except OSError as error:
-        raise DataError(f"{path}: {key} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{path}: {key} cannot be read: {error.strerror}. Check the file.") from None
     if len(content) != size:
-        raise DataError(f"{path}: {key} is cut short: the file has changed since it was opened.")
+        raise DataError(f"{path}: {key} is truncated: the file has changed since it was opened. Start again.")
     return content

@@ -1,4 +1,4 @@
-"""What the sets that torchvision reads share: where they lie, and what to do where they cannot be read."""
+"""Shared by all sets that torchvision reads: where their files are, and helpful errors if they cannot be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Files:
-    """A set's files: `names`, within the folder `folder` of a root. `title` is how people call the set."""
+    """The files of a set: `names`, in the folder `folder` of a root. `title` is the usual name of the set."""
 
     title: str
     folder: str
@@ -24,9 +24,9 @@ class Files:
 
 
 def open_with_torchvision(spec: Spec, files: Files, read: Callable[[Path, bool], T]) -> T:
-    """`read(root, download)`: from `spec.root`; without one, downloaded once into the user's cache.
+    """Return `read(root, download)` with `spec.root`; without a root, download once into the user's cache.
 
-    Raises DataError where the files are missing or damaged, or the download fails.
+    Raises DataError if the files are missing or damaged or if the download fails.
     """
     root = spec.root or Path.home() / ".cache" / "wgan-pipeline"
     download = spec.root is None
@@ -41,18 +41,18 @@ def _explain(files: Files, folder: Path, download: bool, reason: str) -> str:
     title, listed = files.title, ", ".join(files.names)
     try:
         are_there = all((folder / name).exists() for name in files.names)
-    except OSError as error:  # a folder above may not be entered, say
+    except OSError as error:  # for example if a folder above may not be entered
         return (
-            f"{folder} cannot be read: {error.strerror}. Change its permissions, or give another --root DIR."
+            f"{folder} cannot be read: {error.strerror}. Check its permissions, or give another --root DIR."
         )
     if are_there:
         return f"The {title} files in {folder} are damaged ({reason}). Remove them, and copy or download them again."
     if download:
         return (
-            f"{title} cannot be downloaded into {folder} ({reason}). Where there is no network, copy its files "
-            f"({listed}) from elsewhere to DIR/{files.folder} and give --root DIR."
+            f"{title} cannot be downloaded to {folder} ({reason}). Without network access, copy its files ({listed}) "
+            f"from another machine to DIR/{files.folder} and give --root DIR."
         )
     return (
-        f"{folder} does not hold the {title} files ({listed}). Copy them there, correct --root, or leave --root "
-        "out to download them."
+        f"{folder} does not hold the {title} files ({listed}). Copy them there, correct --root, or leave --root out "
+        "to download them."
     )

@@ -1,12 +1,12 @@
-"""Webdataset shards made by any program: a folder of .tar files, or one of them.
+"""Webdataset shards of any program: a folder of .tar files, or a single one.
 
     photos/000000.tar:  0001.jpg 0001.cls 0002.jpg 0002.cls ...
-    photos/classes.txt  the class names by label, one a line; not needed
+    photos/classes.txt  the class names by label, one per line; optional
 
-A sample is KEY.(png, jpg, webp, ...), and KEY.cls holds its label in decimal digits; a key ends at the first
-dot after the last slash. KEY.npy is pixels, as in this program's own raw shards, whose manifest gives the
-class names. All else (.json, .txt, .pkl, ...) is passed over and never opened: loading some of it would run
-code. Samples keep their order, which whoever makes shards has shuffled.
+A sample is KEY.(png, jpg, webp, ...), and KEY.cls holds its label in decimal digits; a key ends at the first dot
+after the last slash. KEY.npy holds pixels, as in this program's own raw shards, whose manifest has the class names.
+All other members (.json, .txt, .pkl, ...) are skipped and never opened, because loading some of them could run code.
+Samples keep their order, because shards are normally shuffled when they are made.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pipeline.data.sources.npy import read_npy_header, to_array
 from pipeline.data.sources.pictures import EXTENSIONS
 from pipeline.data.sources.tar_files import list_tar, read_tar_member
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 IMAGES = frozenset((*(extension[1:] for extension in EXTENSIONS), "npy"))
 KINDS = f"{', '.join(EXTENSIONS)}, .npy and .cls"
@@ -43,11 +44,11 @@ class Sample(NamedTuple):
     size: int
     offset: int
     is_pixels: bool
-    label: int  # -1 where there is none
+    label: int  # -1 if there is none
 
 
 class WebdatasetShards:
-    """Samples of several tar files. `shards` holds each file with its samples."""
+    """The samples of several tar files. `shards` are the files with their samples."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class WebdatasetShards:
         self.native_resolution, self.native_channels = native_resolution, native_channels
         self._paths = [path for path, _ in shards]
         self._keys = [sample.key for _, samples in shards for sample in samples]
-        # As an array: a fraction of the memory of tuples.
+        # An array needs much less memory than tuples.
         self._rows = np.array([sample[1:] for _, samples in shards for sample in samples], dtype=np.int64)
         self._ends = np.cumsum([len(samples) for _, samples in shards])
 
@@ -91,10 +92,13 @@ def _read_pixels(path: Path, key: str, content: bytes) -> Pixels:
         header = read_npy_header(stream)
         array = to_array(header, content[header.start :])
     except ValueError as error:
-        raise DataError(f"{path}: {key}.npy is no array that is read: {error}.") from None
+        raise DataError(
+            f"{path}: {key}.npy cannot be read: {error}. Write it again with numpy.save."
+        ) from None
     if array.dtype != np.uint8 or array.shape[2:] not in ((), (1,), (3,)) or array.ndim < 2 or not array.size:
         raise DataError(
-            f"{path}: {key}.npy holds {header}; an image is uint8 (height, width), or with 1 or 3 channels last."
+            f"{path}: {key}.npy holds {header}, but an image must be uint8 (height, width), or (height, width, 1 or "
+            "3). Convert it."
         )
     return array[:, :, 0] if array.shape[2:] == (1,) else array
 
@@ -102,18 +106,17 @@ def _read_pixels(path: Path, key: str, content: bytes) -> Pixels:
 def open_source(spec: Spec) -> Source:
     """List the samples of all .tar files in the folder `spec.name`.
 
-    Raises DataError for tar files that `archive` would refuse, where there are no images, and for labels
-    that are no whole numbers, that only some images have, or that have no class name; ConfigError for a
-    root or a split.
+    Raises DataError for tar files that `archive` would refuse, if there are no images, and for labels that are not
+    whole numbers, that only some images have, or that have no class name; ConfigError if a root or a split is given.
     """
     spec.refuse_root()
-    spec.refuse_splits(f"Give a folder of the {spec.split} shards alone.")
+    spec.refuse_splits(f"Give a folder that holds only the {spec.split} shards.")
     path = Path(spec.name)
     return open_shards(path, [list_tar(tar) for tar in tar_files(path)])
 
 
 def tar_files(folder: Path) -> list[Path]:
-    """The visible .tar files of a folder, by name."""
+    """The visible .tar files of a folder, sorted by name."""
     return sorted(
         file
         for file in folder.iterdir()
@@ -122,18 +125,20 @@ def tar_files(folder: Path) -> list[Path]:
 
 
 def has_labels(members: Members) -> bool:
-    """Whether a tar file is a labelled webdataset shard, whatever its folders."""
+    """Whether a tar file holds labels (KEY.cls), so that it is a webdataset shard."""
     return any(split_name(name)[1] == "cls" for name in members.files)
 
 
 def open_shards(path: Path, shards: Sequence[Members]) -> WebdatasetShards:
-    """The source at `path`, a tar file or a folder of them, from the members of each."""
+    """The source at `path`, a tar file or a folder of tar files, whose members are `shards`."""
     found = [(members.path, _samples(members)) for members in shards]
     samples = [sample for _, samples in found for sample in samples]
     others = [name for members in shards for name in members.files if not _is_read(name)]
     warn_of_others(path, others, KINDS)
     if not samples:
-        raise DataError(f"{path} holds no images: no members ending in {', '.join(EXTENSIONS)} or .npy.")
+        raise DataError(
+            f"{path} holds no images: no members that end in {', '.join(EXTENSIONS)} or .npy. Give tar files that do."
+        )
     labels = np.array([sample.label for sample in samples], dtype=np.int64)
     _check_labelled(path, samples, labels)
     folder = path if path.is_dir() else path.parent
@@ -157,15 +162,15 @@ def _samples(members: Members) -> list[Sample]:
         elif extension in IMAGES:
             if key in images:
                 raise DataError(
-                    f"{members.path} holds two images of the key {key!r}, .{extension} for one; it is unclear "
-                    "which is meant. Keep one image a key."
+                    f"{members.path} holds two images with the key {key!r}, one of them .{extension}, so it is "
+                    "unclear which is meant. Pack only one image per key."
                 )
             if size > MAX_FILE_BYTES:
                 raise too_large(members.path / name)
             images[key] = (size, offset, extension == "npy")
     for key in labels.keys() - images.keys():
         raise DataError(
-            f"{members.path} holds a label but no image for the key {key!r}. Pack its image, or leave it out."
+            f"{members.path} holds a label but no image for the key {key!r}. Add the image, or remove the label."
         )
     return [Sample(key, *image, labels.get(key, -1)) for key, image in images.items()]
 
@@ -174,8 +179,8 @@ def _read_label(members: Members, name: str, size: int, offset: int) -> int:
     text = read_tar_member(members.path, name, (min(size, LABEL_DIGITS + 2), offset)).strip()
     if size > LABEL_DIGITS + 2 or not text.isdigit() or len(text) > LABEL_DIGITS:
         raise DataError(
-            f"{members.path}: {name} holds {text!r}; a label is a whole number from 0 on, of {LABEL_DIGITS} "
-            "digits at most. Write the class's number there, and its name into classes.txt."
+            f"{members.path}: {name} holds {text!r}, but a label must be a whole number of at most {LABEL_DIGITS} "
+            "digits. Write the number of the class there, and its name in classes.txt."
         )
     return int(text)
 
@@ -185,13 +190,14 @@ def _check_labelled(path: Path, samples: Sequence[Sample], labels: npt.NDArray[n
     if 0 < without < len(labels):
         first = samples[int((labels < 0).argmax())].key
         raise DataError(
-            f"{path}: {without:,} of {len(labels):,} images have no .cls, {first!r} for one. Labels are for all "
-            "images or for none: add the missing ones, or leave those images out."
+            f"{path}: {without:,} of {counted(len(labels), 'image')} {'has' if without == 1 else 'have'} no .cls, "
+            f"for example {first!r}. Either all images or none must have labels: add the missing ones, or remove "
+            "these images."
         )
 
 
 def _class_names(folder: Path, manifest: dict[str, Any], highest: int) -> tuple[str, ...]:
-    """The class names by label; of the manifest, of classes.txt, or else the numbers themselves."""
+    """The class names by label: from the manifest, from classes.txt, or else the numbers."""
     if highest < 0:
         return ()
     if manifest.get("classes"):
@@ -200,13 +206,14 @@ def _class_names(folder: Path, manifest: dict[str, Any], highest: int) -> tuple[
         origin, names = folder / CLASS_NAMES, _read_class_names(folder / CLASS_NAMES)
     elif highest >= MOST_CLASSES:
         raise DataError(
-            f"{folder}: the label {highest} would make over {MOST_CLASSES:,} classes. Number the classes from 0 on."
+            f"{folder}: with the label {highest} there would be more than {MOST_CLASSES:,} classes. Number the "
+            "classes from 0."
         )
     else:
         return tuple(str(label) for label in range(highest + 1))
     if highest >= len(names):
         raise DataError(
-            f"{origin} names {len(names)} classes, but there is a label {highest}. Add the missing names."
+            f"{origin} names {counted(len(names), 'class')}, but there is a label {highest}. Add the missing names."
         )
     return names
 
@@ -215,11 +222,11 @@ def _read_class_names(path: Path) -> tuple[str, ...]:
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Write one class name a line, in UTF-8.") from None
+        raise DataError(f"{path} cannot be read: {error}. Write one class name per line, in UTF-8.") from None
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The fields of this program's manifest; none where there is none, or another program's."""
+    """The fields of this program's manifest; empty if there is none, or one of another program."""
     path = folder / MANIFEST
     if not path.is_file():
         return {}
@@ -234,7 +241,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _native(manifest: dict[str, Any]) -> tuple[tuple[int, int] | None, int]:
-    """(resolution, channels) of this program's own shards."""
+    """The resolution and the channels of this program's own shards; for others (None, 3)."""
     match manifest:
         case {"resolution": [int(height), int(width)], "channels": 1 | 3 as channels}:
             return (height, width), channels

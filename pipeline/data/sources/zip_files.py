@@ -1,7 +1,7 @@
-"""Zip files, safely: their members from the central directory, and the content of any of them.
+"""Reads zip files safely: lists the members from the central directory, and reads the content of any of them.
 
-Contents are read by offset and not by `zipfile`, which would parse the whole directory again in each process.
-What a member unfolds to is bounded by the size that it declares, and compared with it and with its CRC-32.
+Members are read by their offset and not with `zipfile`, which would parse the whole directory again in each process.
+A member is uncompressed to at most the size that it declares, and must have that size and its CRC-32.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pipeline.errors import DataError
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1 << 0
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
-MAX_RATIO = 1000  # deflate gives 1030 at most, and only for constant bytes
-SMALL_TOTAL, SMALL_MEMBER = 1 << 30, 1 << 26  # what may unfold at any ratio
+MAX_RATIO = 1000  # deflate reaches at most 1030, and only for constant bytes
+SMALL_TOTAL, SMALL_MEMBER = 1 << 30, 1 << 26  # allowed at any ratio
 
-# Columns of where a member lies.
+# The columns of a member's place.
 SIZE, STORED_BYTES, OFFSET, CRC, METHOD = range(5)
 
 
 def list_zip(path: Path) -> Members:
     """The members of a zip file, each with (size, stored bytes, offset, CRC-32, method).
 
-    Raises DataError where it is damaged or cut short, for archives that unfold absurdly, and for members that
-    are links, devices or encrypted, or whose names lead elsewhere or come twice.
+    Raises DataError if the file is damaged or truncated, if its contents are implausibly large (a zip bomb), and for
+    members that are links, devices or encrypted, that have the same name, or whose name leads out of the archive.
     """
     members = Members(path)
     try:
@@ -37,14 +37,14 @@ def list_zip(path: Path) -> Members:
             infos = archive.infolist()
         size = path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from None
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
-        raise DataError(f"{path} is not a whole zip file: {error}. Copy it again.") from None
+        raise DataError(f"{path} is not a complete zip file: {error}. Copy it again.") from None
     total = sum(info.file_size for info in infos)
     if total > SMALL_TOTAL and total > MAX_RATIO * size:
         raise DataError(
-            f"{path} has {size:,} bytes and would unfold to {total:,}, which no set of images does. "
-            "Do not use it unless you know who made it; then unpack it and give the folder."
+            f"{path} has {size:,} bytes and would take {total:,} when uncompressed, which is implausible for images. "
+            "Do not use it unless you trust who made it; if you do, unpack it and give the folder."
         )
     for info in infos:
         _add(members, info, size)
@@ -53,50 +53,52 @@ def list_zip(path: Path) -> Members:
 
 def _add(members: Members, info: zipfile.ZipInfo, archive_bytes: int) -> None:
     name = info.orig_filename
-    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive comes from a system without
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if the archive was made on a system without file types
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise members.refusal(name, "is a link, a device or a pipe", "Only plain files are read.")
+        raise members.refusal(name, "is a link, a device or a pipe", "Only plain files are supported.")
     if info.is_dir():
         return members.add_folder(name)
     if info.flag_bits & ENCRYPTED:
-        raise members.refusal(name, "is encrypted", "There is no way to give a password.")
+        raise members.refusal(name, "is encrypted", "Passwords are not supported.")
     if info.compress_type not in METHODS:
-        method = f"is compressed by method {info.compress_type}"
-        raise members.refusal(name, method, "Only stored and deflated members are read.")
+        method = f"is compressed with method {info.compress_type}"
+        raise members.refusal(name, method, "Only stored and deflated members are supported.")
     if info.file_size > SMALL_MEMBER and info.file_size > MAX_RATIO * info.compress_size:
         raise members.refusal(
             name,
-            f"would unfold from {info.compress_size:,} to {info.file_size:,} bytes",
-            "No image does that.",
+            f"would grow from {info.compress_size:,} to {info.file_size:,} bytes when uncompressed",
+            "This is implausible for an image.",
         )
     end = info.header_offset + LOCAL_HEADER.size + info.compress_size
-    # Deflate never makes much more of less: beyond this the sizes are made up.
+    # Deflate never makes data much larger: if these limits are exceeded, the sizes are not real.
     if info.header_offset < 0 or end > archive_bytes or info.compress_size > 2 * info.file_size + 4096:
-        raise members.refusal(name, "does not fit into the file, which was cut or changed", "Copy it again.")
+        raise members.refusal(
+            name, "does not fit into the file, which was truncated or changed", "Copy it again."
+        )
     where = (info.file_size, info.compress_size, info.header_offset, info.CRC, info.compress_type)
     return members.add_file(name, where)
 
 
 def read_zip_member(path: Path, key: str, where: Where) -> bytes:
-    """The content of a member. Raises DataError, naming the key, where it is not what the directory says."""
+    """The content of a member. Raises DataError, which names the key, if it does not match the directory."""
     try:
         with path.open("rb") as file:
             file.seek(where[OFFSET])
             header = file.read(LOCAL_HEADER.size)
             if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
-                raise _damaged(path, key, "it is not where the directory says")
+                raise _damaged(path, key, "it is not at the place given in the directory")
             _, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
             file.seek(name_bytes + extra_bytes, 1)
             content = file.read(where[STORED_BYTES])
         if where[METHOD] == zipfile.ZIP_DEFLATED:
-            # One byte more than declared shows that there is more, and unfolds no more.
+            # At most one byte more than declared, which is enough to notice that there is more.
             content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, where[SIZE] + 1)
     except OSError as error:
-        raise DataError(f"{path}: {key} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{path}: {key} cannot be read: {error.strerror}. Check the file.") from None
     except zlib.error as error:
         raise _damaged(path, key, str(error)) from None
     if len(content) != where[SIZE] or zlib.crc32(content) != where[CRC]:
-        raise _damaged(path, key, "its size or its checksum is not the one that the directory says")
+        raise _damaged(path, key, "its size or its CRC-32 differs from the one in the directory")
     return content
 
 

@@ -1,4 +1,4 @@
-"""The manifest: what is read back, and every way in which a damaged set is refused."""
+"""The manifest: it reads back as written, and every kind of damaged set is refused."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from tests.shards import digits, write
 
 
 @pytest.fixture(scope="module")
-def sound_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def valid_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards")
     write(digits(), out, 8, 1, 1000)
     return out
 
 
 @pytest.fixture
-def shards(sound_shards: Path, tmp_path: Path) -> Path:
+def shards(valid_shards: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
-    return shutil.copytree(sound_shards, tmp_path / "shards")
+    return shutil.copytree(valid_shards, tmp_path / "shards")
 
 
 def edit(directory: Path, change: Callable[[Any], object]) -> None:
@@ -57,7 +57,7 @@ def check_all(directory: Path) -> Manifest:
     return manifest
 
 
-def test_a_manifest_reads_back_as_written_and_sound_shards_pass(shards: Path) -> None:
+def test_a_manifest_reads_back_as_written_and_undamaged_shards_pass(shards: Path) -> None:
     manifest = check_all(shards)
     assert manifest.to_json() == (shards / "manifest.json").read_text()
     assert (manifest.count, manifest.resolution, manifest.channels) == (1797, (8, 8), 1)
@@ -79,10 +79,10 @@ def test_progress_counts_every_byte(shards: Path) -> None:
     assert sum(seen) == path.stat().st_size
 
 
-def test_a_missing_directory_and_a_missing_manifest_say_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no shard directory .*wgan shards make"):
+def test_a_missing_directory_or_manifest_says_how_to_make_shards(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"The shard directory .* does not exist\. .*wgan shards make"):
         load_manifest(tmp_path / "none")
-    with pytest.raises(DataError, match=r"holds no manifest\.json, so .* not a complete set"):
+    with pytest.raises(DataError, match=r"has no manifest\.json, so .* not a complete set"):
         load_manifest(tmp_path)
 
 
@@ -96,13 +96,13 @@ def test_an_unreadable_manifest_is_refused(shards: Path, text: str) -> None:
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format": "wgan-shards/1"}'])
 def test_another_format_is_refused_and_named(shards: Path, text: str) -> None:
     (shards / "manifest.json").write_text(text)
-    with pytest.raises(DataError, match=r"is of format .*; this version reads 'wgan-shards/2'"):
+    with pytest.raises(DataError, match=r"has the format .*, but this version reads 'wgan-shards/2'"):
         load_manifest(shards)
 
 
 @pytest.mark.parametrize("name", ["../000000.tar", "/etc/passwd", "a/b.tar", "..", "", ".hidden", 7])
 @pytest.mark.parametrize("field", ["name", "index"])
-def test_a_path_in_place_of_a_file_name_is_refused(shards: Path, field: str, name: object) -> None:
+def test_a_path_instead_of_a_file_name_is_refused(shards: Path, field: str, name: object) -> None:
     edit(shards, lambda content: content["shards"][0].update({field: name}))
     with pytest.raises(DataError, match="the file name "):
         load_manifest(shards)
@@ -146,7 +146,7 @@ def test_a_shard_or_an_index_that_is_listed_twice_is_refused(shards: Path) -> No
 
 def test_a_count_that_does_not_add_up_is_refused(shards: Path) -> None:
     edit(shards, lambda content: content.update(count=1))
-    with pytest.raises(DataError, match="says count 1, but its shards add up to 1797"):
+    with pytest.raises(DataError, match="its count is 1, but its shards hold 1,797 samples"):
         load_manifest(shards)
 
 
@@ -157,25 +157,25 @@ def test_a_missing_file_is_named(shards: Path, name: str) -> None:
         check_sizes(shards, load_manifest(shards))
 
 
-def test_a_tar_file_cut_short_has_the_wrong_size(shards: Path) -> None:
+def test_a_truncated_tar_file_has_the_wrong_size(shards: Path) -> None:
     path = shards / "000001.tar"
     path.write_bytes(path.read_bytes()[:-512])
     with pytest.raises(
-        DataError, match=r"000001\.tar has \d+ bytes, but manifest\.json says \d+: it was cut"
+        DataError, match=r"000001\.tar has [\d,]+ bytes, but manifest\.json says [\d,]+: it was truncated"
     ):
         check_sizes(shards, load_manifest(shards))
 
 
 @pytest.mark.parametrize("name", ["000001.tar", "000001.npy"])
-def test_a_flipped_byte_passes_the_sizes_but_not_the_hashes(shards: Path, name: str) -> None:
+def test_a_flipped_byte_is_found_by_the_hashes_but_not_by_the_sizes(shards: Path, name: str) -> None:
     flip_a_byte(shards / name, 2000)
     manifest = load_manifest(shards)
     check_sizes(shards, manifest)
-    with pytest.raises(DataError, match=rf"{name} has SHA-256 .* its content changed"):
+    with pytest.raises(DataError, match=rf"{name} has SHA-256 .* its content has changed"):
         check_hashes(shards, manifest.shards)
 
 
-def test_an_index_is_one_row_an_image(shards: Path) -> None:
+def test_an_index_has_one_row_per_image(shards: Path) -> None:
     manifest = load_manifest(shards)
     index = load_index(shards, manifest.shards[1])
     assert (index.dtype, index.shape) == (np.int64, (797, 4))
@@ -191,14 +191,14 @@ def rows(row: list[int]) -> np.ndarray:
     [
         (np.zeros((2, 3), dtype=np.int64), r"holds int64 \(2, 3\)"),
         (np.zeros((1000, 4), dtype=np.float64), "holds float64"),
-        (np.array([[None]]), "is no shard index"),
+        (np.array([[None]]), "is not a shard index"),
         (rows([-1, 5, 0, 0]), "points outside"),
         (rows([0, 0, 0, 0]), "points outside"),
         (rows([1 << 40, 5, 0, 0]), "points outside"),
         (rows([5, (1 << 63) - 1, 0, 0]), "points outside"),
     ],
 )
-def test_an_index_of_another_shape_or_leading_outside_is_refused(
+def test_an_index_of_another_shape_or_pointing_outside_is_refused(
     shards: Path, index: np.ndarray, message: str
 ) -> None:
     shard = load_manifest(shards).shards[0]
@@ -208,8 +208,8 @@ def test_an_index_of_another_shape_or_leading_outside_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + bytes(100), b"PK\x05\x06" + bytes(18)])
-def test_an_index_that_is_no_array_file_is_refused(shards: Path, content: bytes) -> None:
+def test_an_index_that_is_not_an_array_file_is_refused(shards: Path, content: bytes) -> None:
     shard = load_manifest(shards).shards[0]
     (shards / shard.index).write_bytes(content)
-    with pytest.raises(DataError, match="is no shard index"):
+    with pytest.raises(DataError, match="is not a shard index"):
         load_index(shards, shard)

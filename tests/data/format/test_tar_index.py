@@ -1,4 +1,4 @@
-"""The index read off a tar file: what a shard may hold, and what is refused."""
+"""The index built from a tar file: what a shard may hold, and what is refused."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> 
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("0.png", b"x"), ("0.png", b"x")], "'0.png' of the key '0' twice"),
-        ([("0.png", b"x"), ("1.png", b"x"), ("0.cls", b"1")], "apart from its sample"),
+        ([("0.png", b"x"), ("0.png", b"x")], "'0.png' twice, or"),
+        ([("0.png", b"x"), ("1.png", b"x"), ("0.cls", b"1")], "not next to the other members of the key '0'"),
         ([("0.cls", b"1")], "a label but no image for the key '0'"),
         (
             [("0.png", b"x"), ("0.pkl", b"x")],
-            r"'0.pkl'; a shard holds images \(png, jpg, .*\) and KEY\.cls only",
+            r"'0.pkl', but a shard holds only images \(png, jpg, .*\) and KEY\.cls\.",
         ),
-        ([("0.b.png", b"x")], "'0.b.png'; a shard holds"),
+        ([("0.b.png", b"x")], "'0.b.png', but a shard holds only"),
         ([("0.cls", b"-1"), ("0.png", b"x")], "a label is a whole number"),
         ([("0.cls", b"9" * 5000), ("0.png", b"x")], "a label is a whole number"),
     ],
 )
-def test_members_that_make_no_samples_are_refused(
+def test_members_that_do_not_form_samples_are_refused(
     tmp_path: Path, members: list[tuple[str, bytes]], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -65,37 +65,37 @@ def test_sparse_members_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:xz"])
 def test_compressed_tar_files_are_refused(tmp_path: Path, mode: str) -> None:
-    with pytest.raises(DataError, match="is not a whole, uncompressed tar file"):
+    with pytest.raises(DataError, match="is not a complete, uncompressed tar file"):
         index_shard(write_tar(tmp_path / "0.tar", [("0.png", b"x" * 2000)], mode))
 
 
 @pytest.mark.parametrize("keep", [0, 100, 700, 1024, 1500, 2048, 2560])
-def test_a_tar_file_cut_anywhere_is_refused(tmp_path: Path, keep: int) -> None:
+def test_a_tar_file_truncated_anywhere_is_refused(tmp_path: Path, keep: int) -> None:
     path = write_tar(tmp_path / "0.tar", [("0.png", b"x"), ("1.png", b"x")])
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(PipelineError, match=r"0\.tar (is not a whole|has no end mark)"):
+    with pytest.raises(PipelineError, match=r"0\.tar (is not a complete|has no end mark)"):
         index_shard(path)
 
 
-def test_an_empty_but_whole_tar_file_is_refused(tmp_path: Path) -> None:
+def test_a_complete_but_empty_tar_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no samples"):
         index_shard(write_tar(tmp_path / "0.tar", []))
 
 
-def test_other_members_are_passed_over_where_they_may_be(tmp_path: Path) -> None:
+def test_other_members_are_skipped_if_allowed(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", [("0.png", b"x"), ("0.json", b"{}"), ("0.pkl", b"cos\nsystem\n.")])
     found = index_shard(path, ignores_others=True)
     assert (len(found.rows), found.keys, found.ignored) == (1, ("0",), 2)
 
 
 @pytest.mark.parametrize("name", ["/etc/0.png", "a/../../0.png", "../0.png"])
-def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match="a name that leads out of the archive"):
+def test_names_that_lead_out_of_the_archive_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="whose name leads out of the archive"):
         index_shard(write_tar(tmp_path / "0.tar", [(name, b"x")]))
 
 
 def test_one_shard_holds_one_encoding(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"images of 2 encodings \(jpeg, png\), not of one"):
+    with pytest.raises(DataError, match=r"images of 2 encodings \(jpeg, png\), but a shard has only one"):
         index_shard(write_tar(tmp_path / "0.tar", [("0.png", b"x"), ("1.jpg", b"x")]))
-    with pytest.raises(DataError, match="2 images for the key '0'; each has one"):
+    with pytest.raises(DataError, match="2 images for the key '0', but a sample is exactly one image"):
         index_shard(write_tar(tmp_path / "0.tar", [("0.png", b"x"), ("0.jpg", b"x")]))

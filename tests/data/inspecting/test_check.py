@@ -1,4 +1,4 @@
-"""Checking finished shards: every defect is found and told where it is, and duplicates are counted."""
+"""Checking a set: every defect is found and located, and duplicates are counted."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from pipeline.data.threads import in_threads
 from pipeline.errors import DataError
 from tests.shards import Given, noise, write
 
-CHANGED = "its SHA-256 is not the manifest's, so its content changed"
+CHANGED = "its SHA-256 differs from the one in manifest.json, so its content has changed"
 
 
 @pytest.fixture(scope="module")
-def sound_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("sound")
+def valid_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("valid")
     write(noise(12), out, samples_per_shard=5)
     return out
 
 
 @pytest.fixture
-def shards(sound_shards: Path, tmp_path: Path) -> Path:
-    """A copy to damage: 12 images, even and odd by turns, in shards of 5, 5 and 2."""
-    return shutil.copytree(sound_shards, tmp_path / "shards")
+def shards(valid_shards: Path, tmp_path: Path) -> Path:
+    """A copy to damage: 12 images with alternating labels in shards of 5, 5 and 2."""
+    return shutil.copytree(valid_shards, tmp_path / "shards")
 
 
 def findings_of(shards: Path) -> list[str]:
@@ -59,7 +59,7 @@ def agree_with_tar(shards: Path, **options: bool) -> None:
 
 
 def replace_tar(shards: Path, members: list[tuple[str, bytes]]) -> None:
-    """Put another first shard in place."""
+    """Replace the first shard."""
     with tarfile.open(shards / "000000.tar", "w") as archive:
         for name, content in members:
             member = tarfile.TarInfo(name)
@@ -80,22 +80,22 @@ def flip(path: Path, position: int) -> None:
 
 @pytest.mark.parametrize("encoding", ["png", "jpeg", "raw"])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_sound_shards_of_every_encoding_have_no_findings(
+def test_undamaged_shards_of_every_encoding_have_no_findings(
     tmp_path: Path, encoding: str, labelled: bool
 ) -> None:
     manifest = write(noise(9, labelled=labelled), tmp_path / "shards", encoding=encoding)
     report = check_shards(tmp_path / "shards")
     assert (report.manifest, report.findings, report.remarks) == (manifest, (), ())
-    assert report.is_sound
-    assert report.verdict == "sound"
+    assert report.is_valid
+    assert report.verdict == "valid"
 
 
-def test_a_missing_manifest_is_raised(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no manifest\.json"):
+def test_a_missing_manifest_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no manifest\.json"):
         check_shards(tmp_path)
 
 
-def test_defects_in_different_files_are_all_found_in_the_order_of_the_manifest(shards: Path) -> None:
+def test_all_defects_are_found_in_the_order_of_the_manifest(shards: Path) -> None:
     offset, size, _, _ = index_shard(shards / "000000.tar").rows[1].tolist()
     flip(shards / "000000.tar", offset + size // 2)
     whole = (shards / "000001.tar").stat().st_size
@@ -106,13 +106,13 @@ def test_defects_in_different_files_are_all_found_in_the_order_of_the_manifest(s
     cut_short = findings.pop(4)
     assert findings == [
         f"000000.tar: {CHANGED}",
-        "000000.tar: image 1: its CRC-32 is not the index's, so its bytes are not those that were written",
-        f"000001.tar: {cut} bytes instead of {whole}",
+        "000000.tar: image 1: its CRC-32 differs from the one in the index, so its bytes have changed",
+        f"000001.tar: {cut:,} bytes instead of {whole:,}",
         f"000001.tar: {CHANGED}",
-        "000001.tar: images 3 to 4: cut off by the end of the file",
+        "000001.tar: images 3 to 4: truncated: the file ends before the image does",
         "000002.npy: missing",
     ]
-    assert cut_short.startswith("000001.tar is not a whole, uncompressed tar file")
+    assert cut_short.startswith("000001.tar is not a complete, uncompressed tar file")
     assert check_shards(shards).verdict == "damaged (7 defects)"
 
 
@@ -120,11 +120,11 @@ def test_one_defect_is_counted_as_one(shards: Path) -> None:
     (shards / "000001.tar").unlink()
     report = check_shards(shards)
     assert report.findings == (f"{shards / '000001.tar'}: missing",)
-    assert not report.is_sound
+    assert not report.is_valid
     assert report.verdict == "damaged (1 defect)"
 
 
-def test_images_of_a_file_without_its_index_are_still_checked(shards: Path) -> None:
+def test_images_of_a_shard_without_an_index_are_still_checked(shards: Path) -> None:
     replace_tar(shards, [("0.cls", b"0"), ("0.png", image(8, 8, 1))])
     (shards / "000000.npy").unlink()
     assert "000000.tar: image 0: png of 8 x 8 in grey instead of png of 8 x 8 in colour" in findings_of(
@@ -132,14 +132,14 @@ def test_images_of_a_file_without_its_index_are_still_checked(shards: Path) -> N
     )
 
 
-def test_a_flipped_byte_outside_all_members_is_found_by_the_hash(shards: Path) -> None:
+def test_a_flipped_byte_between_members_is_found_by_the_hash(shards: Path) -> None:
     offset, size, _, _ = index_shard(shards / "000000.tar").rows[0].tolist()
     assert size % 512
-    flip(shards / "000000.tar", offset + size)  # where the block is filled up
+    flip(shards / "000000.tar", offset + size)  # in the padding of the block
     assert findings_of(shards) == [f"000000.tar: {CHANGED}"]
 
 
-def test_an_index_that_disagrees_with_its_tar_file_is_found(shards: Path) -> None:
+def test_an_index_that_differs_from_its_tar_file_is_found(shards: Path) -> None:
     index = np.load(shards / "000001.npy")
     offset, size, label, _ = index[3].tolist()
     index[3, 0] += 1
@@ -147,14 +147,14 @@ def test_an_index_that_disagrees_with_its_tar_file_is_found(shards: Path) -> Non
     np.save(shards / "000001.npy", index)
     assert findings_of(shards) == [
         f"000001.npy: {CHANGED}",
-        "000001.npy: 2 of 5 rows disagree with the tar file; row 3 has offset, bytes and label "
+        "000001.npy: 2 of 5 rows differ from the tar file; row 3 has the offset, size and label "
         f"[{offset + 1}, {size}, {label}] instead of [{offset}, {size}, {label}]",
     ]
 
 
 def test_a_damaged_index_file_is_found(shards: Path) -> None:
     (shards / "000001.npy").write_bytes(b"hello")
-    assert any("000001.npy is no shard index" in finding for finding in findings_of(shards))
+    assert any("000001.npy is not a shard index" in finding for finding in findings_of(shards))
 
 
 def test_a_tar_file_with_another_number_of_samples_is_found(shards: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_tar_file_with_another_number_of_samples_is_found(shards: Path) -> Non
     assert "000000.tar: 1 sample instead of 5" in findings_of(shards)
 
 
-def test_images_that_do_not_fit_the_manifest_are_found_one_by_one(shards: Path) -> None:
+def test_every_image_that_does_not_fit_the_manifest_is_found(shards: Path) -> None:
     members = [
         *(("0.cls", b"0"), ("0.png", b"no image")),
         *(("1.cls", b"7"), ("1.png", image(8, 8, 3))),
@@ -174,21 +174,21 @@ def test_images_that_do_not_fit_the_manifest_are_found_one_by_one(shards: Path) 
     replace_tar(shards, members)
     agree_with_tar(shards)
     assert findings_of(shards) == [
-        "000000.tar: image 0: not an 8-bit image in grey or RGB of that encoding",
+        "000000.tar: image 0: not an 8-bit grey or RGB image of the expected encoding",
         "000000.tar: image 1: label 7 is outside 0 to 1",
         "000000.tar: image 2: png of 9 x 8 in colour instead of png of 8 x 8 in colour",
         "000000.tar: image 3: png of 8 x 8 in grey instead of png of 8 x 8 in colour; label 2 is outside 0 to 1",
         "000000.tar: image 4: label -1 is outside 0 to 1",
-        "000000.tar: image 5: a broken PNG",
+        "000000.tar: image 5: a damaged PNG",
     ]
 
 
-def test_neighbours_with_the_same_defect_share_a_line(shards: Path) -> None:
+def test_consecutive_images_with_the_same_defect_share_a_line(shards: Path) -> None:
     broken = {1, 2, 3, 5}
     content = [(f"{number}.png", b"no" if number in broken else image(8, 8, 3)) for number in range(6)]
     replace_tar(shards, [member for pair in content for member in ((f"{pair[0][0]}.cls", b"0"), pair)])
     agree_with_tar(shards)
-    defect = "not an 8-bit image in grey or RGB of that encoding"
+    defect = "not an 8-bit grey or RGB image of the expected encoding"
     assert findings_of(shards) == [
         f"000000.tar: images 1 to 3: {defect}",
         f"000000.tar: image 5: {defect}",
@@ -204,32 +204,29 @@ def test_images_of_another_encoding_are_found(shards: Path) -> None:
 def test_labels_in_a_set_without_classes_are_found(shards: Path) -> None:
     manifest = load_manifest(shards)
     (shards / "manifest.json").write_text(replace(manifest, classes=()).to_json())
-    assert "000002.tar: image 1: label 1 is outside -1 to -1" in findings_of(shards)
+    assert "000002.tar: image 1: label 1 in a set without labels" in findings_of(shards)
 
 
-def test_members_of_other_kinds_are_a_defect_only_where_the_shards_were_made_here(shards: Path) -> None:
+def test_other_members_are_a_defect_only_in_shards_made_here(shards: Path) -> None:
     members = [("0.cls", b"0"), ("0.json", b"{}"), ("0.png", image(8, 8, 3)), ("0.txt", b"")]
     replace_tar(shards, members)
     agree_with_tar(shards, ignores_others=True)
     assert findings_of(shards) == [
-        "000000.tar holds '0.json'; a shard holds images (png, jpg, jpeg, npy) and KEY.cls only."
+        "000000.tar holds '0.json', but a shard holds only images (png, jpg, jpeg, npy) and KEY.cls. "
+        "Make the shards again with `wgan shards make`."
     ]
     (shards / "manifest.json").write_text(replace(load_manifest(shards), plan={}).to_json())
     report = check_shards(shards)
     assert report.findings == ()
-    assert report.remarks == (
-        "members of the tar files that are neither image nor label, and never opened: 2",
-    )
+    assert report.remarks == ("2 members of the tar files skipped: neither image nor label",)
 
 
-def test_files_that_the_manifest_does_not_list_are_told_but_no_defect(shards: Path) -> None:
+def test_unlisted_files_are_reported_but_are_not_defects(shards: Path) -> None:
     shutil.copy(shards / "000000.tar", shards / "000003.tar")
     (shards / "notes.txt").write_text("notes")
     report = check_shards(shards)
-    assert report.verdict == "sound"
-    assert report.remarks == (
-        f"{shards / '000003.tar'}: manifest.json does not list it, so it is no part of the set",
-    )
+    assert report.verdict == "valid"
+    assert report.remarks == (f"{shards / '000003.tar'} is not used: manifest.json does not list it",)
 
 
 def repeated(repeats: dict[int, int], labels: list[int | None], classes: tuple[str, ...]) -> Given:
@@ -243,8 +240,8 @@ def repeated(repeats: dict[int, int], labels: list[int | None], classes: tuple[s
 def test_duplicates_are_counted_over_the_whole_set_and_shown(tmp_path: Path) -> None:
     write(repeated({5: 2, 9: 2, 3: 0}, [0] * 10, ("one",)), tmp_path / "shards", samples_per_shard=4)
     report = check_shards(tmp_path / "shards")
-    assert report.is_sound
-    assert report.verdict == "sound, with 3 duplicates"
+    assert report.is_valid
+    assert report.verdict == "valid, with 3 duplicates"
     assert (report.duplicates.copies, report.duplicates.relabelled) == (3, 0)
     assert report.duplicates.examples == (
         "000000.tar 0 = 000000.tar 3",
@@ -254,7 +251,7 @@ def test_duplicates_are_counted_over_the_whole_set_and_shown(tmp_path: Path) -> 
     assert report.remarks == (f"3 duplicates: {', '.join(report.duplicates.examples)}",)
 
 
-def test_duplicates_with_another_label_are_told_first(tmp_path: Path) -> None:
+def test_duplicates_with_another_label_are_listed_first(tmp_path: Path) -> None:
     labels: list[int | None] = [0, 1, 0, 0, 0, 1]
     write(repeated({2: 0, 5: 3}, labels, ("cat", "dog")), tmp_path / "shards", samples_per_shard=4)
     report = check_shards(tmp_path / "shards")
@@ -264,21 +261,21 @@ def test_duplicates_with_another_label_are_told_first(tmp_path: Path) -> None:
     )
 
 
-def test_of_many_duplicates_some_are_shown(tmp_path: Path) -> None:
+def test_only_some_of_many_duplicates_are_shown(tmp_path: Path) -> None:
     write(repeated(dict.fromkeys(range(1, 8), 0), [None] * 8, ()), tmp_path / "shards")
     report = check_shards(tmp_path / "shards")
-    assert report.verdict == "sound, with 7 duplicates"
+    assert report.verdict == "valid, with 7 duplicates"
     assert len(report.duplicates.examples) == 5
     assert report.remarks[0].endswith(", 000000.tar 0 = 000001.tar 1, …")
 
 
-def test_damaged_images_count_as_no_duplicates(shards: Path) -> None:
+def test_damaged_images_are_not_duplicates(shards: Path) -> None:
     replace_tar(shards, [("0.cls", b"0"), ("0.png", b"no"), ("1.cls", b"0"), ("1.png", b"no")])
     agree_with_tar(shards)
     assert check_shards(shards).duplicates.copies == 0
 
 
-def test_results_of_threads_come_in_order_whichever_ends_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_threads_are_in_order_whichever_ends_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.data.threads.available_cores", lambda: 4)
     first_may_end = threading.Event()
 
@@ -294,7 +291,7 @@ def test_results_of_threads_come_in_order_whichever_ends_first(monkeypatch: pyte
         assert list(in_threads(work, range(4), bar)) == [0, 1, 2, 3]
 
 
-def test_an_error_ends_the_other_threads_at_their_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_stops_the_other_threads_at_their_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.data.threads.available_cores", lambda: 2)
     is_running = threading.Event()
 

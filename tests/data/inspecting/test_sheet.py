@@ -1,4 +1,4 @@
-"""The sheet of samples: which are shown, and where; and the chart of the classes."""
+"""The contact sheet: which samples are shown and where, and the chart of the classes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def labelled(out: Path, labels: list[int | None], classes: tuple[str, ...]) -> P
 
 
 def bars(sheet: Image.Image) -> list[int]:
-    """The length of each bar of the chart in pixels, from the top; 0 where there is none is not seen."""
+    """The length of each bar of the chart in pixels, from the top; bars of length 0 are not found."""
     is_bar = (np.asarray(sheet) == ImageColor.getrgb(BAR_COLOUR)).all(axis=2)
     lengths = is_bar.sum(axis=1)
     starts = np.flatnonzero((lengths[1:] > 0) & (lengths[:-1] == 0)) + 1
@@ -46,7 +46,7 @@ def cell(sheet: Image.Image, row: int, column: int) -> npt.NDArray[np.uint8]:
     return np.asarray(sheet)[top : top + 56, left : left + 56]
 
 
-def test_the_sheet_shows_evenly_spaced_samples_in_reading_order(plain: Path) -> None:
+def test_the_sheet_shows_evenly_spaced_samples_row_by_row(plain: Path) -> None:
     sheet = contact_sheet(plain, 2, 2)
     assert (sheet.mode, sheet.size) == ("RGB", (2 * CELL + 4, 2 * CELL + 4))
     shown = [np.unique(cell(sheet, row, column)).tolist() for row in (0, 1) for column in (0, 1)]
@@ -60,7 +60,7 @@ def test_small_images_are_enlarged_without_blurring_and_colours_are_kept(tmp_pat
     assert (cell(contact_sheet(tmp_path, 1, 1), 0, 0) == expected).all()
 
 
-def test_large_images_keep_their_size_and_proportions(tmp_path: Path) -> None:
+def test_large_images_keep_their_size_and_aspect_ratio(tmp_path: Path) -> None:
     write(Given(np.zeros((2, 60, 90, 3), dtype=np.uint8)), tmp_path, (60, 90))
     assert contact_sheet(tmp_path, 1, 2).size == (2 * 94 + 4, 64 + 4)
 
@@ -72,7 +72,7 @@ def test_the_sheet_has_class_names_below_the_images(tmp_path: Path) -> None:
     assert (caption[:, :4] == 255).all()  # in the middle
 
 
-def test_a_long_class_name_is_cut_at_the_edge_of_its_image(tmp_path: Path) -> None:
+def test_a_long_class_name_is_shortened_to_the_width_of_its_image(tmp_path: Path) -> None:
     named = labelled(tmp_path / "named", [0] * 2, ("Rhinolophus ferrumequinum\nof the longest name",))
     captions = np.asarray(contact_sheet(named, 1, 2))[4 + 56 : 4 + 56 + 16]
     assert (captions[:, 60:64] == 255).all()
@@ -80,7 +80,7 @@ def test_a_long_class_name_is_cut_at_the_edge_of_its_image(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("counts", [(8, 4, 2), (2, 0, 8)])
-def test_bars_are_as_long_as_their_classes_are_large(tmp_path: Path, counts: tuple[int, ...]) -> None:
+def test_the_length_of_a_bar_is_the_size_of_its_class(tmp_path: Path, counts: tuple[int, ...]) -> None:
     labels: list[int | None] = [label for label, count in enumerate(counts) for _ in range(count)]
     sheet = contact_sheet(labelled(tmp_path / "shards", labels, ("one", "two", "three")), 1, 8)
     found = bars(sheet)
@@ -89,7 +89,7 @@ def test_bars_are_as_long_as_their_classes_are_large(tmp_path: Path, counts: tup
     assert max(found) > sheet.width / 2
 
 
-def test_of_many_classes_the_largest_and_the_smallest_have_bars(tmp_path: Path) -> None:
+def test_only_the_largest_and_smallest_of_many_classes_have_bars(tmp_path: Path) -> None:
     labels: list[int | None] = [label for label in range(50) for _ in range(2 if label < 25 else 1)]
     names = tuple(f"class {label}" for label in range(50))
     found = bars(contact_sheet(labelled(tmp_path / "shards", labels, names), 2, 8))
@@ -110,13 +110,13 @@ def test_a_narrow_sheet_is_widened_for_the_chart(tmp_path: Path) -> None:
     ("asked", "rows", "columns"),
     [((4, 4), 3, 4), ((1_000_000, 5), 3, 5), ((10**9, 10**9), 1, 12), ((1, 13), 1, 12), ((10**9, 1), 12, 1)],
 )
-def test_a_sheet_larger_than_the_set_is_cut_to_it(
+def test_a_sheet_larger_than_the_set_is_made_smaller(
     plain: Path, asked: tuple[int, int], rows: int, columns: int
 ) -> None:
     assert contact_sheet(plain, *asked).size == (columns * CELL + 4, rows * CELL + 4)
 
 
-def test_a_sheet_leaves_cells_empty_after_the_last_sample(plain: Path) -> None:
+def test_cells_after_the_last_sample_are_empty(plain: Path) -> None:
     sheet = contact_sheet(plain, 3, 5)
     assert (cell(sheet, 2, 1) == 220).all()
     assert (np.asarray(sheet)[4 + 2 * CELL :, 4 + 2 * CELL :] == 255).all()
@@ -125,12 +125,14 @@ def test_a_sheet_leaves_cells_empty_after_the_last_sample(plain: Path) -> None:
 def test_a_sheet_of_too_many_pixels_is_refused(plain: Path) -> None:
     manifest = load_manifest(plain)
     (plain / "manifest.json").write_text(replace(manifest, resolution=(8192, 8192)).to_json())
-    with pytest.raises(ConfigError, match=r"A sheet of 3 x 4 would have .* pixels.*fewer --rows"):
+    with pytest.raises(
+        ConfigError, match=r"A sheet of 3 rows and 4 columns would have .* pixels.*fewer --rows"
+    ):
         contact_sheet(plain, 8, 4)
 
 
 def test_a_sheet_without_cells_is_refused(plain: Path) -> None:
-    with pytest.raises(ConfigError, match="A sheet of 0 x 3 has no cells"):
+    with pytest.raises(ConfigError, match="--rows 0 and --columns 3 leave no images to draw"):
         contact_sheet(plain, 0, 3)
 
 
@@ -142,10 +144,10 @@ def test_a_damaged_image_is_named(plain: Path) -> None:
         contact_sheet(plain, 1, 1)
 
 
-def test_a_label_that_is_no_class_is_named(tmp_path: Path) -> None:
+def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
     named = labelled(tmp_path / "shards", [0] * 3, ("zero",))
     index = np.load(named / "000000.npy")
     index[1, 2] = -1
     np.save(named / "000000.npy", index)
-    with pytest.raises(DataError, match="Sample 1 has label -1, outside the 1 classes"):
+    with pytest.raises(DataError, match=r"Sample 1 has label -1, but manifest\.json has 1 class,"):
         contact_sheet(named, 1, 1)

@@ -1,4 +1,4 @@
-"""The figures of a set, against NumPy's of the same pixels."""
+"""The statistics of a set, compared with NumPy's for the same pixels."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ def skewed(count: int = 30, channels: int = 3) -> Given:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_figures_are_those_of_the_decoded_pixels(
+def test_statistics_are_those_of_the_decoded_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int
 ) -> None:
-    monkeypatch.setattr(statistics, "BATCH_BYTES", 7 * 6 * 9 * channels)  # batches across shards, and a rest
+    monkeypatch.setattr(
+        statistics, "BATCH_BYTES", 7 * 6 * 9 * channels
+    )  # batches across shards, and a smaller last one
     source = skewed(channels=channels)
     write(source, tmp_path / "shards", (6, 9), channels)
     found = measure(tmp_path / "shards")
@@ -44,7 +46,7 @@ def test_the_figures_are_those_of_the_decoded_pixels(
         assert (found.histogram[channel] == np.bincount(pixels[:, channel], minlength=256)).all()
 
 
-def test_the_shares_of_black_and_white_are_told_apart(tmp_path: Path) -> None:
+def test_the_shares_of_black_and_white_are_counted(tmp_path: Path) -> None:
     pixels = np.full((4, 8, 8), 255, dtype=np.uint8)
     pixels[0] = 0
     pixels[1] = 100
@@ -65,7 +67,7 @@ def test_classes_without_images_are_counted_too(tmp_path: Path) -> None:
     assert measure(tmp_path / "shards").class_counts == (20, 0, 10)
 
 
-def test_the_stored_size_is_that_of_the_images_without_the_tar_files_headers(tmp_path: Path) -> None:
+def test_the_stored_size_does_not_count_tar_headers(tmp_path: Path) -> None:
     write(noise(5), tmp_path / "shards", encoding="raw")
     found = measure(tmp_path / "shards")
     assert (found.encoded_bytes, found.bytes_per_image) == (5 * 8 * 8 * 3, 8 * 8 * 3)
@@ -76,7 +78,7 @@ def test_the_text_has_a_line_for_each_channel_and_class(tmp_path: Path) -> None:
     found = measure(tmp_path / "shards")
     lines = str(found).splitlines()
     assert lines[0] == "skewed: 30 images of 6 x 9 in colour"
-    assert lines[1] == f"png, {found.bytes_per_image:.0f} bytes an image on average; decoded, 162"
+    assert lines[1] == f"png: {found.bytes_per_image:.0f} bytes per image on average; 162 when decoded"
     red = lines[4].split()
     assert red[:2] == ["red", f"{found.mean[0]:.3f}"]
     assert red[-4:] == ["10", "200", "0.0%", "0.0%"]
@@ -93,7 +95,7 @@ def test_the_text_of_a_set_without_labels_has_no_classes(tmp_path: Path) -> None
     assert "class" not in str(measure(tmp_path / "shards"))
 
 
-def test_class_names_that_would_move_the_cursor_are_escaped(tmp_path: Path) -> None:
+def test_control_characters_in_class_names_are_escaped(tmp_path: Path) -> None:
     pixels = np.zeros((2, 8, 8), dtype=np.uint8)
     write(Given(pixels, [0, 1], ("\x1b[2Jred", "two\nlines")), tmp_path / "shards", channels=1)
     text = str(measure(tmp_path / "shards"))
@@ -101,11 +103,11 @@ def test_class_names_that_would_move_the_cursor_are_escaped(tmp_path: Path) -> N
     assert "'two\\nlines'" in text
 
 
-def test_of_many_classes_the_largest_and_smallest_are_listed() -> None:
+def test_only_the_largest_and_smallest_of_many_classes_are_listed() -> None:
     assert choose_classes([1, 9, 5]) == ([0, 1, 2], "images of each class")
     chosen, title = choose_classes(list(range(100)))
     assert chosen == [*range(99, 79, -1), *range(19, -1, -1)]
-    assert title == "images of each class: the 20 largest and the 20 smallest of 100"
+    assert title == "images of each class: the 20 largest and the 20 smallest of 100 classes"
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
@@ -118,16 +120,18 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         measure(tmp_path)
 
 
-def test_a_label_that_is_no_class_is_named(tmp_path: Path) -> None:
+def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
     write(noise(5), tmp_path)
     index = np.load(tmp_path / "000001.npy")
     index[0, 2] = 7
     np.save(tmp_path / "000001.npy", index)
-    with pytest.raises(DataError, match=r"Sample 4 has label 7, outside the 2 classes of manifest\.json"):
+    with pytest.raises(
+        DataError, match=r"Sample 4 has label 7, but manifest\.json has 2 classes, numbered from 0"
+    ):
         measure(tmp_path)
 
 
-def test_shards_that_are_cut_short_are_refused(tmp_path: Path) -> None:
+def test_truncated_shards_are_refused(tmp_path: Path) -> None:
     write(noise(5), tmp_path)
     (tmp_path / "000001.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"000001\.tar has 0 bytes, but manifest\.json says"):

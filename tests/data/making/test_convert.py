@@ -1,4 +1,4 @@
-"""Conversion: what any image becomes in a shard."""
+"""Conversion: the form of any image in a shard."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ def shrunk(array: np.ndarray, height: int, width: int, channels: int = 1, **opti
     return pixels
 
 
-def test_a_fitting_array_keeps_its_pixels() -> None:
+def test_an_array_of_the_wanted_shape_keeps_its_pixels() -> None:
     for shape in ((5, 5), (5, 5, 3)):
         array = noise(*shape)
         assert np.array_equal(shrunk(array, 5, 5, 1 if len(shape) == 2 else 3).reshape(shape), array)
 
 
-def test_the_centre_square_of_a_wide_and_of_a_tall_image_is_kept() -> None:
+def test_crop_keeps_the_centre_of_wide_and_of_tall_images() -> None:
     wide = noise(4, 10)
     assert np.array_equal(shrunk(wide, 4, 4)[:, :, 0], wide[:, 3:7])
     assert np.array_equal(shrunk(wide.T.copy(), 4, 4)[:, :, 0], wide.T[3:7])
 
 
-def test_a_crop_has_the_proportions_that_are_wanted() -> None:
+def test_a_crop_has_the_wanted_aspect_ratio() -> None:
     wide = noise(40, 100)
     assert np.array_equal(shrunk(wide, 40, 50)[:, :, 0], wide[:, 25:75])
     assert np.array_equal(shrunk(wide, 20, 100)[:, :, 0], wide[10:30])
 
 
-def test_pad_lays_the_whole_image_on_black() -> None:
+def test_pad_puts_the_whole_image_on_black() -> None:
     padded = shrunk(np.full((10, 20), 200, dtype=np.uint8), 20, 20, fit="pad")[:, :, 0]
     assert (padded[5:15] == 200).all()
     assert (padded[:5] == 0).all()
     assert (padded[15:] == 0).all()
 
 
-def test_fit_squeezes_the_whole_image() -> None:
+def test_fit_stretches_the_whole_image() -> None:
     halves = np.repeat(np.array([[0, 255]], dtype=np.uint8), 20, axis=0).repeat(20, axis=1)
     squeezed = shrunk(halves, 20, 20, fit="fit")[:, :, 0]
     assert (squeezed[:, :7] == 0).all()
@@ -64,7 +64,7 @@ def test_fit_squeezes_the_whole_image() -> None:
 
 @pytest.mark.parametrize("fit", ["crop", "fit", "pad"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (3, 2)])
-def test_any_proportions_become_the_wanted_size(fit: str, size: tuple[int, int]) -> None:
+def test_any_aspect_ratio_becomes_the_wanted_size(fit: str, size: tuple[int, int]) -> None:
     shrunk(np.full(size, 9, dtype=np.uint8), 8, 12, fit=fit)
 
 
@@ -93,9 +93,9 @@ def test_png_encoding_is_lossless_and_repeatable(channels: int) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_files_that_are_already_what_is_wanted_are_kept_byte_for_byte(kind: str, channels: int) -> None:
+def test_files_of_the_wanted_form_are_kept_byte_for_byte(kind: str, channels: int) -> None:
     image = Image.fromarray(noise(9, 7, channels).squeeze())
-    # Neither file is one that this program would write.
+    # This program would write neither file in this way.
     content = encoded(image, kind, quality=31) if kind == "JPEG" else encoded(image, compress_level=9)
     encoding = kind.lower()
     assert convert(content, Conversion((9, 7), channels, encoding=encoding)) == content  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def test_files_that_are_already_what_is_wanted_are_kept_byte_for_byte(kind: str,
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_the_fast_decoders_give_pillows_pixels(kind: str, channels: int) -> None:
+def test_the_fast_decoders_give_the_same_pixels_as_pillow(kind: str, channels: int) -> None:
     content = encoded(Image.fromarray(noise(17, 13, channels).squeeze()), kind)
     pixels = np.empty((17, 13, channels), dtype=np.uint8)
     decode_into(pixels, np.frombuffer(content, dtype=np.uint8), kind.lower())  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def turned() -> Image.Exif:
         (Image.new("RGB", (8, 8)), "BMP", {}),
     ],
 )
-def test_files_with_more_to_them_than_pixels_take_the_careful_way(
+def test_files_with_more_than_pixels_are_decoded_by_pillow(
     image: Image.Image, kind: str, options: dict[str, Any]
 ) -> None:
     content = encoded(image, kind, **options)
@@ -142,7 +142,7 @@ def test_files_with_more_to_them_than_pixels_take_the_careful_way(
         assert convert(content, Conversion((8, 8), channels)) != content
 
 
-def test_the_fast_way_gives_what_the_careful_way_gives() -> None:
+def test_both_ways_of_conversion_give_the_same_pixels() -> None:
     image = Image.fromarray(noise(8, 8, 3))
     plain, with_exif = encoded(image, "JPEG"), encoded(image, "JPEG", exif=Image.Exif())
     conversion = Conversion((8, 8), 3)
@@ -164,7 +164,7 @@ FILES = {
 
 @pytest.mark.parametrize("side", [32, 16])
 @pytest.mark.parametrize("kind", list(FILES))
-def test_a_file_cut_at_every_64th_byte_is_an_error_that_says_so(kind: str, side: int) -> None:
+def test_a_truncated_file_is_an_error(kind: str, side: int) -> None:
     whole = FILES[kind]
     for length in range(0, len(whole) - 16, 64):
         with pytest.raises(DataError, match=r"^it (is|has) "):
@@ -173,7 +173,7 @@ def test_a_file_cut_at_every_64th_byte_is_an_error_that_says_so(kind: str, side:
 
 @pytest.mark.parametrize("side", [32, 16])
 @pytest.mark.parametrize("kind", list(FILES))
-def test_a_flipped_byte_gives_an_error_or_an_image_but_never_a_crash(kind: str, side: int) -> None:
+def test_a_flipped_byte_never_crashes_the_decoder(kind: str, side: int) -> None:
     whole = FILES[kind]
     refused = 0
     for place in range(0, len(whole), 13):
@@ -186,18 +186,18 @@ def test_a_flipped_byte_gives_an_error_or_an_image_but_never_a_crash(kind: str, 
             assert header.shape == (side, side, 3)
         except DataError as error:
             refused += str(error).startswith("it ")
-    # Formats without checksums have no way to tell.
+    # Formats without checksums cannot detect every change.
     assert refused > len(whole) // 13 * 0.9 if kind == "PNG" else refused > 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 3), (3, 20_000)])
-def test_extreme_sizes_become_the_wanted_one(size: tuple[int, int]) -> None:
+def test_extreme_sizes_become_the_wanted_size(size: tuple[int, int]) -> None:
     content = encoded(Image.new("RGB", size, "red"))
     pixels = np.asarray(Image.open(io.BytesIO(convert(content, Conversion((8, 8), 3)))))
     assert (pixels == [255, 0, 0]).all()
 
 
-def test_twenty_thousand_pixels_a_side_are_refused_by_the_header() -> None:
+def test_a_huge_image_is_refused_by_its_header() -> None:
     content = encoded(Image.new("1", (20_000, 20_000)))
     assert len(content) < 100_000
     with pytest.raises(DataError, match=r"far more than 64,000,000 pixels|20000 x 20000 pixels"):

@@ -1,4 +1,4 @@
-"""Which images are taken: the same ones at any time and place."""
+"""Which images are taken: always the same ones, on any machine."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def taken(count: int = 1000, **selection: object) -> list[int]:
     return choose(source, Selection(**selection)).positions.tolist()  # type: ignore[arg-type]
 
 
-def test_everything_is_taken_in_order_unless_told_otherwise() -> None:
+def test_all_images_are_taken_in_order_by_default() -> None:
     assert taken(10) == list(range(10))
 
 
-def test_the_validation_share_and_the_rest_make_the_whole() -> None:
+def test_validation_and_training_images_are_the_whole_set() -> None:
     left, apart = taken(validation=0.2), taken(validation=0.2, only_validation=True)
     assert sorted(left + apart) == list(range(1000))
     assert 160 < len(apart) < 240
 
 
-def test_an_image_stays_on_its_side_when_others_come() -> None:
+def test_an_image_stays_on_its_side_when_others_are_added() -> None:
     few, many = taken(500, validation=0.2, only_validation=True), taken(validation=0.2, only_validation=True)
     assert few == [position for position in many if position < 500]
 
 
-def test_a_larger_share_holds_the_smaller_one() -> None:
+def test_a_larger_validation_share_includes_a_smaller_one() -> None:
     assert set(taken(validation=0.1, only_validation=True)) < set(taken(validation=0.3, only_validation=True))
 
 
@@ -45,7 +45,7 @@ def test_a_limit_is_spread_over_the_set_and_keeps_its_order() -> None:
     assert taken(limit=5000) == list(range(1000))
 
 
-def test_a_limit_applies_to_what_the_other_options_leave() -> None:
+def test_a_limit_applies_after_the_other_options() -> None:
     chosen = choose(digits(), Selection(classes=("7",), validation=0.5, limit=20))
     assert len(chosen.positions) == 20
     assert set(chosen.labels.tolist()) == {0}
@@ -62,23 +62,27 @@ def test_classes_are_labelled_in_the_order_given() -> None:
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        ({"classes": ("cat",)}, "cat is not among the classes of noise: even, odd"),
-        ({"classes": ()}, "No class is not among the classes of noise"),
+        ({"classes": ("cat",)}, "--classes: noise has no class cat. Its classes: even, odd"),
+        ({"classes": ()}, "--classes: noise has no class without a name"),
         ({"classes": ("odd", "odd")}, "names a class twice: odd, odd"),
-        ({"validation": -0.1}, "no share: give one from 0 to below 1"),
-        ({"only_validation": True}, "needs a share above 0"),
+        ({"validation": -0.1}, "out of range: give a share from 0 to below 1"),
+        ({"only_validation": True}, "needs --validation with a share above 0"),
     ],
 )
-def test_selections_that_make_no_sense_are_refused(selection: dict[str, Any], message: str) -> None:
+def test_impossible_selections_are_refused(selection: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         taken(**selection)
 
 
-def test_a_selection_of_nothing_is_refused() -> None:
-    with pytest.raises(DataError, match="The selection leaves none of the 3 images of given"):
+def test_a_selection_without_images_is_refused() -> None:
+    with pytest.raises(
+        DataError, match="The selection leaves no images: given has 3 images, and none of them matches"
+    ):
         choose(Given(noise(3).pictures, [0, 0, 0], ("a", "b"), "given"), Selection(classes=("b",)))
 
 
 def test_classes_of_an_unlabelled_source_are_refused() -> None:
-    with pytest.raises(ConfigError, match="among the classes of given: none: its images have no labels"):
+    with pytest.raises(
+        ConfigError, match=r"given has no class b\. Its classes: none, because its images have no labels"
+    ):
         choose(Given(noise(3).pictures), Selection(classes=("b",)))

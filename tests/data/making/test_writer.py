@@ -1,4 +1,4 @@
-"""Writing shards: the files themselves, and what is left when writing goes wrong."""
+"""Writing shards: the files, and what remains if writing fails."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MANIFEST_ONLY = ["000000.npy", "000000.tar", "manifest.json"]
 
 
 def make(source: Source, out: Path, overwrite: bool = False, **options: object) -> list[str]:
-    """Make shards of 8 x 8 colour images, 4 a shard unless told otherwise; the names of all files left."""
+    """Make shards of 8 x 8 colour images, by default 4 per shard; return the names of all files."""
     settings: dict[str, object] = {"resolution": (8, 8), "channels": 3, **options}
     per_shard = settings.pop("samples_per_shard", 4)
     plan = plan_shards(source, Conversion(**settings), samples_per_shard=per_shard)  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
-def test_shards_indexes_and_manifest_are_all_that_is_written(tmp_path: Path) -> None:
+def test_only_shards_indexes_and_a_manifest_are_written(tmp_path: Path) -> None:
     assert make(noise(10), tmp_path / "new" / "out") == [
         *("000000.npy", "000000.tar", "000001.npy", "000001.tar", "000002.npy", "000002.tar"),
         "manifest.json",
@@ -77,7 +77,7 @@ def test_webdataset_reads_the_same_pixels_and_labels(tmp_path: Path, encoding: s
         assert sample["cls"] == source.label(position)
 
 
-def test_unlabelled_samples_have_no_label_member_and_index_minus_one(tmp_path: Path) -> None:
+def test_samples_without_labels_have_no_cls_and_label_minus_one(tmp_path: Path) -> None:
     make(noise(4, labelled=False), tmp_path)
     with tarfile.open(tmp_path / "000000.tar") as archive:
         assert archive.getnames() == [f"{number:08d}.png" for number in range(4)]
@@ -85,7 +85,7 @@ def test_unlabelled_samples_have_no_label_member_and_index_minus_one(tmp_path: P
 
 
 @pytest.mark.parametrize("encoding", ["png", "jpeg", "raw"])
-def test_the_index_written_is_the_one_read_off_the_tar_file(tmp_path: Path, encoding: str) -> None:
+def test_the_index_is_the_one_that_the_tar_file_gives(tmp_path: Path, encoding: str) -> None:
     make(noise(10), tmp_path, encoding=encoding)
     for shard in load_manifest(tmp_path).shards:
         found = index_shard(tmp_path / shard.name)
@@ -93,7 +93,7 @@ def test_the_index_written_is_the_one_read_off_the_tar_file(tmp_path: Path, enco
         assert found.encoding == encoding
 
 
-def test_offsets_point_at_the_png_bytes_themselves(tmp_path: Path) -> None:
+def test_offsets_point_at_the_bytes_of_the_images(tmp_path: Path) -> None:
     source = noise(10)
     make(source, tmp_path)
     position = 0
@@ -106,7 +106,7 @@ def test_offsets_point_at_the_png_bytes_themselves(tmp_path: Path) -> None:
             position += 1
 
 
-def test_two_makes_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_making_shards_twice_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(noise(10), tmp_path / "a")
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3600)
@@ -117,7 +117,7 @@ def test_two_makes_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Monke
         assert {member.mtime for member in tar} == {0}
 
 
-def test_several_processes_give_the_bytes_of_one(tmp_path: Path) -> None:
+def test_several_processes_give_the_same_bytes_as_one(tmp_path: Path) -> None:
     source = digits()
     plan = plan_shards(source, Conversion((16, 16), 1), samples_per_shard=100)
     for workers in (1, 3):
@@ -126,7 +126,7 @@ def test_several_processes_give_the_bytes_of_one(tmp_path: Path) -> None:
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
-def test_a_finished_set_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_finished_set_is_not_changed(tmp_path: Path) -> None:
     make(noise(10), tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     make(noise(10), tmp_path)
@@ -136,13 +136,13 @@ def test_a_finished_set_is_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"resolution": (4, 8)}, "height is 8 there, not 4"),
-        ({"channels": 1}, "channels is 3 there, not 1"),
-        ({"samples_per_shard": 5}, "samples_per_shard is 4 there, not 5"),
-        ({"fit": "pad"}, "fit is crop there, not pad"),
+        ({"resolution": (4, 8)}, "their height is 8, not 4"),
+        ({"channels": 1}, "their channels is 3, not 1"),
+        ({"samples_per_shard": 5}, "their samples_per_shard is 4, not 5"),
+        ({"fit": "pad"}, "their fit is crop, not pad"),
         (
             {"encoding": "jpeg", "quality": 80},
-            "encoding is png there, not jpeg; quality is None there, not 80",
+            "their encoding is png, not jpeg; their quality is None, not 80",
         ),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_set_of_another_plan_is_kept_until_overwrite(
     tmp_path: Path, options: dict[str, Any], difference: str
 ) -> None:
     make(noise(10), tmp_path)
-    with pytest.raises(ConfigError, match=rf"already holds other shards: {difference}.*--overwrite"):
+    with pytest.raises(ConfigError, match=rf"already holds different shards: {difference}.*--overwrite"):
         make(noise(10), tmp_path, **options)
     make(noise(10), tmp_path / "fresh", **options)
     fresh = contents(tmp_path / "fresh")
@@ -159,41 +159,43 @@ def test_a_set_of_another_plan_is_kept_until_overwrite(
     assert contents(tmp_path) == fresh
 
 
-def test_other_images_under_the_same_name_are_another_set(tmp_path: Path) -> None:
+def test_other_images_with_the_same_names_are_another_set(tmp_path: Path) -> None:
     make(Given(noise(4).pictures, [0, 0, 1, 1], ("even", "odd"), "noise"), tmp_path)
-    with pytest.raises(ConfigError, match="other shards: other images or labels under the same name"):
+    with pytest.raises(ConfigError, match="different shards: other images or labels under the same name"):
         make(noise(4), tmp_path)
 
 
-def test_a_smaller_set_leaves_no_shard_of_the_larger_one_it_replaces(tmp_path: Path) -> None:
+def test_overwrite_leaves_no_shard_of_a_larger_set(tmp_path: Path) -> None:
     make(noise(10), tmp_path)
     assert make(noise(4), tmp_path, overwrite=True) == MANIFEST_ONLY
 
 
-def test_a_damaged_set_is_not_taken_for_finished(tmp_path: Path) -> None:
+def test_a_damaged_set_is_not_finished(tmp_path: Path) -> None:
     make(noise(10), tmp_path)
     (tmp_path / "000001.tar").unlink()
-    with pytest.raises(ConfigError, match=r"damaged set of shards\. .*000001\.tar is missing.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"holds damaged shards: .*000001\.tar is missing.*--overwrite"):
         make(noise(10), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "000000.tar", "000000.npy"])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_files_of_someone_else_are_never_touched(tmp_path: Path, name: str, overwrite: bool) -> None:
+def test_files_of_someone_else_are_never_changed(tmp_path: Path, name: str, overwrite: bool) -> None:
     (tmp_path / name).write_text("precious")
-    with pytest.raises(ConfigError, match=f"not of a shard set, {name} for one, and they are left alone"):
+    with pytest.raises(
+        ConfigError, match=f"is not a shard directory: it holds 1 other file, for example {name}"
+    ):
         make(noise(4), tmp_path, overwrite=overwrite)
     assert contents(tmp_path) == {name: b"precious"}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_shards_that_were_taken_in_are_never_replaced(tmp_path: Path, overwrite: bool) -> None:
+def test_shards_indexed_in_place_are_never_replaced(tmp_path: Path, overwrite: bool) -> None:
     make(noise(10), tmp_path)
     for file in [*tmp_path.glob("*.npy"), tmp_path / "manifest.json"]:
         file.unlink()
     index_in_place(tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match="took in as they were, and they are left alone"):
+    with pytest.raises(ConfigError, match="indexed in place, so they are not replaced"):
         make(noise(10), tmp_path, overwrite=overwrite)
     assert contents(tmp_path) == before
 
@@ -209,11 +211,17 @@ def test_out_must_not_be_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resolution": (8, 0)}, "resolution 8 x 0 is outside 1 to 4096"),
-        ({"resolution": (5000, 8)}, "resolution 5000 x 8 is outside 1 to 4096"),
-        ({"channels": 2}, r"1 \(grey\) or 3 \(colour\) channels, not 2"),
-        ({"samples_per_shard": 0}, "at least 1 sample, not 0"),
-        ({"encoding": "jpeg", "quality": 101}, "JPEG quality 101 is outside 1 to 100"),
+        ({"resolution": (8, 0)}, "--resolution 8x0 is out of range: each side must be 1 to 4096 pixels"),
+        (
+            {"resolution": (5000, 8)},
+            "--resolution 5000x8 is out of range: each side must be 1 to 4096 pixels",
+        ),
+        ({"channels": 2}, r"--channels 2 is not supported: expected 1 \(grey\) or 3 \(colour\)"),
+        ({"samples_per_shard": 0}, "--samples-per-shard 0 leaves shards without images"),
+        (
+            {"encoding": "jpeg", "quality": 101},
+            "--quality 101 is out of range: the JPEG quality must be 1 to 100",
+        ),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -227,7 +235,7 @@ def test_an_empty_source_is_refused(tmp_path: Path) -> None:
 
 
 class Failing(Given):
-    """Reads as it should, but for image 6 from the second time on; the first is to estimate the shards' size."""
+    """Fails at image 6 from the second read on; the first read estimates the size of the shards."""
 
     def __init__(self, failure: Callable[[], object]) -> None:
         whole = noise(10)
@@ -247,7 +255,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_what_is_finished_stays_after_an_interruption_and_is_not_made_again(tmp_path: Path) -> None:
+def test_finished_shards_are_not_made_again_after_an_interruption(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         make(Failing(interrupt), tmp_path)
     assert names(tmp_path) == [".making", ".plan.json", "000000.json", "000000.npy", "000000.tar"]
@@ -264,7 +272,7 @@ def test_an_unfinished_set_of_another_plan_is_kept_until_overwrite(tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         make(Failing(interrupt), tmp_path)
     with pytest.raises(
-        ConfigError, match=r"already holds other shards: channels is 3 there, not 1.*--overwrite"
+        ConfigError, match=r"already holds different shards: their channels is 3, not 1.*--overwrite"
     ):
         make(noise(10), tmp_path, channels=1)
     make(noise(10), tmp_path, channels=1, overwrite=True)
@@ -272,7 +280,7 @@ def test_an_unfinished_set_of_another_plan_is_kept_until_overwrite(tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"shard": {}, "bad": []}', '{"shard": null}'])
-def test_a_damaged_record_only_costs_its_shard(tmp_path: Path, damage: str) -> None:
+def test_only_the_shard_of_a_damaged_record_is_made_again(tmp_path: Path, damage: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         make(Failing(interrupt), tmp_path)
     (tmp_path / "000000.json").write_text(damage)
@@ -280,15 +288,18 @@ def test_a_damaged_record_only_costs_its_shard(tmp_path: Path, damage: str) -> N
 
 
 def bad_images(*bad: int) -> Given:
-    """Twelve PNG files, some of which are cut short."""
+    """Twelve PNG files, some of them truncated."""
     from pipeline.data.format.codecs import encode
 
     files = [encode(pixels, "png", 95) for pixels in noise(12).pictures]  # type: ignore[arg-type]
     return Given([file[:-20] if number in bad else file for number, file in enumerate(files)])
 
 
-def test_a_bad_image_stops_with_its_name_the_reason_and_the_way_on(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"given: \.\./5: it is a broken PNG\. Replace it, .* --skip-bad N"):
+def test_a_bad_image_is_an_error_with_name_reason_and_remedy(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"given: \.\./5 cannot be used: it is a damaged PNG\. Replace or remove .* --skip-bad N",
+    ):
         make(bad_images(5), tmp_path)
 
 
@@ -296,37 +307,43 @@ def test_a_bad_image_stops_with_its_name_the_reason_and_the_way_on(tmp_path: Pat
 def test_bad_images_within_the_limit_are_left_out_and_listed(tmp_path: Path, workers: int) -> None:
     source = bad_images(4, 5, 6, 7, 9)
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
-    with pytest.raises(DataError, match=r"over --skip-bad 4; \.\./\d, for one: it is a broken PNG"):
+    with pytest.raises(
+        DataError, match=r"more than --skip-bad 4 allows; for example \.\./\d: it is a damaged PNG"
+    ):
         make_shards(plan, tmp_path, skip_bad=4, workers=workers)
     manifest = make_shards(plan, tmp_path, skip_bad=5, workers=workers)
     assert manifest is not None
-    # All images of the second shard are bad, so there is no such shard.
+    # All images of the second shard are bad, so it does not exist.
     assert [(shard.name, shard.count) for shard in manifest.shards] == [("000000.tar", 4), ("000002.tar", 3)]
     report = (tmp_path / "bad-images.txt").read_text().splitlines()
-    assert report == [f"../{number}\tit is a broken PNG" for number in (4, 5, 6, 7, 9)]
+    assert report == [f"../{number}\tit is a damaged PNG" for number in (4, 5, 6, 7, 9)]
     assert find_finished(tmp_path, plan) == manifest
 
 
-def test_a_set_of_bad_images_alone_is_refused(tmp_path: Path) -> None:
+def test_a_set_of_only_bad_images_is_refused(tmp_path: Path) -> None:
     source = bad_images(*range(12))
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
-    with pytest.raises(DataError, match="None of the 12 images of given can be used"):
+    with pytest.raises(
+        DataError, match=r"given: no image can be used, for example \.\./0: it is a damaged PNG"
+    ):
         make_shards(plan, tmp_path, skip_bad=12)
 
 
 @pytest.mark.parametrize("label", [None, -1, 2])
 def test_a_label_outside_the_classes_is_refused(tmp_path: Path, label: int | None) -> None:
-    with pytest.raises(DataError, match=f"has label {label}, outside its 2 classes"):
+    with pytest.raises(DataError, match=f"has label {label}, but the source has 2 classes, numbered from 0"):
         make(Given(noise(2).pictures, [0, label], ("even", "odd")), tmp_path)
 
 
 @pytest.mark.parametrize("where", ["one directory", "directories of their own"])
-def test_parts_make_the_bytes_of_the_whole(tmp_path: Path, where: str) -> None:
+def test_merged_parts_have_the_bytes_of_the_whole(tmp_path: Path, where: str) -> None:
     source, out = noise(22), tmp_path / "out"
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
     places = [out if where == "one directory" else tmp_path / str(number) for number in (1, 2, 3)]
     for number, place in enumerate(places, start=1):
-        with pytest.raises(DataError, match=r"lacks \d of 6 shards: 00000\d|holds no parts"):
+        with pytest.raises(
+            DataError, match=r"not complete: \d of 6 shards are missing: 00000\d|holds no parts"
+        ):
             merge_parts(out, [place for place in places[: number - 1] if place != out])
         assert make_shards(plan, place, part=Part(number, 3)) is None
     merge_parts(out, [place for place in places if place != out])
@@ -334,21 +351,23 @@ def test_parts_make_the_bytes_of_the_whole(tmp_path: Path, where: str) -> None:
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_a_merge_leaves_files_of_someone_else_alone(tmp_path: Path) -> None:
+def test_a_merge_never_changes_files_of_someone_else(tmp_path: Path) -> None:
     plan = plan_shards(noise(8), Conversion((8, 8), 3), samples_per_shard=4)
     make_shards(plan, tmp_path / "1", part=Part(1, 2))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "000000.tar").write_text("precious")
-    with pytest.raises(ConfigError, match=r"not of a shard set, 000000\.tar for one"):
+    with pytest.raises(
+        ConfigError, match=r"is not a shard directory: it holds 1 other file, for example 000000\.tar"
+    ):
         merge_parts(tmp_path / "out", [tmp_path / "1"])
     assert contents(tmp_path / "out") == {"000000.tar": b"precious"}
 
 
-def test_bad_images_that_were_replaced_are_taken_on_the_next_run(tmp_path: Path) -> None:
+def test_repaired_images_are_used_on_the_next_run(tmp_path: Path) -> None:
     def plan(source: Given) -> Any:
         return plan_shards(source, Conversion((8, 8), 3), samples_per_shard=2)
 
-    with pytest.raises(DataError, match="over --skip-bad 1"):
+    with pytest.raises(DataError, match="more than --skip-bad 1 allows"):
         make_shards(plan(bad_images(1, 5)), tmp_path, skip_bad=1)
     manifest = make_shards(plan(bad_images()), tmp_path)
     assert manifest is not None
@@ -360,11 +379,11 @@ def test_parts_of_different_plans_are_not_merged(tmp_path: Path) -> None:
     for number, channels in ((1, 1), (2, 3)):
         plan = plan_shards(source, Conversion((8, 8), channels), samples_per_shard=4)
         make_shards(plan, tmp_path / str(number), part=Part(number, 2))
-    with pytest.raises(ConfigError, match="2 already holds other shards: channels is 3 there, not 1"):
+    with pytest.raises(ConfigError, match="2 already holds different shards: their channels is 3, not 1"):
         merge_parts(tmp_path / "out", [tmp_path / "1", tmp_path / "2"])
 
 
-def test_a_directory_being_made_is_locked(tmp_path: Path) -> None:
+def test_a_directory_is_locked_while_shards_are_made(tmp_path: Path) -> None:
     with (tmp_path / ".making").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(RunLockedError, match="Another process is making shards in"):
@@ -389,7 +408,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_leaves_no_manifest_and_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_a_rerun_after_a_kill_gives_the_same_bytes(tmp_path: Path) -> None:
     killed, script = tmp_path / "killed", tmp_path / "make.py"
     script.write_text(PROGRAM)
     process = subprocess.Popen([sys.executable, script, killed], cwd=Path.cwd(), env={"PYTHONPATH": "."})
@@ -404,7 +423,7 @@ def test_a_kill_at_any_moment_leaves_no_manifest_and_a_rerun_gives_the_same_byte
     for name in left:
         if name.endswith(".tar") and not name.startswith("."):
             assert len(index_shard(killed / name).rows) == 20
-    # Workers of the killed process may still be ending: what they write must not harm the next one.
+    # Workers of the killed process may still be running: what they write must not harm the next run.
     for place in (killed, tmp_path / "clean"):
         plan = plan_shards(digits(), Conversion((16, 16), 1), samples_per_shard=20)
         make_shards(plan, place)
@@ -417,15 +436,15 @@ def small_disk(mount_disk: Callable[[str], Path]) -> Path:
     return mount_disk("size=1m")
 
 
-def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(small_disk: Path) -> None:
+def test_a_too_small_disk_is_refused_before_anything_is_written(small_disk: Path) -> None:
     with pytest.raises(
-        StorageError, match=r"disk/out has 0\.00 GB free, but 1000 images will need about 0\.00 GB"
+        StorageError, match=r"disk/out has 0\.00 GB of free space, but 1,000 images will need about 0\.00 GB"
     ):
         make(noise(1000), small_disk / "out")
     assert names(small_disk) == []
 
 
-def test_a_disk_that_fills_in_the_middle_keeps_what_is_whole_and_is_gone_on_with(small_disk: Path) -> None:
+def test_finished_shards_are_kept_when_the_disk_is_full(small_disk: Path) -> None:
     filler = small_disk / "filler"
 
     def fill() -> None:
@@ -438,7 +457,7 @@ def test_a_disk_that_fills_in_the_middle_keeps_what_is_whole_and_is_gone_on_with
     assert len(make(noise(10), small_disk / "out", samples_per_shard=5)) == 5
 
 
-def test_a_file_that_may_not_grow_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_a_storage_error(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -449,7 +468,7 @@ def test_a_file_that_may_not_grow_is_a_storage_error(tmp_path: Path) -> None:
     assert not (tmp_path / "000000.tar").exists()
 
 
-def test_a_finished_set_is_found_only_where_one_is(tmp_path: Path) -> None:
+def test_only_a_finished_set_is_found(tmp_path: Path) -> None:
     plan = plan_shards(noise(4), Conversion((8, 8), 3), samples_per_shard=4)
     assert find_finished(tmp_path, plan) is None
     make(noise(4), tmp_path)
@@ -457,7 +476,7 @@ def test_a_finished_set_is_found_only_where_one_is(tmp_path: Path) -> None:
 
 
 class Dying(Given):
-    """Kills the process that reads its last image, but not in this one."""
+    """Kills the process that reads its last image, unless it is this one."""
 
     def __init__(self, here: int) -> None:
         super().__init__(noise(12).pictures)
@@ -470,14 +489,14 @@ class Dying(Given):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_told(tmp_path: Path) -> None:
+def test_a_killed_worker_is_reported(tmp_path: Path) -> None:
     source = Dying(os.getpid())
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
     with pytest.raises(PipelineError, match="A worker process was killed, perhaps because memory ran out"):
         make_shards(plan, tmp_path, workers=2)
 
 
-def test_a_selection_takes_what_it_says(tmp_path: Path) -> None:
+def test_a_selection_limits_what_is_written(tmp_path: Path) -> None:
     write(noise(10), tmp_path, selection=Selection(classes=("odd",), limit=3))
     manifest = load_manifest(tmp_path)
     assert (manifest.count, manifest.classes) == (3, ("odd",))

@@ -1,4 +1,4 @@
-"""Decoded images that stay in memory: which place is chosen, and that they equal what the shards hold."""
+"""Caches: which one is chosen, and that they hold the same images as the shards."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def assert_equal(images: ResidentImages, reader: ShardReader) -> None:
     assert images.image_shape == reader.image_shape
 
 
-def test_resident_images_equal_the_readers(reader: ShardReader) -> None:
+def test_cached_images_equal_those_of_the_reader(reader: ShardReader) -> None:
     assert_equal(decode_all(reader, Node(), show_progress=False), reader)
     assert_equal(decode_all(reader, Node(), show_progress=False).to(CPU), reader)
 
 
 def free_memory(monkeypatch: pytest.MonkeyPatch, host: int, device: int) -> None:
-    """Claim this many free bytes, since no test can rely on what its machine has."""
+    """Pretend that this many bytes are free, because tests cannot rely on the machine's memory."""
     memory = namedtuple("memory", ["available"])
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(host))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (device, device))
@@ -67,18 +67,18 @@ def free_memory(monkeypatch: pytest.MonkeyPatch, host: int, device: int) -> None
 @pytest.mark.parametrize(
     ("wanted", "node_size", "device", "host_mib", "device_mib", "chosen", "reason"),
     [
-        ("auto", 1, GPU, 1000, 1000, "device", "100 MiB fit into the device's memory"),
-        ("auto", 1, GPU, 200, 1000, "none", "100 MiB are too much to keep decoded"),
+        ("auto", 1, GPU, 1000, 1000, "device", "100 MiB fit into device memory"),
+        ("auto", 1, GPU, 200, 1000, "none", "100 MiB of decoded images do not fit into memory"),
         ("auto", 1, GPU, 1000, 300, "host", "100 MiB fit into host memory"),
         ("auto", 4, CPU, 1000, 1000, "host", "100 MiB fit into host memory"),
-        ("auto", 4, CPU, 200, 1000, "none", "100 MiB are too much to keep decoded"),
-        ("auto", 4, GPU, 200, 300, "none", "100 MiB are too much to keep decoded"),
-        ("host", 2, GPU, 1000, 1000, "host", "100 MiB, as asked"),
-        ("device", 2, GPU, 1000, 1000, "device", "100 MiB, as asked"),
-        ("none", 2, GPU, 1000, 1000, "none", "100 MiB, as asked"),
+        ("auto", 4, CPU, 200, 1000, "none", "100 MiB of decoded images do not fit into memory"),
+        ("auto", 4, GPU, 200, 300, "none", "100 MiB of decoded images do not fit into memory"),
+        ("host", 2, GPU, 1000, 1000, "host", "100 MiB, as configured"),
+        ("device", 2, GPU, 1000, 1000, "device", "100 MiB, as configured"),
+        ("none", 2, GPU, 1000, 1000, "none", "100 MiB, as configured"),
     ],
 )
-def test_auto_takes_the_first_place_that_fits_and_a_wish_is_kept(
+def test_auto_takes_what_fits_and_other_choices_are_kept(
     monkeypatch: pytest.MonkeyPatch,
     wanted: Any,
     node_size: int,
@@ -95,16 +95,17 @@ def test_auto_takes_the_first_place_that_fits_and_a_wish_is_kept(
 @pytest.mark.parametrize(
     ("wanted", "device", "message"),
     [
-        ("device", CPU, "data.cache: device needs a GPU, and this run is on the CPU. Use host, or auto."),
-        ("device", GPU, "data.cache: device would take 2,000 MiB of 4,000 MiB free device memory"),
+        ("device", CPU, "data.cache: device needs a GPU, but this run is on the CPU. Use host or auto."),
+        ("device", GPU, "data.cache: device would take 2,000 MiB of 4,000 MiB of free device memory"),
         (
             "host",
             GPU,
-            "data.cache: host would take 2,000 MiB of 3,000 MiB free memory. Use data.cache: none.",
+            "data.cache: host would take 2,000 MiB of 3,000 MiB of free memory, which is more than half. "
+            "Use data.cache: none.",
         ),
     ],
 )
-def test_a_cache_that_was_asked_for_and_cannot_be_had_is_an_error(
+def test_an_impossible_cache_is_an_error(
     monkeypatch: pytest.MonkeyPatch, wanted: Any, device: torch.device, message: str
 ) -> None:
     free_memory(monkeypatch, 3000 * MIB, 4000 * MIB)
@@ -113,10 +114,11 @@ def test_a_cache_that_was_asked_for_and_cannot_be_had_is_an_error(
     assert str(caught.value).startswith(message)
 
 
-def test_a_device_cache_needs_the_host_memory_that_it_is_filled_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_cache_needs_enough_host_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, 3000 * MIB, 40_000 * MIB)
     with pytest.raises(
-        ConfigError, match="filled from a copy of 2,000 MiB in host memory, which has 3,000 MiB"
+        ConfigError,
+        match="decodes all images into 2,000 MiB of host memory, of which only 3,000 MiB are free",
     ):
         choose_cache("device", 2000 * MIB, 1, GPU)
 
@@ -125,7 +127,7 @@ def test_a_device_cache_needs_the_host_memory_that_it_is_filled_from(monkeypatch
     ("limit", "free_mib"),
     [(f"{600 * MIB}\n", 450), (f"{5000 * MIB}\n", 3000), ("max\n", 3000), (f"{100 * MIB}\n", 0)],
 )
-def test_free_memory_is_that_of_the_machine_or_of_the_cgroup_where_less(
+def test_free_memory_is_limited_by_the_machine_and_by_the_cgroup(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, free_mib: int
 ) -> None:
     free_memory(monkeypatch, 3000 * MIB, 0)
@@ -140,14 +142,14 @@ def test_free_memory_is_that_of_the_machine_or_of_the_cgroup_where_less(
 def test_ranks_share_host_memory_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, 1000 * MIB, 0)
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(ConfigError, match="shared by ranks on Linux only"):
+    with pytest.raises(ConfigError, match="shared by several ranks on Linux only"):
         choose_cache("host", MIB, 2, CPU)
     assert choose_cache("auto", MIB, 2, CPU)[0] == "none"
     assert choose_cache("auto", MIB, 1, CPU)[0] == "host"
 
 
 def node_of(rank: int, other: Connection) -> Node:
-    """One of two ranks on this machine, joined by a pipe. Global ranks are 6 and 7."""
+    """One of two ranks on this machine, connected by a pipe. The global ranks are 6 and 7."""
 
     def exchange(value: Any) -> list[Any]:
         other.send(value)
@@ -163,7 +165,7 @@ def node_of(rank: int, other: Connection) -> Node:
 
 
 def run_two_ranks(work: Callable[[Node], str]) -> list[str]:
-    """What `work` returns on each of two processes that run it at the same time."""
+    """The results of `work` in two processes that run it at the same time."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     results, put = context.Pipe(duplex=False)
@@ -195,7 +197,7 @@ def test_two_processes_share_one_copy_and_leave_nothing_behind(reader: ShardRead
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     expected = hashlib.sha256(reader.read(everything).numpy().tobytes()).hexdigest()
     assert run_two_ranks(work) == [f"1 {expected}"] * 2
-    # Tests of other workers use shared memory as well, but not for long.
+    # Tests in other workers use shared memory too, but only for a short time.
     wait_until(lambda: set(Path("/dev/shm").iterdir()) <= files)
     assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
     assert "memfd:wgan-images" not in Path("/proc/self/maps").read_text()
@@ -235,4 +237,4 @@ def test_an_image_that_one_process_cannot_decode_fails_on_both(shards: Path, tmp
 
     first, second = run_two_ranks(work)
     assert first == second
-    assert first.startswith(f"Sample 0 of {damaged / '000003.tar'} is damaged: its bytes are not those")
+    assert first.startswith(f"Sample 0 of {damaged / '000003.tar'} is damaged: its CRC-32 differs")

@@ -1,4 +1,4 @@
-"""A rank's batches: the right rows, the right numbers, wherever it starts and however many workers read."""
+"""A rank's batches: the right rows and values, from any start and with any number of threads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def batches(
     return map(loader.to_images, loader.batches(position))
 
 
-def test_every_level_of_grey_survives_the_way_to_floats_and_back() -> None:
+def test_every_grey_level_survives_conversion_to_float_and_back() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     scaled = to_float(levels)
     assert scaled.dtype == torch.float32
@@ -57,7 +57,7 @@ def test_every_level_of_grey_survives_the_way_to_floats_and_back() -> None:
     assert torch.equal(to_uint8(scaled), levels)
 
 
-def test_batches_are_this_ranks_rows_as_floats_from_minus_one_to_one(reader: ShardReader) -> None:
+def test_batches_are_this_ranks_rows_as_floats_in_minus_1_to_1(reader: ShardReader) -> None:
     order = order_of(reader)
     found = list(islice(batches(reader, position=24, rows=RankRows(4, 3, 12)), 3))
     for number, batch in enumerate(found):
@@ -70,14 +70,14 @@ def test_batches_are_this_ranks_rows_as_floats_from_minus_one_to_one(reader: Sha
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_the_ranks_batches_make_the_batch_of_one_process(reader: ShardReader, world_size: int) -> None:
+def test_the_batches_of_all_ranks_are_the_batch_of_one_process(reader: ShardReader, world_size: int) -> None:
     alone = batches(reader)
     ranks = [batches(reader, rows=RankRows.of_rank(rank, world_size, 12)) for rank in range(world_size)]
     for _ in range(4):
         assert torch.equal(torch.cat([next(rank) for rank in ranks]), next(alone))
 
 
-def test_workers_change_nothing(reader: ShardReader) -> None:
+def test_batches_do_not_depend_on_the_number_of_threads(reader: ShardReader) -> None:
     rows = RankRows(6, 6, 12)
     here = list(islice(batches(reader, 60, rows), 10))
     stream = batches(reader, 60, rows, workers=2)
@@ -86,7 +86,7 @@ def test_workers_change_nothing(reader: ShardReader) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_sample_is_said_in_one_line_whoever_reads_it(
+def test_a_damaged_sample_is_one_line_with_and_without_threads(
     reader: ShardReader, tmp_path: Path, workers: int
 ) -> None:
     assert reader.shards.directory is not None
@@ -99,14 +99,14 @@ def test_a_damaged_sample_is_said_in_one_line_whoever_reads_it(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_cache_changes_nothing(reader: ShardReader) -> None:
+def test_batches_do_not_depend_on_the_cache(reader: ShardReader) -> None:
     images = decode_all(reader, Node(), show_progress=False)
     for cached, read in islice(zip(batches(reader, images=images), batches(reader), strict=True), 5):
         assert torch.equal(cached, read)
 
 
 @pytest.mark.parametrize("skipped", [1, 149, 200])
-def test_starting_later_is_skipping_what_comes_before(reader: ShardReader, skipped: int) -> None:
+def test_batches_from_a_later_position_are_the_same(reader: ShardReader, skipped: int) -> None:
     later = batches(reader, position=12 * skipped)
     for expected in islice(batches(reader), skipped, skipped + 3):
         assert torch.equal(next(later), expected)
@@ -118,7 +118,7 @@ def test_single_samples_are_read_like_a_batch(reader: ShardReader) -> None:
     assert torch.equal(loader.read(ids), to_float(reader.read(ids)))
 
 
-def test_mirrored_images_are_turned_left_to_right_and_others_left_alone(reader: ShardReader) -> None:
+def test_only_chosen_images_are_mirrored_left_to_right(reader: ShardReader) -> None:
     order = order_of(reader)
     resident = decode_all(reader, Node(), show_progress=False)
     sources: list[tuple[Images, int]] = [(reader, 0), (reader, 2), (resident, 0)]
@@ -134,7 +134,7 @@ def test_mirrored_images_are_turned_left_to_right_and_others_left_alone(reader: 
 
 
 class Watching:
-    """Images that note which shards were announced before each read."""
+    """Images that record which shards were announced before each read."""
 
     def __init__(self, reader: ShardReader) -> None:
         self.reader, self.image_shape = reader, reader.image_shape
@@ -147,17 +147,17 @@ class Watching:
         return self.reader.read(ids)
 
 
-def test_shards_are_announced_once_for_each_window_with_those_that_follow(reader: ShardReader) -> None:
+def test_each_window_announces_its_shards_and_the_next_ones_once(reader: ShardReader) -> None:
     images = Watching(reader)
     list(islice(batches(reader, images=images), 149))
-    # 6 shards in windows of 2: three windows an epoch of 149.75 batches, and each announces its follower.
+    # 6 shards in windows of 2: three windows per epoch of 149.75 batches, and each announces the next one.
     assert len(images.announced) == 3
     for (_, later), (now, _) in pairwise(images.announced):
         assert later == now
     assert sorted(chain.from_iterable(now for now, _ in images.announced)) == list(range(6))
 
 
-def test_a_loader_that_is_dropped_leaves_no_thread(reader: ShardReader) -> None:
+def test_a_closed_loader_leaves_no_thread(reader: ShardReader) -> None:
     loader = Loader(reader, order_of(reader), RankRows(0, 12, 12), CPU, workers=2)
     stream = loader.batches(0)
     next(stream)

@@ -1,4 +1,4 @@
-"""Which sample comes when: every sample once, the same for any number of ranks, found without reading."""
+"""The order of samples: each sample once per epoch, the same for any number of ranks, computed without reading."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pipeline.options import Config, DataOptions, ScheduleOptions
 
 UNEQUAL = [3, 1, 7, 2, 5, 4]
 
-# What the code gave when the order was fixed: a change here changes every run.
+# The order when it was fixed: a change here changes every run.
 FROZEN_START = [16, 12, 11, 13, 14, 17, 15, 5, 8, 10, 6, 3, 4, 7, 9, 18, 2, 19, 21, 20, 1, 0, 13, 17]
 FROZEN_FAR = [7, 3, 12, 11, 16, 2, 17, 13]
 FROZEN_HELD_OUT = [3, 10, 18, 20, 21]
@@ -41,7 +41,7 @@ def samples(order: Order, position: int, count: int) -> Ids:
 
 
 @pytest.mark.parametrize("counts", [[1], [9], [4, 4, 4], UNEQUAL, [1] * 30, [100, 1]])
-def test_every_sample_comes_once_in_each_epoch_for_any_window(counts: list[int]) -> None:
+def test_every_sample_is_used_once_per_epoch_for_any_window(counts: list[int]) -> None:
     total = sum(counts)
     for window in range(1, len(counts) + 2):
         order = Order(counts, seed=0, shuffle_shards=window)
@@ -50,7 +50,7 @@ def test_every_sample_comes_once_in_each_epoch_for_any_window(counts: list[int])
             assert sorted(samples(order, epoch * total, total).tolist()) == list(range(total))
 
 
-def test_the_tail_of_an_epoch_flows_into_the_next() -> None:
+def test_a_batch_holds_the_end_of_an_epoch_and_the_next_one() -> None:
     order, total = Order(UNEQUAL, seed=1, shuffle_shards=2), sum(UNEQUAL)
     batches = order.batches(0, RankRows(0, 5, 5))
     found = [next(batches) for _ in range(total)]
@@ -68,7 +68,7 @@ def test_a_batch_may_be_longer_than_an_epoch() -> None:
     assert np.bincount(samples(order, 0, 20)).tolist() == [4] * 5
 
 
-def test_any_part_of_the_stream_is_what_reading_from_the_start_gives() -> None:
+def test_any_position_gives_the_same_as_reading_from_the_start() -> None:
     whole = samples(Order(UNEQUAL, seed=2, shuffle_shards=3, held_out=0.2), 0, 200)
     order = Order(UNEQUAL, seed=2, shuffle_shards=3, held_out=0.2)
     for position in np.random.default_rng(0).permutation(150).tolist():
@@ -77,7 +77,7 @@ def test_any_part_of_the_stream_is_what_reading_from_the_start_gives() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_the_ranks_slices_put_together_are_the_global_batches(world_size: int) -> None:
+def test_the_rows_of_all_ranks_are_the_global_batches(world_size: int) -> None:
     expected = Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, RankRows(0, 12, 12))
     slices = [RankRows.of_rank(rank, world_size, 12) for rank in range(world_size)]
     streams = [Order(UNEQUAL, seed=3, shuffle_shards=2).batches(7, rows) for rows in slices]
@@ -89,7 +89,7 @@ def test_the_ranks_slices_put_together_are_the_global_batches(world_size: int) -
 
 @pytest.mark.parametrize("counts", [[12], [1, 30, 2, 3], [5] * 9, UNEQUAL])
 @pytest.mark.parametrize("streams", [1, 2, 3, 6])
-def test_each_stream_gives_each_of_its_samples_once_before_any_again(counts: list[int], streams: int) -> None:
+def test_each_stream_uses_each_of_its_samples_once_per_epoch(counts: list[int], streams: int) -> None:
     order = Order(counts, seed=4, shuffle_shards=3, held_out=0.1, streams=streams)
     parts = []
     for stream in order.streams:
@@ -97,7 +97,7 @@ def test_each_stream_gives_each_of_its_samples_once_before_any_again(counts: lis
         again = stream.samples(stream.epoch_size, stream.epoch_size).tolist()
         assert sorted(epoch) == sorted(set(epoch)) == sorted(again)
         parts.append(epoch)
-    # Equal but for one sample, and all of them together are the training samples.
+    # Their sizes differ by at most one, and together they are the training samples.
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     held_out = set(order.held_out_ids().tolist())
     assert sorted(n for part in parts for n in part) == [n for n in range(sum(counts)) if n not in held_out]
@@ -105,9 +105,7 @@ def test_each_stream_gives_each_of_its_samples_once_before_any_again(counts: lis
 
 @pytest.mark.parametrize("counts", [[13], UNEQUAL, [3, 4]])
 @pytest.mark.parametrize("streams", [1, 2, 3, 4])
-def test_the_first_samples_are_different_ones_also_where_streams_are_unequal(
-    counts: list[int], streams: int
-) -> None:
+def test_the_first_samples_differ_even_if_streams_are_unequal(counts: list[int], streams: int) -> None:
     order = Order(counts, seed=4, shuffle_shards=3, streams=streams)
     for count in range(1, order.epoch_size + 1):
         assert len(set(order.first(count).tolist())) == count
@@ -117,7 +115,7 @@ def test_the_first_samples_are_different_ones_also_where_streams_are_unequal(
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_read_only_their_streams_and_batches_are_the_same_for_any_world_size(world_size: int) -> None:
+def test_ranks_read_only_their_streams_at_any_world_size(world_size: int) -> None:
     counts, alone = [10] * 40, RankRows(0, 16, 16)
     order = Order(counts, seed=3, shuffle_shards=8, streams=4)
     for position in range(0, 1600, 16):
@@ -136,14 +134,14 @@ def test_ranks_read_only_their_streams_and_batches_are_the_same_for_any_world_si
             assert shards <= set(range(number * share, (number + 1) * share))
 
 
-def test_a_batch_of_another_size_goes_on_where_the_streams_are() -> None:
+def test_another_batch_size_continues_at_the_same_samples() -> None:
     order = Order([7] * 12, seed=3, shuffle_shards=4, streams=4)
     stream = [set(samples(order, position, 4).tolist()) for position in range(0, 160, 4)]
     larger = [set(samples(order, position, 8).tolist()) for position in range(0, 160, 8)]
     assert [first | second for first, second in zip(stream[::2], stream[1::2], strict=True)] == larger
 
 
-def test_flips_are_a_fair_toss_of_seed_epoch_and_sample() -> None:
+def test_flips_are_fair_and_depend_on_seed_epoch_and_sample() -> None:
     ids = np.arange(10_000)
 
     def tosses(seed: int, epoch: int) -> np.ndarray:
@@ -158,7 +156,7 @@ def test_flips_are_a_fair_toss_of_seed_epoch_and_sample() -> None:
         assert abs((tosses(*one) == tosses(*other)).mean() - 0.5) < 0.03
 
 
-def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+def test_each_seed_and_each_epoch_has_its_own_order() -> None:
     total = 60
     orders = {
         (seed, epoch): tuple(samples(Order([10] * 6, seed, 3), epoch * total, total).tolist())
@@ -190,7 +188,7 @@ def test_the_shards_that_share_a_window_change_from_epoch_to_epoch() -> None:
     assert len(first_windows) == 10
 
 
-def test_the_order_is_the_same_today_as_ever() -> None:
+def test_the_order_has_not_changed_between_versions() -> None:
     order = Order(UNEQUAL, seed=7, shuffle_shards=2)
     assert samples(order, 0, 24).tolist() == FROZEN_START
     assert samples(order, 10**9, 8).tolist() == FROZEN_FAR
@@ -198,7 +196,7 @@ def test_the_order_is_the_same_today_as_ever() -> None:
     assert shuffled(6, (1, 2, 3)).tolist() == FROZEN_SHUFFLE
 
 
-def test_positions_far_ahead_are_reached_without_reading_up_to_them() -> None:
+def test_distant_positions_need_no_reading_up_to_them() -> None:
     order = Order([50] * 40, seed=0, shuffle_shards=8)
     far = 10**12 * 2000
     assert sorted(samples(order, far, 2000).tolist()) == list(range(2000))
@@ -207,7 +205,7 @@ def test_positions_far_ahead_are_reached_without_reading_up_to_them() -> None:
 
 @pytest.mark.parametrize("counts", [[1000] * 10, [1] * 50, UNEQUAL * 20])
 @pytest.mark.parametrize("share", [0.05, 0.5])
-def test_held_out_samples_never_come_up_in_training(counts: Sequence[int], share: float) -> None:
+def test_held_out_samples_are_never_used_in_training(counts: Sequence[int], share: float) -> None:
     order = Order(counts, seed=0, shuffle_shards=3, held_out=share)
     held_out = set(order.held_out_ids().tolist())
     trained = samples(order, 0, order.epoch_size).tolist()
@@ -224,21 +222,21 @@ def test_held_out_samples_are_the_same_for_every_seed_and_window() -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
-def test_about_the_asked_share_is_held_out_of_every_shard(share: float) -> None:
+def test_about_the_given_share_of_every_shard_is_held_out(share: float) -> None:
     held_out = Order([10_000] * 10, 0, 4, held_out=share).held_out_ids()
     counts = np.bincount(held_out // 10_000, minlength=10)
     deviation = np.sqrt(10_000 * share * (1 - share))
     assert (np.abs(counts - 10_000 * share) < 4 * deviation).all()
 
 
-def test_a_larger_share_holds_out_more_and_nothing_is_put_back() -> None:
+def test_a_larger_share_holds_out_the_same_samples_and_more() -> None:
     smaller, larger = (
         set(Order([500], 0, 1, held_out=share).held_out_ids().tolist()) for share in (0.1, 0.2)
     )
     assert smaller < larger
 
 
-def test_nothing_is_held_out_unless_asked() -> None:
+def test_nothing_is_held_out_by_default() -> None:
     assert len(Order(UNEQUAL, 0, 2).held_out_ids()) == 0
 
 
@@ -253,7 +251,7 @@ def config(shards: Path, batch: int = 8, critic_batch: int | None = None, **data
 
 
 @pytest.mark.parametrize("classes", [[7], ["7"], [3, 5], list(range(10))])
-def test_only_samples_of_the_chosen_classes_come_up_each_once_an_epoch(
+def test_only_samples_of_the_chosen_classes_are_used_once_per_epoch(
     classes: list[int | str], digits: Path
 ) -> None:
     order = build_order(config(digits, classes=classes), open_directory(digits))
@@ -263,7 +261,7 @@ def test_only_samples_of_the_chosen_classes_come_up_each_once_an_epoch(
         assert sorted(ids.tolist()) == expected.tolist()
 
 
-def test_samples_are_held_out_of_the_chosen_classes_alone(digits: Path) -> None:
+def test_only_samples_of_the_chosen_classes_are_held_out(digits: Path) -> None:
     order = build_order(config(digits, classes=[7], validation=0.3), open_directory(digits))
     held_out = order.held_out_ids()
     assert 8 <= len(held_out) < order.epoch_size
@@ -271,7 +269,7 @@ def test_samples_are_held_out_of_the_chosen_classes_alone(digits: Path) -> None:
     assert not set(held_out.tolist()) & set(samples(order, 0, order.epoch_size).tolist())
 
 
-def test_shards_without_a_sample_of_the_chosen_classes_are_passed_over() -> None:
+def test_shards_without_samples_of_the_chosen_classes_are_skipped() -> None:
     chosen = np.zeros(sum(UNEQUAL), dtype=bool)
     chosen[[4, 5, 21]] = True
     for window in range(1, len(UNEQUAL) + 1):
@@ -279,7 +277,7 @@ def test_shards_without_a_sample_of_the_chosen_classes_are_passed_over() -> None
         assert sorted(samples(order, 3, 3).tolist()) == [4, 5, 21]
 
 
-def test_all_classes_together_come_in_the_order_of_no_choice(digits: Path) -> None:
+def test_choosing_all_classes_gives_the_order_of_the_whole_set(digits: Path) -> None:
     manifest = open_directory(digits)
     everything = build_order(config(digits, classes=list(range(10))), manifest)
     assert (
@@ -290,7 +288,7 @@ def test_all_classes_together_come_in_the_order_of_no_choice(digits: Path) -> No
 
 def test_unknown_classes_are_refused_with_the_known_ones(digits: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"data\.classes: 12, cat not among the classes of .*, which are 0, 1, 2"
+        ConfigError, match=r"data\.classes: the shards have no class 12, cat\. Their classes: 0, 1, 2"
     ):
         of_classes(["7", "12", "cat"], open_directory(digits))
 
@@ -299,14 +297,14 @@ def test_unknown_classes_are_refused_with_the_known_ones(digits: Path) -> None:
 def test_classes_with_too_few_images_for_a_batch_are_refused(
     batch: int, critic_batch: int | None, digits: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"leaves \d\d training images, fewer than one batch of 100"):
+    with pytest.raises(DataError, match=r"has \d\d training images, fewer than one batch of 100"):
         build_order(config(digits, batch, critic_batch, classes=[7]), open_directory(digits))
 
 
 @pytest.mark.parametrize("streams", [1, 4])
 @pytest.mark.parametrize("rank", [0, 2])
-def test_batches_in_a_row_are_those_at_their_positions_wherever_they_begin(streams: int, rank: int) -> None:
-    """They are planned several at a time, and a run may resume in the middle of a plan."""
+def test_consecutive_batches_equal_those_at_their_positions(streams: int, rank: int) -> None:
+    """Batches are planned several at a time, and a run can be resumed in the middle of a plan."""
     order = Order([40, 60, 50], seed=3, shuffle_shards=2, streams=streams)
     rows = RankRows.of_rank(rank, 3, 12)
     for start in (0, 12 * 7):

@@ -1,4 +1,4 @@
-"""Reading samples by id: the pixels that went in come out, and a damaged image is named."""
+"""Reading samples by id: the same pixels are read that were written, and a damaged image is named."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make(out: Path, images: npt.NDArray[np.uint8], per_shard: int = 4) -> Manife
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_went_in_comes_out_in_any_order(tmp_path: Path, channels: int) -> None:
+def test_samples_are_read_in_any_order(tmp_path: Path, channels: int) -> None:
     images = random_images(10, channels)
     reader = shards.reader(tmp_path, make(tmp_path, images))
     assert reader.image_shape == (channels, 8, 8)
@@ -55,15 +55,17 @@ def test_a_flipped_bit_anywhere_is_an_error_that_names_the_sample(tmp_path: Path
     path, dice = tmp_path / "000001.tar", random.Random(0)
     good = path.read_bytes()
     bits = [8 * place + dice.randrange(8) for place in range(48, size)]
-    # Every bit of the header and the start of the data, and one in each byte after.
+    # Every bit of the header and of the start of the data, then one bit of each byte.
     for bit in [*range(8 * 48), *bits]:
         damaged = bytearray(good)
         damaged[offset + bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         reader = shards.reader(tmp_path, manifest)
-        with pytest.raises(DataError, match=r"copy the file again, or make the shards again") as caught:
+        with pytest.raises(DataError, match=r"Copy the file again, or make the shards again") as caught:
             reader.read(np.array([5]))
-        assert str(caught.value).startswith(f"Sample 2 of {path} is damaged: its bytes are not those that")
+        assert str(caught.value).startswith(
+            f"Sample 2 of {path} is damaged: its CRC-32 differs from the one in"
+        )
         assert np.array_equal(reader.read(np.array([4]))[0, 0].numpy(), images[4])
 
 
@@ -87,16 +89,18 @@ def place_in_shard(out: Path, manifest: Manifest, content: bytes) -> Manifest:
         (png((8, 9), "L"), "is damaged: png of 9 x 8 in grey instead of png of 8 x 8 in grey"),
         (png((9, 8), "L"), "is damaged: png of 8 x 9 in grey instead of png of 8 x 8 in grey"),
         (png((8, 8), "RGB"), "is damaged: png of 8 x 8 in colour instead of png of 8 x 8 in grey"),
-        (png((8, 8), "LA"), "is damaged: not an 8-bit image in grey or RGB of that encoding"),
-        (png((8, 8), "P"), "not an 8-bit image in grey or RGB"),
-        (png((8, 8), "1"), "not an 8-bit image in grey or RGB"),
-        (png((8, 8), "I;16"), "not an 8-bit image in grey or RGB"),
-        (png((8, 8), "L")[:-24], "is damaged: a broken PNG"),
-        (b"GIF89a" + bytes(100), "is damaged: not an 8-bit image"),
-        (b"x", "is damaged: not an 8-bit image"),
+        (png((8, 8), "LA"), "is damaged: not an 8-bit grey or RGB image of the expected encoding"),
+        (png((8, 8), "P"), "not an 8-bit grey or RGB image"),
+        (png((8, 8), "1"), "not an 8-bit grey or RGB image"),
+        (png((8, 8), "I;16"), "not an 8-bit grey or RGB image"),
+        (png((8, 8), "L")[:-24], "is damaged: a damaged PNG"),
+        (b"GIF89a" + bytes(100), "is damaged: not an 8-bit grey or RGB image"),
+        (b"x", "is damaged: not an 8-bit grey or RGB image"),
     ],
 )
-def test_an_image_unlike_the_manifest_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
+def test_an_image_that_differs_from_the_manifest_is_refused(
+    tmp_path: Path, content: bytes, found: str
+) -> None:
     manifest = make(tmp_path, random_images(4, 1))
     reader = shards.reader(tmp_path, place_in_shard(tmp_path, manifest, content))
     with pytest.raises(DataError, match=r"Sample 0 of .*000000\.tar") as caught:
@@ -104,7 +108,7 @@ def test_an_image_unlike_the_manifest_is_refused(tmp_path: Path, content: bytes,
     assert found in str(caught.value)
 
 
-def test_a_shard_that_is_gone_or_empty_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_empty_shard_is_named(tmp_path: Path) -> None:
     manifest = make(tmp_path, random_images(8, 1))
     (tmp_path / "000001.tar").unlink()
     reader = shards.reader(tmp_path, manifest)
@@ -118,7 +122,7 @@ def test_a_shard_that_is_gone_or_empty_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("encoding", "tolerance"), [("png", 0), ("raw", 0), ("jpeg", 40)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_encoding_gives_its_pixels_back(
+def test_every_encoding_returns_the_same_pixels(
     tmp_path: Path, encoding: str, tolerance: int, channels: int
 ) -> None:
     images = random_images(6, channels)
@@ -128,14 +132,14 @@ def test_every_encoding_gives_its_pixels_back(
     assert difference.max() <= tolerance
 
 
-def test_images_may_be_wider_than_high(tmp_path: Path) -> None:
+def test_images_may_be_wider_than_tall(tmp_path: Path) -> None:
     shards.write(Given(random_images(3, 3)), tmp_path, (4, 7), 3)
     assert shards.reader(tmp_path).read(np.arange(3)).shape == (3, 3, 4, 7)
 
 
-def test_a_shard_that_shrank_is_refused_before_it_is_touched(tmp_path: Path) -> None:
+def test_a_truncated_shard_is_refused_before_it_is_read(tmp_path: Path) -> None:
     make(tmp_path, random_images(4, 1))
     with (tmp_path / "000000.tar").open("r+b") as file:
         file.truncate(512)
-    with pytest.raises(DataError, match=r"000000\.tar has 512 bytes, not \d+\. Copy it again"):
+    with pytest.raises(DataError, match=r"000000\.tar has 512 bytes instead of [\d,]+\. Copy it again"):
         shards.reader(tmp_path).read(np.array([0]))

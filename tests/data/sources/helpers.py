@@ -78,7 +78,7 @@ def put_idx(folder: Path, prefix: str, images: Pixels, targets: Iterable[int]) -
 
 
 def put_mnist(root: Path, title: str = "MNIST") -> None:
-    """5 train images and 3 test images, each of its own number as value, labelled 9, 8, ..."""
+    """5 train and 3 test images; the pixels of each are its number, and the labels are 9, 8, ..."""
     for prefix, count in (("train", 5), ("t10k", 3)):
         images = np.arange(count, dtype=np.uint8).repeat(28 * 28).reshape(count, 28, 28)
         put_idx(root / title / "raw", prefix, images, (9 - number for number in range(count)))
@@ -89,7 +89,7 @@ def md5(path: Path) -> str:
 
 
 def put_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two images a batch; torchvision is told their hashes."""
+    """Two images per batch file; torchvision is given their hashes."""
     from torchvision.datasets import CIFAR10
 
     folder = root / "cifar-10-batches-py"
@@ -114,7 +114,7 @@ def put_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put_stl10(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Images whose first row is bright, in a file that holds them column by column."""
+    """Images whose first row is bright, in a file that stores them column by column."""
     from torchvision.datasets import STL10
 
     folder = root / "stl10_binary"

@@ -1,4 +1,4 @@
-"""Arrays: which shapes are images, which files are refused, and that no file unfolds unasked."""
+"""Arrays: which shapes are images, which files are refused, and that no file is expanded unchecked."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def put(path: Path, array: Any) -> Path:
     ],
     ids=["NHW", "NHW1", "N1HW", "NHW3", "N3HW"],
 )
-def test_images_of_any_layout_come_with_channels_last(
+def test_images_of_any_layout_are_read_with_channels_last(
     name: str, stored: Any, images: Any, channels: int, tmp_path: Path
 ) -> None:
     source = open_path(put(tmp_path / name, stored))
@@ -56,14 +56,14 @@ def test_images_of_any_layout_come_with_channels_last(
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
-        (GREY.astype(np.float32), r"holds float32 \(2, 4, 5\); images are uint8.*would be a guess"),
-        (GREY.astype(np.int64), r"holds int64 \(2, 4, 5\); images are uint8"),
+        (GREY.astype(np.float32), r"holds float32 \(2, 4, 5\), but images must be uint8.*is unknown"),
+        (GREY.astype(np.int64), r"holds int64 \(2, 4, 5\), but images must be uint8"),
         (GREY.astype(bool), r"holds bool"),
-        (COLOUR[0], r"\(4, 5, 3\), which looks like a single image\. .*images\[None\]"),
-        (np.zeros((2, 3, 5, 3), np.uint8), r"\(2, 3, 5, 3\), so it is unclear which side is the channels"),
-        (np.zeros((2, 4, 5, 4), np.uint8), r"\(2, 4, 5, 4\); images are \(count, height, width\)"),
-        (np.zeros((2, 2, 4, 5, 3), np.uint8), r"images are \(count, height, width\)"),
-        (np.zeros((0, 4, 5), np.uint8), r"\(0, 4, 5\), which are no images at all"),
+        (COLOUR[0], r"\(4, 5, 3\), which looks like a single image\. .*image\[None\]"),
+        (np.zeros((2, 3, 5, 3), np.uint8), r"\(2, 3, 5, 3\), so it is unclear which axis holds the channels"),
+        (np.zeros((2, 4, 5, 4), np.uint8), r"\(2, 4, 5, 4\), but images must be \(count, height, width\)"),
+        (np.zeros((2, 2, 4, 5, 3), np.uint8), r"images must be \(count, height, width\)"),
+        (np.zeros((0, 4, 5), np.uint8), r"\(0, 4, 5\), so it holds no images"),
     ],
 )
 def test_other_arrays_are_refused_with_what_was_found(
@@ -74,20 +74,20 @@ def test_other_arrays_are_refused_with_what_was_found(
 
 
 @pytest.mark.parametrize("length", [0, 5, 60, -1])
-def test_a_npy_file_cut_short_is_refused(length: int, tmp_path: Path) -> None:
+def test_a_truncated_npy_file_is_refused(length: int, tmp_path: Path) -> None:
     path = put(tmp_path / "a.npy", GREY)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(
-        DataError, match=r"a\.npy (is no \.npy file|has .* bytes, but uint8 \(2, 4, 5\) takes)"
+        DataError, match=r"a\.npy (is not a \.npy file|has .* bytes, but uint8 \(2, 4, 5\) takes)"
     ):
         open_path(path)
 
 
-def test_a_npy_file_cut_after_it_was_opened_names_the_image(tmp_path: Path) -> None:
+def test_a_npy_file_truncated_after_opening_names_the_image(tmp_path: Path) -> None:
     source = open_path(put(tmp_path / "a.npy", GREY))
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-1])
     assert source.read(0) is not None
-    with pytest.raises(DataError, match=r"a\.npy: image 1 is cut short"):
+    with pytest.raises(DataError, match=r"a\.npy: image 1 is truncated"):
         source.read(1)
 
 
@@ -108,19 +108,19 @@ def test_python_objects_are_not_loaded(name: str, tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)
 
     array = np.full((2, 4, 5), Canary(), dtype=object)
-    with pytest.raises(DataError, match=r"holds object \(2, 4, 5\); images are uint8"):
+    with pytest.raises(DataError, match=r"holds object \(2, 4, 5\), but images must be uint8"):
         open_path(put(tmp_path / name, array))
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_labels_of_a_npz_file_are_its_integers_of_that_length(tmp_path: Path) -> None:
+def test_the_labels_of_a_npz_file_are_integers_of_the_same_length(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", pics=GREY, classes_of=np.array([2, 0], np.int16), ids=np.arange(7))
     source = open_path(tmp_path / "a.npz")
     assert source.classes == ("0", "1", "2")
     assert [source.label(position) for position in range(2)] == [2, 0]
 
 
-def test_of_several_arrays_the_names_decide(tmp_path: Path) -> None:
+def test_names_decide_between_several_arrays(tmp_path: Path) -> None:
     both = np.array([1, 0])
     np.savez(tmp_path / "a.npz", x=GREY, masks=GREY + 1, y=both, person=both + 5)
     source = open_path(tmp_path / "a.npz")
@@ -128,14 +128,14 @@ def test_of_several_arrays_the_names_decide(tmp_path: Path) -> None:
     assert source.label(0) == 1
 
 
-def test_arrays_that_names_do_not_tell_apart_are_refused_with_the_list(tmp_path: Path) -> None:
+def test_ambiguous_arrays_are_refused_and_listed(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x_train=GREY, x_test=GREY)
     with pytest.raises(
-        DataError, match=r"holds x_train: uint8 \(2, 4, 5\), x_test: .*unclear which are the images"
+        DataError, match=r"holds x_train: uint8 \(2, 4, 5\), x_test: .*unclear which array holds the images"
     ):
         open_path(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", x=GREY, one=np.array([0, 1]), two=np.array([0, 1]))
-    with pytest.raises(DataError, match=r"one: int64 \(2,\), two: .*unclear which are the labels"):
+    with pytest.raises(DataError, match=r"one: int64 \(2,\), two: .*unclear which array holds the labels"):
         open_path(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", one=np.array([0, 1]))
     with pytest.raises(DataError, match=r"holds one: int64 \(2,\), so it is unclear"):
@@ -146,21 +146,21 @@ def test_arrays_that_names_do_not_tell_apart_are_refused_with_the_list(tmp_path:
 def test_labels_out_of_range_are_refused(labels: list[int], tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=GREY, labels=np.array(labels))
     with pytest.raises(
-        DataError, match=rf"holds labels from {min(labels)} to {max(labels)}; they are numbers from 0"
+        DataError, match=rf"holds labels from {min(labels)} to {max(labels)}, but labels must be 0 to 999,999"
     ):
         open_path(tmp_path / "a.npz")
 
 
-def test_a_npz_file_larger_than_half_the_memory_is_refused_unread(
+def test_a_npz_file_larger_than_half_the_memory_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = put(tmp_path / "a.npz", GREY)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * GREY.nbytes - 1))
-    with pytest.raises(DataError, match=r"more than half of the .* GB of memory .*numpy\.save"):
+    with pytest.raises(DataError, match=r"more than half of the .* GB of available memory.*numpy\.save"):
         open_path(path)
 
 
-def test_a_npz_member_of_another_size_than_its_header_says_is_refused(tmp_path: Path) -> None:
+def test_a_npz_member_with_a_wrong_size_is_refused(tmp_path: Path) -> None:
     stream = io.BytesIO()
     np.save(stream, GREY)
     for content in (stream.getvalue()[:-1], stream.getvalue() + b"\0"):
@@ -175,11 +175,11 @@ def test_a_damaged_npz_file_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in range(0, len(content), 11):
         path.write_bytes(content[:length])
-        with pytest.raises(DataError, match="is not a whole zip file"):
+        with pytest.raises(DataError, match="is not a complete zip file"):
             open_path(path)
     for position in range(0, len(content), 3):
         changed = bytearray(content)
         changed[position] ^= 0x55
         path.write_bytes(changed)
-        with suppress(DataError):  # most changes are found; none ends in anything else
+        with suppress(DataError):  # most changes are found, and no other error is raised
             open_path(path)

@@ -1,4 +1,4 @@
-"""Folders of images: which are listed, under which labels, and what is refused."""
+"""Folders of images: which images are listed, with which labels, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def test_class_folders_give_labels_at_any_depth(tmp_path: Path) -> None:
     assert (source.native_resolution, source.name, len(source)) == (None, tmp_path.name, 4)
 
 
-def test_classes_are_mixed(tmp_path: Path) -> None:
+def test_the_order_mixes_the_classes(tmp_path: Path) -> None:
     for name in [f"{animal}/{number}.png" for animal in ("cat", "dog") for number in range(20)]:
         put_image(tmp_path / name)
     source = open_path(tmp_path)
     assert {source.label(position) for position in range(10)} == {0, 1}
 
 
-def test_a_folder_that_only_wraps_the_class_folders_is_passed_through(tmp_path: Path) -> None:
+def test_a_folder_around_all_class_folders_is_not_a_class(tmp_path: Path) -> None:
     for name in ("set/train/dog/a.png", "set/train/cat/a.png"):
         put_image(tmp_path / name)
     (tmp_path / "readme.txt").touch()
@@ -43,16 +43,16 @@ def test_one_folder_of_images_is_one_class(tmp_path: Path) -> None:
     assert open_path(tmp_path).classes == ("cat",)
 
 
-def test_splits_are_not_taken_for_classes(tmp_path: Path) -> None:
+def test_folders_of_splits_are_not_classes(tmp_path: Path) -> None:
     for name in ("train/cat/a.png", "test/cat/a.png"):
         put_image(tmp_path / name)
     with pytest.raises(
-        DataError, match=r"holds test, train, which are splits and no classes\. Give the folder"
+        DataError, match=r"holds the folders test, train, which are splits, not classes\. Give only one"
     ):
         open_path(tmp_path)
 
 
-def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+def test_a_class_may_be_named_train(tmp_path: Path) -> None:
     for name in ("train/a.png", "bus/a.png"):
         put_image(tmp_path / name)
     assert open_path(tmp_path).classes == ("bus", "train")
@@ -66,13 +66,13 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     assert labels(source) == {"10.png": None, "2.png": None}
 
 
-def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_are_skipped(tmp_path: Path) -> None:
     for name in ("a.png", ".b.png", ".thumbnails/c.png", "__MACOSX/d.png"):
         put_image(tmp_path / name)
     assert list(labels(open_path(tmp_path))) == ["a.png"]
 
 
-def test_files_of_other_kinds_are_passed_over_with_one_warning(
+def test_files_of_other_kinds_are_skipped_with_one_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_image(tmp_path / "cat" / "a.png")
@@ -82,11 +82,13 @@ def test_files_of_other_kinds_are_passed_over_with_one_warning(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("hello")
     assert len(open_path(tmp_path)) == 1
-    warning = f"warning: {tmp_path}: 3 files are passed over, b.xyz for one; only .png, .jpg,"
+    warning = (
+        f"warning: {tmp_path}: 3 files were skipped, for example b.xyz. Only files that end in .png, .jpg,"
+    )
     assert capsys.readouterr().err.startswith(warning)
 
 
-def test_a_class_folder_may_be_a_link_and_a_circle_of_links_ends(tmp_path: Path) -> None:
+def test_a_class_folder_may_be_a_link_and_circular_links_end(tmp_path: Path) -> None:
     put_image(tmp_path / "elsewhere" / "a.png")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere")
@@ -95,7 +97,7 @@ def test_a_class_folder_may_be_a_link_and_a_circle_of_links_ends(tmp_path: Path)
 
 
 def test_an_empty_folder_is_refused_with_the_extensions(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no images: no files ending in \.png, \.jpg"):
+    with pytest.raises(DataError, match=r"holds no images: no files that end in \.png, \.jpg"):
         open_path(tmp_path)
 
 
@@ -106,7 +108,7 @@ def test_an_empty_class_folder_is_refused(tmp_path: Path) -> None:
         open_path(tmp_path)
 
 
-def test_loose_images_beside_class_folders_are_refused(tmp_path: Path) -> None:
+def test_images_next_to_class_folders_are_refused(tmp_path: Path) -> None:
     put_image(tmp_path / "loose.png")
     put_image(tmp_path / "cat" / "a.png")
     with pytest.raises(DataError, match=r"both directly \(loose\.png\) and in folders \(cat\)"):
@@ -123,7 +125,7 @@ def test_images_keep_their_bytes(tmp_path: Path) -> None:
     assert values(open_path(tmp_path)) == {"a.png": (None, 7)}
 
 
-def test_an_image_that_vanished_is_named(tmp_path: Path) -> None:
+def test_an_image_that_was_removed_is_named(tmp_path: Path) -> None:
     put_image(tmp_path / "a.png")
     source = open_path(tmp_path)
     (tmp_path / "a.png").unlink()
@@ -131,10 +133,10 @@ def test_an_image_that_vanished_is_named(tmp_path: Path) -> None:
         source.read(0)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     os.mkfifo(tmp_path / "cat" / "a.png")
-    with pytest.raises(DataError, match=r"a\.png is no plain file"):
+    with pytest.raises(DataError, match=r"a\.png is not a regular file"):
         open_path(tmp_path).read(0)
 
 

@@ -1,4 +1,4 @@
-"""Details of Hugging Face sets: order, recorded splits, wrong rows, and what is asked of the Hub."""
+"""Details of Hugging Face datasets: order, recorded splits, invalid rows, and requests to the Hub."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def test_rows_sorted_by_class_are_mixed(tmp_path: Path) -> None:
     assert {source.label(position) for position in range(10)} == {0, 1}
 
 
-def test_sets_are_read_in_spawned_processes(tmp_path: Path) -> None:
+def test_datasets_are_read_in_spawned_processes(tmp_path: Path) -> None:
     source = open_source(Spec(NAME, put_hugging_face(tmp_path / "saved")))
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
         assert set(processes.map(source.read, range(3))) == {png(1), png(2), png(3)}
 
 
-def test_a_saved_split_is_not_taken_for_another(tmp_path: Path) -> None:
+def test_a_saved_split_is_not_used_for_another(tmp_path: Path) -> None:
     save(tmp_path / "saved", [stored(1)], split="test")
-    with pytest.raises(ConfigError, match=r"has no train split; it has: test\."):
+    with pytest.raises(ConfigError, match=r"--split train: .* has no such split\. Its split: test\."):
         open_source(Spec(NAME, tmp_path / "saved"))
     assert len(open_source(Spec(NAME, tmp_path / "saved", "test"))) == 1
 
 
-def test_a_set_without_a_class_column_has_no_labels(tmp_path: Path) -> None:
+def test_a_dataset_without_a_class_column_has_no_labels(tmp_path: Path) -> None:
     source = open_source(save(tmp_path / "saved", [stored(1)]))
     assert (source.classes, source.label(0)) == ((), None)
 
@@ -62,7 +62,7 @@ def test_a_set_without_a_class_column_has_no_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("wrong", "shown"), [(-1, "-1"), (None, "nan")])
 def test_a_row_without_a_label_is_named(wrong: int | None, shown: str, tmp_path: Path) -> None:
     spec = save(tmp_path / "saved", [stored(1), stored(2)], [0, wrong])
-    with pytest.raises(DataError, match=rf"row 1 has label {shown}.*, outside its 2 classes"):
+    with pytest.raises(DataError, match=rf"row 1 has label {shown}.*, but the dataset has 2 classes"):
         open_source(spec)
 
 
@@ -71,19 +71,21 @@ def linked(tmp_path: Path, path: str) -> Source:
         {"picture": [{"bytes": None, "path": path}]},
         features=datasets.Features({"picture": datasets.Image()}),
     )
-    # As a table in memory: saving would put the file's content in.
+    # A table in memory, because saving would include the content of the file.
     return hugging_face.HuggingFace(
         NAME, dataset.cast_column("picture", datasets.Image(decode=False)), None, ()
     )
 
 
 @pytest.mark.parametrize("path", ["https://example.org/a.png", "zip://a.png::x.zip", "gone.png"])
-def test_an_image_that_lies_elsewhere_is_named_and_not_fetched(path: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"hf:user/name: row 0 refers to .*, which is no file here"):
+def test_an_image_at_a_url_is_named_and_not_downloaded(path: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"hf:user/name: row 0 refers to the file .*, which does not exist here"
+    ):
         linked(tmp_path, path).read(0)
 
 
-def test_an_image_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_too_large_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(save(tmp_path / "saved", [stored(1)]))
     for module in (listing, hugging_face):
         monkeypatch.setattr(module, "MAX_FILE_BYTES", 10)
@@ -91,7 +93,7 @@ def test_an_image_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         source.read(0)
 
 
-def test_without_a_network_the_message_points_to_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_access_the_message_suggests_root(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def refuse(*arguments: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""LSUN: a small LMDB read by several copies, threads and processes, and how its absence is told."""
+"""LSUN: a small LMDB read by several copies, threads and processes, and the errors if it is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError, DataError
 from tests.data.sources.helpers import png, put_lsun, values
 
 
-def test_images_come_as_they_are_stored_without_labels(tmp_path: Path) -> None:
+def test_images_are_read_as_stored_and_without_labels(tmp_path: Path) -> None:
     put_lsun(tmp_path, "train")
     put_lsun(tmp_path, "val")
     for split in ("train", "val"):
@@ -26,12 +26,12 @@ def test_images_come_as_they_are_stored_without_labels(tmp_path: Path) -> None:
         assert source.read(0) == png(1)
 
 
-def test_names_of_two_words_find_their_folder(tmp_path: Path) -> None:
+def test_names_of_two_words_have_a_folder(tmp_path: Path) -> None:
     put_lsun(tmp_path).rename(tmp_path / "church_outdoor_train_lmdb")
     assert len(open_source(Spec("lsun-church-outdoor", tmp_path))) == 2
 
 
-def test_copies_threads_and_processes_read_at_once(tmp_path: Path) -> None:
+def test_copies_threads_and_processes_can_read_at_once(tmp_path: Path) -> None:
     put_lsun(tmp_path)
     source = open_source(Spec("lsun-bedroom", tmp_path))
     copy = pickle.loads(pickle.dumps(source))
@@ -43,13 +43,15 @@ def test_copies_threads_and_processes_read_at_once(tmp_path: Path) -> None:
             assert list(processes.map(source.read, [0, 1] * 4)) == [png(1), png(2)] * 4
 
 
-def test_without_a_root_the_message_says_what_to_fetch() -> None:
-    with pytest.raises(ConfigError, match=r"cannot be downloaded .*bedroom_train_lmdb.*give --root DIR"):
+def test_without_a_root_the_message_says_what_to_download() -> None:
+    with pytest.raises(
+        ConfigError, match=r"is not downloaded automatically.*bedroom_train_lmdb.*give --root DIR"
+    ):
         open_source(Spec("lsun-bedroom"))
 
 
 def test_a_root_without_the_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no bedroom_val_lmdb with a data\.mdb"):
+    with pytest.raises(DataError, match=r"has no bedroom_val_lmdb/data\.mdb"):
         open_source(Spec("lsun-bedroom", tmp_path, "val"))
 
 
@@ -64,12 +66,12 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no database" * 1000])
 def test_a_damaged_set_is_refused(content: bytes, tmp_path: Path) -> None:
     (put_lsun(tmp_path) / "data.mdb").write_bytes(content)
-    with pytest.raises(DataError, match="is no LMDB that can be read"):
+    with pytest.raises(DataError, match="is not a readable LMDB"):
         open_source(Spec("lsun-bedroom", tmp_path))
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
-def test_a_set_cut_short_is_refused_before_it_is_read(share: float, tmp_path: Path) -> None:
+def test_a_truncated_set_is_refused_before_it_is_read(share: float, tmp_path: Path) -> None:
     import lmdb
 
     with (
@@ -81,7 +83,7 @@ def test_a_set_cut_short_is_refused_before_it_is_read(share: float, tmp_path: Pa
     file = tmp_path / "tower_train_lmdb" / "data.mdb"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(DataError, match=r"data\.mdb is cut short: it has .* of .* bytes\. Fetch"):
+    with pytest.raises(DataError, match=r"data\.mdb is truncated: it has .* of .* bytes\. Download"):
         open_source(Spec("lsun-tower", tmp_path))
 
 

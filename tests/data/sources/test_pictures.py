@@ -1,4 +1,4 @@
-"""Decoding what users have: the table of modes, and files that are not what they claim."""
+"""Decoding any image file: the table of modes, and files that are not images."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def test_a_cmyk_jpeg_becomes_its_rgb_colours() -> None:
 def test_the_rotation_in_exif_is_applied() -> None:
     image = Image.fromarray(np.repeat(np.array([[0, 255]], dtype=np.uint8), 8, axis=0).repeat(8, axis=1))
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn clockwise by a quarter
+    exif[0x0112] = 6  # rotate clockwise by 90 degrees
     plain = np.asarray(decode_picture(encoded(image, exif=exif)))
     assert plain.shape == (16, 8)
     assert (plain[:8] == 0).all()
     assert (plain[8:] == 255).all()
 
 
-def test_the_first_frame_of_a_gif_counts() -> None:
+def test_the_first_frame_of_a_gif_is_used() -> None:
     frames = [Image.new("L", (4, 4), value) for value in (40, 200)]
     stream = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert np.asarray(decode_picture(stream)).max() == 40
@@ -98,26 +98,28 @@ def test_16_bit_colour_of_a_png_keeps_the_high_bytes() -> None:
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F", "LAB"])
-def test_modes_without_an_agreed_range_are_refused_by_name(mode: str) -> None:
+def test_modes_without_a_standard_range_are_refused_by_name(mode: str) -> None:
     content = encoded(Image.new(mode, (4, 4)), "TIFF")
-    with pytest.raises(DataError, match=rf"TIFF in Pillow's mode {mode}, .*convert it to 8 bits a channel"):
+    with pytest.raises(
+        DataError, match=rf"TIFF file in Pillow's mode {mode}, .*convert it to 8 bits per channel"
+    ):
         decode_picture(content)
 
 
 @pytest.mark.parametrize(("side", "size"), [(8_001, "8001 x 8001"), (30_000, "far more")])
 def test_an_image_of_over_64_megapixels_is_refused_before_it_is_decoded(side: int, size: str) -> None:
     stream = png_of_claimed_size(side, side, 8, 0, b"")
-    with pytest.raises(DataError, match=rf"it has {size}.* pixels, .*are not decoded"):
+    with pytest.raises(DataError, match=rf"it has {size}.* pixels, .*the limit for decoding"):
         decode_picture(stream)
 
 
-def test_a_text_file_is_no_image() -> None:
-    with pytest.raises(DataError, match="it is not an image that can be read"):
+def test_a_text_file_is_not_an_image() -> None:
+    with pytest.raises(DataError, match="it is not an image in a supported format"):
         decode_picture(b"hello")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
-def test_half_a_file_is_broken(kind: str) -> None:
+def test_half_a_file_is_damaged(kind: str) -> None:
     whole = encoded(Image.fromarray(noise(64, 64, 3)), kind)
-    with pytest.raises(DataError, match=r"^it is (broken|not an image)"):
+    with pytest.raises(DataError, match=r"^it is (damaged|not an image)"):
         decode_picture(whole[: len(whole) // 2])

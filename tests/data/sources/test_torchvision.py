@@ -1,4 +1,4 @@
-"""The named sets that torchvision reads, from small files in their formats."""
+"""The named sets that torchvision reads, with small files in their formats."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_named(name: str, root: Path, split: str = "train") -> Source:
 
 
 @pytest.mark.parametrize(("name", "title"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
-def test_both_splits_of_mnist_and_its_like_are_read(tmp_path: Path, name: str, title: str) -> None:
+def test_both_splits_of_mnist_and_similar_sets_are_read(tmp_path: Path, name: str, title: str) -> None:
     put_mnist(tmp_path, title)
     train, test = open_named(name, tmp_path), open_named(name, tmp_path, "test")
     assert (train.name, len(train), train.native_resolution, train.native_channels) == (
@@ -42,9 +42,9 @@ def test_both_splits_of_mnist_and_its_like_are_read(tmp_path: Path, name: str, t
     assert (test.name, len(test), len(test.classes)) == (f"{name}-test", 3, 10)
 
 
-def test_emnist_is_turned_upright_and_its_letters_count_from_0(tmp_path: Path) -> None:
+def test_emnist_is_upright_and_its_letters_are_numbered_from_0(tmp_path: Path) -> None:
     images = np.zeros((2, 28, 28), dtype=np.uint8)
-    images[:, :, 3] = 9  # a column in the file is a row of the picture
+    images[:, :, 3] = 9  # a column in the file is a row of the image
     put_idx(tmp_path / "EMNIST" / "raw", "emnist-letters-train", images, [1, 26])
     source = open_named("emnist-letters", tmp_path)
     assert (pixels(source, 0)[3] == 9).all()
@@ -61,9 +61,7 @@ def test_cifar_is_colour_with_its_classes(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(open_named("cifar10", tmp_path, "test")) == 2
 
 
-def test_a_cifar_file_that_was_changed_is_never_unpickled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_cifar_file_is_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, canary = put_cifar10(tmp_path, monkeypatch), tmp_path / "canary"
 
     class Payload:
@@ -104,19 +102,22 @@ def test_celeba_gives_the_files_of_a_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["../../secret.jpg 0", "/etc/passwd.jpg 0", "a/b.jpg 0", "000001.jpg"])
-def test_a_list_of_celeba_leads_nowhere_else(tmp_path: Path, line: str) -> None:
+def test_file_names_of_celeba_cannot_leave_its_folder(tmp_path: Path, line: str) -> None:
     folder = put_celeba(tmp_path)
     (folder / "list_eval_partition.txt").write_text(line + "\n")
     with pytest.raises(
-        DataError, match=r"CelebA files in .* are damaged \(list_eval_partition\.txt holds the line"
+        DataError, match=r"CelebA files in .* are damaged \(list_eval_partition\.txt has an invalid line"
     ):
         open_named("celeba", tmp_path)
 
 
-def test_missing_faces_are_told_before_any_work(tmp_path: Path) -> None:
+def test_missing_faces_are_reported_before_any_work(tmp_path: Path) -> None:
     folder = put_celeba(tmp_path)
     (folder / "img_align_celeba" / "000002.jpg").unlink()
-    with pytest.raises(DataError, match=r"lacks 1 of the 2 images of train, 000002\.jpg for one"):
+    with pytest.raises(
+        DataError,
+        match=r"not complete: 1 of 2 images of the train split are missing, for example 000002\.jpg",
+    ):
         open_named("celeba", tmp_path)
 
 
@@ -134,18 +135,30 @@ def test_lsun_gives_the_bytes_of_its_database(tmp_path: Path) -> None:
             None,
             "train",
             ConfigError,
-            "cannot be downloaded from here. Fetch and unzip bedroom_train",
+            "is not downloaded automatically. Download bedroom_train",
         ),
-        ("lsun-bedroom", "", "val", DataError, "holds no bedroom_val_lmdb with a data.mdb"),
-        ("lsun-bedroom", "", "test", ConfigError, "no test split; it has: train, val"),
+        ("lsun-bedroom", "", "val", DataError, "has no bedroom_val_lmdb/data.mdb"),
+        (
+            "lsun-bedroom",
+            "",
+            "test",
+            ConfigError,
+            "--split test: lsun-bedroom has no such split. Its splits: train, val",
+        ),
         ("mnist", "", "train", DataError, "does not hold the MNIST files"),
-        ("mnist", "", "valid", ConfigError, "no valid split; it has: train, test"),
+        (
+            "mnist",
+            "",
+            "valid",
+            ConfigError,
+            "--split valid: mnist has no such split. Its splits: train, test",
+        ),
         ("cifar100", "", "train", DataError, "does not hold the CIFAR100 files"),
         ("stl10", "", "train", DataError, "does not hold the STL10 files"),
         ("celeba", "", "train", DataError, "does not hold the CelebA files"),
     ],
 )
-def test_what_is_missing_is_said_with_what_to_do(
+def test_missing_files_are_reported_with_what_to_do(
     tmp_path: Path, name: str, root: str | None, split: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -153,8 +166,8 @@ def test_what_is_missing_is_said_with_what_to_do(
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "stl10", "celeba", "lsun-bedroom"])
-def test_a_root_that_the_system_refuses_to_look_into_is_told(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot be read: File name too long\. Change .*--root"):
+def test_an_unreadable_root_is_reported(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be read: File name too long\. Check .*--root"):
         open_named(name, tmp_path / ("a" * 300))
 
 
@@ -168,20 +181,18 @@ def test_damaged_mnist_files_are_named(tmp_path: Path, damage: str) -> None:
         open_named("mnist", tmp_path)
 
 
-def test_a_download_that_fails_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
 
     def no_network(*arguments: object, **options: object) -> None:
         raise OSError("Network is unreachable")
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
-    with pytest.raises(DataError, match=r"MNIST cannot be downloaded into .*give --root DIR"):
+    with pytest.raises(DataError, match=r"MNIST cannot be downloaded to .*give --root DIR"):
         open_source(Spec("mnist"))
 
 
-def test_a_failure_of_the_tool_that_downloads_celeba_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_download_of_celeba_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class QuotaError(Exception):
         pass
 
@@ -191,14 +202,12 @@ def test_a_failure_of_the_tool_that_downloads_celeba_says_how_to_go_on(
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setattr("torchvision.datasets.CelebA", refuse)
     with pytest.raises(
-        DataError, match=r"CelebA cannot be downloaded into .* \(Too many users .*give --root DIR"
+        DataError, match=r"CelebA cannot be downloaded to .* \(Too many users .*give --root DIR"
     ):
         open_source(Spec("celeba"))
 
 
-def test_faces_that_are_in_the_cache_need_no_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_faces_need_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".cache" / "wgan-pipeline").mkdir(parents=True)
     put_celeba(tmp_path / ".cache" / "wgan-pipeline")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
@@ -213,7 +222,7 @@ def test_every_registered_name_has_a_module_that_opens_it() -> None:
         assert callable(import_module(module).open_source)
 
 
-def test_sources_go_to_other_processes_and_become_shards(
+def test_named_sources_can_be_pickled_and_made_to_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_mnist(tmp_path)

@@ -1,4 +1,4 @@
-"""Details of the sets that torchvision reads: orientations, labels, tampered files, downloads that fail."""
+"""Details of the sets that torchvision reads: orientation, labels, manipulated files, failed downloads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.data.sources.helpers import (
 
 @pytest.fixture
 def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home without files, and a proxy where nothing listens."""
+    """An empty home directory, and a proxy that does not exist."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -67,7 +67,7 @@ def test_emnist_is_upright_and_its_labels_fit_its_classes(name: str, tmp_path: P
     assert source.name == f"{name}-test"
 
 
-def test_mnist_files_cut_short_are_reported_as_damaged(tmp_path: Path) -> None:
+def test_truncated_mnist_files_are_reported_as_damaged(tmp_path: Path) -> None:
     put_mnist(tmp_path)
     images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     whole = images.read_bytes()
@@ -80,15 +80,15 @@ def test_mnist_files_cut_short_are_reported_as_damaged(tmp_path: Path) -> None:
 def test_labels_that_do_not_fit_the_images_are_refused(tmp_path: Path) -> None:
     put_idx(tmp_path / "MNIST" / "raw", "train", np.zeros((2, 28, 28), np.uint8), (0, 1, 2))
     put_idx(tmp_path / "MNIST" / "raw", "t10k", np.zeros((2, 28, 28), np.uint8), (0, 10))
-    with pytest.raises(DataError, match="holds 2 images but 3 labels"):
+    with pytest.raises(DataError, match="has 2 images but 3 labels"):
         open_source(Spec("mnist", tmp_path))
-    with pytest.raises(DataError, match=r"image 1 has label 10, outside its 10 classes"):
+    with pytest.raises(DataError, match=r"image 1 has label 10, but the set has 10 classes, numbered from 0"):
         open_source(Spec("mnist", tmp_path, "test"))
 
 
 @pytest.mark.parametrize("name", ["mnist", "emnist-letters", "cifar10", "cifar100", "stl10"])
-def test_without_a_network_the_message_points_to_root(name: str, no_network: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot be downloaded into .*wgan-pipeline.*give --root DIR"):
+def test_without_network_access_the_message_suggests_root(name: str, no_network: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be downloaded to .*wgan-pipeline.*give --root DIR"):
         open_source(Spec(name))
 
 
@@ -110,7 +110,7 @@ def test_cifar_100_has_its_fine_classes(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
-def test_a_cifar_file_that_was_tampered_with_is_never_unpickled(
+def test_a_manipulated_cifar_file_is_never_unpickled(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Canary:
@@ -134,7 +134,7 @@ def test_cifar_files_that_are_missing_are_listed(tmp_path: Path, monkeypatch: py
         open_source(Spec("cifar10", tmp_path))
 
 
-def test_stl_images_are_upright_and_labels_count_from_0(
+def test_stl_images_are_upright_and_labels_start_at_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_stl10(tmp_path, monkeypatch)
@@ -156,9 +156,9 @@ def test_stl_files_that_changed_are_reported_as_damaged(
         open_source(Spec("stl10", tmp_path))
 
 
-def test_celeba_is_downloaded_by_torchvision_which_says_what_it_lacks(
+def test_a_library_missing_for_the_celeba_download_is_named(
     no_network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gdown", None)
-    with pytest.raises(DataError, match=r"CelebA cannot be downloaded into .*gdown.*give --root DIR"):
+    with pytest.raises(DataError, match=r"CelebA cannot be downloaded to .*gdown.*give --root DIR"):
         open_source(Spec("celeba"))

@@ -24,7 +24,7 @@ def npy(array: Any, allow_pickle: bool = False) -> bytes:
 
 
 class Canary:
-    """Leaves a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,12 +67,14 @@ def test_other_members_are_counted_and_never_opened(
     source = open_path(tmp_path)
     assert values(source) == {"0.tar/a": (0, 1)}
     error = capsys.readouterr().err
-    assert error.startswith(f"warning: {tmp_path}: 11 files are passed over, a.json for one; only .png")
+    assert error.startswith(
+        f"warning: {tmp_path}: 11 files were skipped, for example a.json. Only files that end in .png"
+    )
     assert error.count("warning") == 1
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_canary_would_show_itself(tmp_path: Path) -> None:
+def test_the_canary_shows_that_a_pickle_was_loaded(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Canary(tmp_path / "ran")))
     assert (tmp_path / "ran").exists()
 
@@ -80,22 +82,24 @@ def test_the_canary_would_show_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "label", [b"-1", b"", b"1.5", b"cat", b"1234567890", b"1 2", "²".encode(), b"9" * 5000]
 )
-def test_a_label_that_is_no_short_whole_number_is_refused(label: bytes, tmp_path: Path) -> None:
+def test_a_label_that_is_not_a_short_whole_number_is_refused(label: bytes, tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", label)])
-    with pytest.raises(DataError, match=r"0\.tar: a\.cls holds .*; a label is a whole number from 0 on"):
+    with pytest.raises(
+        DataError, match=r"0\.tar: a\.cls holds .*, but a label must be a whole number of at most 9 digits"
+    ):
         open_path(tmp_path)
 
 
 def test_a_pickled_label_is_not_unpickled(tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", pickle.dumps(Canary(tmp_path / "ran")))])
-    with pytest.raises(DataError, match="a label is a whole number"):
+    with pytest.raises(DataError, match="a label must be a whole number"):
         open_path(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_labels_are_for_all_images_or_for_none(tmp_path: Path) -> None:
+def test_either_all_images_or_none_have_labels(tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"0"), ("b.png", png())])
-    with pytest.raises(DataError, match=r"1 of 2 images have no \.cls, 'b' for one"):
+    with pytest.raises(DataError, match=r"1 of 2 images has no \.cls, for example 'b'"):
         open_path(tmp_path)
 
 
@@ -105,31 +109,33 @@ def test_a_label_without_an_image_is_refused(tmp_path: Path) -> None:
         open_path(tmp_path)
 
 
-def test_two_images_of_one_key_are_refused(tmp_path: Path) -> None:
+def test_two_images_with_one_key_are_refused(tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.jpg", png())])
-    with pytest.raises(DataError, match=r"holds two images of the key 'a', \.jpg for one"):
+    with pytest.raises(DataError, match=r"holds two images with the key 'a', one of them \.jpg"):
         open_path(tmp_path)
 
 
 def test_shards_without_images_are_refused(tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.txt", b"")])
-    with pytest.raises(DataError, match=r"holds no images: no members ending in \.png"):
+    with pytest.raises(DataError, match=r"holds no images: no members that end in \.png"):
         open_path(tmp_path)
 
 
-def test_a_label_beyond_all_reason_does_not_fill_the_memory(tmp_path: Path) -> None:
+def test_a_huge_label_does_not_fill_the_memory(tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"999999999")])
-    with pytest.raises(DataError, match=r"the label 999999999 would make over 1,000,000 classes"):
+    with pytest.raises(
+        DataError, match=r"with the label 999999999 there would be more than 1,000,000 classes"
+    ):
         open_path(tmp_path)
 
 
-def test_class_names_come_from_a_file_beside_the_shards(tmp_path: Path) -> None:
+def test_class_names_are_read_from_a_file_next_to_the_shards(tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"1")])
     (tmp_path / "classes.txt").write_text("cat\nküçük köpek\n", encoding="utf-8")
     assert open_path(tmp_path).classes == ("cat", "küçük köpek")
     assert open_path(tmp_path / "0.tar").classes == ("cat", "küçük köpek")
     (tmp_path / "classes.txt").write_text("cat\n")
-    with pytest.raises(DataError, match=r"classes\.txt names 1 classes, but there is a label 1"):
+    with pytest.raises(DataError, match=r"classes\.txt names 1 class, but there is a label 1"):
         open_path(tmp_path)
     (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"classes\.txt cannot be read: .*in UTF-8"):
@@ -149,14 +155,14 @@ def test_this_programs_manifest_gives_class_names_and_size(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "content", ["[]", '{"classes": ["cat"]}', '{"format": "wgan-shards/2", "classes": 3}']
 )
-def test_another_programs_manifest_is_passed_over(content: str, tmp_path: Path) -> None:
+def test_the_manifest_of_another_program_is_ignored(content: str, tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"1")])
     (tmp_path / "manifest.json").write_text(content)
     source = open_path(tmp_path)
     assert (source.classes, source.native_resolution, source.native_channels) == (("0", "1"), None, 3)
 
 
-def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path) -> None:
+def test_a_manifest_that_is_not_json_is_refused(tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.png", png()), ("a.cls", b"1")])
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=r"manifest\.json cannot be read: .*or remove it"):
@@ -175,19 +181,19 @@ def test_raw_members_are_pixels(shape: tuple[int, ...], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
-        (np.zeros((4, 5), np.float32), r"holds float32 \(4, 5\); an image is uint8"),
-        (np.zeros((4, 5, 4), np.uint8), r"holds uint8 \(4, 5, 4\); an image is"),
-        (np.zeros((20,), np.uint8), r"holds uint8 \(20,\); an image is"),
-        (np.zeros((0, 5), np.uint8), r"holds uint8 \(0, 5\); an image is"),
+        (np.zeros((4, 5), np.float32), r"holds float32 \(4, 5\), but an image must be uint8"),
+        (np.zeros((4, 5, 4), np.uint8), r"holds uint8 \(4, 5, 4\), but an image must be"),
+        (np.zeros((20,), np.uint8), r"holds uint8 \(20,\), but an image must be"),
+        (np.zeros((0, 5), np.uint8), r"holds uint8 \(0, 5\), but an image must be"),
     ],
 )
-def test_raw_members_that_are_no_image_are_refused(array: Any, reason: str, tmp_path: Path) -> None:
+def test_raw_members_that_are_not_images_are_refused(array: Any, reason: str, tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.npy", npy(array))])
     with pytest.raises(DataError, match=rf"0\.tar: a\.npy {reason}"):
         open_path(tmp_path).read(0)
 
 
-def test_raw_members_of_objects_and_of_made_up_shapes_are_refused(tmp_path: Path) -> None:
+def test_raw_members_of_objects_or_false_shapes_are_refused(tmp_path: Path) -> None:
     objects = npy(np.array([[Canary(tmp_path / "ran")]], dtype=object), allow_pickle=True)
     huge = npy(np.zeros((4, 5), np.uint8)).replace(b"(4, 5), }" + b" " * 10, b"(9999999, 999999), }", 1)
     put_tar(
@@ -197,12 +203,12 @@ def test_raw_members_of_objects_and_of_made_up_shapes_are_refused(tmp_path: Path
     for position, reason in enumerate(
         ["Python objects, which are not loaded", "takes .* bytes", "magic string"]
     ):
-        with pytest.raises(DataError, match=rf"npy is no array that is read: .*{reason}"):
+        with pytest.raises(DataError, match=rf"npy cannot be read: .*{reason}"):
             source.read(position)
     assert not (tmp_path / "ran").exists()
 
 
-def test_links_cut_files_and_large_members_are_refused_as_in_any_archive(
+def test_links_truncated_files_and_large_members_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = tarfile.TarInfo("b.png")
@@ -221,7 +227,7 @@ def test_links_cut_files_and_large_members_are_refused_as_in_any_archive(
         open_path(tmp_path)
 
 
-def test_images_beside_tar_files_make_a_folder_of_images(tmp_path: Path) -> None:
+def test_a_folder_with_images_and_tar_files_is_a_folder_of_images(tmp_path: Path) -> None:
     put_tar(tmp_path / "0.tar", [("a.png", png())])
     put_image(tmp_path / "b.png")
     assert list(labels(open_path(tmp_path))) == ["b.png"]
