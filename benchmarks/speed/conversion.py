@@ -1,11 +1,11 @@
-"""How fast class folders become shards, beside a loop that opens, resizes and saves with Pillow.
+"""The speed of making shards from class folders, compared with a loop that opens, resizes and saves with Pillow.
 
 command:   python benchmarks/speed/conversion.py --folder FOLDER
-           --folder FOLDER    class folders of small image files (CIFAR-10's JPEGs, say)
-           --count 8000       images of it that are converted, --resolution 32, --rounds 5
+           --folder FOLDER    class folders of small image files, for example CIFAR-10 as JPEG files
+           --count 8000       number of images to convert; also --resolution 32, --rounds 5
 duration:  about half a minute on two cores
-prints:    a markdown table: images a second (median of the rounds), the median over the rounds of the ratio to the
-           Pillow loop, and that ratio for each core used. The loop saves PNG files with Pillow's defaults
+prints:    a markdown table: images per second (median of the rounds), the median over the rounds of the speed
+           relative to the Pillow loop, and the same per core. The loop saves PNG files with Pillow's defaults
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SAMPLES_PER_SHARD = 1024
 
 
 def pillow_loop(files: list[Path], side: int, out: Path) -> None:
-    """What one would write by hand."""
+    """The loop that one would write by hand."""
     out.mkdir()
     for number, file in enumerate(files):
         with Image.open(file) as image:
@@ -42,7 +42,7 @@ def pillow_loop(files: list[Path], side: int, out: Path) -> None:
 
 
 def time_all(ways: dict[str, Callable[[Path], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round."""
+    """The seconds that each way takes in each round."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in tqdm(range(rounds), desc="rounds", leave=False, disable=None):
         for name, way in ways.items():
@@ -78,13 +78,13 @@ def main() -> None:
         "Pillow: open, resize, save": lambda out: pillow_loop(files, side, out),
         "PNG shards": lambda out: make_shards(png, out),
         f"PNG shards, {cores} processes": lambda out: make_shards(png, out, workers=cores),
-        "JPEG shards (kept byte for byte where they fit)": lambda out: make_shards(jpeg, out),
+        "JPEG shards (files of the right size are kept byte for byte)": lambda out: make_shards(jpeg, out),
     }
     print_table(time_all(ways, arguments.rounds), len(files), cores)
 
 
 def print_table(seconds: dict[str, list[float]], count: int, cores: int) -> None:
-    """Print speeds and ratios."""
+    """Print the speeds and ratios."""
     print("| way | images/s | times Pillow | per core |\n|-|-:|-:|-:|")
     loop = next(iter(seconds.values()))
     for name, found in seconds.items():

@@ -1,15 +1,15 @@
-"""How fast images are read, beside plain webdataset and torchvision's ImageFolder, interleaved in one run.
+"""The speed of reading images, compared with plain webdataset and torchvision's ImageFolder in the same run.
 
 command:   python benchmarks/speed/loader.py --cifar FOLDER --mnist data/mnist
-           --cifar FOLDER     class folders of small JPEG files (CIFAR-10's, say)
+           --cifar FOLDER     class folders of small JPEG files, for example CIFAR-10
            --mnist DIR        MNIST as PNG shards (wgan shards make mnist DIR)
-           --work DIR         where the other sets are made, and kept for a second call
-           --rounds 5 --seconds 0.6    of each reader in each round
-duration:  about three minutes on two cores, once the sets are made
-prints:    a markdown table for each set: images a second (median of the rounds), and the median over the rounds
-           of the ratio to plain webdataset, which reads the very same shards. Every reader gives shuffled
-           batches of 256 uint8 images, with no worker processes; "2 threads" decode beside the loop.
-           Below it, the time to the first batch at 90% of an epoch, shards opened anew, for each reader
+           --work DIR         directory for the other sets, which are kept for the next call
+           --rounds 5 --seconds 0.6    rounds, and the time of each reader in each round
+duration:  about three minutes on two cores, after the sets have been made
+prints:    a markdown table for each set: images per second (median of the rounds), and the median over the rounds
+           of the speed relative to plain webdataset, which reads the same shards. All readers give shuffled
+           batches of 256 uint8 images without worker processes; "2 threads" decode ahead of the loop.
+           Below it, the time from opening the shards to the first batch at 90% of an epoch
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Batches = Iterator[Tensor]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One set as shards, and as class folders."""
+    """One set of images, as shards and as class folders."""
 
     name: str
     shards: Path
@@ -64,7 +64,7 @@ class ImageSet:
 
 
 def plain_webdataset(images: ImageSet) -> Batches:
-    """Webdataset as its readme shows it: images decoded by Pillow, shuffled in a buffer, stacked."""
+    """Webdataset as in its readme: images are decoded with Pillow, shuffled in a buffer, and stacked."""
     manifest = open_directory(images.shards).manifest
     extension = next(ending for ending, encoding in EXTENSIONS.items() if encoding == manifest.encoding)
     urls = [str(images.shards / shard.name) for shard in manifest.shards]
@@ -82,7 +82,7 @@ def plain_webdataset(images: ImageSet) -> Batches:
 
 
 def image_folder(images: ImageSet) -> Batches:
-    """torchvision's reader of class folders, in a DataLoader without workers."""
+    """torchvision's ImageFolder in a DataLoader without workers."""
     loader = DataLoader(ImageFolder(images.folder, pil_to_tensor), BATCH, shuffle=True, drop_last=True)
     while True:
         for batch, _ in loader:
@@ -102,14 +102,14 @@ def resident(images: ImageSet) -> Batches:
 
 
 def uint8_batches(reader: ShardReader, images: Images, threads: int, at: float = 0.0) -> Batches:
-    """Batches from a place of the first epoch on. They stay uint8: the other readers have made no floats either."""
+    """Batches from a place in the first epoch. They stay uint8, as those of the other readers do."""
     order = Order([shard.count for shard in reader.manifest.shards], seed=0, shuffle_shards=64)
     loader = Loader(images, order, ROWS, CPU, threads)
     return (loader.to_pixels(staged) for staged in loader.batches(int(order.epoch_size * at)))
 
 
 def copied(images: ImageSet) -> Batches:
-    """No reader at all: one copy of as many bytes, into fresh memory."""
+    """No reader, only one copy of the same number of bytes into new memory."""
     manifest = open_directory(images.shards).manifest
     shape = (BATCH, manifest.channels * manifest.resolution[0] * manifest.resolution[1])
     source = torch.zeros(max(1, min(manifest.count // BATCH, 20)), *shape, dtype=torch.uint8)
@@ -129,7 +129,7 @@ READERS: dict[str, Callable[[ImageSet], Batches]] = {
 
 
 def measure(images: ImageSet, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Images a second of each reader in each round."""
+    """The images per second of each reader in each round."""
     streams = {name: start(images) for name, start in READERS.items()}
     for stream in streams.values():
         next(stream)
@@ -147,7 +147,7 @@ def measure(images: ImageSet, rounds: int, seconds: float) -> dict[str, list[flo
 
 
 def report(images: ImageSet, speeds: dict[str, list[float]]) -> None:
-    """Print a table."""
+    """Print the table of one set."""
     manifest = open_directory(images.shards).manifest
     height, width = manifest.resolution
     print(
@@ -162,7 +162,7 @@ def report(images: ImageSet, speeds: dict[str, list[float]]) -> None:
 
 
 def first_batch_late(images: ImageSet) -> None:
-    """Print the time from nothing to the first batch at 90% of an epoch, median of five."""
+    """Print the time from opening the shards to the first batch at 90% of an epoch, the median of five."""
     print()
     for threads in (0, 2):
         times = []
@@ -177,7 +177,7 @@ def first_batch_late(images: ImageSet) -> None:
 
 
 def prepare(cifar: Path, mnist: Path, work: Path) -> list[ImageSet]:
-    """Make the sets that are not there yet."""
+    """Make the sets that do not exist yet."""
     as_files(mnist, work / "mnist-files")
     make(cifar, work / "cifar", 32)
     enlarge(cifar, work / "large-files")
@@ -190,14 +190,14 @@ def prepare(cifar: Path, mnist: Path, work: Path) -> list[ImageSet]:
 
 
 def make(folder: Path, out: Path, side: int) -> None:
-    """JPEG shards of a folder of JPEG files that have that size already: each file is kept byte for byte."""
+    """Make JPEG shards from JPEG files that already have this size: each file is kept byte for byte."""
     source = open_source(Spec(str(folder)))
     plan = plan_shards(source, Conversion((side, side), 3, encoding="jpeg"))
     make_shards(plan, out, workers=available_cores())
 
 
 def as_files(shards: Path, folder: Path) -> None:
-    """Write the images of shards into class folders."""
+    """Write the images of shards to class folders."""
     if folder.exists():
         return
     opened = open_directory(shards)
@@ -212,7 +212,7 @@ def as_files(shards: Path, folder: Path) -> None:
 
 
 def enlarge(cifar: Path, folder: Path) -> None:
-    """Some of the small images, enlarged: what a decoder does depends on the size more than on the content."""
+    """Enlarge some of the small images: decoding speed depends more on the size than on the content."""
     if folder.exists():
         return
     source = open_source(Spec(str(cifar)))

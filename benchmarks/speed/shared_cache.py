@@ -1,9 +1,10 @@
-"""Host memory that decoded images take (data.cache: host), with one rank and with several.
+"""The host memory that decoded images take (data.cache: host), with one rank and with several.
 
 command:   python benchmarks/speed/shared_cache.py --shards DIR --ranks 1 2 4
-duration:  some seconds for each number of ranks
-prints:    for each number of ranks the proportional set size (Linux: shared pages count by their share) of the cache
-           in all of them together, and its ratio to one rank's. Every rank has read every image
+duration:  a few seconds for each number of ranks
+prints:    for each number of ranks, the memory of the cache in all ranks together (proportional set size on Linux,
+           which divides shared pages among the processes), and its ratio to the size of the decoded images. Every
+           rank has read every image
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def cache_bytes() -> int:
     for line in Path("/proc/self/smaps").read_text().splitlines():
         name, *rest = line.split()
         if not name.endswith(":"):
-            # The head of a mapping.
+            # The first line of a mapping.
             is_cache = "memfd:wgan-images" in line
         elif name == "Pss:" and is_cache:
             total += int(rest[0]) * 1024
@@ -43,7 +44,7 @@ def resident_bytes() -> int:
 
 
 def be_rank(rank: int, ranks: int, shards: Path, store: str) -> None:
-    """Decode this rank's part, read everything, and print the sum over ranks on the first."""
+    """Decode this rank's part, read all images, and save the sum over ranks on the first rank."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
 
     def exchange(value: object) -> list[object]:
@@ -58,7 +59,7 @@ def be_rank(rank: int, ranks: int, shards: Path, store: str) -> None:
     for start in range(0, count, CHUNK):
         images.read(np.arange(start, min(start + CHUNK, count)))
     exchange(None)
-    # One rank alone keeps its images in memory of its own, which has no name.
+    # A single rank keeps the images in ordinary memory, which has no name in smaps.
     taken = cache_bytes() if ranks > 1 else resident_bytes() - before
     total = sum(int(value) for value in exchange(taken))  # type: ignore[call-overload]
     if rank == 0:
@@ -67,7 +68,7 @@ def be_rank(rank: int, ranks: int, shards: Path, store: str) -> None:
 
 
 def main() -> None:
-    """Measure every number of ranks."""
+    """Measure each number of ranks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,7 +76,10 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     decoded = open_directory(arguments.shards).manifest.decoded_bytes
-    print(f"decoded images: {decoded / 2**20:.1f} MiB\n\n| ranks | cache, MiB | of the images |\n|-|-:|-:|")
+    print(
+        f"decoded images: {decoded / 2**20:.1f} MiB\n\n| ranks | memory of the cache in all ranks, MiB | relative to "
+        "the images |\n|-|-:|-:|"
+    )
     for ranks in arguments.ranks:
         with tempfile.TemporaryDirectory() as place:
             multiprocessing.spawn(be_rank, (ranks, arguments.shards, f"{place}/store"), nprocs=ranks)
