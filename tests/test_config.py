@@ -492,7 +492,7 @@ def test_missing_shards_exit_with_3_before_torch_is_imported(tmp_path: Path) -> 
         SAY_WHETHER_TORCH, str(write(tmp_path, SMALL)), f"data.shards={tmp_path}/none", f"run_root={tmp_path}"
     )
     assert (done.returncode, done.stdout) == (3, "False\n")
-    assert f"error (exit 3): There is no shard directory {tmp_path}/none" in done.stderr
+    assert f"error (exit 3): The shard directory {tmp_path}/none does not exist." in done.stderr
 
 
 def test_mutations_of_the_text_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_an_installed_wgan_makes_shards_trains_a_preset_and_reports(installed: P
     refused = run(installed, tmp_path, "train", "digits", *words)
     assert refused.returncode == 3
     assert (
-        "There is no shard directory data/digits. Make the shards with `wgan shards make digits data/digits`"
+        "The shard directory data/digits does not exist. Make the shards with `wgan shards make digits data/digits`"
         in (refused.stderr)
     )
     made = run(installed, tmp_path, "shards", "make", "digits", "data/digits")

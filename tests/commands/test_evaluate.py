@@ -176,7 +176,7 @@ def test_a_classifier_is_trained_and_judges(
             2,
             "error (exit 2): --samples: invalid value 0: expected a value of at least 128.",
         ),
-        (["--shards", "nowhere"], 3, "There is no shard directory nowhere."),
+        (["--shards", "nowhere"], 3, "The shard directory nowhere does not exist."),
         (["--processes", "0"], 2, "--processes 0: at least one process is needed."),
     ],
 )
