@@ -21,6 +21,7 @@ from pipeline.commands import (
     train,
 )
 from pipeline.errors import PipelineError
+from pipeline.ranks.speaker import tell_untold
 
 COMMANDS = (shards, configs, train, sample, interpolate, export, plot, report, evaluate, features, doctor)
 """In the order of the help. Their modules import nothing heavy before they run, so that --help is quick."""
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = parsed.func(parsed)
         return code
     except PipelineError as error:
-        print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
+        tell_untold(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

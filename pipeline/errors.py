@@ -1,22 +1,22 @@
-"""Every way a run can stop short, with the exit code that says which.
+"""Every way in which a command can stop early, each with its exit code.
 
-A message says what was found, why that cannot work, and what to do. It is all that a user sees:
-tracebacks are kept for defects of the program itself.
+A message says what was found, why that cannot work, and what to do. It is all that a user sees: a traceback means a
+defect of the program itself.
 """
 
 from __future__ import annotations
 
 
 class PipelineError(Exception):
-    """A failure that the user can act on. `exit_code` is the process's exit code."""
+    """A failure that the user can act on. `exit_code` is the exit code of the process."""
 
     exit_code: int = 1
     is_told: bool = False
-    """Whether it, or what caused it on another rank, has been said already."""
+    """Whether the user was told of it, or of the error on another rank that caused it."""
 
 
 class ConfigError(PipelineError):
-    """The options, the environment they ask for, or a command's arguments are wrong."""
+    """The options, the machine that they ask for, or the arguments of a command are wrong."""
 
     exit_code = 2
 
@@ -73,3 +73,15 @@ class StopRequested(PipelineError):  # noqa: N818 - a request, not an error
     """A signal asked the run to stop; its state is saved."""
 
     exit_code = 75
+
+
+class Interrupted(PipelineError):  # noqa: N818 - a request, not an error
+    """Ctrl-C, a second time: the run stopped at once, and nothing was saved."""
+
+    exit_code = 130
+
+
+def describe(error: PipelineError) -> str:
+    """The line that the user sees."""
+    labels = {StopRequested: "stopped", Interrupted: "interrupted"}
+    return f"{labels.get(type(error), f'error (exit {error.exit_code})')}: {error}"

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import dump_config, load_config, override_config
 from pipeline.data.format.shard_set import open_shards
-from pipeline.errors import PipelineError, RunLockedError, StopRequested, StorageError
+from pipeline.errors import Interrupted, PipelineError, RunLockedError, StopRequested, StorageError
 from pipeline.option_help import describe_options
 from pipeline.options import Config
+from pipeline.ranks.speaker import tell, tell_untold
 from pipeline.ranks.stopping import StopSignals
 from pipeline.run.directory import RunDirectory
 
@@ -34,18 +35,16 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the arguments say. Returns the exit code (pipeline.errors lists them)."""
     parsed = _parser().parse_args(arguments)
-    is_first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
     try:
-        run(load_config(parsed.config, parsed.overrides), _tell)
+        run(load_config(parsed.config, parsed.overrides), tell)
         return 0
     except PipelineError as error:
-        # What all ranks see alike is said once for each machine.
-        if not error.is_told and is_first_of_node:
-            _tell(error)
+        tell_untold(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: the steps after the last checkpoint are not saved", file=sys.stderr, flush=True)
-        return 130
+        interruption = Interrupted("the steps after the last checkpoint are not saved")
+        tell_untold(interruption)
+        return interruption.exit_code
 
 
 @dataclass(frozen=True)
@@ -175,27 +174,12 @@ def _mark_failed(directory: RunDirectory, reason: str, exit_code: int) -> bool:
         return False
 
 
-def _tell(error: PipelineError) -> None:
-    label = "stopped" if isinstance(error, StopRequested) else f"error (exit {error.exit_code})"
-    print(f"{label}: {error}", file=sys.stderr, flush=True)
-
-
 def _train(run: RunContext, stop: StopSignals) -> TrainingResult:
     """Train on this rank, and say failures of torch in terms of the run."""
-    import torch
+    from pipeline.ranks.failures import memory_shortage, peer_losses
 
-    from pipeline.errors import OutOfMemoryError
-    from pipeline.ranks.runtime import peer_losses
-
-    with peer_losses():
-        try:
-            return _train_ranks(run, stop)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"The device ran out of memory ({str(error).splitlines()[0]}). Set schedule.micro_batch below "
-                f"{run.config.schedule.global_batch} divided by the number of ranks, lower model.width, or use "
-                "precision: bf16 and data.cache: host."
-            ) from None
+    with peer_losses(), memory_shortage(run.config.schedule.global_batch):
+        return _train_ranks(run, stop)
 
 
 def _train_ranks(run: RunContext, stop: StopSignals) -> TrainingResult:

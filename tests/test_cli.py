@@ -215,16 +215,6 @@ def test_without_a_number_the_config_says_how_many_ranks_start_on_a_machine_of_f
     assert default_processes(options) == expected
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [["--processes", "2"], ["runtime.processes=2"]])
-def test_train_with_two_processes_becomes_the_launcher(config: str, tmp_path: Path, words: list[str]) -> None:
-    command = [sys.executable, "-m", "pipeline.cli", "train", config, "schedule.steps=2", *words]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "2 x CPU (gloo)" in result.stdout
-    assert (tmp_path / "run" / "DONE").exists()
-
-
 def test_options_may_stand_before_and_after_flags(capsys: pytest.CaptureFixture[str]) -> None:
     parsed = _parse(["train", "a.yaml", "seed=1", "--processes", "2", "name=b", "data.shards=c"])
     assert (parsed.overrides, parsed.processes) == (["seed=1", "name=b", "data.shards=c"], 2)

@@ -91,7 +91,7 @@ def _plan(config: Config) -> dict[str, str]:
     from pipeline.data.reading.cache import choose_cache
     from pipeline.data.reading.order import build_order
     from pipeline.models import build_critic, build_generator
-    from pipeline.ranks.runtime import chosen_device, fastest_precision
+    from pipeline.ranks.devices import chosen_device, fastest_precision
     from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
     from pipeline.training.checks import square_resolution
 

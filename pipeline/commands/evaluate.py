@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 from pathlib import Path
 from textwrap import indent
@@ -67,7 +66,9 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure samples of the chosen checkpoints, print a table, and add a line for each to evaluations.jsonl."""
     check_processes(arguments.processes)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    from pipeline.ranks.launcher import is_launched
+
+    if is_launched():
         # A rank that waits for another one hears no KeyboardInterrupt until that one answers.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from pipeline.commands.judging import evaluate

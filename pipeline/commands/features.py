@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.data.reading.reader import ShardReader
     from pipeline.quality.features.classifier import About, accuracy, save, train_classifier
     from pipeline.quality.features.labelled import read_images, read_labels, split
+    from pipeline.ranks.devices import best_device
     from pipeline.run.latents import check_seed
 
     if arguments.epochs < 1 or arguments.images < 1:
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     train, test = split(shards, arguments.shards, arguments.images, arguments.seed)
     labels = read_labels(shards)
     reader = ShardReader(shards)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     classifier = train_classifier(
         read_images(reader, train),
         labels[train],

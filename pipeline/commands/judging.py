@@ -24,8 +24,10 @@ from pipeline.noise import RankRows
 from pipeline.option_mistakes import invalid_value
 from pipeline.options import Config, QualityOptions
 from pipeline.quality.evaluation import Evaluation
+from pipeline.ranks.devices import best_device, check_gpu_count
+from pipeline.ranks.failures import peer_losses
 from pipeline.ranks.launcher import is_launched, launch
-from pipeline.ranks.runtime import Runtime, join, peer_losses
+from pipeline.ranks.runtime import Runtime, join
 from pipeline.run.checkpoint import Checkpoint, list_checkpoints
 from pipeline.run.directory import RunDirectory, open_directory
 from pipeline.run.generator import TrainedGenerator, open_run, read_generator
@@ -43,6 +45,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     config = load_options(run, arguments)
     if arguments.processes is not None and arguments.processes > 1 and not is_launched():
         # What is wrong with checkpoints or shards is said once, before any rank starts.
+        check_gpu_count(best_device(), arguments.processes)
         open_images(config, choose_checkpoints(run, arguments.checkpoint)).files.close()
         return launch(arguments.processes, "pipeline.cli", arguments.words)
     runtime = join(config)

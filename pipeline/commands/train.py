@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from pipeline.commands.arguments import Commands, add_command, add_config, check_processes
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.options import RuntimeOptions
+    from pipeline.options import Config, RuntimeOptions
 
 EXAMPLES = """\
 examples:
@@ -38,37 +36,44 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train in this process, or become the launcher of several. Returns the exit code."""
+    """Train in this process, or in several ranks that it starts. Returns the exit code."""
     check_processes(arguments.processes)
     from pipeline.config import load_config
 
     config = load_config(arguments.config, arguments.overrides)
     processes = arguments.processes or default_processes(config.runtime)
     words = [str(arguments.config), *arguments.overrides]
-    if processes > 1:
-        become_launcher(processes, "pipeline.train", words)
-    from pipeline.train import main
+    if processes == 1:
+        from pipeline.train import main
 
-    return main(words)
+        return main(words)
+    from pipeline.ranks.launcher import launch
+
+    check_before_ranks(config, processes)
+    return launch(processes, "pipeline.train", words)
 
 
 def default_processes(options: RuntimeOptions) -> int:
-    """As many as the config asks for; else one for each GPU that is to be used, or one."""
+    """The number in the config. If it has none: one for each GPU that may be used, or one."""
     if options.processes is not None:
         return options.processes
     if options.device == "cpu":
         return 1
-    import torch
+    from pipeline.ranks.devices import gpu_count
 
-    return max(torch.cuda.device_count(), 1)
+    return max(gpu_count(), 1)
 
 
-def become_launcher(processes: int, module: str, words: Sequence[str]) -> NoReturn:
-    """Turn this process into `accelerate launch`, with every flag that a user's own defaults could change."""
-    environment = dict(os.environ)
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    command += ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", module, *words]
-    sys.stdout.flush()
-    os.execve(sys.executable, command, environment)
+def check_before_ranks(config: Config, processes: int) -> None:
+    """Find the mistakes that need no ranks before any is started. Raises ConfigError or DataError."""
+    from pipeline.data.format.shard_set import open_shards
+
+    if config.runtime.processes not in (None, processes):
+        raise ConfigError(
+            f"--processes {processes} contradicts runtime.processes: {config.runtime.processes}. Leave one of them out."
+        )
+    open_shards(config.data).files.close()
+    if config.runtime.device != "cpu":
+        from pipeline.ranks.devices import check_gpu_count, chosen_device
+
+        check_gpu_count(chosen_device(config), processes)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.monitor.alarms import Alarms
 from pipeline.monitor.window import Window
+from pipeline.ranks.devices import allocated_memory
 
 
 class Recorder:
@@ -69,10 +70,8 @@ class Recorder:
     def memory(self) -> dict[str, float]:
         """This rank's memory in MiB: of the process, and the largest and reserved of the device."""
         values = {"memory/host_mib": psutil.Process().memory_info().rss / 2**20}
-        if self._device.type == "cuda":
-            values["memory/device_peak_mib"] = torch.cuda.max_memory_allocated(self._device) / 2**20
-            values["memory/device_reserved_mib"] = torch.cuda.memory_reserved(self._device) / 2**20
-        return values
+        on_device = allocated_memory(self._device)
+        return values | {f"memory/device_{name}_mib": size / 2**20 for name, size in on_device.items()}
 
     def facts(self) -> dict[str, Any]:
         """The plain values that a resumed run needs."""

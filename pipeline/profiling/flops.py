@@ -24,6 +24,7 @@ from pipeline.models import build_critic, build_generator
 from pipeline.noise import Draw
 from pipeline.objectives import build_objective
 from pipeline.options import Config
+from pipeline.ranks.devices import synchronize
 from pipeline.training.step import StepInputs, StepParts, draw_step_fakes, train_critic, train_generator
 from pipeline.training.updates import Player, UpdatePlan
 
@@ -189,9 +190,3 @@ def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
     run()
     synchronize(device)
     return time.perf_counter() - started
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

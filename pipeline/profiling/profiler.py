@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.profiler import ProfilerActivity
 from pipeline.durable import storage_errors, write_text
 from pipeline.profiling.flops import forward_flops, measure_rates, step_flops
 from pipeline.profiling.trace import StepTimes, step_times
+from pipeline.ranks.devices import milliseconds_between, record_moment
 from pipeline.training.context import RunContext
 from pipeline.training.profile_window import RECORDED, STEPS, TIMED, WARM_UP
 
@@ -78,7 +78,7 @@ class StepProfiler:
         """Go on, now that `step` steps of the run are done. Raises StorageError."""
         done = step - self.window.start
         if WARM_UP <= done <= WARM_UP + TIMED:
-            self._moments.append(_now(self.run.runtime.device))
+            self._moments.append(record_moment(self.run.runtime.device))
         if self._profiler is not None:
             self._profiler.step()
         elif done == WARM_UP + TIMED and self.run.runtime.is_main:
@@ -110,7 +110,7 @@ class StepProfiler:
             device=setup["device_name"],
             precision=setup["precision"],
             threads=setup["threads"],
-            step_ms=median(_milliseconds(*pair) for pair in pairwise(self._moments)),
+            step_ms=median(milliseconds_between(*pair) for pair in pairwise(self._moments)),
             recorded=step_times(events),
             flops=step_flops(self.run.config, resolution, channels),
             forward_flops=forward_flops(self.run.config, resolution, channels),
@@ -173,19 +173,3 @@ def as_table(profile: Profile) -> str:
         f"({profile.precision}, {profile.ranks} x {profile.device}, {profile.threads} threads each): {bests}"
     )
     return "\n".join(lines)
-
-
-def _now(device: torch.device) -> Any:
-    """This moment: on a GPU, that at which it will have done all it was given so far."""
-    if device.type != "cuda":
-        return time.perf_counter()
-    moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    moment.record()
-    return moment
-
-
-def _milliseconds(start: Any, end: Any) -> float:
-    if isinstance(start, torch.cuda.Event):
-        end.synchronize()
-        return float(start.elapsed_time(end))
-    return float(1e3 * (end - start))

@@ -1,79 +1,288 @@
-"""Starting ranks on this machine, and ending with what has started them."""
+"""Start a program as several ranks of this machine, watch them, and tell once how they ended.
+
+Each rank is a process of its own session, so that Ctrl-C in a terminal reaches the launcher alone, which passes it on.
+Ranks hand their errors to the launcher through a pipe (see `speaker`). They meet at a socket that the launcher
+opened on the loopback address (see `meeting`): nothing listens to the network, and no file is left anywhere.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
+import selectors
 import signal
+import socket
+import subprocess
 import sys
-import uuid
+import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
 
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+import psutil
 
 from pipeline.errors import PeerLostError
+from pipeline.ranks.meeting import LOOPBACK
+from pipeline.ranks.speaker import Report, has_launcher
+from pipeline.ranks.stopping import SIGNALS
 
-SECONDS_TO_END = 5
+SECONDS_ALONE = 5.0
+"""How long ranks may take to end by themselves, after one has failed, before they are told to."""
+SECONDS_TO_END = 5.0
 """How long ranks that were told to end may take before they are killed."""
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_INTERRUPTS = 1.0
+"""A second Ctrl-C counts as one only after this time, for the launcher as for its ranks."""
 
 
 def launch(processes: int, module: str, words: Sequence[str]) -> int:
-    """Run `python -m module words...` as so many ranks of this machine. Returns the exit code of the first to fail.
+    """Run `module.main(words)` as this many ranks of this machine. Returns the exit code of the cause.
 
-    Raises KeyboardInterrupt where Ctrl-C ended them, PeerLostError where another signal ended one of them.
+    The cause is the first failure that is no consequence of another one; its text is printed. Raises PeerLostError if
+    a signal that nobody sent through the launcher ended a rank, KeyboardInterrupt if Ctrl-C ended ranks that do not
+    save.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    # What it logs of a rank that fails is a stack of its own, below what the rank itself has said.
-    log = logging.getLogger("torch.distributed.elastic")
-    log.addHandler(logging.NullHandler())
-    log.propagate = False
-    options = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=str(uuid.uuid4()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
-    # Before torch 2.13 there is no such option, and ranks may take 30 seconds.
-    if hasattr(options, "shutdown_timeout"):
-        options.shutdown_timeout = SECONDS_TO_END
-    try:
-        elastic_launch(options, sys.executable)("-u", "-m", module, *words)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
+    with Launch(processes, module, words) as ranks:
+        ranks.watch()
+    return ranks.conclude()
+
+
+@dataclass
+class Rank:
+    """One process that was started, and what is known of its end."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    pipe: int
+    """Where its report arrives."""
+    received: bytes = b""
+    report: Report | None = None
+    was_told_to_end: bool = False
+
+    def hear(self) -> bool:
+        """Read what has arrived. Returns False once nothing more can come."""
+        content = os.read(self.pipe, 1 << 16)
+        self.received += content
+        if self.report is None and b"\n" in self.received:
+            self.report = Report.from_line(self.received.partition(b"\n")[0])
+        return bool(content)
+
+    @property
+    def exit_code(self) -> int:
+        """The process's exit code (minus the signal that ended it); what it reported, if it had to be ended."""
+        if self.was_told_to_end and self.report is not None:
+            return self.report.exit_code
+        return self.process.returncode
+
+
+@dataclass
+class Launch:
+    """The ranks of one launch. As a context manager it has started them, and leaves none behind."""
+
+    processes: int
+    module: str
+    words: Sequence[str]
+    ranks: list[Rank] = field(default_factory=list)
+    failures: list[Rank] = field(default_factory=list)
+    """The ranks that reported an error or ended with one, in this order."""
+    stopped_by: signal.Signals | None = None
+    """The first signal that asked the launcher to stop."""
+    _stopped_at: float = 0.0
+    _deadline: float | None = None
+
+    def __enter__(self) -> Self:
+        self._previous = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for rank in self.ranks:
+            if rank.process.poll() is None:
+                rank.process.kill()
+            rank.process.wait()
+            os.close(rank.pipe)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _start(self) -> None:
+        with socket.create_server((LOOPBACK, 0), backlog=self.processes) as meeting:
+            environment = rank_environment(self.processes, meeting.getsockname()[1])
+            for number in range(self.processes):
+                if self.stopped_by is None:
+                    self.ranks.append(self._start_rank(number, environment, meeting.fileno()))
+        if self.stopped_by is not None:
+            # It may have come while a rank was being started, which then did not hear of it.
+            for rank in self.ranks:
+                rank.process.send_signal(self.stopped_by)
+
+    def _start_rank(self, number: int, environment: dict[str, str], meeting: int) -> Rank:
+        store = meeting if number == 0 else -1
+        pipe, reports = os.pipe()
+        arguments = [str(os.getpid()), str(reports), str(store), self.module, *self.words]
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-u", str(Path(__file__).with_name("rank.py")), *arguments],
+                env=environment | {"RANK": str(number), "LOCAL_RANK": str(number)},
+                pass_fds=[reports] if store == -1 else [reports, store],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(pipe)
+            raise
+        finally:
+            os.close(reports)
+        return Rank(number, process, pipe)
+
+    def watch(self) -> None:
+        """Return once all ranks have ended. After the first failure the others get little time."""
+        running = list(self.ranks)
+        with selectors.DefaultSelector() as selector:
+            for rank in running:
+                selector.register(rank.pipe, selectors.EVENT_READ, rank)
+            while running:
+                for key, _ in selector.select(SECONDS_BETWEEN_LOOKS):
+                    self._hear(key.data, selector)
+                for rank in [rank for rank in running if rank.process.poll() is not None]:
+                    running.remove(rank)
+                    if rank.exit_code != 0:
+                        self._note_failure(rank)
+                self._enforce(running)
+
+    def _hear(self, rank: Rank, selector: selectors.BaseSelector) -> None:
+        if not rank.hear():
+            selector.unregister(rank.pipe)
+            # The pipe closes a moment before the process can be waited for.
+            with suppress(subprocess.TimeoutExpired):
+                rank.process.wait(SECONDS_BETWEEN_LOOKS)
+        if rank.report is not None:
+            self._note_failure(rank)
+
+    def _note_failure(self, rank: Rank) -> None:
+        if rank not in self.failures:
+            self.failures.append(rank)
+        if self._deadline is None:
+            self._deadline = time.monotonic() + SECONDS_ALONE
+
+    def _enforce(self, running: Sequence[Rank]) -> None:
+        """Once their time is over, tell the ranks to end, and later kill them."""
+        if self._deadline is None or time.monotonic() < self._deadline:
+            return
+        for rank in running:
+            if rank.was_told_to_end:
+                rank.process.kill()
+            else:
+                rank.was_told_to_end = True
+                rank.process.terminate()
+        self._deadline = time.monotonic() + SECONDS_TO_END
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Give the signal to all ranks. They save and end in their own time, unless Ctrl-C comes again."""
+        now = time.monotonic()
+        if self.stopped_by is None:
+            self.stopped_by, self._stopped_at = signal.Signals(number), now
+        elif number == signal.SIGINT and now - self._stopped_at > SECONDS_BETWEEN_INTERRUPTS:
+            self._deadline = now + SECONDS_TO_END
+            for rank in self.ranks:
+                rank.was_told_to_end = True
+        for rank in self.ranks:
+            rank.process.send_signal(number)
+
+    def conclude(self) -> int:
+        """Print the text of the cause, and return its exit code. Raises as `launch` does."""
+        cause = self._cause()
+        if cause is None:
+            return 0 if len(self.ranks) == self.processes else self._ended_by_request()
+        if text := self._text_of(cause):
+            print(text, file=sys.stderr, flush=True)
+        elif cause.exit_code < 0 and self._was_ended(cause):
+            return self._ended_by_request()
+        elif cause.exit_code < 0:
             raise PeerLostError(
-                f"Rank {rank} was ended by {name}. Where nobody sent it, the machine may be short of memory: start "
-                "fewer processes."
-            ) from None
-        return failure.exitcode
-    except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        return 128 + error.sigval
-    return 0
+                f"Rank {cause.number} was ended by {signal.Signals(-cause.exit_code).name}. If nobody sent that "
+                "signal, the machine may have run out of memory: start fewer processes."
+            )
+        return cause.exit_code
+
+    def _cause(self) -> Rank | None:
+        """The first failure that another one did not cause; if there is none, the first of all."""
+        causes = [rank for rank in self.failures if not self._is_consequence(rank)]
+        interrupted = [rank for rank in self.failures if self.stopped_by and self._was_ended(rank)]
+        return next(iter([*causes, *interrupted, *self.failures]), None)
+
+    def _is_consequence(self, rank: Rank) -> bool:
+        return rank.exit_code == PeerLostError.exit_code or self._was_ended(rank)
+
+    def _was_ended(self, rank: Rank) -> bool:
+        """Whether the launcher's own signal ended the rank before it could report anything."""
+        was_sent = self.stopped_by is not None and -rank.exit_code in SIGNALS
+        return rank.report is None and (rank.was_told_to_end or was_sent)
+
+    def _text_of(self, cause: Rank) -> str | None:
+        """What to print: of ranks that end for the same reason, not all report it."""
+        alike = [rank.report for rank in [cause, *self.failures] if rank.exit_code == cause.exit_code]
+        return next((report.text for report in alike if report is not None), None)
+
+    def _ended_by_request(self) -> int:
+        """The exit code after a signal that ranks did not catch. Raises KeyboardInterrupt after Ctrl-C."""
+        if self.stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
+        return 128 + (self.stopped_by or signal.SIGKILL)
+
+
+def rank_environment(processes: int, port: int) -> dict[str, str]:
+    """The environment of all ranks: how they meet on this machine alone, and a fair share of its cores.
+
+    Names of network interfaces that the user has set stay as they are.
+    """
+    loopback = next(
+        (name for name, found in psutil.net_if_addrs().items() if any(a.address == LOOPBACK for a in found)),
+        "lo",
+    )
+    share = max(1, (os.cpu_count() or 1) // processes)
+    defaults = {
+        "OMP_NUM_THREADS": str(share),
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+        # Importing torch makes a folder for torch.compile, which ranks do not use. This one exists.
+        "TORCHINDUCTOR_CACHE_DIR": tempfile.gettempdir(),
+    }
+    return {
+        **defaults,
+        **os.environ,
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": str(port),
+        # What Accelerate's launcher may have left in the user's shell is not meant for these ranks.
+        "ACCELERATE_MIXED_PRECISION": "no",
+        "ACCELERATE_DYNAMO_BACKEND": "no",
+    }
 
 
 def is_launched() -> bool:
-    """Whether this process is one of the ranks that torchrun, or a launcher built on it, has started.
+    """Whether this process is a rank that our launcher, torchrun, or one built on torchrun has started.
 
-    WORLD_SIZE does not say so: clusters set it for processes that are no ranks, too.
+    WORLD_SIZE does not tell: clusters set it for processes that are no ranks, too.
     """
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    return has_launcher() or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def follow_launcher() -> None:
-    """Be told to stop when the launcher dies: a single-process `accelerate launch` forwards no signal.
+    """Be told to stop when the launcher dies, which then cannot pass on any signal.
 
     Does nothing without a launcher, so that `nohup python -m pipeline.train ... &` outlives its shell.
     """
-    has_launcher = is_launched() or "ACCELERATE_DYNAMO_BACKEND" in os.environ
-    if has_launcher and sys.platform == "linux":
+    if (is_launched() or "ACCELERATE_DYNAMO_BACKEND" in os.environ) and sys.platform == "linux":
         parent_death_signal = 1
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from pipeline.ranks.devices import gpus_in_use
+
 SINGLETONS = (PartialState, AcceleratorState, GradientState)
 """Accelerate keeps one of each for a process: a second run would keep the first one's device and precision."""
 LIBRARIES = ("ACCELERATE_", "KINETO_", "NCCL_", "OMP_", "PYTORCH_")
@@ -21,14 +23,11 @@ def settings_given_back() -> Iterator[None]:
 
     Within it gradients are computed, even if the caller has switched them off.
     """
-    has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    # A GPU that nothing has used yet has no random numbers to keep, and asking would take memory on it.
-    devices = range(torch.cuda.device_count()) if has_cuda else []
     with (
         _torch_settings(),
         _environment(),
         _accelerate_state(),
-        torch.random.fork_rng(devices),
+        torch.random.fork_rng(gpus_in_use()),
         torch.enable_grad(),
     ):
         yield

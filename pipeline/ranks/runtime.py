@@ -22,14 +22,22 @@ import torch.distributed as dist
 import yaml
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import default_yaml_config_file
-from accelerate.utils import DistributedType, GradScalerKwargs, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedType,
+    GradScalerKwargs,
+    InitProcessGroupKwargs,
+    check_cuda_p2p_ib_support,
+)
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, PeerLostError, PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.models.norms import BatchNorm2d
 from pipeline.options import Config
+from pipeline.ranks import devices, meeting
+from pipeline.ranks.failures import as_meeting_failure
 from pipeline.ranks.host_memory import keep_freed_memory
 from pipeline.ranks.launcher import follow_launcher
+from pipeline.ranks.speaker import has_launcher
 
 PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 GATHERED_BYTES = 2**20
@@ -42,18 +50,24 @@ class Runtime:
     def __init__(self, config: Config) -> None:
         """Join the process group. Raises ConfigError where what was asked for is not what there is."""
         requested = requested_processes()
-        device = chosen_device(config)
-        precision = fastest_precision(device) if config.precision == "auto" else config.precision
+        device = devices.chosen_device(config)
+        precision = devices.fastest_precision(device) if config.precision == "auto" else config.precision
         on_cpu = device.type == "cpu"
         if on_cpu:
             # Without it Accelerate starts unconnected single processes under a CPU torchrun.
             os.environ["ACCELERATE_USE_CPU"] = "1"
             keep_freed_memory()
+        elif not check_cuda_p2p_ib_support():
+            # Accelerate refuses such GPUs without these, and sets them in its own launcher only.
+            for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"):
+                os.environ.setdefault(name, "1")
         follow_launcher()
-        # Float32 means float32, and the same run the same bits: no TF32, no kernels that add in any order.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
+        # Float32 means float32, and resuming a run must give the same bits.
+        devices.use_exact_arithmetic()
         timeout = timedelta(seconds=config.runtime.timeout_seconds)
+        if has_launcher():
+            # Accelerate would form the group over a store that listens to the network.
+            meeting.form_group("gloo" if on_cpu else "nccl", timeout)
         self._accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision=PRECISIONS[precision] if precision else None,
@@ -75,17 +89,13 @@ class Runtime:
 
     def _check(self, config: Config, requested: int) -> None:
         accelerator, precision = self._accelerator, self._accelerator.mixed_precision
-        if self.device.type == "cuda" and self.local_world_size > torch.cuda.device_count():
-            raise ConfigError(
-                f"{self.local_world_size} ranks on this machine need as many GPUs, and it has "
-                f"{torch.cuda.device_count()}. Start fewer processes, or set runtime.device: cpu."
-            )
+        devices.check_gpu_count(self.device, self.local_world_size)
         wanted = config.runtime.processes or requested
         if self.world_size != wanted:
             raise ConfigError(
                 f"{wanted} processes were asked for, but {self.world_size} joined. "
                 "On CPUs, `accelerate launch --cpu --num_processes N` starts a single process: use "
-                f"`wgan train CONFIG --processes {wanted}`, which passes the flags that work."
+                f"`wgan train CONFIG --processes {wanted}` instead."
             )
         supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if accelerator.distributed_type not in supported:
@@ -104,7 +114,7 @@ class Runtime:
             )
         if precision not in PRECISIONS.values():
             raise ConfigError(f"The launcher asks for precision {precision}; use float32, bf16 or fp16.")
-        check_precision(self.precision, self.device)
+        devices.check_precision(self.precision, self.device)
 
     @property
     def precision(self) -> str:
@@ -122,11 +132,10 @@ class Runtime:
 
     def describe(self) -> dict[str, Any]:
         """The set-up as it was resolved."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         return {
             "world_size": self.world_size,
             "device": str(self.device),
-            "device_name": name,
+            "device_name": devices.device_name(self.device),
             "backend": dist.get_backend() if self.world_size > 1 else "none",
             "precision": self.precision,
             "memory_format": str(self.memory_format).removeprefix("torch."),
@@ -281,37 +290,6 @@ def mean_over_ranks(_state, bucket):  # type: ignore[no-untyped-def]
     return dist.all_gather(rows, values, async_op=True).get_future().then(gathered)
 
 
-def chosen_device(config: Config) -> torch.device:
-    """The kind of device that a run takes. Raises ConfigError where it is not there or lacks the precision."""
-    wanted = config.runtime.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "runtime.device: cuda was asked for, but torch finds no CUDA device. "
-            "Set runtime.device: cpu, or install a driver and a CUDA build of torch (see `wgan doctor`)."
-        )
-    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-    if config.precision not in (None, "auto"):
-        check_precision(config.precision, device)
-    return device
-
-
-def fastest_precision(device: torch.device) -> str:
-    """bf16 where the device has instructions for it, else float32."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(False) else "float32"
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_bf16 else "float32"
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ConfigError where the device cannot compute in it."""
-    if precision == "fp16" and device.type == "cpu":
-        raise ConfigError("precision: fp16 needs a GPU, and this run is on the CPU. Use bf16 or float32.")
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        name = torch.cuda.get_device_name(device)
-        raise ConfigError(f"precision: bf16 is not supported by {name}. Use fp16 or float32.")
-
-
 def requested_processes() -> int:
     """How many ranks the launcher was told to start.
 
@@ -351,50 +329,3 @@ def join(config: Config) -> Runtime:
         return Runtime(config)
     except RuntimeError as error:
         raise as_meeting_failure(error) from error
-
-
-@contextmanager
-def peer_losses() -> Iterator[None]:
-    """Within it, a collective whose other side is gone raises PeerLostError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if (lost := as_peer_loss(error)) is not None:
-            raise lost from error
-        raise
-
-
-def as_meeting_failure(error: RuntimeError) -> PipelineError:
-    """What it means that the process group could not be formed."""
-    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-    detail = _first_line(error)
-    if "EADDRINUSE" in str(error):
-        return ConfigError(
-            f"The ranks cannot meet at {place}: another program uses that port ({detail}). Choose another one, with "
-            "--main_process_port or PORT."
-        )
-    return PeerLostError(
-        f"The ranks did not all meet at {place} within runtime.timeout_seconds ({detail}). See the messages of the "
-        "other ranks, and whether every machine reaches that address."
-    )
-
-
-def as_peer_loss(error: BaseException) -> PeerLostError | None:
-    """The error as what it means, where it comes from a collective whose other side is gone."""
-    text = str(error)
-    signs = ("peer", "gloo", "Timed out waiting", "NCCL", "Broken pipe", "TCPStore")
-    is_lost = isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(sign in text for sign in signs)
-    )
-    if not is_lost:
-        return None
-    detail = _first_line(error)
-    return PeerLostError(
-        f"Another rank is gone or did not answer in time ({detail}). Its own message, if it left one, stands "
-        "above or in its node's log. The same command continues from the last checkpoint."
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    """What torch says of a failure, without the stack of its C++ that follows."""
-    return str(error).splitlines()[0][:200].rstrip(".")

@@ -16,6 +16,7 @@ from pipeline.durable import replacing, write_text
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models import build_generator
 from pipeline.options import Config, ModelOptions, Options
+from pipeline.ranks.devices import best_device
 from pipeline.run.checkpoint import (
     Checkpoint,
     Tensors,
@@ -203,11 +204,6 @@ def write_exported(generator: TrainedGenerator, path: Path) -> None:
 def write_card(card: Card, path: Path) -> None:
     """Write the card of the file at `path` beside it, as PATH.json. Raises StorageError."""
     write_text(path.with_name(f"{path.name}.json"), card.model_dump_json(indent=1) + "\n")
-
-
-def best_device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -15,24 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.ranks.devices import capture_cuda_graph
 from pipeline.training.ema import update_ema
 from pipeline.training.step import Result, StepInputs, StepParts, take_step
 
 Replay = Callable[[], Result]
-
-
-def capture_cuda_graph(run: Callable[[], Result]) -> Replay:
-    """A function that does `run` again, on the same tensors, without Python. Capturing itself changes no tensor."""
-    graph = torch.cuda.CUDAGraph()
-    # Threads that decode images may work at the same time.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = run()
-
-    def replay() -> Result:
-        graph.replay()
-        return result
-
-    return replay
 
 
 @dataclass

@@ -14,13 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from pipeline.cli import main
 from pipeline.commands.judging import append_record, neighbours_name
-from pipeline.errors import PeerLostError
-from pipeline.ranks.launcher import launch
 from pipeline.run.checkpoint import Checkpoint
 from tests.ranks import read_metrics
 from tests.shards import digits as digits_source
@@ -250,32 +246,6 @@ def test_an_interrupt_ends_all_ranks_at_once(run: Path) -> None:
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted"
     assert "Traceback" not in errors
-
-
-def ended_by(exit_code: int) -> ChildFailedError:
-    failure = ProcessFailure(local_rank=1, pid=1, exitcode=exit_code, error_file="none")
-    return ChildFailedError("evaluate", {1: failure})
-
-
-def launch_that_ends(monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
-    def run_ranks(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr("pipeline.ranks.launcher.elastic_launch", lambda *_: run_ranks)
-    # Set here, so that it is as before afterwards.
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return launch(2, "pipeline.cli", [])
-
-
-def test_a_launcher_ends_as_its_ranks_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launch_that_ends(monkeypatch, ended_by(3)) == 3
-    assert launch_that_ends(monkeypatch, SignalException("told to end", signal.SIGTERM)) == 143
-    with pytest.raises(KeyboardInterrupt):
-        launch_that_ends(monkeypatch, SignalException("told to end", signal.SIGINT))
-    with pytest.raises(
-        PeerLostError, match=r"Rank 1 was ended by SIGKILL. Where nobody sent it, the machine"
-    ):
-        launch_that_ends(monkeypatch, ended_by(-signal.SIGKILL))
 
 
 def test_a_run_whose_shards_have_moved_is_judged_by_those_that_are_named(

@@ -193,7 +193,7 @@ def warm_up_in_float16(arguments: list[str]) -> int:
 
 
 def test_the_precision_that_is_chosen_is_said_and_kept(ranks: Ranks, config: str, tmp_path: Path) -> None:
-    from pipeline.ranks.runtime import fastest_precision
+    from pipeline.ranks.devices import fastest_precision
 
     chosen = fastest_precision(torch.device("cpu"))
     run = ranks.run(1, [config, "precision=auto", "schedule.steps=1"])

@@ -25,6 +25,7 @@ from pipeline.data.reading.order import Ids
 from pipeline.data.reading.reader import ShardReader
 from pipeline.data.threads import available_cores
 from pipeline.errors import ConfigError
+from pipeline.ranks.devices import free_device_memory
 
 CHUNK = 256
 AHEAD = 8
@@ -89,7 +90,7 @@ def choose_cache(
     """Choose a cache for `size` bytes of images. Raises ConfigError if the wanted one is impossible or too small."""
     mib = f"{size / 2**20:,.0f} MiB"
     free_host = free_host_memory()
-    free_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    free_device = free_device_memory(device)
     fits_host, fits_device = size < 0.5 * free_host, size < 0.3 * free_device
     can_share = node_size == 1 or sys.platform == "linux"
     if wanted == "device" and device.type != "cuda":

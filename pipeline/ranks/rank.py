@@ -1,0 +1,52 @@
+"""The first file that a rank of the launcher runs: `python -P rank.py LAUNCHER REPORTS STORE MODULE WORDS...`.
+
+LAUNCHER is the launcher's process id, REPORTS the pipe for errors, STORE the socket for the ranks' store (-1 for all
+ranks but rank 0). Then `MODULE.main(WORDS)` runs, and returns the exit code.
+
+It is run as a file and with -P, not with -m: no file in the user's working directory can take the place of a module.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+
+def main() -> int:
+    """Run the module's `main` as one rank. Returns its exit code."""
+    # Until the program handles signals, Ctrl-C ends it at once and without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent, reports, store, module, *words = sys.argv[1:]
+    package = str(Path(__file__).parents[2])
+    if package not in sys.path:
+        sys.path.insert(0, package)
+    from pipeline.ranks import launcher, meeting, speaker
+
+    speaker.report_to(int(reports))
+    os.set_inheritable(int(reports), False)
+    launcher.follow_launcher()
+    if os.getppid() != int(parent):
+        return 1  # The launcher died before this rank could follow it.
+    if store != "-1":
+        meeting.listen_on(int(store))
+    sys.argv = [module, *words]
+    try:
+        code: int = import_module(module).main(words)
+    except SystemExit as request:
+        return request.code if isinstance(request.code, int) else 1
+    except Exception:
+        speaker.report(speaker.Report(1, traceback.format_exc().rstrip()))
+        return 1
+    return code
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of a process group that lost a rank can delay or abort the interpreter's own exit.
+    os._exit(code)
