@@ -1,4 +1,4 @@
-"""The parts of a step, marked where they begin and end for whoever profiles it."""
+"""The parts of a step, marked in a profiler's trace."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _UNMARKED = nullcontext()
 
 
 def phase(name: Phase) -> AbstractContextManager[Any]:
-    """Mark what happens within it in a profiler's trace. Does nothing while no profiler runs.
+    """A context that marks this part of a step in a profiler's trace. It does nothing while no profiler runs.
 
-    Phases do not lie within one another, so that their times can be added up.
+    Phases must not be nested, so that their times can be added up.
     """
     return torch.profiler.record_function(name) if _is_profiling() else _UNMARKED

@@ -1,6 +1,7 @@
-"""The levers of a training step, each to be added to a loop as a tutorial writes it.
+"""The levers that make a training step faster, each of which can be added to a loop as a tutorial writes it.
 
-`build_step` gives a step of any combination; the product itself has them all.
+`build_step` returns a step with any combination of them; the pipeline itself has all of them except bf16, which is an
+option.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ NETWORKS = {
     "dcgan-64": ("configs/reference/wgan-dcgan64.yaml", 64, 3),
     "dcgan-128": ("configs/reference/wgan-dcgan64.yaml", 128, 3),
 }
-"""Config, resolution and channels of each network that is measured."""
+"""The config, resolution and channels of each measured network."""
 
 LEVERS = ("plain", "foreach", "channels_last", "scattered", "kept memory", "bf16")
 
@@ -49,14 +50,14 @@ LEVERS = ("plain", "foreach", "channels_last", "scattered", "kept memory", "bf16
 def build_step(network: str, levers: Sequence[str], device: torch.device) -> Callable[[], Any]:
     """One whole step of a network, on random images: all critic updates and the generator's.
 
-    `levers` are some of LEVERS, "plain" alone being the loop of a tutorial.
+    `levers` are some of LEVERS; "plain" alone is the loop of a tutorial.
     """
     path, resolution, channels = NETWORKS[network]
     config = load_config(ROOT / path, [])
     pair = build_pair(config, resolution, channels, levers, device)
     batches = draw_batches(config, resolution, channels, device)
     if "kept memory" in levers and not keep_freed_memory():
-        raise SystemExit("kept memory: this system's allocator cannot be told to.")
+        raise SystemExit("kept memory: this system's allocator has no such setting. Leave this lever out.")
     if list(levers) == ["plain"]:
         return partial(plain_step, config, *pair, batches)
     return partial(fast_step, config, *pair, batches, "scattered" in levers)
@@ -65,7 +66,7 @@ def build_step(network: str, levers: Sequence[str], device: torch.device) -> Cal
 def build_pair(
     config: Config, resolution: int, channels: int, levers: Sequence[str], device: torch.device
 ) -> tuple[Player, Player]:
-    """Generator and critic with the same first weights whatever the levers."""
+    """A generator and a critic, with the same initial weights for all levers."""
     torch.manual_seed(0)
     players = []
     for build, options in (
@@ -86,7 +87,7 @@ def build_pair(
 
 
 Batches = list[tuple[Tensor, Tensor, Tensor]]
-"""For each critic update real images, latents and uniform numbers; the generator's own latents come last."""
+"""Real images, latents and uniform numbers of each critic update; the generator's own latents are in the last."""
 
 
 def draw_batches(config: Config, resolution: int, channels: int, device: torch.device) -> Batches:
@@ -166,7 +167,7 @@ def _plain_update(critic: Player, config: Config, loss: Tensor) -> None:
 
 
 def _in_bf16(forward: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """As Accelerate wraps a network: bf16 within, float32 outside."""
+    """Wrap a network as Accelerate does: bf16 inside, float32 outside."""
 
     def run(*inputs: Any, **options: Any) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):

@@ -1,15 +1,15 @@
-"""One training step as a tutorial writes it, and as this pipeline does, each lever added in turn.
+"""One training step as a tutorial writes it and as this pipeline does, adding one lever after the other.
 
 command:   python benchmarks/speed/step.py [NETWORK ...] --rounds 7 --steps 6 --out DIR
-           --threads 2 --levers plain foreach ...    of each kind, interleaved
+           --threads 2 --levers plain foreach ...
 duration:  two minutes for each network on two cores
 prints:    for each network the median time of a step of the plain loop, and of each lever added to those before
            it the median of the ratio to the plain loop over the rounds (and the range); with --out, step.json and
            step.png
 
-Every variant is a process of its own, because the way memory is held belongs to one; they take turns, so that
-all see the same machine. Images are random: only time is measured here. That all variants compute the same
-stands in tests/test_levers.py.
+Every variant is a process of its own, because how memory is kept is a setting of the process. They take turns, so
+that all run under the same conditions. Images are random, because only time is measured here;
+tests/benchmarks/test_levers.py shows that all variants compute the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WARM_UP = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as told. Returns the exit code."""
+    """Run the benchmark. Returns the exit code."""
     found = _parser().parse_args(arguments)
     if found.worker:
         return work(found)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    """Be one variant: warm up and say so, then run as many steps as each line of the input says, and print the
+    """Run one variant: warm up and print "ready"; then, for each line of the input, run that many steps and print the
     seconds of one."""
     torch.set_num_threads(arguments.threads)
     step = build_step(arguments.networks[0], arguments.levers, torch.device(arguments.device))
@@ -56,7 +56,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def seconds_of_a_step(step: Callable[[], None], steps: int, device: str) -> float:
-    """The mean over some steps."""
+    """The mean time of a step over `steps` steps."""
     started = time.perf_counter()
     for _ in range(steps):
         step()
@@ -69,7 +69,7 @@ def measure(arguments: argparse.Namespace) -> None:
     """Print a table for each network. Raises ConfigError."""
     if unknown := set(arguments.networks) - NETWORKS.keys():
         raise ConfigError(
-            f"No network is called {', '.join(sorted(unknown))}. There are {', '.join(NETWORKS)}."
+            f"Unknown network: {', '.join(sorted(unknown))}. Expected some of {', '.join(NETWORKS)}."
         )
     if min(arguments.rounds, arguments.steps, arguments.threads) < 1 or arguments.levers[0] != "plain":
         raise ConfigError(
@@ -89,7 +89,7 @@ def compare(network: str, arguments: argparse.Namespace) -> dict[str, list[float
         workers = {}
         for name, levers in variants.items():
             workers[name] = stack.enter_context(_worker(network, levers, arguments))
-            # One after the other: one that warms up would slow down those that are measured.
+            # One after the other, because a variant that warms up would slow down the measured ones.
             read_line(workers[name], network, name)
         for _ in range(arguments.rounds):
             for name, worker in workers.items():
@@ -104,7 +104,7 @@ def compare(network: str, arguments: argparse.Namespace) -> dict[str, list[float
 
 
 def read_line(worker: subprocess.Popen[str], network: str, name: str) -> str:
-    """What a variant says next. Raises PipelineError where it has ended instead."""
+    """The next line that a variant prints. Raises PipelineError if its process has ended."""
     assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:

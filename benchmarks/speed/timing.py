@@ -1,4 +1,4 @@
-"""What the benchmarks of the training loop share: a run to measure, its loop without anything else, and clocks."""
+"""What the benchmarks of the training loop share: a run to measure, its bare loop, and clocks."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ def open_trainer(config: Config, runtime: Runtime, place: Path) -> Iterator[Trai
 
 
 def train_bare(trainer: Trainer, steps: int) -> None:
-    """So many steps of the updates and the loader alone: nothing is logged, looked after or saved."""
+    """Run `steps` steps of the updates and the loader alone: nothing is logged, compared or saved."""
     batches = trainer.loader.batches(trainer.state.counters.position)
     for _ in range(steps):
         trainer.step.take(batches)
 
 
 def train_whole(trainer: Trainer, steps: int) -> None:
-    """So many steps of the trainer. It ends as a run ends: with a log point, grids and a checkpoint."""
+    """Run `steps` steps of the trainer. It ends like a run, with a log point, grids and a checkpoint."""
     last = trainer.state.counters.step + steps
     trainer.run = trainer.observer.run = replace(trainer.run, config=with_steps(trainer.config, last))
     trainer.train()
 
 
 def with_steps(config: Config, steps: int) -> Config:
-    """The same run, of so many steps."""
+    """The same run with this many steps."""
     return config.model_copy(update={"schedule": config.schedule.model_copy(update={"steps": steps})})
 
 
 def batch_options(config: Config, global_batch: int) -> list[str]:
-    """The options that give a run another global batch, and its critic one in the same proportion to it.
+    """The options that give a run another global batch, and scale the critic's batch by the same factor.
 
-    Raises ConfigError where that is no whole number.
+    Raises ConfigError if the critic's batch would not be a whole number.
     """
     schedule = config.schedule
     options = [f"schedule.global_batch={global_batch}"]
@@ -72,7 +72,7 @@ def batch_options(config: Config, global_batch: int) -> list[str]:
         critic_batch, rest = divmod(schedule.critic_batch * global_batch, schedule.global_batch)
         if rest or critic_batch == 0:
             raise ConfigError(
-                f"A global batch of {global_batch} leaves no whole critic batch: the config has "
+                f"With a global batch of {global_batch} the critic's batch would not be a whole number: the config has "
                 f"{schedule.critic_batch} for {schedule.global_batch}. Choose another size."
             )
         options.append(f"schedule.critic_batch={critic_batch}")
@@ -82,7 +82,7 @@ def batch_options(config: Config, global_batch: int) -> list[str]:
 def seconds_of(
     work: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """How long a piece of work takes by this clock, with all that it asked of the device."""
+    """How many seconds `work` takes by this clock, including its work on the device."""
     _wait_for(device)
     started = clock()
     work()
@@ -96,7 +96,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The arguments that all of them have."""
+    """A parser with the arguments that all of them have."""
     found = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -108,7 +108,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def run_command(measure: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
-    """Measure; say what a user can mend in one line. Returns the exit code."""
+    """Measure; print an error of the user in one line. Returns the exit code."""
     try:
         measure(arguments)
     except PipelineError as error:

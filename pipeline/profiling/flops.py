@@ -1,7 +1,7 @@
-"""Floating-point operations of a step, and how many of them this machine does in a second at best.
+"""The floating-point operations (FLOPs) of a step, and the highest rate that this machine reaches.
 
-A multiplication and an addition are two operations. Matrix products and convolutions are counted, forward
-and backward; what is done to each number alone is not.
+A multiplication and an addition are two operations. Matrix products and convolutions are counted, forward and
+backward; elementwise operations are not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONVOLUTION_BATCHES = (1, 4, 16, 64, 256)
 CHANNELS, SIDE = 128, 32
 REPEATS = 5
 LONGEST_SECONDS = 1.0
-"""No larger problem is measured where it would take longer, all its repetitions together."""
+"""Problems whose repetitions together would take longer are not measured."""
 
 
 class SingleProcess:
@@ -120,10 +120,9 @@ def forward_flops(config: Config, resolution: int, channels: int) -> dict[str, i
 
 
 class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within it, `flops` adds up those of every matrix product and convolution.
+    """A context in which `flops` adds up the FLOPs of every matrix product and convolution.
 
-    torch's FlopCounterMode also asks which module an operation belongs to, and that fails in the gradient
-    of a gradient.
+    Torch's FlopCounterMode also finds the module that each operation belongs to, and fails in a double backward pass.
     """
 
     def __init__(self) -> None:
@@ -139,7 +138,7 @@ class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count_flops(run: Callable[[], object]) -> int:
-    """FLOPs of what `run` computes."""
+    """The FLOPs of one call of `run`."""
     count = FlopCount()
     with count:
         run()
@@ -147,9 +146,9 @@ def count_flops(run: Callable[[], object]) -> int:
 
 
 def measure_rates(device: torch.device, precision: str) -> dict[str, float]:
-    """FLOP/s of this process at its best: of "matrix products", and of "convolutions" of 3x3 and 128 channels.
+    """The highest FLOP/s that this process reaches in "matrix products", and in 3x3 "convolutions" of 128 channels.
 
-    With as many threads as torch has, in a few seconds at most.
+    It uses torch's number of threads, and takes a few seconds at most.
     """
     dtype = DTYPES[precision]
 

@@ -1,4 +1,4 @@
-"""Where a step's time goes, measured in a few steps of a run that is made anyway: `profile=true`."""
+"""How the time of a step is spent, measured in a few steps of an ordinary run: `profile=true`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from pipeline.profiling.trace import StepTimes, step_times
 from pipeline.ranks.devices import milliseconds_between, record_moment
 from pipeline.training.context import RunContext
 from pipeline.training.profile_window import RECORDED, STEPS, TIMED, WARM_UP
+from pipeline.wording import counted
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What was found of a run's ordinary step, on the main rank.
+    """What was measured of a run's ordinary step, on the main rank.
 
-    first_step, last_step: those recorded, counted from 1; step_ms: the median step without the profiler;
-    rates: FLOP/s of all ranks at once, at their best.
+    first_step, last_step: the recorded steps, counted from 1; step_ms: the median step without the profiler, in
+    milliseconds; rates: the highest FLOP/s of all ranks together.
     """
 
     first_step: int
@@ -51,9 +52,9 @@ class Profile:
 
 @dataclass
 class StepProfiler:
-    """Looks at `STEPS` steps of one rank, from `window.start` on, and changes nothing of what they compute.
+    """Measures `STEPS` steps of one rank, from `window.start` on, and does not change what they compute.
 
-    Every rank takes part; the main one records a trace, and writes trace.json and profile.json.
+    Every rank takes part; the main rank records a trace, and writes trace.json and profile.json.
     """
 
     run: RunContext
@@ -72,10 +73,10 @@ class StepProfiler:
         if self._profiler is not None:
             self._profiler.stop()
         if not self._is_done and error is None:
-            self.run.say(f"no profile: the run ended before step {self.window.stop}")
+            self.run.say(f"no profile was written: the run ended before step {self.window.stop}")
 
     def after_step(self, step: int) -> None:
-        """Go on, now that `step` steps of the run are done. Raises StorageError."""
+        """Measure, after `step` steps of the run are done. Raises StorageError."""
         done = step - self.window.start
         if WARM_UP <= done <= WARM_UP + TIMED:
             self._moments.append(record_moment(self.run.runtime.device))
@@ -120,7 +121,7 @@ class StepProfiler:
 
 def start_profiler(device: torch.device) -> torch.profiler.profile:
     """A profiler that records `RECORDED` steps after the next one."""
-    # What its library says of itself on the console, unless asked for, reads like errors of the run.
+    # By default its library prints messages about itself that look like errors of the run.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
@@ -149,7 +150,7 @@ def as_json(profile: Profile) -> str:
 
 
 def as_table(profile: Profile) -> str:
-    """What a person is told: milliseconds and share of each phase, FLOPs, and how near to its best this machine is."""
+    """The printed profile: milliseconds and share of each phase, FLOPs, and the share of this machine's best rate."""
     recorded = profile.recorded
     lines = [
         f"profile of steps {profile.first_step} to {profile.last_step}: {recorded.step:.2f} ms a step; "
@@ -165,11 +166,11 @@ def as_table(profile: Profile) -> str:
     parts = ", ".join(f"{name} {flops / 1e9:.4g}" for name, flops in profile.flops.items())
     lines.append(f"  {sum(profile.flops.values()) / 1e9:.4g} GFLOP a step: {parts}")
     bests = ", ".join(
-        f"{profile.achieved / rate:.1%} of its {rate / 1e9:,.1f} in {name}"
+        f"{profile.achieved / rate:.1%} of {rate / 1e9:,.1f} in {name}"
         for name, rate in profile.rates.items()
     )
     lines.append(
-        f"  {profile.achieved / 1e9:,.1f} GFLOP/s without the profiler; of what this set-up was just measured to reach "
-        f"({profile.precision}, {profile.ranks} x {profile.device}, {profile.threads} threads each): {bests}"
+        f"  {profile.achieved / 1e9:,.1f} GFLOP/s without the profiler; share of the best rate just measured here "
+        f"({profile.precision}, {profile.ranks} x {profile.device}, {counted(profile.threads, 'thread')} each): {bests}"
     )
     return "\n".join(lines)

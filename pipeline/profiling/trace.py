@@ -1,4 +1,4 @@
-"""Where the time of recorded steps went, by the Chrome trace of PyTorch's profiler."""
+"""How the time of recorded steps is spent, read from the Chrome trace of PyTorch's profiler."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LAUNCHES = frozenset({"cuda_runtime", "cuda_driver"})
 class StepTimes:
     """Milliseconds of the mean recorded step.
 
-    `host` has the loop's own time in each phase, and adds up to `step`; "all-reduce" is waiting for other
-    ranks, taken out of the phase that it lies in, and "other" what lies in no phase. `device` is empty
-    without a GPU; else it has the time that the kernels launched in each phase ran for, "all-reduce" where
-    nothing else ran beside it, and the time that the GPU was "idle".
+    `host` is the loop's own time in each phase, and adds up to `step`. "all-reduce" is the time spent waiting for other
+    ranks, subtracted from the phase that contains it; "other" is the time outside all phases. `device` is empty without
+    a GPU. With one, it is how long the kernels launched in each phase ran, "all-reduce" while no other kernel ran, and
+    the time that the GPU was "idle".
     """
 
     steps: int
@@ -35,7 +35,7 @@ class StepTimes:
 
 
 def step_times(events: Iterable[Event]) -> StepTimes:
-    """Times by phase from the `traceEvents` of a trace that has recorded whole steps."""
+    """Times by phase, from the `traceEvents` of a trace that contains whole steps."""
     spans = [event for event in events if event.get("ph") == "X"]
     steps = [event for event in spans if event["name"].startswith("ProfilerStep#")]
     loop = [event for event in spans if event["tid"] == steps[0]["tid"]]
@@ -62,7 +62,7 @@ def _host_times(
     bounds: Sequence[Interval],
 ) -> dict[str, float]:
     work = union(map(interval, innermost_operators(loop)))
-    # Gloo's transfers run in threads of its own, from their start to their end.
+    # Gloo runs each transfer in a thread of its own, so its event covers the whole transfer.
     transfers = intersect(union(interval(e) for e in spans if e["name"].startswith("gloo:")), bounds)
 
     def waiting(within: Sequence[Interval]) -> float:
@@ -85,8 +85,8 @@ def _device_times(
         index = bisect_right(starts, moment) - 1
         return in_order[index][2] if index >= 0 and moment < in_order[index][1] else OTHER
 
-    # Kernels of a backward pass are launched by a thread of autograd's, while the loop waits for it: the moment
-    # of the launch tells the phase, the thread does not.
+    # An autograd thread launches the kernels of a backward pass while the loop waits for it, so the phase is known from
+    # the time of the launch, not from the thread.
     work = [
         (event, moment)
         for event in spans
@@ -108,9 +108,9 @@ def _device_times(
 
 
 def innermost_operators(events: Iterable[Event]) -> list[Event]:
-    """The operators of one thread that call no other, without those that only start a transfer.
+    """The operators of one thread that call no others, without those that only start a transfer.
 
-    The time of an outer one may contain waiting: a function of autograd that sums over ranks, for example.
+    The time of an outer operator may include waiting: for example, an autograd function that sums over ranks.
     """
     calls = sorted(
         (e for e in events if e.get("cat") == "cpu_op"), key=lambda event: (event["ts"], -event["dur"])
@@ -126,7 +126,7 @@ def interval(event: Event) -> Interval:
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
-    """The moments that lie in any of them, as disjoint intervals in order."""
+    """The times that are in any of the intervals, as disjoint intervals in order."""
     found: list[Interval] = []
     for start, end in sorted(intervals):
         if found and start <= found[-1][1]:
@@ -137,7 +137,7 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def intersect(first: Sequence[Interval], second: Sequence[Interval]) -> list[Interval]:
-    """The moments that lie in both; each is disjoint and in order."""
+    """The times that are in both lists of disjoint, ordered intervals."""
     found, i, j = list[Interval](), 0, 0
     while i < len(first) and j < len(second):
         start, end = max(first[i][0], second[j][0]), min(first[i][1], second[j][1])
@@ -151,7 +151,7 @@ def intersect(first: Sequence[Interval], second: Sequence[Interval]) -> list[Int
 
 
 def length(intervals: Iterable[Interval]) -> float:
-    """The length of disjoint intervals together."""
+    """The total length of disjoint intervals."""
     return sum(end - start for start, end in intervals)
 
 

@@ -1,4 +1,4 @@
-"""What is measured about a run beside its updates: no weight, gradient or running statistic changes."""
+"""Measurements of a run that change no weight, gradient or running statistic."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from pipeline.training.updates import frozen
 
 @torch.no_grad()
 def draw_as_training_does(generator: nn.Module, latents: Tensor) -> Tensor:
-    """Images with the statistics of this batch in batch norm: float32 (count, channels, height, width)."""
+    """Images whose batch norm uses the statistics of this batch: float32 (count, channels, height, width).
+
+    latents: float32 (count, latent).
+    """
     with frozen(generator):
         images: Tensor = generator(latents)
     return images
 
 
 def input_gradient_norm(critic: nn.Module, fake: Tensor) -> Tensor:
-    """The mean over generated images of |grad_x c(x)|, in score units per unit of pixel value (0-d).
+    """The mean of |grad_x c(x)| over generated images, in score units per unit of pixel value (0-d).
 
-    This is the signal that the generator learns from. It vanishes where the critic is saturated, and is at
-    most 1 for a critic that estimates the Wasserstein distance itself.
+    fake: float32 (batch, channels, height, width). The generator learns from this gradient. It vanishes if the critic
+    is saturated, and is at most 1 for a critic that estimates the Wasserstein distance itself.
     """
     images = fake.detach().requires_grad_()
     with frozen(critic):
@@ -36,9 +39,9 @@ def input_gradient_norm(critic: nn.Module, fake: Tensor) -> Tensor:
 def mean_slope(critic: nn.Module, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
     """The mean of |grad_x c(x)| over points of the segments from generated to real images (0-d).
 
-    real, fake: float32 (batch, channels, height, width); uniform: (batch,) in [0, 1). An estimate divided by it
-    is in units of pixel values, whatever the critic's own scale (docs/objectives.md says when that is the
-    Wasserstein distance).
+    real, fake: float32 (batch, channels, height, width); uniform: float32 (batch,) in [0, 1). An estimate divided by it
+    is in units of pixel values and does not depend on the critic's scale (docs/objectives.md says when the ratio is
+    the Wasserstein distance).
     """
     with frozen(critic):
         return segment_gradient_norms(critic, real, fake, uniform).mean()
@@ -56,7 +59,7 @@ def wasserstein_estimate(critic: nn.Module, batches: Iterable[tuple[Tensor, Tens
 def spread(images: Tensor, centre: Tensor) -> Tensor:
     """The mean squared distance of images (count, channels, height, width) from their mean image (0-d).
 
-    Of generated images over that of real ones, its root is 1 for a good generator and 0 for one that repeats an
+    The root of the ratio of generated to real images' spread is 1 for a good generator and 0 for one that repeats one
     image.
     """
     distances: Tensor = (images - centre).square().sum((1, 2, 3))
@@ -65,7 +68,7 @@ def spread(images: Tensor, centre: Tensor) -> Tensor:
 
 @torch.no_grad()
 def first_non_finite(tensors: dict[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds NaN or an infinity, or None. Waits for each device once."""
+    """The name of the first tensor with a NaN or an infinity, or None. Synchronizes with each device once."""
     by_device: dict[torch.device, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():

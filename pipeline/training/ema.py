@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def ema_weight(decay: float, step: int) -> float:
-    """How far the average moves towards the model after `step` steps (1 at the first).
+    """How far the average moves towards the model at the end of step `step`, counted from 1.
 
     The decay is at most (1 + step) / (10 + step), so that the random start is forgotten early.
     """
@@ -16,9 +16,10 @@ def ema_weight(decay: float, step: int) -> float:
 
 @torch.no_grad()
 def update_ema(average: nn.Module, model: nn.Module, weight: float | Tensor) -> None:
-    """Move `average` towards `model` in place, by this part of the way (a 0-d tensor in a captured step).
+    """Move `average` towards `model` in place: average += weight (model - average).
 
-    The running statistics of batch norm are averaged too, so that they fit the averaged weights; counters are copied.
+    weight: in [0, 1], a 0-d tensor in a captured step. The running statistics of batch norm are averaged too, so that
+    they fit the averaged weights; counters are copied.
     """
     ours, theirs = [], []
     for mine, other in zip(average.state_dict().values(), model.state_dict().values(), strict=True):

@@ -8,10 +8,10 @@ from pipeline.options import ScheduleOptions
 
 
 def critic_updates_at(step: int, options: ScheduleOptions) -> int:
-    """How many critic updates come before the generator update of `step` (counted from 0).
+    """The number of critic updates before the generator update of `step` (counted from 0).
 
-    With bursts, the first steps and then every so many get more, as in the WGAN authors' published code:
-    100 during the first 25 steps and at every 500th, so that the critic is near its optimum there.
+    With bursts, the first steps and then steps at regular intervals have more, as in the WGAN authors' published code:
+    100 in the first 25 steps and in every 500th step, so that the critic is near its optimum there.
     """
     bursts = options.bursts
     if bursts is None:
@@ -21,15 +21,15 @@ def critic_updates_at(step: int, options: ScheduleOptions) -> int:
 
 
 def learning_rate(step: int, lr: float, decay: Literal["constant", "linear"], steps: int) -> float:
-    """The learning rate of `step` (counted from 0) of a run of `steps`."""
+    """The learning rate of `step` (counted from 0) in a run of `steps` steps."""
     return lr if decay == "constant" else lr * (1.0 - step / steps)
 
 
 def is_due(steps_done: int, every: int, steps: int) -> bool:
-    """Whether something that happens every so many steps, and at the run's end, happens now."""
+    """Whether work that is due every `every` steps and at the run's end is due now."""
     return steps_done % every == 0 or steps_done == steps
 
 
 def is_picture_due(steps_done: int, every: int, steps: int) -> bool:
-    """Whether grids are drawn now: every so many steps, and at the start at 1/16, 1/8, 1/4 and 1/2 of them."""
+    """Whether grids are drawn now: every `every` steps, and also once after 1/16, 1/8, 1/4 and 1/2 of `every`."""
     return steps_done in {every // share for share in (16, 8, 4, 2)} or is_due(steps_done, every, steps)

@@ -1,4 +1,4 @@
-"""All that changes while a run trains, under names that checkpoints and digests share."""
+"""Everything that changes while a run trains, under names that checkpoints and digests share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.training.updates import Player
 
 @dataclass
 class Counters:
-    """How far the run is: `step` generator updates, and `position` real samples read."""
+    """How far the run has come: `step` generator updates done, and `position` real samples used."""
 
     step: int = 0
     position: int = 0
@@ -31,7 +31,7 @@ class TrainingState:
     counters: Counters = field(default_factory=Counters)
 
     def named_tensors(self) -> dict[str, Tensors]:
-        """Every tensor that decides how training goes on, in groups: the live tensors, not copies."""
+        """Every tensor that the next steps depend on, in groups: the live tensors, not copies."""
         return {
             "generator": dict(self.generator.module.state_dict()),
             "critic": dict(self.critic.module.state_dict()),
@@ -41,14 +41,14 @@ class TrainingState:
         }
 
     def flat_tensors(self) -> Tensors:
-        """The same under names such as "critic/score.weight"."""
+        """The same tensors under names such as "critic/score.weight"."""
         groups = self.named_tensors()
         return {
             f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()
         }
 
     def load_tensors(self, groups: dict[str, Tensors]) -> None:
-        """Take the values of groups that have the names and shapes of `named_tensors`."""
+        """Copy the values of these groups, which have the names and shapes of `named_tensors`."""
         self.generator.module.load_state_dict(groups["generator"])
         self.critic.module.load_state_dict(groups["critic"])
         self.ema.load_state_dict(groups["ema"])
@@ -61,7 +61,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer that the options name, over all of the module's parameters.
 
-    For one whose steps are captured in a CUDA graph all that changes lies on the device, the learning rate too.
+    If its steps are captured in a CUDA graph (`is_captured`), everything that changes is on the device, the learning
+    rate included.
     """
     parameters = list(module.parameters())
     lr = torch.tensor(options.lr, device=parameters[0].device) if is_captured else options.lr
@@ -102,15 +103,15 @@ def optimizer_tensors(player: Player) -> Tensors:
 
 
 def load_optimizer_tensors(player: Player, tensors: Tensors) -> None:
-    """Give every parameter the state saved under its name."""
+    """Copy the state saved under each parameter's name, in place."""
     parameters = dict(player.module.named_parameters())
     for path, value in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = parameters[name]
-        # In place: fused passes want it to lie as the weights do, and a CUDA graph looks for it there.
+        # In place: fused optimizers need the memory layout of the weights, and a CUDA graph needs the address.
         player.optimizer.state[parameter][key].copy_(value)
 
 
 def seed_weights(noise: Noise) -> None:
-    """Make the weights that are initialised next a function of the run's seed alone."""
+    """Make the weights that are initialised next depend only on the run's seed."""
     torch.manual_seed(noise.seeded(Purpose.WEIGHTS).initial_seed())

@@ -189,7 +189,8 @@ def test_another_batch_keeps_the_critics_proportion(config: str, benchmark: Any)
     assert timing.batch_options(options, 16) == ["schedule.global_batch=16", "schedule.critic_batch=8"]
     assert timing.batch_options(load_config(Path(config), []), 16) == ["schedule.global_batch=16"]
     with pytest.raises(
-        ConfigError, match="A global batch of 3 leaves no whole critic batch: the config has 32"
+        ConfigError,
+        match="global batch of 3 the critic's batch would not be a whole number: the config has 32",
     ):
         timing.batch_options(options, 3)
 

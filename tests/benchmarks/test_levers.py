@@ -1,4 +1,4 @@
-"""What makes a step fast leaves its result as it is: twenty steps of a tutorial's loop, and of ours with each lever."""
+"""The levers change only the speed of a step: in twenty steps, the tutorial's loop and ours train the same weights."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CASES = {
 }
 EACH = pytest.mark.parametrize("case", CASES)
 EXACT = [lever for lever in LEVERS if lever not in ("plain", "bf16", "kept memory")]
-"""Those that change the arithmetic's order and nothing else; how memory is held changes nothing at all."""
+"""The levers that only change the order of the arithmetic; kept memory changes nothing at all."""
 
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """In which no ReLU's input is so near 0 that the last bit decides, for RMSprop to make a step of it."""
+    """Float64, in which no ReLU's input is so near 0 that the last bit decides its sign."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -51,7 +51,7 @@ def _plain(case: str, precision: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def trained(case: str, levers: list[str]) -> tuple[Tensor, Tensor]:
-    """All weights of both networks after the steps, and how they have moved."""
+    """All weights of both networks after the steps, and by how much they changed."""
     path, options = CASES[case]
     config, device = load_config(ROOT / path, options), torch.device("cpu")
     pair = build_pair(config, SIDE, CHANNELS, levers, device)
@@ -91,6 +91,6 @@ def test_in_float32_all_levers_together_differ_by_rounding(case: str) -> None:
 def test_in_bf16_the_networks_move_the_same_way(case: str) -> None:
     expected, moved = plain(case)
     found, _ = trained(case, [*EXACT, "bf16"])
-    # Adam makes steps of full size of gradients that are all rounding; RMSprop's 5e-5 keeps such steps small.
+    # Adam makes full steps from gradients that are only rounding errors; RMSprop's rate of 5e-5 keeps them small.
     bound = 1.0 if case == "R5" else 0.05
     assert 1e-4 * moved.norm() < (found - expected).norm() < bound * moved.norm()

@@ -1,4 +1,4 @@
-"""Two distributions over a few points, and the best critic for them: one free score a point."""
+"""Two distributions over a few points, and the best critic for them, with one free score per point."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipeline.objectives import Objective, Scores
 
 REAL_COUNTS = torch.tensor([1, 4, 9, 2, 30, 5, 12, 20, 10, 7])
 FAKE_COUNTS = torch.tensor([11, 4, 3, 25, 6, 5, 1, 20, 8, 17])
-"""Samples of each kind at each point; 100 of each, so that both are the probabilities in per cent. At three
-points both are the same."""
+"""The number of samples of each kind at each point: 100 in total, so these are probabilities in per cent. At three
+points both are equal."""
 
 REAL, FAKE = REAL_COUNTS.double() / 100, FAKE_COUNTS.double() / 100
 
 
 def losses(objective: Objective, scores: Tensor, real_counts: Tensor, fake_counts: Tensor) -> Tensor:
-    """The critic's loss for the points' scores (float64), each point being as many samples as it counts."""
+    """The critic's loss for the points' scores (float64), with as many samples at each point as its count."""
     real, fake = scores.repeat_interleave(real_counts), scores.repeat_interleave(fake_counts)
     return objective.critic_loss(Scores(real, fake))
 
@@ -33,7 +33,7 @@ def best_scores(objective: Objective, real_counts: Tensor, fake_counts: Tensor) 
         scores.requires_grad_()
         loss = losses(objective, scores, real_counts, fake_counts)
         (gradient,) = torch.autograd.grad(loss, scores, create_graph=True)
-        # Each point's score stands alone in the loss: the second derivatives form a diagonal.
+        # The loss is a sum over points, so the matrix of second derivatives is diagonal.
         (curvature,) = torch.autograd.grad(gradient.sum(), scores)
         scores = (scores - gradient / curvature).detach()
     scores.requires_grad_()

@@ -1,4 +1,4 @@
-"""Weight clipping: the same as torch's clamp, and an honest count of what lies on the walls."""
+"""Weight clipping: the same as torch's clamp, and a correct count of the weights at the edges of the box."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_weights_inside_the_box_keep_their_bits() -> None:
     assert torch.equal(weight.detach().view(torch.int32), inside.view(torch.int32))
 
 
-def test_infinities_come_back_to_the_walls_and_nan_stays() -> None:
+def test_infinities_are_clipped_to_the_edges_and_nan_stays() -> None:
     (weight,) = parameters(torch.tensor([math.inf, -math.inf, math.nan, 0.5]))
     clip_weights([weight], 0.25)
     assert weight[:2].tolist() == [0.25, -0.25]
@@ -66,7 +66,7 @@ def test_a_generator_of_parameters_will_do() -> None:
 
 
 @pytest.mark.parametrize("clip", CLIPS)
-def test_a_weight_on_the_wall_counts_though_float32_cannot_hold_the_clip(clip: float) -> None:
+def test_a_weight_at_the_edge_counts_if_float32_rounds_the_clip(clip: float) -> None:
     wall = torch.tensor(clip)
     inside = torch.nextafter(wall, torch.tensor(0.0))
     weights = parameters(torch.stack([wall, -wall, inside, -inside]), torch.zeros(4))
@@ -84,7 +84,7 @@ def test_the_fraction_is_that_of_all_weights_together(clip: float) -> None:
 
 
 def every_kind_of_layer() -> nn.Sequential:
-    """A network that is never run: all its parameters lie outside the box of 0.1, but for one each."""
+    """A network that is never run: all its weights are outside the box of 0.1, except one in each parameter."""
     layers = nn.Sequential()
     layers.add_module("conv", nn.Conv2d(3, 4, 3))
     layers.add_module("batch", norm("batch", 4))
@@ -130,7 +130,7 @@ def test_the_fraction_counts_only_what_is_in_scope(scope: ClipScope) -> None:
     network = every_kind_of_layer()
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     total = sum(sizes[name] for name in SCOPES[scope])
-    # One weight of each parameter lies inside.
+    # One weight of each parameter is inside the box.
     found = clipped_fraction(weights_in_scope(network, scope), 0.1)
     assert found.item() == pytest.approx(1 - len(SCOPES[scope]) / total)
 
@@ -151,7 +151,7 @@ def test_the_reference_critic_has_its_two_kernels_clipped_and_nothing_else() -> 
     "options", [DcganOptions(width=8, critic_norm="batch"), GanBceOptions(name="gan_bce")]
 )
 @pytest.mark.parametrize(("scope", "missing"), [("all_but_gains", "gains"), ("all", "nothing")])
-def test_of_a_critic_with_norms_only_the_gains_are_left_out(
+def test_all_but_gains_leaves_out_only_the_gains_of_norms(
     options: DcganOptions | GanBceOptions, scope: ClipScope, missing: str
 ) -> None:
     critic = build_critic(options, 16, 1)
@@ -163,7 +163,7 @@ def test_of_a_critic_with_norms_only_the_gains_are_left_out(
     assert left_out == ({id(gain) for gain in gains} if missing == "gains" else set())
 
 
-def test_fully_connected_critics_have_no_kernels_and_weights_without_biases() -> None:
+def test_fully_connected_critics_have_weights_and_no_kernels_in_scope() -> None:
     critic = build_critic(MlpOptions(name="mlp", width=8, layers=2), 4, 1)
     assert weights_in_scope(critic, "convolutions") == []
     shapes = [tuple(weight.shape) for weight in weights_in_scope(critic, "weights")]

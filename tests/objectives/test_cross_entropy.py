@@ -42,7 +42,7 @@ def test_the_generators_loss_is_that_of_real_images_or_saturating() -> None:
 
 
 @pytest.mark.parametrize("generator", ["saturating", "non_saturating"])
-def test_the_generator_gains_by_scores_of_real_images(
+def test_the_generators_loss_falls_as_its_images_look_more_real(
     generator: Literal["saturating", "non_saturating"],
 ) -> None:
     for labels, gain in (("real_is_one", 1), ("real_is_zero", -1)):
@@ -59,7 +59,7 @@ def test_the_best_critics_score_is_the_log_ratio_of_the_densities() -> None:
 
 
 @pytest.mark.parametrize("labels", ["real_is_one", "real_is_zero"])
-def test_the_best_critics_loss_is_two_log_two_minus_twice_the_jensen_shannon_divergence(
+def test_the_best_critics_loss_is_2_log_2_minus_2_jensen_shannon(
     labels: Literal["real_is_one", "real_is_zero"],
 ) -> None:
     objective = cross_entropy(labels=labels)
@@ -70,7 +70,7 @@ def test_the_best_critics_loss_is_two_log_two_minus_twice_the_jensen_shannon_div
     assert loss == pytest.approx(2 * math.log(2) - 2 * divergence, rel=1e-12)
 
 
-def test_the_best_critic_of_equal_distributions_knows_nothing() -> None:
+def test_the_best_critic_of_equal_distributions_scores_zero() -> None:
     objective = cross_entropy()
     best = best_scores(objective, REAL_COUNTS, REAL_COUNTS)
     torch.testing.assert_close(best, torch.zeros(10, dtype=torch.float64))
@@ -98,7 +98,7 @@ def test_scores_of_ten_thousand_neither_overflow_nor_lose_their_gradient(
     generator: Literal["saturating", "non_saturating"], labels: Literal["real_is_one", "real_is_zero"]
 ) -> None:
     objective, sign = cross_entropy(generator, labels), -1 if labels == "real_is_zero" else 1
-    # How sure D is that the image is real, the losses there, and their slopes in that direction.
+    # By how sure D is that the image is real: the losses, and their slopes in that direction.
     expected = {
         1e4: {"real_loss": (0, 0), "fake_loss": (1e4, 1), "saturating": (-1e4, -1), "non_saturating": (0, 0)},
         -1e4: {

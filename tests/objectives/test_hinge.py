@@ -1,4 +1,4 @@
-"""The hinge loss, against what it gives by hand."""
+"""The hinge loss, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_the_losses_are_the_mean_distances_to_the_margins() -> None:
     assert OBJECTIVE.generator_loss(generated(SCORES)).item() == pytest.approx(-0.75 / 5)
 
 
-def test_scores_past_their_margin_cost_nothing_and_pull_at_nothing() -> None:
+def test_scores_past_their_margin_have_no_loss_and_no_gradient() -> None:
     for loss_of, sign in ((OBJECTIVE.real_loss, 1), (OBJECTIVE.fake_loss, -1)):
         scores = (sign * torch.tensor([1.0001, 2.0, 1e4])).requires_grad_()
         loss = loss_of(scores)
@@ -29,7 +29,7 @@ def test_scores_past_their_margin_cost_nothing_and_pull_at_nothing() -> None:
         assert scores.grad.tolist() == [0, 0, 0]
 
 
-def test_scores_short_of_their_margin_are_pulled_alike_wherever_they_are() -> None:
+def test_scores_short_of_their_margin_all_have_the_same_gradient() -> None:
     for loss_of, sign in ((OBJECTIVE.real_loss, 1), (OBJECTIVE.fake_loss, -1)):
         scores = (sign * torch.tensor([0.9, 0.0, -2.0, -1e4])).requires_grad_()
         loss_of(scores).backward()
@@ -37,8 +37,8 @@ def test_scores_short_of_their_margin_are_pulled_alike_wherever_they_are() -> No
         assert scores.grad.tolist() == [-sign / 4] * 4
 
 
-def test_the_best_critic_is_one_where_data_is_more_likely_and_minus_one_elsewhere() -> None:
-    # The loss is piecewise linear at each point, its corners being at -1 and 1: the best score is a corner.
+def test_the_best_critic_is_1_if_data_is_more_likely_and_minus_1_if_not() -> None:
+    # The loss is piecewise linear at each point, with corners at -1 and 1: the best score is a corner.
     best = torch.where(REAL > FAKE, 1.0, -1.0).double()
     least = losses(OBJECTIVE, best, REAL_COUNTS, FAKE_COUNTS).item()
     assert least == pytest.approx(2 * torch.minimum(REAL, FAKE).sum().item())

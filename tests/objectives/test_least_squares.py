@@ -45,7 +45,7 @@ def test_the_published_pearson_coding_is_the_default() -> None:
 
 
 @CODINGS
-def test_the_best_critic_lies_between_the_codes_as_the_densities_weigh_them(
+def test_the_best_critic_is_the_mean_of_the_codes_by_density(
     coding: tuple[float, float, float],
 ) -> None:
     a, b, _ = coding
@@ -54,7 +54,9 @@ def test_the_best_critic_lies_between_the_codes_as_the_densities_weigh_them(
 
 
 @CODINGS
-def test_where_only_one_kind_lies_the_best_critic_gives_its_code(coding: tuple[float, float, float]) -> None:
+def test_at_points_of_one_kind_only_the_best_critic_gives_its_code(
+    coding: tuple[float, float, float],
+) -> None:
     a, b, _ = coding
     found = best_scores(least_squares(coding), torch.tensor([3, 0, 5]), torch.tensor([0, 4, 5]))
     between = (b * 5 / 8 + a * 5 / 9) / (5 / 8 + 5 / 9)
@@ -62,9 +64,9 @@ def test_where_only_one_kind_lies_the_best_critic_gives_its_code(coding: tuple[f
 
 
 def full_cost(coding: tuple[float, float, float], real_counts: Tensor, fake_counts: Tensor) -> float:
-    """1/2 E (D - c)^2 over real and over generated points, D being the best critic for them.
+    """1/2 E (D - c)^2 over real and over generated points, with the best critic D for them.
 
-    The term over real points does not depend on the generator's own weights, and training leaves it out.
+    The term over real points does not depend on the generator's weights, so training leaves it out.
     """
     objective = least_squares(coding)
     best = best_scores(objective, real_counts, fake_counts)
@@ -72,7 +74,7 @@ def full_cost(coding: tuple[float, float, float], real_counts: Tensor, fake_coun
     return sum(objective.generator_loss(generated(best.repeat_interleave(count))).item() for count in counts)
 
 
-def test_twice_the_generators_cost_against_the_best_critic_is_pearsons_divergence() -> None:
+def test_twice_the_generators_cost_is_pearsons_divergence() -> None:
     # Of p + q from 2 q; the definition, written out a point at a time.
     divergence = sum(
         (2 * q - (p + q)) ** 2 / (p + q) for p, q in zip(REAL.tolist(), FAKE.tolist(), strict=True)
@@ -81,14 +83,14 @@ def test_twice_the_generators_cost_against_the_best_critic_is_pearsons_divergenc
     assert 2 * full_cost(PEARSON, REAL_COUNTS, FAKE_COUNTS) == pytest.approx(divergence, rel=1e-12)
 
 
-def test_any_coding_with_those_two_distances_gives_pearsons_divergence_and_the_binary_one_does_not() -> None:
+def test_only_codes_with_the_two_distances_give_pearsons_divergence() -> None:
     # b - c = 1 and b - a = 2.
     shifted, pearson = (2.0, 4.0, 3.0), full_cost(PEARSON, REAL_COUNTS, FAKE_COUNTS)
     assert full_cost(shifted, REAL_COUNTS, FAKE_COUNTS) == pytest.approx(pearson, rel=1e-12)
     assert full_cost(BINARY, REAL_COUNTS, FAKE_COUNTS) != pytest.approx(pearson, rel=0.05)
 
 
-def test_the_cost_is_nothing_where_the_generator_has_the_data_right() -> None:
+def test_the_cost_is_zero_if_both_distributions_are_equal() -> None:
     assert full_cost(PEARSON, REAL_COUNTS, REAL_COUNTS) == pytest.approx(0, abs=1e-15)
     assert full_cost(PEARSON, REAL_COUNTS, FAKE_COUNTS) > 0.2
 

@@ -1,16 +1,15 @@
-"""A trained critic's estimate over its mean slope, against the exact Wasserstein distance of the samples.
+"""A trained critic's estimate divided by its mean slope, against the exact Wasserstein distance of the samples.
 
-A critic that is K times a best one estimates K times the distance, and slopes K times as much. Clipping to
-0.01 makes K a ten-thousandth, the penalty makes it a little more than 1; divided by the slope, both give the
-same number. Samples are images of one pixel with one or two channels, within [-1, 1] for the most part; the
-generator returns its latents, so that the generated samples are given too.
+A critic that is K times a best one estimates K times the distance, and its slope is K times as steep. With clipping to
+0.01, K is about a ten-thousandth; with the penalty it is a little more than 1. Divided by the slope, both give the same
+number. Samples are images of one pixel with one or two channels, mostly within [-1, 1]. The generator returns its
+latents, so the generated samples are given too.
 
-Some critics are left out for some samples, because their normalised estimate is wrong there. A clipped
-critic measures a step by the sum of its coordinates (shown below): in two dimensions that is too little by up
-to 29 %, and close to the distance near the diagonals only. And in one dimension the slope of a critic must pass
-through 0 to turn, which the two-sided penalty of weight 10 forbids where there is little to gain: the critic
-may stay as it began. There the weight is 0.1, as in the WGAN-GP authors' own code for toy data, or the penalty
-is one-sided.
+Some critics are not tested on some samples, because their normalised estimate is wrong there. A clipped critic measures
+a step by the sum of its coordinates (shown below): in two dimensions that is up to 29% too low, and close to the
+distance only near the diagonals. In one dimension, a critic's slope must pass 0 to change direction, which the
+two-sided penalty of weight 10 prevents if little is gained by it: the critic may stay as it was initialised. In these
+cases the weight is 0.1, as in the WGAN-GP authors' own code for toy data, or the penalty is one-sided.
 """
 
 from __future__ import annotations
@@ -130,7 +129,7 @@ class Measured:
 
 @cache
 def measure(samples: str, critic: str, steps: int = 200) -> Measured:
-    """Train a critic on the samples, with the product's own update, and read it."""
+    """Train a critic on the samples with the pipeline's own update, and measure it."""
     real, fake = SAMPLES[samples]
     torch.manual_seed(0)
     module = build_critic(MlpOptions(name="mlp", width=32, layers=2), 1, real.shape[1])
@@ -139,7 +138,7 @@ def measure(samples: str, critic: str, steps: int = 200) -> Measured:
     player, images = Player(module, module, build_optimizer(module, optimizer)), generator(real)
     for step in range(steps):
         set_learning_rate(player, learning_rate(step, optimizer.lr, optimizer.decay, steps))
-        # Every sample counts in each update, and meets another partner in each.
+        # Every sample is in each update, each time paired with a different one.
         drawn, uniform = _drawn(fake)
         critic_update(player, objective, CriticBatch(images, generator(drawn), uniform), PLAN)
     draws = [_drawn(fake) for _ in range(10)]
@@ -149,7 +148,7 @@ def measure(samples: str, critic: str, steps: int = 200) -> Measured:
 
 
 def _drawn(fake: Tensor) -> tuple[Tensor, Tensor]:
-    """The generated samples in another order, and points for their segments."""
+    """The generated samples in a random order, and uniform numbers for their segments."""
     return fake[torch.randperm(COUNT)], torch.rand(COUNT)
 
 
@@ -170,9 +169,7 @@ def test_the_normalised_estimate_is_the_distance_of_two_points(samples: str, cri
 
 @pytest.mark.parametrize("critic", ["clip 0.01", "clip 0.1", "penalty 0.1", "one-sided 10"])
 @pytest.mark.parametrize("samples", IN_ONE_DIMENSION)
-def test_the_normalised_estimate_is_the_distance_of_samples_in_one_dimension(
-    samples: str, critic: str
-) -> None:
+def test_the_normalised_estimate_is_the_distance_in_one_dimension(samples: str, critic: str) -> None:
     found = measure(samples, critic)
     assert found.normalised == pytest.approx(found.exact, rel=0.1)
 
@@ -181,21 +178,19 @@ def test_the_normalised_estimate_is_the_distance_of_samples_in_one_dimension(
     ("samples", "critic"),
     [*((samples, "penalty 10") for samples in IN_TWO_DIMENSIONS), ("ring", "one-sided 10")],
 )
-def test_under_a_penalty_the_normalised_estimate_is_the_distance_of_samples_in_two_dimensions(
-    samples: str, critic: str
-) -> None:
+def test_with_a_penalty_it_is_the_distance_in_two_dimensions(samples: str, critic: str) -> None:
     found = measure(samples, critic)
     assert found.normalised == pytest.approx(found.exact, rel=0.05)
 
 
 @pytest.mark.parametrize("critic", ["clip 0.01", "clip 0.1"])
 @pytest.mark.parametrize("samples", ["clouds on a diagonal", "clouds at 30 degrees"])
-def test_of_a_clipped_critic_it_is_so_where_they_differ_in_both_dimensions(samples: str, critic: str) -> None:
+def test_with_clipping_it_is_the_distance_if_both_dimensions_differ(samples: str, critic: str) -> None:
     found = measure(samples, critic)
     assert found.normalised == pytest.approx(found.exact, rel=0.1)
 
 
-def test_raw_estimates_differ_by_orders_of_magnitude_where_the_normalised_agree() -> None:
+def test_raw_estimates_differ_a_thousandfold_and_normalised_ones_agree() -> None:
     found = [measure("shift", critic) for critic in ("clip 0.01", "clip 0.1", "penalty 0.1", "one-sided 10")]
     estimates, normalised = [one.estimate for one in found], [one.normalised for one in found]
     assert max(estimates) > 1000 * min(estimates)
@@ -204,7 +199,7 @@ def test_raw_estimates_differ_by_orders_of_magnitude_where_the_normalised_agree(
 
 @pytest.mark.parametrize(("critic", "weight"), [("penalty 10", 10.0), ("penalty 0.1", 0.1)])
 @pytest.mark.parametrize(("samples", "distance"), [("0.5 apart", 0.5), ("2 apart", 2.0)])
-def test_a_penalised_slope_settles_above_one_by_the_distance_over_twice_the_weight(
+def test_a_penalised_slope_converges_to_1_plus_distance_over_2_weight(
     samples: str, distance: float, critic: str, weight: float
 ) -> None:
     # The best K for two points a distance d apart: K d - weight (K - 1)^2 is greatest at 1 + d / (2 weight).
@@ -215,7 +210,7 @@ def test_a_penalised_slope_settles_above_one_by_the_distance_over_twice_the_weig
 
 @pytest.mark.parametrize("critic", ["clip 0.01", "clip 0.1"])
 def test_a_clipped_critic_measures_a_step_by_the_sum_of_its_coordinates(critic: str) -> None:
-    # Its best weights all lie on the walls: it slopes along a diagonal, whatever the direction of the step.
+    # Its best weights are all at the edges of the box: it slopes along a diagonal for any direction of the step.
     found = measure("a step of (1, 0.1)", critic, steps=400)
     assert found.normalised == pytest.approx((1 + 0.1) / 2**0.5, rel=0.03)
     assert found.normalised < 0.8 * found.exact

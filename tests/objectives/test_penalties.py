@@ -1,4 +1,4 @@
-"""The gradient penalty, against what simple critics give by hand."""
+"""The gradient penalty, against values of simple critics computed by hand."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def critic_loss(critic: Callable[..., Tensor], real: Tensor, fake: Tensor, unifo
     return OBJECTIVE.critic_loss(Scores(critic(real), critic(fake))) + penalty
 
 
-def test_a_linear_critic_pays_for_the_norm_of_its_weights() -> None:
+def test_a_linear_critics_penalty_depends_on_the_norm_of_its_weights() -> None:
     critic, real, fake = Linear(), images(0) + 0.5, images(1)
     weight = critic.weight.detach()
     penalty = 7 * (weight.norm() - 1) ** 2
@@ -73,7 +73,7 @@ def test_the_penaltys_gradient_reaches_the_weights() -> None:
     torch.testing.assert_close(critic.weight.grad, expected)
 
 
-def test_a_critic_of_slope_one_pays_nothing() -> None:
+def test_a_critic_of_slope_one_has_no_penalty() -> None:
     critic = Linear()
     with torch.no_grad():
         critic.weight.div_(critic.weight.norm())
@@ -82,7 +82,7 @@ def test_a_critic_of_slope_one_pays_nothing() -> None:
 
 
 @pytest.mark.parametrize("norm", [0.0, 0.5, 0.999])
-def test_one_sided_a_slope_below_one_costs_nothing_and_pulls_at_nothing(norm: float) -> None:
+def test_one_sided_a_slope_below_one_has_no_penalty_and_no_gradient(norm: float) -> None:
     critic = Linear()
     with torch.no_grad():
         critic.weight.mul_(norm / critic.weight.norm())
@@ -111,7 +111,7 @@ def test_one_sided_steep_places_are_not_offset_by_flat_ones() -> None:
     torch.testing.assert_close(ONE_SIDED(half_square, real, fake, UNIFORM), expected)
 
 
-def test_the_slope_is_taken_on_the_line_from_fake_to_real_for_each_sample_alone() -> None:
+def test_the_slope_is_measured_on_each_samples_own_segment() -> None:
     real, fake = images(0), images(1)
     norms = points(real, fake).flatten(1).norm(dim=1)
     torch.testing.assert_close(segment_gradient_norms(half_square, real, fake, UNIFORM), norms)

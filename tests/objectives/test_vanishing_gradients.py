@@ -1,13 +1,13 @@
 """How much of a gradient reaches the generator when its images are far from the real ones.
 
-Two questions that are easily taken for one. What does a loss give back for a score, whatever critic the
-score is from? That is what Mao et al. 2017 claim for least squares (section 3.2, figure 1): its pull grows
-with the distance of a score from its code, where a sigmoid's dies on one side. And what comes through the
-best critic of each objective? There least squares dies as cross entropy does, since its best critic is flat
-too; only the Wasserstein critic slopes everywhere (Arjovsky, Chintala, Bottou 2017, section 3).
+These are two questions that are easily confused. First: what gradient does a loss give for a score, from any critic?
+That is what Mao et al. 2017 claim for least squares (section 3.2, figure 1): its gradient grows with the distance of
+the score from its code, while that of a sigmoid vanishes on one side. Second: what gradient comes through the best
+critic of each objective? There least squares vanishes like cross entropy, because its best critic is flat too; only
+the Wasserstein critic has a slope everywhere (Arjovsky, Chintala, Bottou 2017, section 3).
 
-Real samples are N(0, 1). The generator is x -> x + d, so that its samples are N(d, 1), and its gradient is
-that of its loss with respect to d, the critic being held.
+Real samples are N(0, 1). The generator is x -> x + d, so its samples are N(d, 1), and its gradient is that of its loss
+with respect to d for a fixed critic.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HINGE = build_objective(HingeOptions(name="hinge"))
 
 DISTANCES = [1.0, 2.0, 5.0, 10.0, 20.0]
 NOISE = torch.linspace(-14, 14, 2801, dtype=torch.float64)
-"""N(0, 1) as points on a grid, with the weights below: a random sample would miss the tails that count."""
+"""N(0, 1) as points on a grid, with the weights below: a random sample would miss the important tails."""
 WEIGHTS = torch.exp(-NOISE.square() / 2) / torch.exp(-NOISE.square() / 2).sum()
 
 
@@ -60,7 +60,7 @@ def best_least_squares(objective: Objective, d: float) -> Callable[[Tensor], Ten
 
 
 def overlap(d: float) -> float:
-    """The integral of min(p, q), an upper bound of that of q D, D being p / (p + q)."""
+    """The integral of min(p, q), an upper bound of the integral of q D with D = p / (p + q)."""
     return float(2 * norm.cdf(-d / 2))
 
 
@@ -74,14 +74,14 @@ def test_saturating_cross_entropy_vanishes_through_its_best_critic(d: float) -> 
     assert 0 < found < d * overlap(d)
 
 
-def test_at_a_distance_of_ten_nothing_measurable_of_it_is_left() -> None:
+def test_at_a_distance_of_ten_the_saturating_gradient_is_almost_zero() -> None:
     assert gradient(SATURATING, best_logit(1.0), 1.0) > 0.3
     assert gradient(SATURATING, best_logit(10.0), 10.0) < 1e-5
     assert gradient(SATURATING, best_logit(20.0), 20.0) < 1e-20
 
 
 @pytest.mark.parametrize("d", DISTANCES)
-def test_non_saturating_cross_entropy_stays_there_and_grows_with_the_distance(d: float) -> None:
+def test_non_saturating_cross_entropy_grows_with_the_distance(d: float) -> None:
     # d E (1 - D) is d without the saturating loss's d E D.
     found = gradient(NON_SATURATING, best_logit(d), d)
     assert found == pytest.approx(d - gradient(SATURATING, best_logit(d), d), rel=1e-9)
@@ -97,14 +97,14 @@ def test_the_wasserstein_gradient_is_one_at_every_distance(d: float) -> None:
 @pytest.mark.parametrize("objective", [PEARSON, BINARY])
 @pytest.mark.parametrize("d", DISTANCES)
 def test_least_squares_vanishes_too_through_its_best_critic(objective: Objective, d: float) -> None:
-    # |D - c| is at most 1, the slope of D is (b - a) D' (1 - D') d with D' = p / (p + q).
+    # |D - c| is at most 1, and the slope of D is (b - a) D' (1 - D') d with D' = p / (p + q).
     found = gradient(objective, best_least_squares(objective, d), d)
     span = objective.b - objective.a  # type: ignore[attr-defined]
     assert 0 < found < span * d * overlap(d)
 
 
 def pull(objective: Objective, score: float) -> float:
-    """How strongly the generator's loss pulls a score upwards."""
+    """The negative derivative of the generator's loss with respect to a score."""
     scores = torch.tensor([score], dtype=torch.float64, requires_grad=True)
     objective.generator_loss(generated(scores)).backward()
     assert scores.grad is not None
@@ -113,7 +113,7 @@ def pull(objective: Objective, score: float) -> float:
 
 @pytest.mark.parametrize("distance", [0.0, 1.0, 5.0, 20.0, 100.0])
 def test_the_pull_on_a_score_far_below_the_boundary(distance: float) -> None:
-    """Images that the critic is sure are generated: only the saturating loss gives them up."""
+    """Images that the critic is sure are generated: only the saturating loss has no gradient for them."""
     assert pull(SATURATING, -distance) == pytest.approx(float(expit(-distance)), rel=1e-9)
     assert pull(NON_SATURATING, -distance) == pytest.approx(float(expit(distance)), rel=1e-9)
     assert pull(PEARSON, -distance) == pytest.approx(distance)
@@ -123,10 +123,10 @@ def test_the_pull_on_a_score_far_below_the_boundary(distance: float) -> None:
 
 @pytest.mark.parametrize("distance", [1.0, 5.0, 20.0, 100.0])
 def test_the_pull_on_a_score_far_above_the_boundary(distance: float) -> None:
-    """Images that the critic takes for real though they lie far beyond the data.
+    """Images that score as real although they are far beyond the data.
 
-    The non-saturating loss leaves them there; least squares pulls them back to the code, the harder the
-    farther they are. The others push on as before.
+    The non-saturating loss has no gradient for them. Least squares pulls them back to the code, with a gradient that
+    grows with the distance. The others push them further.
     """
     assert pull(NON_SATURATING, distance) == pytest.approx(float(expit(-distance)), rel=1e-9)
     assert pull(SATURATING, distance) == pytest.approx(float(expit(distance)), rel=1e-9)
@@ -136,8 +136,8 @@ def test_the_pull_on_a_score_far_above_the_boundary(distance: float) -> None:
 
 
 @pytest.mark.parametrize("slope", [0.5, 2.0])
-def test_through_a_critic_of_fixed_slope_least_squares_grows_where_the_sigmoid_dies(slope: float) -> None:
-    """c(x) = -k x, which puts the boundary at the real samples' mean: what the claim comes to for images."""
+def test_at_a_fixed_slope_least_squares_grows_while_the_sigmoid_dies(slope: float) -> None:
+    """c(x) = -k x, whose boundary is at the real samples' mean: what the claim means for images."""
 
     def gradients(objective: Objective) -> list[float]:
         return [gradient(objective, lambda x: -slope * x, d) for d in DISTANCES]

@@ -1,4 +1,4 @@
-"""The Wasserstein loss with clipping, against what a linear critic gives by hand."""
+"""The Wasserstein loss with clipping, against values of a linear critic computed by hand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def critic_loss(critic: Linear, real: Tensor, fake: Tensor) -> Tensor:
     return OBJECTIVE.critic_loss(Scores(critic(real), critic(fake)))
 
 
-def test_the_losses_are_the_mean_scores_that_of_real_images_with_a_minus() -> None:
+def test_the_losses_are_mean_scores_negative_for_real_images() -> None:
     scores = torch.tensor([-2.5, 1.0, 4.5])
     assert OBJECTIVE.real_loss(scores).item() == -1
     assert OBJECTIVE.fake_loss(scores).item() == 1
@@ -67,7 +67,7 @@ def test_the_critics_gradient_is_the_difference_of_the_means() -> None:
     assert abs(critic.bias.grad.item()) < 1e-6  # type: ignore[union-attr]
 
 
-def test_a_critic_that_learns_scores_real_images_higher() -> None:
+def test_a_trained_critic_scores_real_images_higher() -> None:
     critic, real, fake = Linear(), images(0) - 2, images(1) + 2
     optimizer = torch.optim.SGD(critic.parameters(), lr=0.1)
     for _ in range(50):
@@ -76,7 +76,7 @@ def test_a_critic_that_learns_scores_real_images_higher() -> None:
         optimizer.step()
         CLIPPING.apply(critic)
     assert critic(real).mean() > critic(fake).mean()
-    # The best linear critic in the box has every weight on its wall.
+    # The best linear critic in the box has every weight at an edge.
     torch.testing.assert_close(critic.weight.detach(), torch.full((12,), -0.25))
 
 
@@ -92,7 +92,7 @@ def test_there_is_no_penalty() -> None:
     assert OBJECTIVE.penalties == ()
 
 
-def test_every_weight_comes_into_the_box_also_biases_and_norms() -> None:
+def test_every_weight_is_clipped_including_biases_and_norms() -> None:
     critic = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 1))
     with torch.no_grad():
         for weight in critic.parameters():
@@ -103,7 +103,7 @@ def test_every_weight_comes_into_the_box_also_biases_and_norms() -> None:
     assert all(torch.equal(*both) for both in zip(statistics, critic.buffers(), strict=True))
 
 
-def test_the_share_of_weights_on_the_walls_is_reported() -> None:
+def test_the_share_of_weights_at_the_edges_is_reported() -> None:
     critic = Linear()
     report = CLIPPING.report(critic)
     assert report.keys() == {"critic/clipped_fraction"}

@@ -1,4 +1,4 @@
-"""FLOPs of a step against sums by hand, and the rate that this machine reaches."""
+"""FLOPs of a step against sums computed by hand, and the highest rate of this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def config(**sections: Any) -> Config:
 
 def test_a_fully_connected_step_has_the_flops_of_its_matrix_products() -> None:
     flops = step_flops(config(model=MLP), 8, 1)
-    # Forward, gradients of the weights, gradients of what goes in; the latter are not needed of images and latents.
+    # Forward, gradients of weights, gradients of inputs; the last are not needed for images and latents.
     assert flops == {
         "fakes": UPDATES * BATCH * MLP_GENERATOR,
         "critic updates": UPDATES * 2 * BATCH * (3 * MLP_CRITIC - 2 * PIXELS * WIDTH),
@@ -33,7 +33,7 @@ def test_a_fully_connected_step_has_the_flops_of_its_matrix_products() -> None:
     }
 
 
-def test_a_gradient_penalty_adds_a_forward_pass_its_gradient_and_that_gradients_own_gradient() -> None:
+def test_a_gradient_penalty_adds_a_forward_pass_and_a_double_backward() -> None:
     plain = step_flops(config(model=MLP), 8, 1)
     penalised = step_flops(config(model=MLP, objective={"name": "gradient_penalty"}), 8, 1)
     hidden = MLP_CRITIC - 2 * WIDTH
@@ -58,7 +58,7 @@ def test_a_convolution_network_has_the_flops_of_its_kernels_at_every_pixel() -> 
     }
 
 
-def test_a_critic_batch_of_its_own_counts_for_critic_updates_and_their_fakes_only() -> None:
+def test_a_critic_batch_counts_only_for_critic_updates_and_their_fakes() -> None:
     plain = step_flops(config(model=MLP), 8, 1)
     doubled = step_flops(config(model=MLP, schedule={"critic_batch": 2 * BATCH}), 8, 1)
     assert doubled["fakes"] == 2 * plain["fakes"]
@@ -66,7 +66,7 @@ def test_a_critic_batch_of_its_own_counts_for_critic_updates_and_their_fakes_onl
     assert doubled["generator update"] == plain["generator update"]
 
 
-def test_alternating_rounds_add_one_pass_over_the_real_images_of_the_last_update() -> None:
+def test_alternating_rounds_add_one_pass_over_the_last_real_images() -> None:
     small = {"name": "dcgan", "latent": LATENT, "width": 8}
     joint = step_flops(config(model=small), 16, 1)
     alternating = step_flops(config(model=small, schedule={"critic_rounds": "alternating"}), 16, 1)
@@ -75,7 +75,7 @@ def test_alternating_rounds_add_one_pass_over_the_real_images_of_the_last_update
 
 
 @pytest.mark.slow
-def test_counting_draws_no_random_numbers_and_needs_no_memory_for_the_networks() -> None:
+def test_counting_draws_no_random_numbers_and_allocates_no_weights() -> None:
     before = torch.get_rng_state()
     huge = config(model={**MLP, "width": 16384, "layers": 64})
     assert step_flops(huge, 8, 1)["critic updates"] > 1e12
@@ -92,10 +92,10 @@ def test_a_product_is_counted_as_two_operations_for_each_pair_of_factors() -> No
     assert count_flops(lambda: torch.ones(3, 5) + 1) == 0
 
 
-def test_rates_are_those_of_real_products_and_leave_the_random_numbers_alone() -> None:
+def test_rates_are_plausible_and_measuring_draws_no_random_numbers() -> None:
     before = torch.get_rng_state()
     rates = measure_rates(torch.device("cpu"), "float32")
-    # A core does more than a hundred million operations a second, and no machine a quintillion.
+    # A core does more than a hundred million operations per second, and no machine does a quintillion.
     assert rates.keys() == {"matrix products", "convolutions"}
     assert all(1e8 < rate < 1e18 for rate in rates.values())
     assert torch.equal(torch.get_rng_state(), before)

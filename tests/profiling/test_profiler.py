@@ -1,4 +1,4 @@
-"""Runs with profile=true: what they leave behind, and that they train as without."""
+"""Runs with profile=true: what they write, and that they train the same."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def read_profile(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_profiled_run_says_where_its_steps_went_and_how_near_to_its_best_the_machine_was(
-    ranks: Ranks, config: str, tmp_path: Path
-) -> None:
+def test_a_profiled_run_prints_times_by_phase_and_rates(ranks: Ranks, config: str, tmp_path: Path) -> None:
     run = ranks.run(1, [config, *PROFILED])
     profile = read_profile(tmp_path / "run")
     host = profile["recorded"]["host"]
@@ -51,7 +49,7 @@ def test_a_profiled_run_says_where_its_steps_went_and_how_near_to_its_best_the_m
         assert name in said
 
 
-def test_the_trace_has_every_phase_of_every_recorded_step_and_no_other_steps(
+def test_the_trace_has_every_phase_of_the_recorded_steps_only(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     ranks.run(1, [config, *PROFILED])
@@ -80,7 +78,7 @@ def test_two_ranks_are_told_how_long_they_wait_for_each_other(
 
 
 @pytest.mark.slow
-def test_a_profiled_run_trains_as_one_that_is_not_and_can_be_continued_without(
+def test_a_profiled_run_trains_the_same_and_resumes_without_profile(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     ranks.run(1, [config, *PROFILED, "name=profiled"])
@@ -112,7 +110,7 @@ def test_the_window_is_the_first_after_the_steps_that_are_done() -> None:
         choose_window(82, schedule(100))
 
 
-def test_no_burst_of_critic_updates_lies_in_the_window() -> None:
+def test_no_burst_of_critic_updates_is_in_the_window() -> None:
     assert choose_window(1, schedule(100, bursts={})) == range(25, 45)
     assert choose_window(486, schedule(600, bursts={})) == range(501, 521)
     with pytest.raises(ConfigError, match="20 steps in a row without a burst of critic updates, and the 100"):

@@ -1,4 +1,4 @@
-"""Times of phases by traces that are written by hand, in microseconds."""
+"""Times of phases in traces written by hand, in microseconds."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def mark(name: str, start: float, end: float, thread: int = LOOP) -> Event:
 
 
 def times_of(times: dict[str, float]) -> dict[str, float]:
-    """Those that are not 0."""
+    """The times that are not 0."""
     return {name: time for name, time in times.items() if time}
 
 
 STEPS = [mark("ProfilerStep#1", 0, 10_000), mark("ProfilerStep#2", 10_000, 20_000)]
 
 
-def test_the_times_of_all_phases_and_of_what_lies_in_none_add_up_to_the_mean_step() -> None:
+def test_the_times_of_all_phases_and_other_add_up_to_the_mean_step() -> None:
     times = step_times(
         [
             *STEPS,
@@ -55,7 +55,7 @@ def test_the_times_of_all_phases_and_of_what_lies_in_none_add_up_to_the_mean_ste
     assert {*PHASES, "all-reduce", "other"} == times.host.keys()
 
 
-def test_waiting_for_a_transfer_is_taken_out_of_the_phase_that_it_lies_in() -> None:
+def test_waiting_for_a_transfer_is_subtracted_from_its_phase() -> None:
     times = step_times(
         [
             *STEPS,
@@ -81,7 +81,7 @@ def test_a_transfer_beside_a_matrix_product_costs_nothing() -> None:
     assert times_of(times.host) == {"backward": 4.0, "other": 6.0}
 
 
-def test_a_kernel_belongs_to_the_phase_that_launched_it_from_whatever_thread() -> None:
+def test_a_kernel_belongs_to_the_phase_that_launched_it_in_any_thread() -> None:
     times = step_times(
         [
             *STEPS,
@@ -100,7 +100,7 @@ def test_a_kernel_belongs_to_the_phase_that_launched_it_from_whatever_thread() -
     assert times_of(times.device) == {"forward": 2.0, "backward": 4.0, "other": 1.0, "idle": 3.0}
 
 
-def test_a_gpus_transfer_counts_where_no_other_kernel_runs_beside_it() -> None:
+def test_a_gpus_transfer_counts_only_while_no_other_kernel_runs() -> None:
     times = step_times(
         [
             *STEPS,
@@ -125,7 +125,7 @@ def test_only_operators_that_call_no_other_are_work() -> None:
     assert [found["name"] for found in innermost_operators(events)] == ["aten::copy_", "aten::mm"]
 
 
-def test_intervals_are_joined_where_they_touch_and_cut_where_they_meet() -> None:
+def test_intervals_are_joined_if_they_touch_and_intersected() -> None:
     assert union([(5, 7), (0, 2), (1, 3), (3, 4), (6, 6.5)]) == [(0, 4), (5, 7)]
     assert intersect([(0, 4), (5, 9)], [(1, 2), (3, 6), (8, 12)]) == [(1, 2), (3, 4), (5, 6), (8, 9)]
     assert intersect([], [(1, 2)]) == []

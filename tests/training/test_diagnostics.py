@@ -1,4 +1,4 @@
-"""What is measured about a run, without moving it."""
+"""Measurements of a run, which change nothing of it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_linear_critics_mean_slope_is_its_weight(generator: nn.Module, scale: 
     torch.testing.assert_close(found, critic.weight.detach().norm())
 
 
-def test_the_mean_slope_is_that_of_points_between_images_paired_as_they_come(generator: nn.Module) -> None:
+def test_the_mean_slope_is_taken_between_images_paired_in_their_order(generator: nn.Module) -> None:
     share = UNIFORM.view(-1, 1, 1, 1)
     between = share * REAL + (1 - share) * generator(LATENTS).detach()
     found = mean_slope(Square(1.0), REAL, draw_as_training_does(generator, LATENTS), UNIFORM)
@@ -96,7 +96,7 @@ def test_a_critics_own_scale_and_offset_drop_out_of_estimate_over_slope(generato
     torch.manual_seed(1)
     critic: Any = build_critic(DcganOptions(width=4), 16, 1)
     with torch.no_grad():
-        # Scores of the size of the offsets: float32 would round smaller ones away beside them.
+        # Scores as large as the offsets, because float32 would round smaller ones away.
         for weight in critic.parameters():
             weight.mul_(5)
     normalised = []
@@ -120,7 +120,7 @@ def test_the_estimate_is_the_mean_over_batches(generator: nn.Module) -> None:
     torch.testing.assert_close(wasserstein_estimate(critic, batches), expected.detach())
 
 
-def test_the_spread_of_images_is_half_the_mean_squared_distance_between_two() -> None:
+def test_the_spread_is_half_the_mean_squared_distance_of_two_images() -> None:
     flat = REAL.flatten(1)
     between = torch.cdist(flat, flat).square().mean()
     torch.testing.assert_close(spread(REAL, REAL.mean(0)), between / 2)
@@ -136,7 +136,7 @@ def test_generating_keeps_the_mode_and_uses_running_statistics(
     assert all(module.training == is_training for module in generator.modules())
     assert not images.requires_grad
     torch.testing.assert_close(images, generator.eval()(LATENTS).detach())
-    # One batch's statistics would let the neighbours count.
+    # With the batch's statistics, an image would depend on the other images.
     torch.testing.assert_close(generate(generator, LATENTS[:3]), images[:3])
 
 
@@ -198,5 +198,5 @@ def test_a_tensor_that_is_not_finite_is_named(bad: float) -> None:
     assert first_non_finite(tensors) is None
 
 
-def test_where_no_tensor_can_be_infinite_none_is() -> None:
+def test_without_floating_point_tensors_none_is_named() -> None:
     assert first_non_finite({"counter": torch.tensor(2**40)}) is None

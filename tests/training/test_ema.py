@@ -35,7 +35,7 @@ def test_constant_weights_are_approached_by_the_product_of_the_decays(decay: flo
                 assert tensor.flatten().tolist() == pytest.approx([4.0 - 3.0 * left] * tensor.numel())
 
 
-def test_the_start_is_forgotten_early_and_the_decay_rises_to_the_one_asked_for() -> None:
+def test_the_decay_rises_from_a_small_value_to_the_configured_one() -> None:
     average, model = network(0.0), network(1.0)
     update_ema(average, model, ema_weight(0.999, 1))
     assert average[0].bias[0].item() == pytest.approx(9 / 11)

@@ -1,7 +1,7 @@
-"""A captured step takes what changes from step to step from tensors that keep their place.
+"""A captured step reads everything that changes from step to step from tensors that keep their address.
 
-There is no CUDA graph here: in its place the same tensors are gone through again. The graph itself is tested
-in test_gpu.py.
+There is no CUDA graph here: instead, the captured function is called again on the same tensors. The graph itself is
+tested in test_gpu.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_tens
 
 
 def train_as_if_captured(arguments: list[str]) -> int:
-    """Train with steps captured once and replayed. Nothing in them may ask for what a graph keeps as it was."""
+    """Train with steps captured once and replayed. In a replay nothing may call what a graph would not call again."""
     from pipeline.train import main
 
     captured = []
@@ -78,7 +78,7 @@ def test_a_captured_step_trains_the_same_weights(
 
 
 def train_with_tensor_rates(arguments: list[str]) -> int:
-    """Train with learning rates that lie on the device, as captured optimizers have them."""
+    """Train with learning rates in tensors on the device, as captured optimizers have them."""
     from pipeline.train import main
 
     def build_step(*parts: Any) -> TrainingStep:

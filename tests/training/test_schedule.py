@@ -1,4 +1,4 @@
-"""When critic updates, saves and logs come, and how the learning rate falls."""
+"""When critic updates, saves and logs are due, and how the learning rate falls."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def test_a_constant_rate_stays() -> None:
     assert {learning_rate(step, 5e-5, "constant", 10) for step in range(10)} == {5e-5}
 
 
-def test_a_linear_rate_falls_from_its_start_to_nothing_at_the_end() -> None:
+def test_a_linear_rate_falls_from_its_start_to_zero_at_the_end() -> None:
     rates = [learning_rate(step, 0.8, "linear", 4) for step in range(5)]
     assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0])
     assert rates[0] == 0.8
 
 
-def test_what_is_due_every_so_often_is_due_at_the_end_too() -> None:
+def test_regular_work_is_due_at_the_end_too() -> None:
     assert [step for step in range(1, 11) if is_due(step, 4, 10)] == [4, 8, 10]
     assert [step for step in range(1, 11) if is_due(step, 1000, 10)] == [10]
     assert [step for step in range(1, 9) if is_due(step, 4, 8)] == [4, 8]
 
 
-def test_pictures_come_often_at_first_and_then_every_so_many_steps() -> None:
+def test_grids_are_drawn_often_at_first_and_then_at_regular_steps() -> None:
     assert [step for step in range(1, 71) if is_picture_due(step, 20, 70)] == [1, 2, 5, 10, 20, 40, 60, 70]
     assert [step for step in range(1, 10) if is_picture_due(step, 1, 9)] == list(range(1, 10))

@@ -38,7 +38,7 @@ def player(network: nn.Module, options: Any) -> Player:
 
 
 def training_step(found: Config, to_images: Any = lambda staged: staged.content) -> TrainingStep:
-    """A step in this process alone, on images that are floats already."""
+    """A step in one process, on real images that are floats already."""
     torch.manual_seed(0)
     generator, critic = build_generator(found.model, SIDE, 1), build_critic(found.model, SIDE, 1)
     state = TrainingState(
@@ -129,7 +129,7 @@ def test_reused_fakes_are_those_of_the_last_critic_update() -> None:
 
 
 def test_a_step_is_a_function_of_its_inputs_and_of_nothing_else() -> None:
-    """Two steps with the same inputs, of two runs that are otherwise at different steps."""
+    """Two runs at different steps get the same inputs."""
     steps = [training_step(config()) for _ in range(2)]
     steps[1].state.counters.step = 17
     inputs = steps[0].inputs(batches())
@@ -141,7 +141,7 @@ def test_a_step_is_a_function_of_its_inputs_and_of_nothing_else() -> None:
 
 
 def numbers(inputs: StepInputs) -> Iterator[Any]:
-    """All that the inputs hold, the number of updates aside."""
+    """Everything in the inputs except the number of updates."""
     waiting = list(inputs[1:])
     while waiting:
         value = waiting.pop()
@@ -175,7 +175,7 @@ def test_fixed_inputs_are_tensors_that_keep_their_address() -> None:
 
 
 class Paired(Objective):
-    """A generator's loss of pairs."""
+    """An objective whose generator's loss compares pairs."""
 
     generator_sees_real = True
 
@@ -186,7 +186,7 @@ class Paired(Objective):
         return (scores.real - scores.fake).relu().mean()
 
 
-def test_a_pairwise_generators_loss_gets_the_last_critic_updates_real_images() -> None:
+def test_a_pairwise_generators_loss_gets_the_last_updates_real_images() -> None:
     step, seen = training_step(config()), []
 
     class Looking(Paired):

@@ -74,7 +74,7 @@ IN_ALL_ROUNDS = pytest.mark.parametrize(("objective", "rounds"), ROUNDS.values()
 
 
 class Plain:
-    """One process: gradients are what backward makes. Counts the passes that would not be averaged."""
+    """One process: gradients are those of the backward pass. Records which passes would not be averaged."""
 
     def __init__(self) -> None:
         self.passes: list[bool] = []
@@ -257,7 +257,7 @@ def test_no_part_is_larger_than_the_micro_batch(rounds: Rounds) -> None:
     pair.critic.module.register_forward_hook(lambda _, inputs, output: sizes.append(len(inputs[0])))
     pair.update_critic(WASSERSTEIN, micro_batch=3, rounds=rounds)
     assert max(sizes) <= 3
-    # In turn, the real images pass once more for the estimate.
+    # In alternating rounds, the real images pass once more for the estimate.
     assert sum(sizes) == (2 if rounds == "joint" else 3) * BATCH
 
 
@@ -372,7 +372,7 @@ class Recording(Wasserstein, Constraint):
         ("alternating", 4, ["real", "real", "constrain", "fake", "fake", "constrain"]),
     ],
 )
-def test_alternating_rounds_constrain_the_critic_after_the_real_images_and_after_the_generated(
+def test_alternating_rounds_constrain_the_critic_after_each_round(
     rounds: Rounds, micro_batch: int | None, expected: list[str]
 ) -> None:
     objective, pair = Recording(), Pair()
@@ -393,7 +393,7 @@ def descend(critic: nn.Module, loss: Tensor, lr: float) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients]).norm()
 
 
-def test_an_alternating_update_is_two_steps_and_the_second_finds_the_critic_of_the_first() -> None:
+def test_the_second_alternating_round_starts_from_the_critic_of_the_first() -> None:
     objective, pair, by_hand = Recording(), Pair("layer"), Pair("layer")
     critic, (real, latents, _) = by_hand.critic.module, critic_batch()
     fake = by_hand.generator.module(latents).detach()
@@ -441,10 +441,10 @@ def test_a_joint_update_is_one_step_on_the_sum_of_the_losses(objective: Objectiv
 
 
 @pytest.mark.parametrize("micro_batch", [None, 2])
-def test_the_estimate_of_an_alternating_update_is_of_the_critic_between_its_rounds(
+def test_an_alternating_estimate_is_of_the_critic_between_the_rounds(
     micro_batch: int | None,
 ) -> None:
-    """Not real images' score before the first round minus the generated ones' after it: two critics."""
+    """Not the real images' score before the first round minus the generated images' score after it."""
     pair, between = Pair(), Pair()
     metrics = pair.update_critic(WIDE_BOX, rounds="alternating", micro_batch=micro_batch)
     real, latents, _ = critic_batch()
@@ -458,9 +458,7 @@ def test_the_estimate_of_an_alternating_update_is_of_the_critic_between_its_roun
 
 
 @IN_ALL_ROUNDS
-def test_an_update_reports_its_scores_loss_and_gradient_and_an_estimate_where_there_is_one(
-    objective: Objective, rounds: Rounds
-) -> None:
+def test_an_update_reports_exactly_the_metrics_of_its_objective(objective: Objective, rounds: Rounds) -> None:
     pair = Pair()
     expected = {"critic/real", "critic/fake", "critic/loss", "critic/grad_norm"}
     if objective in (PENALTY, ONE_SIDED):
@@ -476,7 +474,7 @@ def test_an_update_reports_its_scores_loss_and_gradient_and_an_estimate_where_th
 
 
 @IN_ALL_ROUNDS
-def test_with_every_objective_the_critic_learns_from_a_batch_and_then_the_generator(
+def test_every_objective_trains_the_critic_and_then_the_generator(
     objective: Objective, rounds: Rounds
 ) -> None:
     pair = Pair("layer", lr=3e-4)
@@ -504,13 +502,13 @@ def test_the_generators_update_is_one_step_on_its_loss_against_the_critic(object
 
 
 @pytest.mark.parametrize("rounds", ["joint", "alternating"])
-def test_batch_norm_takes_the_statistics_of_real_and_of_generated_images_apart(rounds: Rounds) -> None:
+def test_batch_norm_has_separate_statistics_of_real_and_generated_images(rounds: Rounds) -> None:
     pair, by_hand = Pair("batch", lr=1e-9), Pair("batch")
     layers: Any = by_hand.critic.module.layers
     first, norm = layers[:3], layers[3]
     assert isinstance(norm, BatchNorm2d)
     real, latents, _ = critic_batch()
-    # Kinds so different that statistics over both would be others.
+    # The kinds are so different that statistics over both together would differ from their own.
     real = real / 10 + 0.9
     fake = by_hand.generator.module(latents).detach()
     maps = [first(images).detach() for images in (real, fake)]
@@ -536,7 +534,7 @@ def test_batch_norm_takes_the_statistics_of_real_and_of_generated_images_apart(r
     torch.testing.assert_close(metrics["critic/fake"], scores[1], rtol=1e-4, atol=1e-5)
 
 
-def test_what_was_never_to_train_stays_frozen_after_the_generators_update() -> None:
+def test_frozen_layers_stay_frozen_after_the_generators_update() -> None:
     pair = Pair("batch")
     critic: Any = pair.critic.module
     kept = [*critic.layers[0].parameters(), critic.score.bias]
@@ -551,7 +549,7 @@ def test_what_was_never_to_train_stays_frozen_after_the_generators_update() -> N
     assert {name: parameter.requires_grad for name, parameter in critic.named_parameters()} == trainable
 
 
-def test_layers_that_are_not_to_train_keep_their_weights_in_both_updates() -> None:
+def test_frozen_layers_keep_their_weights_in_both_updates() -> None:
     pair = Pair("layer")
     critic: Any = pair.critic.module
     frozen_layers: list[Any] = [critic.layers[0], pair.generator.module.project]
@@ -582,7 +580,7 @@ def test_the_generators_update_leaves_spectral_norms_vectors_as_they_were() -> N
 
 
 @pytest.mark.parametrize("rounds", ["joint", "alternating"])
-def test_a_critic_update_may_have_another_batch_than_the_generators(rounds: Rounds) -> None:
+def test_a_critic_updates_batch_may_differ_from_the_generators(rounds: Rounds) -> None:
     half, pair = 3, Pair("layer")
     seen: dict[str, list[int]] = {"critic": [], "generator": []}
     for name, player in (("critic", pair.critic), ("generator", pair.generator)):
@@ -614,8 +612,8 @@ def test_a_critics_step_does_not_grow_with_its_batch(objective: Objective, round
 
 
 @pytest.mark.parametrize("batch", [3, 7, 24])
-def test_a_bias_that_both_kinds_of_scores_share_does_not_move(batch: int) -> None:
-    """Its gradient is 0; of anything else, however small, RMSprop would make steps of full size."""
+def test_the_bias_of_the_score_does_not_move(batch: int) -> None:
+    """Its gradient is exactly 0. RMSprop would make a full step from any other value, even a tiny one."""
     pair = Pair()
     bias = pair.critic.module.get_parameter("score.bias")
     before = bias.clone()
@@ -625,7 +623,9 @@ def test_a_bias_that_both_kinds_of_scores_share_does_not_move(batch: int) -> Non
 
 @pytest.mark.parametrize("largest", [None, 0.01])
 @pytest.mark.parametrize("rounds", ["joint", "alternating"])
-def test_an_update_that_is_not_measured_moves_the_critic_alike(rounds: Rounds, largest: float | None) -> None:
+def test_an_update_moves_the_critic_equally_if_it_is_not_measured(
+    rounds: Rounds, largest: float | None
+) -> None:
     pairs = [Pair(norm="batch", largest=largest) for _ in range(2)]
     measured, unmeasured = (
         pair.update_critic(
@@ -652,7 +652,7 @@ class Relativistic(Objective):
 
 
 class Bias(nn.Module):
-    """c(x) = w mean(x), and a generator of images that are all its one weight plus the latent."""
+    """A critic: c(x) = w mean(x)."""
 
     def __init__(self, weight: float) -> None:
         super().__init__()
@@ -663,6 +663,8 @@ class Bias(nn.Module):
 
 
 class Shift(Bias):
+    """A generator of images of one pixel: the latent plus w."""
+
     def forward(self, inputs: Tensor, float32: bool = False) -> Tensor:
         return (self.weight + inputs)[:, :, None, None]
 
@@ -697,7 +699,7 @@ def test_a_pairwise_loss_trains_both_networks_as_its_closed_form_says(micro_batc
     assert torch.equal(one.weight.detach(), weight_before)
 
 
-def test_an_objective_that_reads_real_scores_without_saying_so_fails_at_once() -> None:
+def test_reading_real_scores_without_generator_sees_real_fails() -> None:
     class Forgetful(Relativistic):
         generator_sees_real = False
 
