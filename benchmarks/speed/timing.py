@@ -23,8 +23,8 @@ from pipeline.ranks.runtime import Runtime
 from pipeline.ranks.stopping import StopSignals
 from pipeline.run.directory import RunDirectory
 from pipeline.training.build import build_trainer
-from pipeline.training.checks import check_batches
 from pipeline.training.context import RunContext
+from pipeline.training.schedule import check_batches
 from pipeline.training.trainer import Trainer
 
 NEVER = 10**9
@@ -33,7 +33,7 @@ NEVER = 10**9
 @contextmanager
 def open_trainer(config: Config, runtime: Runtime, place: Path) -> Iterator[Trainer]:
     """The trainer of a new run in `place`, with all that such a run writes, as pipeline/train.py builds it."""
-    check_batches(config, runtime)
+    check_batches(config.schedule, runtime.world_size)
     directory = RunDirectory(place)
     with directory if runtime.is_main else nullcontext(), StopSignals() as stop:
         shards = open_shards(config.data)

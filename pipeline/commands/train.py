@@ -67,11 +67,13 @@ def default_processes(options: RuntimeOptions) -> int:
 def check_before_ranks(config: Config, processes: int) -> None:
     """Find the mistakes that need no ranks before any is started. Raises ConfigError or DataError."""
     from pipeline.data.format.shard_set import open_shards
+    from pipeline.training.schedule import check_batches
 
     if config.runtime.processes not in (None, processes):
         raise ConfigError(
             f"--processes {processes} contradicts runtime.processes: {config.runtime.processes}. Leave one of them out."
         )
+    check_batches(config.schedule, processes)
     open_shards(config.data).files.close()
     if config.runtime.device != "cpu":
         from pipeline.ranks.devices import check_gpu_count, chosen_device

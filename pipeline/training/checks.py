@@ -17,7 +17,7 @@ from pipeline.training.context import RunContext
 from pipeline.training.describe import describe_ending
 from pipeline.training.profile_window import choose_window
 from pipeline.training.resume import find_checkpoint
-from pipeline.wording import counted
+from pipeline.training.schedule import check_batches
 
 OF_EACH_MACHINE = (
     "data.shards",
@@ -53,7 +53,7 @@ def check_run(run: RunContext) -> Start:
 
     Raises ConfigError, DataError or CheckpointError, on all ranks alike.
     """
-    check_batches(run.config, run.runtime)
+    check_batches(run.config.schedule, run.runtime.world_size)
     check_cuda_graph(run.config, run.runtime)
     check_same_on_all_ranks(run.config, run.identity, run.runtime)
     check_data(run)
@@ -86,17 +86,6 @@ def check_same_on_all_ranks(config: Config, identity: Mapping[str, Any], runtime
             raise ConfigError(
                 f"Rank {rank} has different options from rank {runtime.rank}: {'; '.join(differences)}. All ranks "
                 "train one run: start them with the same config, arguments and shards."
-            )
-
-
-def check_batches(config: Config, runtime: Runtime) -> None:
-    """Raise ConfigError unless every rank can take an equal part of each batch."""
-    schedule = config.schedule
-    for name, batch in (("global_batch", schedule.global_batch), ("critic_batch", schedule.real_images)):
-        if batch % runtime.world_size:
-            raise ConfigError(
-                f"schedule.{name}: {batch} cannot be divided equally among {counted(runtime.world_size, 'rank')}. "
-                f"Choose a multiple of {runtime.world_size}, or start another number of processes."
             )
 
 

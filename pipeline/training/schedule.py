@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pipeline.errors import ConfigError
 from pipeline.options import ScheduleOptions
+from pipeline.wording import counted
+
+
+def check_batches(options: ScheduleOptions, ranks: int) -> None:
+    """Raise ConfigError unless each of so many ranks can take an equal part of each batch."""
+    for name, batch in (("global_batch", options.global_batch), ("critic_batch", options.real_images)):
+        if batch % ranks:
+            raise ConfigError(
+                f"schedule.{name}: {batch} cannot be divided equally among {counted(ranks, 'rank')}. "
+                f"Choose a multiple of {ranks}, or start another number of processes."
+            )
 
 
 def critic_updates_at(step: int, options: ScheduleOptions) -> int:

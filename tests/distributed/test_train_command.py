@@ -164,7 +164,8 @@ def test_a_second_ctrl_c_ends_all_ranks_at_once(start: Start, config: str, tmp_p
     ("words", "code", "message"),
     [
         (["schedule.step=5"], 2, "did you mean schedule.steps?"),
-        (["data.shards=absent"], 3, "There is no shard directory absent"),
+        (["data.shards=absent"], 3, "The shard directory absent does not exist"),
+        (["schedule.global_batch=13"], 2, "13 cannot be divided equally among 2 ranks"),
         (["runtime.processes=3"], 2, "--processes 2 contradicts runtime.processes: 3"),
         (["runtime.device=cuda"], 2, "2 processes on this machine need 2 GPUs, and torch finds 1"),
     ],
