@@ -106,6 +106,14 @@ class NetworkOptions(Options):
     )
 
 
+class OwnNetworkOptions(NetworkOptions):
+    """The base for the options of networks of your own (docs/extending.md). Say here if they have batch norm."""
+
+    generator_norm: ClassVar[Norm] = "none"
+    critic_norm: ClassVar[Norm] = "none"
+    spectral_norm: ClassVar[bool] = False
+
+
 class DcganOptions(NetworkOptions):
     """The DCGAN networks (models/dcgan.py), for square images of at least 8 pixels."""
 

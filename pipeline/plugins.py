@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import Field, create_model
 
 from pipeline.errors import ConfigError
-from pipeline.options import Config, ModelOptions, NetworkOptions, ObjectiveOptions, Options
+from pipeline.options import Config, ModelOptions, ObjectiveOptions, Options, OwnNetworkOptions
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 ALLOWED = "WGAN_PLUGINS"
@@ -37,7 +37,7 @@ class Section(NamedTuple):
 
 
 SECTIONS = {
-    "model": Section(ModelOptions, NetworkOptions),
+    "model": Section(ModelOptions, OwnNetworkOptions),
     "objective": Section(ObjectiveOptions, Options),
 }
 

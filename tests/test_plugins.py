@@ -10,14 +10,14 @@ import pytest
 
 from pipeline import plugins
 from pipeline.errors import ConfigError
-from pipeline.options import NetworkOptions
+from pipeline.options import OwnNetworkOptions
 from pipeline.plugins import is_import_path, load_plugin, options_type
 
 MODULE = """\
-from pipeline.options import NetworkOptions
+from pipeline.options import OwnNetworkOptions
 
 class Pair:
-    class Options(NetworkOptions):
+    class Options(OwnNetworkOptions):
         width: int = 4
 
 class Plain:
@@ -94,7 +94,7 @@ def test_an_import_that_fails_says_why(tmp_path: Path, module: str) -> None:
 
 def test_the_options_of_a_plugin_have_its_path_as_name(module: str) -> None:
     options = options_type("model", f"{module}:Pair", is_trusted=True)
-    assert issubclass(options, NetworkOptions)
+    assert issubclass(options, OwnNetworkOptions)
     found = options.model_validate({"name": f"{module}:Pair", "width": 8})
     assert found.model_dump()["width"] == 8
     with pytest.raises(ValueError, match="Input should be"):
@@ -102,5 +102,5 @@ def test_the_options_of_a_plugin_have_its_path_as_name(module: str) -> None:
 
 
 def test_options_of_another_kind_are_refused(module: str) -> None:
-    with pytest.raises(ConfigError, match=r"must be a subclass of pipeline\.options\.NetworkOptions"):
+    with pytest.raises(ConfigError, match=r"must be a subclass of pipeline\.options\.OwnNetworkOptions"):
         options_type("model", f"{module}:Plain", is_trusted=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.errors import ConfigError
 from pipeline.models import dcgan, gan_bce, mlp, resnet, wgan_dcgan, wgan_mnist
+from pipeline.models.norms import BatchNorm2d
 from pipeline.options import ModelOptions
-from pipeline.plugins import load_plugin
+from pipeline.plugins import is_import_path, load_plugin
 
 ARCHITECTURES: dict[str, Any] = {
     "dcgan": dcgan,
@@ -26,6 +30,8 @@ def build_generator(options: ModelOptions, resolution: int, channels: int) -> nn
     Raises ConfigError if the architecture does not support the resolution.
     """
     generator: nn.Module = _architecture(options.name).Generator(options, resolution, channels)
+    if is_import_path(options.name):
+        refuse_foreign_batch_norm(options.name, generator)
     return generator
 
 
@@ -36,9 +42,32 @@ def build_critic(options: ModelOptions, resolution: int, channels: int) -> nn.Mo
     not support the resolution.
     """
     critic: nn.Module = _architecture(options.name).Critic(options, resolution, channels)
+    if is_import_path(options.name):
+        refuse_foreign_batch_norm(options.name, critic)
+        refuse_fixed_precision(options.name, critic)
     return critic
 
 
 def _architecture(name: str) -> Any:
     """The object with a Generator and a Critic: a module of this package, or a plug-in."""
     return ARCHITECTURES[name] if name in ARCHITECTURES else load_plugin("model.name", name)
+
+
+def refuse_foreign_batch_norm(name: str, network: nn.Module) -> None:
+    """Raise ConfigError if a plug-in's network has PyTorch's batch norm, whose statistics differ between ranks."""
+    for path, layer in network.named_modules():
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, BatchNorm2d):
+            raise ConfigError(
+                f"model.name: {path} of {name} is a torch {type(layer).__name__}, whose statistics are those of "
+                "one rank, so that the result would depend on the number of ranks. Use "
+                "pipeline.models.norms.BatchNorm2d instead."
+            )
+
+
+def refuse_fixed_precision(name: str, critic: nn.Module) -> None:
+    """Raise ConfigError if a plug-in's critic cannot be asked for float32 scores."""
+    if "float32" not in inspect.signature(critic.forward).parameters:
+        raise ConfigError(
+            f"model.name: the critic of {name} must take float32=True and then leave mixed precision: a gradient "
+            "penalty and the diagnostics need it. Subclass pipeline.models.critic.BaseCritic, which does that."
+        )
