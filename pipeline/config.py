@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pipeline.errors import ConfigError
 from pipeline.option_fields import KeyPath, default_kind, fields
 from pipeline.option_mistakes import describe_mistake, path_in
+from pipeline.option_plugins import config_type
 from pipeline.option_rules import contradictions
 from pipeline.options import Config
 from pipeline.presets import find_config
@@ -26,17 +27,18 @@ from pipeline.wording import counted
 MOST_BYTES = 1 << 20
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path, overrides: Sequence[str] = (), is_trusted: bool = True) -> Config:
     """Read `path` (a YAML file, or a preset's name), apply `overrides` (each "section.option=value"), check the result.
 
     An override that changes a section's `name` removes the file's other options of that section, because they belong to
-    another kind. If an option is given twice, the last one counts. Raises ConfigError with all mistakes.
+    another kind. If an option is given twice, the last one counts. Plug-ins that it names are imported if `is_trusted`,
+    which a file found in a run directory is not. Raises ConfigError with all mistakes.
     """
-    return override_config(path, dict(_parse_override(text) for text in overrides), "command line")
+    return override_config(path, dict(map(_parse_override, overrides)), "command line", is_trusted)
 
 
 def override_config(
-    source: Path | Mapping[str, Any], overrides: Mapping[KeyPath, Any], origin: str
+    source: Path | Mapping[str, Any], overrides: Mapping[KeyPath, Any], origin: str, is_trusted: bool = True
 ) -> Config:
     """The options of a file or of a nested mapping with these overrides, checked as `load_config` checks them.
 
@@ -49,19 +51,25 @@ def override_config(
     for key in sorted(overrides, key=lambda key: (len(key), key[-1] != "name")):
         for changed in _override(content, key, overrides[key]):
             places[changed] = origin
-    return parse_config(content, str(source) if isinstance(source, Path) else "config", places)
+    return parse_config(content, str(source) if isinstance(source, Path) else "config", places, is_trusted)
 
 
-def parse_config(content: dict[str, Any], origin: str, places: Mapping[KeyPath, str] | None = None) -> Config:
+def parse_config(
+    content: dict[str, Any],
+    origin: str,
+    places: Mapping[KeyPath, str] | None = None,
+    is_trusted: bool = True,
+) -> Config:
     """Check a plain mapping. `places` says where each key was written, for the messages. Raises ConfigError."""
     places = places or {}
     content = _completed(content)
+    kind = config_type(content, is_trusted)
     try:
-        config = Config.model_validate(content)
+        config = kind.model_validate(content)
         mistakes = []
     except ValidationError as error:
-        mistakes = [describe_mistake(item, content, places) for item in error.errors()]
-        config = _repaired(content, error)
+        mistakes = [describe_mistake(item, content, places, kind) for item in error.errors()]
+        config = _repaired(content, error, kind)
     mistakes += contradictions(config)
     if mistakes:
         raise ConfigError("\n  ".join([f"{origin}: {counted(len(mistakes), 'mistake')}", *mistakes]))
@@ -176,7 +184,7 @@ def _completed(content: dict[str, Any]) -> dict[str, Any]:
     return completed
 
 
-def _repaired(content: Mapping[str, Any], error: ValidationError) -> Config:
+def _repaired(content: Mapping[str, Any], error: ValidationError, kind: type[Config]) -> Config:
     """The config with the default of every wrong option, so that the rest can be checked too."""
     repaired = {key: dict(value) if isinstance(value, dict) else value for key, value in content.items()}
     for item in error.errors():
@@ -193,6 +201,6 @@ def _repaired(content: Mapping[str, Any], error: ValidationError) -> Config:
             {**value, **given} if isinstance(value, dict) and isinstance(given, dict) else given or value
         )
     try:
-        return Config.model_validate(_completed(repaired))
+        return kind.model_validate(_completed(repaired))
     except ValidationError:
         return Config.model_validate(required)

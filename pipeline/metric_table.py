@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import ConfigError
+from pipeline.plugins import is_import_path, load_plugin
 
 TAG_PREFIX = "quality/"
 """How the tags of all metrics begin."""
@@ -178,7 +179,10 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of this name. Raises ConfigError."""
+    """The metric of this name or import path. Raises ConfigError."""
+    if is_import_path(name):
+        metric: Metric = load_plugin("quality.metrics", name).metric
+        return metric
     if name not in METRICS:
         raise ConfigError(f"invalid value {name!r}: expected one of {', '.join(map(repr, METRICS))}")
     return METRICS[name]

@@ -26,17 +26,19 @@ EXPECTED = {
 """What an option wants, by the type of pydantic's error, with the values of its context."""
 
 
-def describe_mistake(item: Any, content: Mapping[str, Any], places: Mapping[KeyPath, str]) -> str:
+def describe_mistake(
+    item: Any, content: Mapping[str, Any], places: Mapping[KeyPath, str], kind: type[Config] = Config
+) -> str:
     """One of pydantic's errors, as "place: section.option: message".
 
-    `content` is what was checked, and `places` says where each key was written, such as "line 3".
+    `content` was checked as a config of this `kind`. `places` says where each key was written, such as "line 3".
     """
     path = path_in(content, item["loc"])
     name, found = ".".join(path), item["input"]
     where = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), "")
     match item["type"]:
         case "extra_forbidden":
-            text = f"unknown option; {_nearest_option(path)}"
+            text = f"unknown option; {_nearest_option(path, kind)}"
         case "missing":
             text, where = "is required", ""
         case "union_tag_invalid":
@@ -90,9 +92,9 @@ def _section_usage(path: KeyPath, found: object) -> str:
     return f"{name} is a section; set its options one by one, as in {example}=..."
 
 
-def _nearest_option(path: KeyPath) -> str:
+def _nearest_option(path: KeyPath, kind: type[Config]) -> str:
     """What may have been meant by an option that does not exist."""
-    known = [known_path for known_path, _ in fields(Config)]
+    known = [known_path for known_path, _ in fields(kind)]
     if path in known:
         return f"another kind of {path[-2]} has it, see {'.'.join(path[:-1])}.name"
     siblings = {known_path[-1]: known_path for known_path in known if known_path[:-1] == path[:-1]}

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticKnownError
 
 from pipeline.metric_table import METRICS
+from pipeline.plugins import IMPORT_PATH, is_import_path
 
 Norm = Literal["none", "batch", "layer", "instance"]
 ClipScope = Literal["all", "weights", "convolutions", "all_but_gains"]
@@ -19,13 +20,13 @@ FeatureKind = Literal["pixels", "classifier", "inception"]
 
 
 def _known_metric(name: str) -> str:
-    if name not in METRICS:
+    if name not in METRICS and not is_import_path(name):
         raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, METRICS))})
     return name
 
 
 MetricName = Annotated[str, AfterValidator(_known_metric)]
-"""The name of a metric in pipeline/metric_table.py."""
+"""The name of a metric in pipeline/metric_table.py, or the import path of your own."""
 
 ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 """The name of a class. It may be written as a number, such as 7 for a digit."""
@@ -303,6 +304,14 @@ class ScheduleOptions(Options):
         return self.critic_updates * rounds + 1
 
 
+class SinkOptions(Options):
+    """A sink of your own (docs/extending.md), beside TensorBoard and the files."""
+
+    name: Annotated[str, Field(pattern=IMPORT_PATH.pattern)] = option(
+        ..., "its import path, package.module:Name"
+    )
+
+
 class MonitorOptions(Options):
     """What a run logs, and how often (in steps)."""
 
@@ -314,6 +323,9 @@ class MonitorOptions(Options):
     grid: int = option(8, "rows and columns of the image grids", ge=1, le=32)
     smoothing: float = option(
         0.9, "weight of the past in wasserstein/estimate_smooth, for each log point", ge=0.0, lt=1.0
+    )
+    sinks: list[SinkOptions] = option(
+        [], "sinks of your own: a list of {name: package.module:Name, option: ...}"
     )
     plots: bool = option(True, "draw curves.png and training.gif in the run directory at the end")
 

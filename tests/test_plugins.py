@@ -10,10 +10,12 @@ import pytest
 
 from pipeline import plugins
 from pipeline.errors import ConfigError
+from pipeline.option_plugins import options_type
 from pipeline.options import OwnNetworkOptions
-from pipeline.plugins import is_import_path, load_plugin, options_type
+from pipeline.plugins import is_import_path, load_plugin
 
 MODULE = """\
+from pipeline.option_plugins import options_type
 from pipeline.options import OwnNetworkOptions
 
 class Pair:

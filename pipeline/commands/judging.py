@@ -119,7 +119,7 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     overrides += ["quality.keep_best=null", "quality.patience=null"]
     needs_classifier = arguments.features == "classifier" or not BY_CLASS.isdisjoint(arguments.metrics or [])
     if needs_classifier and not (
-        arguments.classifier or load_config(directory.config, overrides).quality.classifier
+        arguments.classifier or load_config(directory.config, overrides, is_trusted=False).quality.classifier
     ):
         raise ConfigError(
             f"--features classifier and --metrics {' '.join(sorted(BY_CLASS))} need a classifier, and the run has "
@@ -128,7 +128,7 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     overrides += [f"quality.{name}={json.dumps(value)}" for name, value in given.items()]
     if arguments.shards is not None:
         overrides.append(f"data.shards={json.dumps(arguments.shards)}")
-    return load_config(directory.config, overrides)
+    return load_config(directory.config, overrides, is_trusted=False)
 
 
 def check_quality(given: Mapping[str, Any]) -> None:

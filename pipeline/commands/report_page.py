@@ -182,7 +182,7 @@ def commands_again(run: Path, config: Config | None, environment: Mapping[str, A
 def _read_config(directory: RunDirectory) -> tuple[Config | None, str]:
     """The options of the run, or what keeps them from being read: its config may be of another version."""
     try:
-        return load_config(directory.config), ""
+        return load_config(directory.config, is_trusted=False), ""
     except ConfigError as error:
         return None, str(error)
 

@@ -272,6 +272,6 @@ def _save(figure: Figure, target: Path) -> None:
 def _quality_samples(run: Path) -> int | None:
     """How many samples the run's quality figures are of; None where its config is of another version."""
     try:
-        return load_config(RunDirectory(run).config).quality.samples
+        return load_config(RunDirectory(run).config, is_trusted=False).quality.samples
     except ConfigError:
         return None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
+from pipeline.plugins import load_plugin
 from pipeline.quality.class_balance import class_distance, class_histogram, covered_modes
 from pipeline.quality.frechet import Gaussian, frechet_distance, gaussian
 from pipeline.quality.kernel_distance import kernel_distance
@@ -82,7 +83,12 @@ MEASURES: dict[str, Measure] = {
 
 def measure_all(names: Iterable[str], sets: Sets) -> dict[str, float]:
     """The figures of these metrics, in their order."""
-    return {name: MEASURES[name](sets) for name in names}
+    return {name: _measure_named(name)(sets) for name in names}
+
+
+def _measure_named(name: str) -> Measure:
+    measure: Measure = MEASURES[name] if name in MEASURES else load_plugin("quality.metrics", name).measure
+    return measure
 
 
 def _neighbours(sets: Sets) -> Prdc:

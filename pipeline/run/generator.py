@@ -15,6 +15,7 @@ from pipeline.config import load_config
 from pipeline.durable import replacing, write_text
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models import build_generator
+from pipeline.option_plugins import SavedModelOptions
 from pipeline.options import Config, ModelOptions, Options
 from pipeline.ranks.devices import best_device
 from pipeline.run.checkpoint import (
@@ -43,7 +44,7 @@ class Card(Options):
     step: int
     weights: Literal["ema", "generator"]
     """The moving average of the weights, or the last ones."""
-    model: ModelOptions
+    model: SavedModelOptions
     latent: int
     """Dimensions of a latent, which is drawn from N(0, 1)."""
     image_shape: tuple[Channels, Side, Side]
@@ -144,7 +145,7 @@ def default_directory(path: Path) -> Path:
 def open_run(run: Path, which: Which) -> tuple[Config, Checkpoint]:
     """A run's options and one of its checkpoints. Raises ConfigError or CheckpointError."""
     directory = open_directory(run, ", a checkpoint in it, or a .safetensors file that `wgan export` made")
-    return load_config(directory.config), _checkpoint_in(directory.checkpoints, which)
+    return load_config(directory.config, is_trusted=False), _checkpoint_in(directory.checkpoints, which)
 
 
 def checkpoint_of(path: Path) -> Checkpoint | None:
@@ -261,7 +262,7 @@ def _of_checkpoint(checkpoint: Checkpoint, use_ema: bool) -> TrainedGenerator:
         key.removeprefix("model."): value for key, value in identity.items() if key.startswith("model.")
     }
     try:
-        model: ModelOptions = TypeAdapter(ModelOptions).validate_python(options)
+        model: ModelOptions = TypeAdapter(SavedModelOptions).validate_python(options)
     except ValidationError as error:
         raise CheckpointError(
             f"{checkpoint.path / 'state.json'} describes no network known here: {_first_mistake(error)}. Name the run "

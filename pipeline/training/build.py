@@ -18,6 +18,7 @@ from pipeline.monitor.charts import Layout, Logged, layout
 from pipeline.monitor.console import Console
 from pipeline.monitor.files import AlarmLines, JsonLines, PngFiles
 from pipeline.monitor.grids import image_grid
+from pipeline.monitor.own_sink import OwnSink
 from pipeline.monitor.recorder import Recorder
 from pipeline.monitor.sinks import Sinks
 from pipeline.monitor.tensorboard import TensorBoard
@@ -26,7 +27,6 @@ from pipeline.objectives import Objective, build_objective
 from pipeline.quality.best import Best
 from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.ranks.stopping import StopSignals
-from pipeline.run.directory import RunDirectory
 from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
 from pipeline.training.checks import square_resolution
 from pipeline.training.context import RunContext
@@ -91,7 +91,7 @@ def open_records(
         console = Console(first_step - 1, config.schedule.steps, is_shown=True)
         if_it_fails.callback(console.close)
         charts = layout(Logged.by(config, objective.measures_wasserstein))
-        sinks = build_sinks(run.directory, first_step, charts)
+        sinks = build_sinks(run, first_step, charts)
         if_it_fails.callback(sinks.close)
         sinks.text(first_step - 1, "run/config", dump_config(config))
         sinks.text(first_step - 1, "run/environment", environment)
@@ -102,14 +102,19 @@ def open_records(
     return sinks, console
 
 
-def build_sinks(directory: RunDirectory, first_step: int, charts: Layout) -> Sinks:
-    """All sinks of a run that records from `first_step` on. `charts` are those of TensorBoard's custom scalars."""
+def build_sinks(run: RunContext, first_step: int, charts: Layout) -> Sinks:
+    """All sinks of a run that records from `first_step` on, the user's own last. Raises ConfigError.
+
+    `charts` are those of TensorBoard's custom scalars.
+    """
+    directory = run.directory
     return Sinks(
         [
             TensorBoard(directory.path, first_step, charts),
             JsonLines(directory.metrics, first_step),
             AlarmLines(directory.alarms, first_step),
             PngFiles(directory.samples, "samples/ema", first_step),
+            *(OwnSink(options, directory.path, first_step) for options in run.config.monitor.sinks),
         ]
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.config import flatten
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.noise import RankRows
+from pipeline.option_plugins import versions
 from pipeline.options import Config
 from pipeline.ranks.runtime import Runtime
 from pipeline.run.directory import RunDirectory
@@ -73,6 +74,7 @@ class RunContext:
             "precision": self.runtime.precision,
             "images": [manifest.channels, *manifest.resolution],
             "data.manifest": manifest.sha256,
+            **versions(self.config),
         }
 
     @cached_property

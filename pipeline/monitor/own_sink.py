@@ -1,0 +1,57 @@
+"""Sinks of a user's own, by import path, whose failures cost nothing but what they would have written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.errors import ConfigError, StorageError
+from pipeline.monitor.grids import Png
+from pipeline.monitor.sinks import Sink
+from pipeline.options import SinkOptions
+from pipeline.plugins import load_plugin
+
+
+class OwnSink(Sink):
+    """A plug-in, any exception of which is a failed write: it is counted and reported, and training goes on."""
+
+    def __init__(self, options: SinkOptions, directory: Path, first_step: int) -> None:
+        """`directory` is the run directory; steps from `first_step` on are new. Raises ConfigError."""
+        self._name = options.name
+        try:
+            self._sink: Sink = load_plugin("monitor.sinks", options.name)(options, directory, first_step)
+        except Exception as error:
+            raise ConfigError(
+                f"monitor.sinks: {options.name} cannot be made ({type(error).__name__}: {error}). Mend it, or leave it "
+                "out."
+            ) from error
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._try(lambda: self._sink.scalars(step, values))
+
+    def images(self, step: int, name: str, png: Png) -> None:
+        self._try(lambda: self._sink.images(step, name, png))
+
+    def histograms(self, step: int, values: Mapping[str, Tensor], box: float | None = None) -> None:
+        self._try(lambda: self._sink.histograms(step, values, box))
+
+    def text(self, step: int, name: str, text: str) -> None:
+        self._try(lambda: self._sink.text(step, name, text))
+
+    def options(self, step: int, values: Mapping[str, Any]) -> None:
+        self._try(lambda: self._sink.options(step, values))
+
+    def flush(self) -> None:
+        self._try(self._sink.flush)
+
+    def close(self) -> None:
+        self._try(self._sink.close)
+
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            raise StorageError(f"{self._name}: {type(error).__name__}: {error}") from error
