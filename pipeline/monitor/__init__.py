@@ -1,1 +1,1 @@
-"""What a run shows of itself: scalars, image grids, histograms and text, to any number of sinks."""
+"""What a run shows about itself: scalars, image grids, histograms and text, sent to any number of sinks."""

@@ -1,4 +1,4 @@
-"""Alarms: what a person who watches the curves would warn of, each said once with what to do."""
+"""Alarms: warnings about what the curves show, each given once and with what to do."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Raised(NamedTuple):
 
 @dataclass(frozen=True)
 class AlarmRule:
-    """A condition on the figures of a log point that has to hold several times in a row."""
+    """A condition on the figures of a log point. The alarm goes off when it has held several times in a row."""
 
     name: str
     needs: tuple[str, ...]
-    """The tags without which there is nothing to say: the first one new, others at least once before."""
+    """The tags it is computed from: the first must be new at this log point, others logged at least once before."""
     is_wrong: Callable[[Values, Values, int], bool]
     """Of the figures now, the highest so far, and how many log points there have been."""
     text: Callable[[Values], str]
     times: int = 5
     is_of_machine: bool = False
-    """Whether it depends on the machine: a run that goes on elsewhere says it anew."""
+    """Whether it depends on the machine: a run that is resumed on another one may give it again."""
 
 
 ESTIMATE, VALIDATION = "wasserstein/estimate_smooth", "wasserstein/validation"
@@ -47,11 +47,11 @@ ALARM_RULES = (
         (CLIPPED,),
         lambda now, highest, count: now[CLIPPED] > MOST_CLIPPED,
         lambda now: (
-            f"{now[CLIPPED]:.0%} of the critic's weights are pushed to the edge of the clip box at each update, so "
-            "the critic can hardly be more than a sum of extremes. Lower critic_optimizer.lr or raise objective.clip; "
-            "or use objective.name: gradient_penalty, which has no box."
+            f"{now[CLIPPED]:.0%} of the critic's weights are clipped at each update, so most of them only take the "
+            "values -clip and clip, and the critic learns little. Lower critic_optimizer.lr or raise objective.clip; "
+            "or use objective.name: gradient_penalty, which does not clip."
         ),
-        # Many do at the start, on the way to where they stay.
+        # At the start many weights are clipped, before they settle.
         times=20,
     ),
     AlarmRule(
@@ -61,8 +61,8 @@ ALARM_RULES = (
             now[SIGNAL] < max(LEAST_SIGNAL, LEAST_SIGNAL_OF_HIGHEST * highest[SIGNAL])
         ),
         lambda now: (
-            f"The critic's gradient at generated images has all but vanished (mean norm {now[SIGNAL]:.2g}), and it is "
-            "all that the generator learns from. Raise objective.clip, or use objective.name: gradient_penalty; with "
+            f"The critic's gradient at generated images has nearly vanished (mean norm {now[SIGNAL]:.2g}), and the "
+            "generator learns from nothing else. Raise objective.clip, or use objective.name: gradient_penalty; with "
             "cross_entropy use generator: non_saturating."
         ),
     ),
@@ -74,7 +74,7 @@ ALARM_RULES = (
         ),
         lambda now: (
             f"The estimate is {now[ESTIMATE]:.3g} on training images and {now[VALIDATION]:.3g} on held-out ones: the "
-            "critic tells its training images by heart, and neither figure is the distance. Use more images, "
+            "critic has memorised its training images, and neither figure is the distance. Use more images, "
             "data.flip: true, a smaller critic or a lower critic_optimizer.lr."
         ),
         times=3,
@@ -94,12 +94,12 @@ ALARM_RULES = (
         (DIVERSITY,),
         lambda now, highest, count: (
             now[DIVERSITY] < LEAST_DIVERSITY
-            # At its start a generator draws much the same for every latent.
+            # At the start a generator draws nearly the same image for every latent.
             and (highest[DIVERSITY] > SOUND_DIVERSITY or count > LEARNING_LOG_POINTS)
         ),
         lambda now: (
             f"The generator's images differ only {now[DIVERSITY]:.0%} as much as real ones: it has collapsed to a "
-            "few, or to one. Go back to an earlier checkpoint (init_from) with lower learning rates or more "
+            "few images, or to one. Go back to an earlier checkpoint (init_from) with lower learning rates or more "
             "schedule.critic_updates; a larger schedule.global_batch helps the critic to see it."
         ),
     ),
@@ -117,7 +117,7 @@ ALARM_RULES = (
 
 
 class Alarms:
-    """Follows a run's figures and says what is wrong with them, each thing once."""
+    """Watches a run's figures and gives each alarm once."""
 
     def __init__(self) -> None:
         self._log_points = 0
@@ -134,7 +134,7 @@ class Alarms:
             if tag in values:
                 self._highest[tag] = max(values[tag], self._highest.get(tag, values[tag]))
         if ESTIMATE in values:
-            # It need not be logged at the steps of the validation that it is compared with.
+            # The validation estimate may be logged at other steps than the estimate it is compared with.
             self._last = {ESTIMATE: values[ESTIMATE]}
         known = {**self._last, **values}
         found = [rule for rule in ALARM_RULES if rule.needs[0] in values and self._goes_off(rule, known)]

@@ -26,7 +26,7 @@ STRIP_HEIGHT = 18
 def draw_animation(run: Path, target: Path) -> None:
     """Write the grids of `run`'s samples/ as a GIF that loops, each above the step that it was drawn at.
 
-    Raises ConfigError where the run has no grids, StorageError where the file cannot be written.
+    Raises ConfigError if the run has no grids, StorageError if the file cannot be written.
     """
     paths = choose_frames(RunDirectory(run).samples)
     grids = {path: grid for path in paths if (grid := read_grid(path)) is not None}
@@ -44,9 +44,8 @@ def draw_animation(run: Path, target: Path) -> None:
 def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
     """The grids that show a run: up to `most` in the order of their steps, with the first and the last.
 
-    All have the size of the newest: monitor.grid may have changed when the run was continued. Files that
-    are no whole PNG, as a kill or a full disk may leave them, are passed over. Raises ConfigError where
-    there is no grid.
+    All have the size of the newest: monitor.grid may have changed when the run was resumed. Files that are not a
+    complete PNG, for example after a kill or on a full disk, are skipped. Raises ConfigError if there is no grid.
     """
     paths = sorted((path for path in samples.glob("*") if FRAME_NAME.fullmatch(path.name)), key=step_of)
     sizes = {path: size for path in paths if (size := _size(path)) is not None}
@@ -59,16 +58,16 @@ def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
 
 
 def read_grid(path: Path) -> Image.Image | None:
-    """A grid in RGB, at most 640 pixels wide; None, with a warning, where it can no longer be read.
+    """A grid in RGB, at most 640 pixels wide; None, with a warning, if it can no longer be read.
 
-    A run that goes on may delete or replace grids after they were listed.
+    A run that is still training may delete or replace grids after they were listed.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
             # By a whole factor, so that all pixels of small images stay equally large.
             return image.convert("RGB").reduce(-(-image.width // MOST_WIDTH))
     except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a chunk that is damaged
-        say_warning(f"{path} is left out, as it cannot be read: {error}")
+        say_warning(f"{path} cannot be read and is skipped: {error}")
         return None
 
 
@@ -104,4 +103,6 @@ def _caption(step: int) -> str:
 
 
 def _no_grid(samples: Path) -> ConfigError:
-    return nothing_to_draw(f"{samples} holds no whole grid such as step_00000200.png", "monitor.sample_every")
+    return nothing_to_draw(
+        f"{samples} contains no complete grid such as step_00000200.png", "monitor.sample_every"
+    )

@@ -1,4 +1,4 @@
-"""Progress for a person: a bar on a terminal, a line now and then in a log file."""
+"""Progress of training: a bar on a terminal, a line every 10 seconds in a log file."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ class Console:
             _say(f"step {step}/{self._steps}, {text}, {left} left")
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """End the bar, and leave it on the screen."""
         self._bar.close()
 
 
 def say_warning(text: str) -> None:
-    """Tell a person of something that does not stop the run."""
+    """Print a warning, on standard error. The run continues."""
     _say(f"warning: {text}")
 
 
 def _say(text: str) -> None:
-    # The console may be a log file on the very disk that is full: that must not stop the run.
+    # The console may be a log file on a full disk, and that must not stop the run.
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)

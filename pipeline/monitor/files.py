@@ -12,13 +12,14 @@ from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import Png
 from pipeline.monitor.sinks import ALARM_PREFIX, Sink
 from pipeline.run.directory import parse_record
+from pipeline.wording import counted
 
 
 class Lines(Sink):
-    """A file of JSON objects, one a line, each with its step."""
+    """A file of JSON objects, one per line, each with its step."""
 
     def __init__(self, path: Path, first_step: int) -> None:
-        """Lines of `first_step` and later, and lines that are no such object, are dropped.
+        """Lines at `first_step` and later, and lines that are not records, are dropped.
 
         Raises StorageError.
         """
@@ -53,7 +54,7 @@ class PngFiles(Sink):
     """The grids of one name as PNG files step_00000200.png."""
 
     def __init__(self, directory: Path, name: str, first_step: int) -> None:
-        """Grids of `first_step` and later, left by a run that did not get to save them, are deleted.
+        """Grids at `first_step` and later are deleted: the run will draw them again.
 
         Raises StorageError.
         """
@@ -71,11 +72,11 @@ class PngFiles(Sink):
 
 
 def _lines_before(path: Path, first_step: int) -> list[str]:
-    # What follows the last line's end is a line that a crash cut short.
+    # A last line without an end was cut short by a crash.
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     records = [parse_record(line) for line in lines]
     if foreign := records.count(None):
-        say_warning(f"{path}: {foreign} of {len(lines)} lines are no records of a run and are dropped")
+        say_warning(f"{path}: dropped {counted(foreign, 'line')} (of {len(lines):,}) that no run has written")
     return [
         f"{line.decode()}\n"
         for line, record in zip(lines, records, strict=True)

@@ -70,17 +70,17 @@ RUN_LINES = ("-", "--", ":", "-.")
 def draw_curves(run: Path, target: Path) -> None:
     """Write scores, losses, the Wasserstein estimate and quality figures of `run`, over the step, as a PNG.
 
-    Raises ConfigError where the run has logged nothing, StorageError where the file cannot be written.
+    Raises ConfigError if the run has logged nothing, StorageError if the file cannot be written.
     """
     records = read_records(RunDirectory(run).metrics)
     _save(curves_figure(records, run.resolve().name, read_alarms(run)), target)
 
 
 def draw_comparison(runs: Sequence[Path], target: Path) -> None:
-    """Write the curves of several runs over one another as a PNG.
+    """Write the curves of several runs in the same panels as a PNG.
 
-    Raises ConfigError where a run is named twice or has logged nothing, or where there are more runs than
-    lines that look different; StorageError where the file cannot be written.
+    Raises ConfigError if a run is named twice or has logged nothing, or if there are more runs than lines that look
+    different; StorageError if the file cannot be written.
     """
     most = len(RUN_COLOURS) * len(RUN_LINES)
     if len(runs) > most:
@@ -118,7 +118,7 @@ def label_runs(
 def distinct_names(runs: Sequence[Path]) -> list[str]:
     """The directory name of each run, with as many of its parents before it as tell it from the others.
 
-    Raises ConfigError where two are the same directory.
+    Raises ConfigError if two are the same directory.
     """
     paths = [run.resolve() for run in runs]
     if twice := sorted({str(path) for path in paths if paths.count(path) > 1}):
@@ -182,7 +182,7 @@ def draw_panel(axes: Axes, records: Sequence[Record], panel: Panel, alarms: Sequ
 def comparison_figure(runs: Mapping[str, Sequence[Record]]) -> Figure:
     """The curves of several runs, by their names, over one another: a panel for each figure that one of them has.
 
-    Where none has a Wasserstein estimate or a quality figure, their losses are compared.
+    If none has a Wasserstein estimate or a quality figure, their losses are compared.
     """
     titles = compared_figures(runs.values())
     rows = -(-len(titles) // 2)
@@ -270,7 +270,7 @@ def _save(figure: Figure, target: Path) -> None:
 
 
 def _quality_samples(run: Path) -> int | None:
-    """How many samples the run's quality figures are of; None where its config is of another version."""
+    """How many samples the run's quality figures are of; None if its config is of another version."""
     try:
         return load_config(RunDirectory(run).config, is_trusted=False).quality.samples
     except ConfigError:

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from pipeline.errors import ConfigError
 from pipeline.monitor.console import say_warning
 from pipeline.run.directory import RunDirectory, parse_record
+from pipeline.wording import counted
 
 Record = Mapping[str, Any]
-"""A line of metrics.jsonl: "step" is a whole number, every other name a figure of it."""
+"""A line of metrics.jsonl: "step" is a whole number, and every other name is a figure at this step."""
 
 
 class AlarmRecord(NamedTuple):
-    """What the health checks said at a step, and what they advise."""
+    """An alarm that went off at a step, and what it advises."""
 
     step: int
     name: str
@@ -23,28 +24,30 @@ class AlarmRecord(NamedTuple):
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl in their order, without lines that are none, such as one cut short by a kill.
+    """The records of a metrics.jsonl in their order. Other lines, such as one cut short by a kill, are skipped.
 
-    Raises ConfigError where there is no record.
+    Raises ConfigError if there is no record.
     """
     try:
         records = read_lines(path)
     except OSError as error:
         raise nothing_to_draw(f"{path} cannot be read ({error.strerror})", "monitor.log_every") from None
     if not records:
-        raise nothing_to_draw(f"{path} holds no record of a step", "monitor.log_every")
+        raise nothing_to_draw(f"{path} contains no record of a step", "monitor.log_every")
     return records
 
 
 def read_lines(path: Path) -> list[Record]:
-    """The JSON objects of `path`, one a line, that have a step; lines that are none are left out with a warning.
+    """The JSON objects of `path`, one per line, that have a step. Other lines are skipped with a warning.
 
-    Raises OSError where the file cannot be read.
+    Raises OSError if the file cannot be read.
     """
     with path.open("rb") as file:
         records = [parse_record(line) for line in file]
     if damaged := records.count(None):
-        say_warning(f"{path}: {damaged} of {len(records)} lines are no records of a run and are left out")
+        say_warning(
+            f"{path}: skipped {counted(damaged, 'line')} (of {len(records):,}) that no run has written"
+        )
     return [record for record in records if record is not None]
 
 
@@ -54,10 +57,10 @@ def points_of(records: Iterable[Record], tag: str) -> list[tuple[int, float]]:
 
 
 def read_alarms(run: Path) -> list[AlarmRecord]:
-    """What the health checks said of a run, in its order."""
+    """The alarms of a run, in their order."""
     try:
         lines = read_lines(RunDirectory(run).alarms)
-    except OSError:  # of a run that has raised none, or was made before there were alarms
+    except OSError:  # of a run without alarms, or of a version that had none
         return []
     return [AlarmRecord(line["step"], str(line.get("name")), str(line.get("text"))) for line in lines]
 

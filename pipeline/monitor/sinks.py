@@ -10,15 +10,16 @@ from torch import Tensor
 from pipeline.errors import StorageError
 from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import Png, encode_png
+from pipeline.wording import counted
 
 ALARM_PREFIX = "health/"
 """How the names of the texts begin that a person should read."""
 
 
 class Sink:
-    """Takes what is logged at a step; each kind keeps what it has a place for and ignores the rest.
+    """Receives what is logged at a step. Each kind overrides the methods for what it keeps, and ignores the rest.
 
-    Its OSErrors and StorageErrors are counted by `Sinks` and never stop training.
+    `Sinks` counts its OSErrors and StorageErrors, and they never stop training.
     """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -28,7 +29,7 @@ class Sink:
         """A picture, encoded once for all sinks."""
 
     def histograms(self, step: int, values: Mapping[str, Tensor], box: float | None = None) -> None:
-        """Tensors of any shape by name. Those that lie in [-box, box] are shown against these edges."""
+        """Tensors of any shape by name. If all values are in [-box, box], the bins span this range."""
 
     def text(self, step: int, name: str, text: str) -> None:
         """Lines of text."""
@@ -37,14 +38,14 @@ class Sink:
         """The options of the run, by their dotted names."""
 
     def flush(self) -> None:
-        """Bring everything so far to the file system."""
+        """Write everything so far to the file system."""
 
     def close(self) -> None:
-        """Flush, and take no more."""
+        """Flush and close. Nothing is logged afterwards."""
 
 
 class Sinks:
-    """Several sinks as one. A full disk costs plots, not the run: failures are counted and reported."""
+    """Several sinks as one. A sink that fails, for example on a full disk, is reported and never stops training."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = list(sinks)
@@ -73,7 +74,9 @@ class Sinks:
     def close(self) -> None:
         self._each(lambda sink: sink.close())
         if self.failures:
-            say_warning(f"writing records failed {self.failures} times; plots may have gaps")
+            say_warning(
+                f"records could not be written {counted(self.failures, 'time')}, so plots may have gaps"
+            )
 
     def _each(self, call: Callable[[Sink], None]) -> None:
         for sink in self._sinks:
@@ -82,4 +85,4 @@ class Sinks:
             except (OSError, StorageError) as error:
                 self.failures += 1
                 if self.failures == 1:
-                    say_warning(f"{type(sink).__name__} cannot write, and training goes on: {error}")
+                    say_warning(f"{type(sink).__name__} cannot write: {error} Training continues.")

@@ -23,7 +23,7 @@ BOX_BINS = 64
 NUMBERS = (int, float)
 RGB = 3
 LONGEST_WAIT = 5.0
-"""Seconds by which clocks of machines that continue each other's runs may differ."""
+"""Seconds by which the clocks of machines that resume each other's runs may differ."""
 
 
 COMPARED = ("wasserstein/estimate_smooth", "wasserstein/normalized", "speed/images_per_second")
@@ -90,7 +90,7 @@ class TensorBoard(Sink):
 
     @contextmanager
     def _writing(self) -> Iterator[Any]:
-        """The event writer, or a new one some time after the last one failed: its thread is gone for good."""
+        """The event writer. Some time after a failure it is a new one, because the thread of the old one has ended."""
         if self._writer is None:
             if time.monotonic() < self._reopen_at:
                 raise OSError("the event file could not be written a moment ago")
@@ -107,7 +107,7 @@ class TensorBoard(Sink):
 
 
 def _wait_for_a_later_name(directory: Path) -> None:
-    """Wait until an event file that is made now is read after all that stand in `directory`.
+    """Wait until a new event file will be read after all that are in `directory`.
 
     TensorBoard reads them in the order of their names, which begin with the second they were made in. Two of one
     second would be read in the order of their processes' ids, and the older might hide what the newer holds.
@@ -116,17 +116,17 @@ def _wait_for_a_later_name(directory: Path) -> None:
     ahead = 1 + max((int(second) for second in seconds if second.isdecimal()), default=0) - time.time()
     if ahead > LONGEST_WAIT:
         say_warning(
-            f"{directory} holds event files that are {ahead:.0f} seconds ahead of this machine's clock: TensorBoard "
-            "will show this part of the run before theirs. Set the clock right, and start again."
+            f"{directory} contains event files from {ahead:.0f} seconds ahead of this machine's clock: TensorBoard "
+            "will show this part of the run before theirs. Correct the clock and start again."
         )
     else:
         time.sleep(max(0.0, ahead))
 
 
 def _edges(values: Tensor, box: float | None) -> Any:
-    """Where bins meet: from edge to edge of the box where all values lie in it."""
+    """The edges of the bins: they span the box if all values are in it."""
     if box is None or bool((values.abs() > box).any()):
         return "auto"
-    # Clipped weights are of float32, and may lie above the box in float64.
+    # Clipped weights are float32 and may exceed the box in float64.
     edge = float(np.float32(box))
     return np.linspace(-edge, edge, BOX_BINS + 1)

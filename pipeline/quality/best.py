@@ -17,17 +17,17 @@ def is_better(metric: str, value: float, than: float) -> bool:
 
 @dataclass
 class Best:
-    """The best value so far, its step, and how many evaluations have passed since. Without a metric none is sought."""
+    """The best value so far, its step, and the number of evaluations since. Without a metric there is no best."""
 
     metric: str | None
     patience: int | None
     basis: dict[str, Any] = field(default_factory=dict)
-    """What its values depend on beside the samples: only equal ones compare."""
+    """What its values depend on besides the samples: values with another basis cannot be compared."""
     value: float | None = None
     step: int | None = None
     evaluations_since: int = 0
     former: list[int] = field(default_factory=list)
-    """Steps that were the best by another metric or basis, before the options changed: they stay."""
+    """Steps that were the best by another metric or basis, before the options changed. Their checkpoints are kept."""
     _before: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -49,12 +49,12 @@ class Best:
         return True
 
     def take_back(self) -> None:
-        """Forget the last evaluation: its checkpoint could not be saved."""
+        """Undo the last update, because its checkpoint could not be saved."""
         self.restore(self._before)
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether there was no new best for as many evaluations as the patience lasts."""
+        """Whether there was no new best for `patience` evaluations."""
         return self.patience is not None and self.evaluations_since >= self.patience
 
     @property
@@ -74,7 +74,7 @@ class Best:
         }
 
     def restore(self, facts: Mapping[str, Any] | None) -> bool:
-        """Take saved values, where they compare with new ones. Returns whether the search goes on, or starts anew."""
+        """Take saved values if new ones can be compared with them. Returns False if the search starts over."""
         if facts is None:
             return True
         self.former = list(facts.get("former", []))  # earlier versions forgot them

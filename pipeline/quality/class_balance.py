@@ -1,4 +1,4 @@
-"""Whether generated samples have the classes of the real ones, in their shares."""
+"""Whether generated samples have the same classes as the real ones, in the same shares."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.wording import counted
 
 ROWS = 4096
 
@@ -22,13 +23,13 @@ class Gaussian(NamedTuple):
 def gaussian(features: Tensor) -> Gaussian:
     """Mean and unbiased covariance (divided by count - 1) of float32 (count, dimensions), which must be finite.
 
-    Raises ConfigError where there are fewer than two rows.
+    Raises ConfigError if there are fewer than two rows.
     """
     count, dimensions = features.shape
     if count < 2:
         raise ConfigError(
-            f"The features of {count} image(s) have no covariance, and the Fréchet distance needs one. "
-            "Take two images at least, and more than the features have dimensions for a figure to trust."
+            f"The features of {counted(count, 'image')} have no covariance, and the Fréchet distance needs one. "
+            "Use at least two images, and more than the features have dimensions for a reliable figure."
         )
     mean = features.mean(0, dtype=torch.float64)
     scatter = torch.zeros(dimensions, dimensions, dtype=torch.float64, device=features.device)

@@ -25,7 +25,7 @@ def kernel_distance(real: Tensor, fake: Tensor, subsets: int, subset_size: int, 
     """The mean squared MMD of random subsets of float32 (count, dimensions): KID on Inception features.
 
     Binkowski et al. 2018, "Demystifying MMD GANs". The subsets, drawn without replacement, depend on the seed
-    and the counts alone. Raises ConfigError where a subset cannot be drawn.
+    and the counts alone. Raises ConfigError if a subset cannot be drawn.
     """
     _check_subsets(min(len(real), len(fake)), subsets, subset_size)
     source = torch.Generator().manual_seed(seed)
@@ -51,10 +51,10 @@ def polynomial_mmd(real: Tensor, fake: Tensor) -> float:
 
 def _check_subsets(smaller_count: int, subsets: int, subset_size: int) -> None:
     if subsets < 1:
-        raise ConfigError(f"{subsets} subsets: the kernel distance is a mean over one subset at least.")
+        raise ConfigError(f"{subsets} subsets: the kernel distance is a mean over at least one subset.")
     if subset_size < 2:
         raise ConfigError(
-            f"Subsets of {subset_size}: the kernel distance compares pairs of samples. Make it 2 at least."
+            f"Subsets of {subset_size}: the kernel distance compares pairs of samples. Make it at least 2."
         )
     if subset_size > smaller_count:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What nearest neighbours tell of generated samples: fidelity, coverage, and whether they are copies."""
+"""What nearest neighbours show about generated samples: fidelity, coverage, and whether they are copies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.wording import counted
 
 CHUNK = 512
 """Rows of a matrix of distances that are held at once."""
@@ -108,8 +109,8 @@ def natural_distance(train: Tensor, held_out: Tensor) -> float:
     """
     if len(held_out) <= SCALE_NEIGHBOURS:
         raise ConfigError(
-            f"{len(held_out)} held-out image(s) cannot say how near to the training images is natural. "
-            f"Hold out {SCALE_NEIGHBOURS + 1} at least, and some hundreds for a figure to trust."
+            f"{counted(len(held_out), 'held-out image')} cannot show how close to the training images is natural. "
+            f"Hold out at least {SCALE_NEIGHBOURS + 1}, and some hundreds for a reliable figure."
         )
     distances = _relative_distances(held_out, train, held_out, are_held_out=True).sort().values
     # A new image is below the j-th of m others with probability j / (m + 1), whatever the distribution.

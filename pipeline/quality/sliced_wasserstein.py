@@ -82,7 +82,7 @@ class RealPatches:
         if min(height, width) < SMALLEST_IMAGE:
             raise ConfigError(
                 f"Images of {_size(real.shape[1:])} (channels x height x width) are too small for patches of {PATCH} x "
-                f"{PATCH}. Take images of {SMALLEST_IMAGE} pixels at least."
+                f"{PATCH}. Use images of at least {SMALLEST_IMAGE} pixels."
             )
         source = torch.Generator().manual_seed(seed)
         count = min(len(real), fakes)
@@ -103,7 +103,7 @@ class RealPatches:
         if fake.shape[1:] != self.shape:
             raise ConfigError(
                 f"Real images are {_size(self.shape)} (channels x height x width) and generated ones "
-                f"{_size(fake.shape[1:])}: patches of different sizes have no distance. Bring both to one size."
+                f"{_size(fake.shape[1:])}: they must have the same size to be compared. Resize one of the sets."
             )
         found = _cut_patches(fake, self.fakes, self.levels)
         return {

@@ -325,7 +325,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out_with_one_warning_a_file(
             file.write('{"step": 420, "cri')
     assert "Steps 400" in sections(render(run))["head"]
     assert capsys.readouterr().err.splitlines() == [
-        f"warning: {run / name}: 1 of {count} lines are no records of a run and are left out"
+        f"warning: {run / name}: skipped 1 line (of {count}) that no run has written"
         for name, count in zip(names, counts, strict=True)
     ]
 
@@ -341,7 +341,7 @@ def test_a_grid_that_goes_while_the_report_is_made_is_left_out_with_a_warning(
     monkeypatch.setattr("pipeline.commands.report_charts.choose_frames", lambda samples, most: chosen)
     damage(chosen[0])
     assert [grid.step for grid in read_grids(run / "samples")] == [400]
-    assert f"warning: {chosen[0]} is left out, as it cannot be read: " in capsys.readouterr().err
+    assert f"warning: {chosen[0]} cannot be read and is skipped: " in capsys.readouterr().err
 
 
 def test_what_a_run_holds_is_text_on_the_page(run: Path) -> None:

@@ -17,9 +17,9 @@ SOUND = {
 WRONG = {
     "clip_saturation": (
         {"critic/clipped_fraction": 0.9},
-        "90% of the critic's weights are pushed to the edge",
+        "90% of the critic's weights are clipped at each update",
     ),
-    "vanishing_gradient": ({"critic/input_grad_norm": 1e-5}, r"all but vanished \(mean norm 1e-05\)"),
+    "vanishing_gradient": ({"critic/input_grad_norm": 1e-5}, r"nearly vanished \(mean norm 1e-05\)"),
     "critic_overfits": ({"wasserstein/validation": 0.5}, "is 2 on training images and 0.5 on held-out ones"),
     "critic_behind": (
         {"wasserstein/estimate_smooth": -1.0, "wasserstein/validation": -1.0},

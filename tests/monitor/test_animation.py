@@ -163,7 +163,9 @@ def test_gradients_of_colour_stay_smooth(tmp_path: Path) -> None:
 def test_a_run_that_has_drawn_no_grid_has_no_animation(tmp_path: Path, has_directory: bool) -> None:
     if has_directory:
         (tmp_path / "samples").mkdir()
-    with pytest.raises(ConfigError, match=r"samples holds no whole grid.*multiple of monitor\.sample_every"):
+    with pytest.raises(
+        ConfigError, match=r"samples contains no complete grid.*multiple of monitor\.sample_every"
+    ):
         draw_animation(tmp_path, tmp_path / "training.gif")
 
 
@@ -180,8 +182,8 @@ def test_a_grid_that_goes_while_it_is_drawn_is_left_out_with_a_warning(
     damage(chosen[1])
     draw_animation(run, run / "training.gif")
     assert len(frames(run / "training.gif")) == 2
-    assert f"warning: {chosen[1]} is left out, as it cannot be read: " in capsys.readouterr().err
+    assert f"warning: {chosen[1]} cannot be read and is skipped: " in capsys.readouterr().err
     for path in chosen:
         path.unlink(missing_ok=True)
-    with pytest.raises(ConfigError, match="samples holds no whole grid"):
+    with pytest.raises(ConfigError, match="samples contains no complete grid"):
         draw_animation(run, run / "training.gif")

@@ -87,7 +87,7 @@ def test_lines_that_are_no_records_are_dropped_with_a_warning(
     path.write_bytes(foreign + b"\n" + path.read_bytes())
     log(path, 3, 5)
     assert [line["step"] for line in lines(path)] == [1, 2, 3, 4]
-    warning = f"warning: {path}: 1 of 3 lines are no records of a run and are dropped\n"
+    warning = f"warning: {path}: dropped 1 line (of 3) that no run has written\n"
     assert capsys.readouterr().err == warning
 
 

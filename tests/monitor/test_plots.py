@@ -157,7 +157,7 @@ def test_a_line_that_is_no_record_is_left_out_with_a_warning(
     path = run / "metrics.jsonl"
     path.write_bytes(path.read_bytes() + cut)
     assert [record["step"] for record in read_records(path)] == [2, 4, 6]
-    warning = f"warning: {path}: 1 of 4 lines are no records of a run and are left out\n"
+    warning = f"warning: {path}: skipped 1 line (of 4) that no run has written\n"
     assert capsys.readouterr().err == warning
     draw_curves(run, run / "curves.png")
 
@@ -190,8 +190,8 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(
     ("lines", "message"),
     [
         (None, r"metrics\.jsonl cannot be read \(No such file or directory\)"),
-        ("", r"metrics\.jsonl holds no record of a step"),
-        ('{"step": 2, "cri', r"metrics\.jsonl holds no record of a step"),
+        ("", r"metrics\.jsonl contains no record of a step"),
+        ('{"step": 2, "cri', r"metrics\.jsonl contains no record of a step"),
     ],
 )
 def test_a_run_that_has_logged_nothing_has_no_curves(tmp_path: Path, lines: str | None, message: str) -> None:
@@ -221,7 +221,7 @@ def test_plot_says_why_there_is_no_animation_yet(tmp_path: Path, capsys: pytest.
     assert main(["plot", str(tmp_path)]) == 0
     drawn, missing = capsys.readouterr().out.splitlines()
     assert drawn == str(tmp_path / "curves.png")
-    assert missing.startswith(f"no training.gif: {tmp_path / 'samples'} holds no whole grid")
+    assert missing.startswith(f"no training.gif: {tmp_path / 'samples'} contains no complete grid")
 
 
 def test_quality_figures_have_a_panel_each_that_says_which_way_is_better() -> None:

@@ -34,9 +34,9 @@ def test_a_full_disk_costs_pictures_and_not_the_run(
     written = capsys.readouterr().err.splitlines()
     assert len(written) == 2
     picture = tmp_path / "step_00000002.png"
-    assert f"PngFiles cannot write, and training goes on: {picture} cannot be written" in written[0]
+    assert f"PngFiles cannot write: {picture} cannot be written" in written[0]
     assert "No space left on device" in written[0]
-    assert "writing records failed 2 times" in written[1]
+    assert "records could not be written 2 times" in written[1]
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
     assert sorted(path.name for path in tmp_path.glob("*step*")) == ["step_00000001.png", "step_00000004.png"]
 

@@ -50,7 +50,7 @@ def test_the_covariance_of_large_values_is_not_lost_in_rounding() -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_images_have_no_covariance(count: int) -> None:
     with pytest.raises(
-        ConfigError, match=rf"features of {count} image\(s\) have no covariance.*Take two images"
+        ConfigError, match=rf"features of {count} images? have no covariance.*Use at least two images"
     ):
         gaussian(torch.zeros(count, 3))
 

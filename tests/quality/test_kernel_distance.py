@@ -104,8 +104,8 @@ def test_the_seed_alone_chooses_the_subsets() -> None:
 @pytest.mark.parametrize(
     ("subsets", "size", "message"),
     [
-        (0, 5, r"0 subsets: .* one subset at least"),
-        (3, 1, r"Subsets of 1: .* pairs of samples\. Make it 2 at least"),
+        (0, 5, r"0 subsets: .* at least one subset"),
+        (3, 1, r"Subsets of 1: .* pairs of samples\. Make it at least 2"),
         (
             3,
             11,

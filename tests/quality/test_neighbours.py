@@ -266,6 +266,6 @@ def test_where_new_images_are_copies_themselves_no_sample_is_called_one() -> Non
 
 @pytest.mark.parametrize("count", [0, 5])
 def test_too_few_held_out_images_are_refused(count: int) -> None:
-    message = rf"{count} held-out image\(s\) cannot say how near .* Hold out 6 at least"
+    message = rf"{count} held-out images cannot show how close .* Hold out at least 6"
     with pytest.raises(ConfigError, match=message):
         share_of_copies(draw(0, 10), draw(1, 10), draw(2, count))
