@@ -1,4 +1,4 @@
-"""The `wgan` command: its parser, put together from the commands, and how errors become exit codes."""
+"""The `wgan` command: assembles the parser from the commands, and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from pipeline.errors import PipelineError
 from pipeline.ranks.speaker import tell_untold
 
 COMMANDS = (shards, configs, train, sample, interpolate, export, plot, report, evaluate, features, doctor)
-"""In the order of the help. Their modules import nothing heavy before they run, so that --help is quick."""
+"""In the order of the help. Their modules import heavy libraries only when they run, which keeps --help fast."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code."""
+    """Run one command. Returns the exit code (pipeline.errors lists them)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parsed = _parse(words)
     parsed.words = words
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    """The arguments. Options of a config may stand after flags too, where argparse leaves them over."""
+    """Parse the arguments. Overrides may follow flags too; argparse returns those as unknown arguments."""
     parser = _parser()
     parsed, rest = parser.parse_known_args(words)
     are_overrides = hasattr(parsed, "overrides") and all("=" in word and word[0] != "-" for word in rest)
@@ -56,7 +56,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 class _Version(argparse.Action):
-    """Prints the versions of this package and of torch, which it does not import."""
+    """Prints the versions of this package and of torch, without importing torch."""
 
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(option_strings, dest, nargs=0, help="show the versions of wgan and torch, and exit")
@@ -73,7 +73,7 @@ class _Version(argparse.Action):
 
 
 def describe_versions() -> str:
-    """One line, such as "wgan 0.1.0 (torch 2.13.1)", from what is installed."""
+    """The installed versions in one line, such as "wgan 0.1.0 (torch 2.13.1)"."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}

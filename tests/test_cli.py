@@ -107,7 +107,11 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
         (["sample", "{run}/samples"], 2, "is not a run directory: it has no config.yaml"),
         (["sample", "{run}", "--count", "0"], 2, "at least one image must be drawn"),
         (["sample", "{run}", "--seed", "-1"], 2, "a seed is a whole number from 0 on"),
-        (["sample", "{run}", "--count", "10001"], 2, "too large a picture. Add --files"),
+        (
+            ["sample", "{run}", "--count", "10001"],
+            2,
+            "do not fit into one picture: a grid has at most 10,000. Add --files",
+        ),
         (["sample", "{run}", "--out", "{run}"], 2, "is a directory, and a grid is one file"),
         (["plot", "{run}/samples"], 2, "is not a run directory: it has no config.yaml"),
         (["plot", "{run}", "--out", "{run}/config.yaml"], 2, "config.yaml is a file, and plots ("),
@@ -123,7 +127,7 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
         (["doctor", "{run}/config.yaml", "precision=fp16"], 2, "precision: fp16 needs a GPU"),
     ],
 )
-def test_mistakes_are_said_with_their_exit_code(
+def test_mistakes_are_reported_with_their_exit_code(
     trained: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
 ) -> None:
     assert main([word.format(run=trained) for word in words]) == code
@@ -131,7 +135,7 @@ def test_mistakes_are_said_with_their_exit_code(
 
 
 @pytest.mark.parametrize("name", ["grid", "grid.xyz", "grid.jpg"])
-def test_a_grid_is_a_png_and_called_so(
+def test_a_grid_is_a_png_and_its_name_says_so(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert main(["sample", str(trained), "--count", "4", "--out", str(tmp_path / name)]) == 2
@@ -208,14 +212,14 @@ def test_doctor_ends_with_the_error_that_a_run_would(
         (RuntimeOptions(), 4),
     ],
 )
-def test_without_a_number_the_config_says_how_many_ranks_start_on_a_machine_of_four_gpus(
+def test_without_a_number_the_config_or_the_gpus_choose_how_many_ranks(
     options: RuntimeOptions, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert default_processes(options) == expected
 
 
-def test_options_may_stand_before_and_after_flags(capsys: pytest.CaptureFixture[str]) -> None:
+def test_overrides_may_come_before_and_after_flags(capsys: pytest.CaptureFixture[str]) -> None:
     parsed = _parse(["train", "a.yaml", "seed=1", "--processes", "2", "name=b", "data.shards=c"])
     assert (parsed.overrides, parsed.processes) == (["seed=1", "name=b", "data.shards=c"], 2)
     for words in (

@@ -12,14 +12,14 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_command(commands: Commands, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
-    """A command whose help ends with these examples."""
+    """Add a command whose help ends with `examples`. Returns its parser, for its flags."""
     return commands.add_parser(
         name, help=summary, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 
 def add_config(parser: argparse.ArgumentParser, nargs: Literal["?"] | None = None) -> None:
-    """A config, which may be left out with nargs "?", and options that go before its own."""
+    """Add CONFIG, optional if `nargs` is "?", and overrides of its options."""
     parser.add_argument(
         "config",
         type=Path,
@@ -28,44 +28,50 @@ def add_config(parser: argparse.ArgumentParser, nargs: Literal["?"] | None = Non
         help="a YAML file, or a preset's name such as digits",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.option=value", help="options that replace the config's"
+        "overrides",
+        nargs="*",
+        metavar="section.option=value",
+        help="options that replace those of the config",
     )
 
 
 def check_processes(processes: int | None) -> None:
-    """Raise ConfigError where --processes is given and below 1."""
+    """Raise ConfigError if --processes is given and below 1."""
     if processes is not None and processes < 1:
-        raise ConfigError(f"--processes {processes}: at least one process is needed.")
+        raise ConfigError(
+            f"--processes {processes}: at least one process is needed. Give 1 or more, or leave it out."
+        )
 
 
 def add_generator(parser: argparse.ArgumentParser) -> None:
-    """Which generator a command takes."""
+    """Add the flags that choose a generator: RUN, --ema and --checkpoint."""
     parser.add_argument(
         "run",
         type=Path,
         metavar="RUN",
-        help="a run's directory, such as runs/digits, a checkpoint in it, or an exported .safetensors file",
+        help="a run directory such as runs/digits, a checkpoint in it, or an exported .safetensors file",
     )
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="take the moving average of the generator's weights, or the last weights",
+        help="use the moving average of the generator's weights, or with --no-ema the last weights",
     )
     parser.add_argument(
         "--checkpoint",
         type=_checkpoint,
         metavar="STEP",
-        help="of a run; best for the one that quality.keep_best keeps (default: the newest)",
+        help="step of a checkpoint of the run, or best for the one that quality.keep_best keeps (default: newest)",
     )
 
 
 def add_truncation(parser: argparse.ArgumentParser) -> None:
+    """Add --truncation."""
     parser.add_argument(
         "--truncation",
         type=float,
         metavar="T",
-        help="redraw a latent's numbers until they are within [-T, T]: fewer odd images, less variety",
+        help="draw each number of a latent again until it is within [-T, T]: fewer odd images, less variety",
     )
 
 
@@ -73,5 +79,5 @@ def _checkpoint(text: str) -> int | Literal["best"]:
     if text == "best":
         return "best"
     if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a step nor the word best")
+        raise argparse.ArgumentTypeError(f"invalid value {text!r}: expected a step, such as 1000, or best")
     return int(text)

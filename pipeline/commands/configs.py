@@ -1,4 +1,4 @@
-"""`wgan configs`: the presets, and the YAML of one of them."""
+"""`wgan configs`: lists the presets, or prints one as YAML."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pipeline.presets import Preset, find_config, list_presets
 
 EXAMPLES = """\
 examples:
-  wgan configs                                         what each preset is, its commands and how long it takes
-  wgan configs digits                                  the preset itself
-  wgan configs digits > mine.yaml                      a copy to change; train it with `wgan train mine.yaml`
+  wgan configs                                         describes each preset, with its commands and duration
+  wgan configs digits                                  prints the preset
+  wgan configs digits > mine.yaml                      a copy to edit, for `wgan train mine.yaml`
 
-A preset's name can be given wherever a command takes a CONFIG.
+Every command that takes a CONFIG accepts the name of a preset.
 """
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
     configs = add_command(commands, "configs", "list the presets, or print one", EXAMPLES)
-    configs.add_argument("name", nargs="?", metavar="NAME", help="of a preset whose YAML is to be printed")
+    configs.add_argument("name", nargs="?", metavar="NAME", help="a preset to print as YAML")
     configs.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print all presets, or the file of one."""
+    """Describe all presets, or print one."""
     if arguments.name is None:
         print("\n\n".join(describe(preset) for preset in list_presets()))
     else:

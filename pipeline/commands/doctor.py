@@ -1,4 +1,4 @@
-"""`wgan doctor`: what this machine has, and what a config would use of it."""
+"""`wgan doctor`: show what this machine has, and what a config would use."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what is found.
+    """Print versions, devices and what the config would use.
 
-    Raises the error that a run of the config would start with, on this machine and in one process.
+    Raises the error that a run of the config would fail with at its start, on this machine and in one process.
     """
     from pipeline.config import load_config
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     for title, lines in sections.items():
         print(f"{title}\n" + "\n".join(f"  {name:14} {text}" for name, text in lines.items()))
     if arguments.config is None:
-        print("give a config, as in `wgan doctor digits`, to see what it would use")
+        print("to see what a config would use, name it: wgan doctor digits")
     return 0
 
 

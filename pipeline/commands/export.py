@@ -15,14 +15,15 @@ examples:
   wgan export runs/digits --format onnx --out digits.onnx             needs the extra `onnx`
   wgan export runs/digits --format program --out digits.pt2
 
-safetensors  weights and a card that says how to build the network: for `wgan sample` and
-             pipeline.load_generator(FILE). Reading it never runs code.
-onnx         `latents` (batch, latent) to `images` in [-1, 1], for onnxruntime and others.
-program      the same for torch.export.load, without this package. torch unpickles parts of such a
-             file, which can run code: load only those that you trust. No command here reads one.
+safetensors  the weights, and a card that says how to build the network. `wgan sample` and
+             pipeline.load_generator(FILE) read it. Reading it never runs code.
+onnx         a network from `latents` (batch, latent) to `images` in [-1, 1], for onnxruntime and other
+             runtimes.
+program      the same network for torch.export.load, without this package. torch unpickles parts of such
+             a file, which can run code: load only files that you trust. No command here reads one.
 
-The last two are run beside PyTorch before they get their name: no pixel may differ by over 1e-4.
-Beside each file its card is written as FILE.json.
+The last two are compared with PyTorch before they are written: no pixel may differ by more than 1e-4.
+The card is also written next to each file, as FILE.json.
 """
 
 
@@ -36,7 +37,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write a generator to one file, once what was written makes the same images."""
+    """Write a generator to one file, if it makes the same images as in PyTorch."""
     from pipeline.run.export_formats import WRITERS, check_onnx_packages
     from pipeline.run.generator import read_generator
 

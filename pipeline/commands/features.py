@@ -1,4 +1,4 @@
-"""`wgan features train`: a classifier of a labelled set, whose features and verdicts judge samples."""
+"""`wgan features train`: train a classifier on labelled shards, for the metrics of `wgan evaluate`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.commands.arguments import Commands, add_command
 from pipeline.durable import storage_errors
 from pipeline.errors import ConfigError
+from pipeline.wording import counted
 
 EXAMPLES = """\
 examples:
@@ -18,21 +19,28 @@ examples:
 
 def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
-    features = add_command(commands, "features", "train a classifier that judges samples", EXAMPLES)
+    features = add_command(commands, "features", "train a classifier for the metrics of evaluate", EXAMPLES)
     actions = features.add_subparsers(title="actions", required=True, metavar="ACTION")
     train = add_command(actions, "train", "train it on labelled shards", EXAMPLES)
     train.add_argument(
-        "shards", type=Path, metavar="SHARDS", help="made by `wgan shards make` from a labelled source"
+        "shards",
+        type=Path,
+        metavar="SHARDS",
+        help="shards that `wgan shards make` made from a labelled source",
     )
-    train.add_argument("--out", type=Path, metavar="FILE", help="default: SHARDS.classifier.safetensors")
-    train.add_argument("--epochs", type=int, default=10, help="default 10")
-    train.add_argument("--images", type=int, default=100_000, help="the most to train on (default 100,000)")
-    train.add_argument("--seed", type=int, default=0, help="default 0")
+    train.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file to write (default: SHARDS.classifier.safetensors)"
+    )
+    train.add_argument("--epochs", type=int, default=10, help="number of epochs (default 10)")
+    train.add_argument(
+        "--images", type=int, default=100_000, help="most images to train on (default 100,000)"
+    )
+    train.add_argument("--seed", type=int, default=0, help="seed of the training (default 0)")
     train.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train on nine tenths of a set, say how right it is on the rest, and write the file."""
+    """Train on nine tenths of the images, print the accuracy on the rest, and write the classifier."""
     import torch
 
     from pipeline.data.format.shard_set import open_directory
@@ -50,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     if out.is_dir():
         raise ConfigError(f"--out {out} is a directory, and a classifier is one file. Name a file in it.")
     with storage_errors(out):
-        # Before the training, which would be lost.
+        # Now, because a training that cannot be saved would be lost.
         out.parent.mkdir(parents=True, exist_ok=True)
         out.with_name(f".{out.name}.probe").touch()
         out.with_name(f".{out.name}.probe").unlink()
@@ -79,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     save(classifier, about, out)
     commonest = float(torch.bincount(labels[test]).max()) / len(test)
-    print(f"right about {right:.1%} of {len(test):,} held-out images (the commonest class: {commonest:.1%})")
-    print(f"{out}\nuse it: wgan evaluate RUN --features classifier --classifier {out}")
+    print(
+        f"accuracy {right:.1%} on {counted(len(test), 'held-out image')} (most common class alone: {commonest:.1%})"
+    )
+    print(f"{out}\nto use it: wgan evaluate RUN --features classifier --classifier {out}")
     return 0

@@ -1,4 +1,4 @@
-"""Images as a film that loops: GIF or MP4."""
+"""Images as an animation that loops: GIF or MP4."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tqdm import tqdm
 from pipeline.durable import replacing, storage_errors
 
 FRAMES_PER_SECOND = 25
-"""A frame lasts 40 ms, which the hundredths of a second of a GIF can say."""
+"""A frame takes 40 ms; a GIF counts in hundredths of a second."""
 SMALLEST_SIDE = 256
 PALETTE_FRAMES = 32
 
 
 def write_animation(frames: Tensor, target: Path) -> None:
-    """Write uint8 (count, channels, height, width) as a film that loops: GIF, or H.264 where `target` is .mp4.
+    """Write uint8 (count, channels, height, width) as an animation that loops: H.264 if `target` is .mp4, else GIF.
 
-    Small images are enlarged to at least 256 pixels, each pixel to a square. Raises StorageError.
+    Small images are enlarged to at least 256 pixels a side, each pixel to a square. Raises StorageError.
     """
     write = _write_mp4 if target.suffix.lower() == ".mp4" else _write_gif
     with storage_errors(target):
@@ -32,7 +32,7 @@ def write_animation(frames: Tensor, target: Path) -> None:
 
 
 def _pictures(frames: Tensor) -> Iterator[Image.Image]:
-    """Enlarged, in grey or RGB."""
+    """The frames as enlarged pictures, grey or RGB."""
     factor = max(1, -(-SMALLEST_SIDE // min(frames.shape[-2:])))
     for frame in tqdm(frames, unit=" frames", leave=False, disable=None):
         pixels = frame.repeat_interleave(factor, 1).repeat_interleave(factor, 2).permute(1, 2, 0).numpy()
@@ -42,7 +42,7 @@ def _pictures(frames: Tensor) -> Iterator[Image.Image]:
 def _write_gif(frames: Tensor, file: IO[bytes]) -> None:
     pictures = _pictures(frames)
     if frames.shape[1] != 1:
-        # One palette for all: colours of their own would make the frames flicker.
+        # One palette for all frames: they would flicker if each had its own.
         chosen = frames[:: -(-len(frames) // PALETTE_FRAMES)].permute(0, 2, 3, 1).flatten(0, 1)
         palette = Image.fromarray(chosen.numpy()).quantize()
         pictures = (picture.quantize(palette=palette) for picture in pictures)
@@ -58,7 +58,7 @@ def _write_mp4(frames: Tensor, file: IO[bytes]) -> None:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "16"})
         stream.pix_fmt = "yuv420p"
         for number, picture in enumerate(_pictures(frames)):
-            # Two pixels in either direction share a colour there: of an odd side the last row is repeated.
+            # In yuv420p, blocks of 2 x 2 pixels share a colour, so sides must be even: the last row is repeated.
             padding = ((0, picture.height % 2), (0, picture.width % 2), (0, 0))
             pixels = np.pad(np.asarray(picture.convert("RGB")), padding, mode="edge")
             if number == 0:

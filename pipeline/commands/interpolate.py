@@ -1,4 +1,4 @@
-"""`wgan interpolate`: images on the way from one latent to the next, side by side or as a film that loops."""
+"""`wgan interpolate`: images between latents, as a strip or as an animation that loops."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pipeline.commands.arguments import Commands, add_command, add_generator, ad
 from pipeline.commands.targets import check_file
 from pipeline.durable import storage_errors
 from pipeline.errors import ConfigError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,36 +23,43 @@ MOST_SECONDS = 120.0
 MOST_IMAGES = 10_000
 EXAMPLES = """\
 examples:
-  wgan interpolate runs/digits                         a strip: from each of 8 latents to the next
+  wgan interpolate runs/digits                         a strip with one row from each of 8 latents to the next
   wgan interpolate runs/digits --seeds 3,14,15 --positions 12 --out strip.png
-  wgan interpolate runs/digits --animation loop.gif    the same way as a film without a seam, too
+  wgan interpolate runs/digits --animation loop.gif    the strip, and the same path as a seamless animation
   wgan interpolate runs/digits --animation loop.mp4 --seconds 20      needs the extra `video`
 
-The way goes along great circles, and from the last latent back to the first.
+The path follows great circles, and returns from the last latent to the first.
 """
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
-    interpolate = add_command(commands, "interpolate", "draw the way between latents", EXAMPLES)
+    interpolate = add_command(commands, "interpolate", "draw images between latents", EXAMPLES)
     add_generator(interpolate)
     interpolate.add_argument(
-        "--seeds", default="0-7", metavar="LIST", help="of the latents to pass, such as 0-3,10 (default 0-7)"
+        "--seeds",
+        default="0-7",
+        metavar="LIST",
+        help="seeds of the latents on the path, such as 0-3,10 (default 0-7)",
     )
     add_truncation(interpolate)
     interpolate.add_argument(
-        "--positions", type=int, default=9, help="images of a row, with both its ends (default 9)"
+        "--positions", type=int, default=9, help="images in a row, including both ends (default 9)"
     )
     interpolate.add_argument(
-        "--out", type=Path, help="the strip, a PNG (default: in RUN/samples, or beside an exported file)"
+        "--out", type=Path, help="the strip, a PNG (default: in RUN/samples, or next to an exported file)"
     )
-    interpolate.add_argument("--animation", type=Path, metavar="FILE", help="a film too: .gif or .mp4")
-    interpolate.add_argument("--seconds", type=float, help="of the film (default: 1 for each latent)")
+    interpolate.add_argument(
+        "--animation", type=Path, metavar="FILE", help="write an animation too, a .gif or an .mp4"
+    )
+    interpolate.add_argument(
+        "--seconds", type=float, help="length of the animation (default: 1 for each latent)"
+    )
     interpolate.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the strip of a loop through the latents of some seeds, and the film of it where one is asked for."""
+    """Write the strip of a closed path through the latents of some seeds, and its animation if --animation is given."""
     import torch
 
     from pipeline.commands.film import FRAMES_PER_SECOND, write_animation
@@ -70,12 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
         strip.parent.mkdir(parents=True, exist_ok=True)
     images = generator.draw(strip_latents(stops, arguments.positions))
     save_png(image_grid(images, arguments.positions), strip)
-    print(f"{len(seeds)} pairs of step {card.step} ({card.weights}): {strip}")
+    print(f"{counted(len(seeds), 'pair')} of step {card.step} ({card.weights}): {strip}")
     if arguments.animation is not None:
         count = round(_seconds(arguments, seeds) * FRAMES_PER_SECOND)
         frames = _frames(generator, loop_latents(stops, count))
         write_animation(frames, arguments.animation)
-        print(f"{len(frames)} frames, {len(frames) / FRAMES_PER_SECOND:g} s: {arguments.animation}")
+        print(
+            f"{counted(len(frames), 'frame')}, {len(frames) / FRAMES_PER_SECOND:g} s: {arguments.animation}"
+        )
     return 0
 
 
@@ -95,21 +105,23 @@ def _frames(generator: TrainedGenerator, latents: Tensor) -> Tensor:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> list[int]:
-    """The seeds of the stops. Raises ConfigError."""
+    """The seeds of --seeds. Raises ConfigError for arguments that cannot work."""
     from pipeline.run.latents import check_truncation, parse_seeds
 
     seeds = parse_seeds(arguments.seeds)
     check_truncation(arguments.truncation)
     if len(seeds) < 2:
         raise ConfigError(
-            f"--seeds {arguments.seeds}: a way needs two latents or more. Name more seeds, like 0-7."
+            f"--seeds {arguments.seeds}: a path needs two latents or more. Name more seeds, such as 0-7."
         )
     if arguments.positions < 2:
-        raise ConfigError(f"--positions {arguments.positions}: a row has two ends. Give 2 or more.")
+        raise ConfigError(
+            f"--positions {arguments.positions}: a row has two ends, so it has at least 2 images. Give 2 or more."
+        )
     if len(seeds) * arguments.positions > MOST_IMAGES:
         raise ConfigError(
             f"--positions {arguments.positions}: {len(seeds)} rows of them are over {MOST_IMAGES:,} images, too "
-            "large a picture. Name fewer seeds or positions."
+            "many for one picture. Give fewer seeds or positions."
         )
     if arguments.out is not None:
         check_file("--out", arguments.out, "a strip", [".png"])
@@ -117,13 +129,14 @@ def _check_arguments(arguments: argparse.Namespace) -> list[int]:
         _check_animation(arguments.animation, _seconds(arguments, seeds))
     elif arguments.seconds is not None:
         raise ConfigError(
-            f"--seconds {arguments.seconds}: says how long an animation is. Add --animation FILE.gif."
+            f"--seconds {arguments.seconds}: this is the length of an animation, and no animation "
+            "was asked for. Add --animation FILE.gif."
         )
     return seeds
 
 
 def _seconds(arguments: argparse.Namespace, seeds: Sequence[int]) -> float:
-    """How long the animation is to last."""
+    """The length of the animation: --seconds, or one second for each seed."""
     seconds: float | None = arguments.seconds
     return len(seeds) if seconds is None else seconds
 
@@ -131,8 +144,8 @@ def _seconds(arguments: argparse.Namespace, seeds: Sequence[int]) -> float:
 def _check_animation(target: Path, seconds: float) -> None:
     if not FEWEST_SECONDS <= seconds <= MOST_SECONDS:
         raise ConfigError(
-            f"--seconds {seconds:g}: an animation takes from {FEWEST_SECONDS:g} to {MOST_SECONDS:g} seconds, by "
-            "default one for each seed."
+            f"--seconds {seconds:g}: an animation takes from {FEWEST_SECONDS:g} to {MOST_SECONDS:g} seconds. "
+            "Without --seconds it takes one second for each seed."
         )
     check_file("--animation", target, "an animation", [".gif", ".mp4"])
     if target.suffix.lower() == ".mp4":
@@ -145,6 +158,6 @@ def _check_animation(target: Path, seconds: float) -> None:
             ) from None
         if "libx264" not in av.codec.codecs_available:
             raise ConfigError(
-                f"--animation {target}: this PyAV is built without libx264. Install the one that pip has, or name "
-                "a .gif."
+                f"--animation {target}: this PyAV is built without libx264. Install the one from PyPI, or name a "
+                ".gif."
             )

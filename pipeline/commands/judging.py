@@ -1,4 +1,4 @@
-"""The work of `wgan evaluate`: checkpoints, shards and ranks, and what becomes of the figures."""
+"""The work of `wgan evaluate`: finds checkpoints and shards, measures on all ranks, prints and records figures."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def judge(
     runtime: Runtime,
     arguments: argparse.Namespace,
 ) -> None:
-    """Measure one checkpoint after the other. All ranks call it together."""
+    """Measure one checkpoint after another. All ranks call it together."""
     run: Path = arguments.run
     say = print if runtime.is_main else _say_nothing
     if runtime.is_main and (warning := describe_other_images(checkpoints[0], shards)):
@@ -102,18 +102,18 @@ def judge(
         if arguments.neighbours:
             path = RunDirectory(run).samples / neighbours_name(record)
             draw_neighbours(evaluation, generator, path, runtime)
-            say(f"each row a sample, and the training images nearest to it: {path}")
-    say(f"kept in {RunDirectory(run).evaluations}")
+            say(f"each row is a sample and the training images most like it: {path}")
+    say(f"recorded in {RunDirectory(run).evaluations}")
 
 
 def load_options(run: Path, arguments: argparse.Namespace) -> Config:
-    """The run's options, with what the arguments say of the evaluation. Raises ConfigError."""
+    """The run's options, with those of the arguments. Raises ConfigError."""
     directory = open_directory(run)
     check_seed(arguments.seed)
     names = ("metrics", "features", "classifier", "inception", "samples")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_quality(given)
-    # An evaluation reads each image once, on whatever processes there are now.
+    # An evaluation reads each image once, with the processes and devices of this command, not of the run.
     overrides = ["runtime.processes=null", "runtime.device=auto", "precision=null"]
     overrides += ["data.cache=none", "data.workers=0", "quality.every=null"]
     overrides += ["quality.keep_best=null", "quality.patience=null"]
@@ -132,7 +132,7 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
 
 
 def check_quality(given: Mapping[str, Any]) -> None:
-    """Raise ConfigError, naming the argument, where one of these options of quality is not allowed."""
+    """Raise ConfigError that names the argument if one of these options of quality is not allowed."""
     try:
         QualityOptions.model_validate(given)
     except ValidationError as error:
@@ -141,7 +141,7 @@ def check_quality(given: Mapping[str, Any]) -> None:
 
 
 def choose_checkpoints(run: Path, wanted: Sequence[str] | None) -> list[Checkpoint]:
-    """The checkpoints of these steps, "best" or "all"; else the newest. Raises ConfigError or CheckpointError."""
+    """The checkpoints of these steps, "best" or "all"; the newest for None. Raises ConfigError or CheckpointError."""
     if wanted is None:
         return [open_run(run, None)[1]]
     if wanted == ["all"]:
@@ -151,17 +151,18 @@ def choose_checkpoints(run: Path, wanted: Sequence[str] | None) -> list[Checkpoi
         return found
     if "all" in wanted:
         raise ConfigError(
-            f"--checkpoint {' '.join(wanted)}: all names every checkpoint there is. Give it alone, or steps and best."
+            f"--checkpoint {' '.join(wanted)}: all already means every checkpoint, so it cannot be combined with "
+            "others. Give --checkpoint all, or a list of steps and best."
         )
     if wrong := [word for word in wanted if word != "best" and not word.isdigit()]:
         raise ConfigError(
-            f"--checkpoint {' '.join(wrong)}: give steps, such as 1000 2000, or the word best or all."
+            f"--checkpoint: invalid value {' '.join(wrong)}: expected steps, such as 1000 2000, best or all."
         )
     return [open_run(run, "best" if word == "best" else int(word))[1] for word in wanted]
 
 
 def choose_together(run: Path, wanted: Sequence[str] | None, runtime: Runtime) -> list[Checkpoint]:
-    """The checkpoints that the main rank chooses, on all ranks: a run that trains saves and deletes meanwhile."""
+    """The checkpoints that the main rank chooses, on all ranks: a run that trains may save or delete some meanwhile."""
     steps: list[int] = []
     with runtime.agreement():
         if runtime.is_main:
@@ -175,9 +176,7 @@ def open_images(config: Config, checkpoints: Sequence[Checkpoint]) -> ShardSet:
     try:
         shards = open_shards(config.data)
     except DataError as error:
-        raise DataError(
-            f"{error} Where the run's shards have moved, name their place with --shards."
-        ) from None
+        raise DataError(f"{error} If the run's shards have moved, name their place with --shards.") from None
     for checkpoint in checkpoints:
         check_shape(checkpoint, shards, config.data.shards)
     return shards
@@ -195,18 +194,18 @@ def check_shape(checkpoint: Checkpoint, shards: ShardSet, place: str) -> None:
 
 
 def describe_other_images(checkpoint: Checkpoint, shards: ShardSet) -> str | None:
-    """What to say where the shards are not those that the run was trained on, by the hashes of their manifests."""
+    """A warning if the shards are not those that the run was trained on, by the hashes of their manifests."""
     trained, found = checkpoint.facts()["identity"]["data.manifest"], shards.manifest.sha256
     if trained == found:
         return None
     return (
-        f"the run was trained on shards {trained[:8]}, and these are {found[:8]} (SHA-256 of the manifest): the "
-        "figures compare with other images than it was trained on"
+        f"the run was trained on shards {trained[:8]}, and these are {found[:8]} (SHA-256 of the manifest), so "
+        "the figures are not for the images that it was trained on"
     )
 
 
 def describe(evaluation: Evaluation, config: Config, arguments: argparse.Namespace) -> str:
-    """What is compared with what."""
+    """How many samples are compared with how many images, and by which features."""
     counts = evaluation.counts
     kind = "the moving average" if arguments.ema else "the generator"
     return (
@@ -216,14 +215,14 @@ def describe(evaluation: Evaluation, config: Config, arguments: argparse.Namespa
 
 
 def name_classifier(evaluation: Evaluation, figures: Mapping[str, float]) -> dict[str, str]:
-    """The classifier that decided on classes, as a part of a record; nothing where none did."""
+    """The classifier of class metrics, for the record; empty if none was used."""
     if evaluation.classifier is None or not BY_CLASS & figures.keys():
         return {}
     return {"classifier": evaluation.classifier.name}
 
 
 def neighbours_name(record: Mapping[str, Any]) -> str:
-    """The file's name says all that the picture depends on: "step_00000800-neighbours-ema-seed0-pixels.png"."""
+    """The name of the picture, with all that it depends on: "step_00000800-neighbours-ema-seed0-pixels.png"."""
     features = re.sub(r"[^A-Za-z0-9]+", "-", record["features"])
     return f"step_{record['step']:08d}-neighbours-{record['weights']}-seed{record['seed']}-{features}.png"
 
@@ -231,7 +230,7 @@ def neighbours_name(record: Mapping[str, Any]) -> str:
 def draw_neighbours(
     evaluation: Evaluation, generator: TrainedGenerator, path: Path, runtime: Runtime
 ) -> None:
-    """Write samples beside the training images nearest to each. All ranks call it together. Raises StorageError."""
+    """Draw samples next to the training images most like them. All ranks call it together. Raises StorageError."""
     pairs = evaluation.nearest_training_images(generator.draw, NEIGHBOUR_ROWS, NEIGHBOURS)
     with runtime.agreement():
         if runtime.is_main:
@@ -240,7 +239,7 @@ def draw_neighbours(
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one line, below one that a kill may have cut short. Raises StorageError."""
+    """Append one line, also after a line that a kill cut short. Raises StorageError."""
     with storage_errors(path), path.open("a+b") as file:
         if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)
@@ -250,4 +249,4 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _say_nothing(text: str) -> None:
-    """For ranks beside the main one."""
+    """For all ranks but the main one."""

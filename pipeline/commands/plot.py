@@ -1,4 +1,4 @@
-"""`wgan plot`: a run's curves and its samples as an animation, or the curves of several runs."""
+"""`wgan plot`: draw a run's curves and an animation of its samples, or compare the curves of several runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pipeline.errors import ConfigError
 
 EXAMPLES = """\
 examples:
-  wgan plot runs/digits                                curves.png and training.gif in the run's directory
-  wgan plot runs/digits --out pictures                 the same in another one
-  wgan plot runs/digits runs/digits-2                  both runs' curves over one another: comparison.png
+  wgan plot runs/digits                                curves.png and training.gif in the run directory
+  wgan plot runs/digits --out pictures                 the same files in another directory
+  wgan plot runs/digits runs/digits-2                  the curves of both runs in one picture, comparison.png
 
-A run can be drawn while it trains, and after it was stopped.
+This also works while a run trains, and after it was stopped.
 """
 
 
@@ -24,23 +24,23 @@ def add_parser(commands: Commands) -> None:
     plot = add_command(
         commands,
         "plot",
-        "draw a run's curves and its samples as an animation, or the curves of several runs",
+        "draw a run's curves and an animation of its samples, or compare runs",
         EXAMPLES,
     )
     plot.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="a run's directory, such as runs/digits"
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run directory, such as runs/digits"
     )
     plot.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="where to write (default: RUN; of several runs, the current directory)",
+        help="where to write (default: RUN, or for several runs the current directory)",
     )
     plot.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw one run's curves and animation, or the curves of several runs; print where they are."""
+    """Draw one run's curves and animation, or the curves of several runs, and print where they are."""
     from pipeline.monitor.animation import ANIMATION, draw_animation
     from pipeline.monitor.plots import COMPARISON, CURVES, draw_comparison, draw_curves
     from pipeline.run.directory import open_directory

@@ -1,4 +1,4 @@
-"""`wgan report`: write a run as one HTML page."""
+"""`wgan report`: describe a run in one HTML page."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from pipeline.durable import storage_errors, write_text
 REPORT = "report.html"
 EXAMPLES = """\
 examples:
-  wgan report runs/digits                              report.html in the run's directory
+  wgan report runs/digits                              report.html in the run directory
   wgan report runs/digits --out digits.html
 
-The page holds its pictures in itself: it can be mailed, and opens in any browser without a network.
+The page contains its pictures, so it can be sent by mail and opens in any browser without a network.
 """
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
-    report = add_command(commands, "report", "write a run as one HTML page", EXAMPLES)
-    report.add_argument("run", type=Path, metavar="RUN", help="a run's directory, such as runs/digits")
-    report.add_argument("--out", type=Path, metavar="FILE", help="an .html (default: report.html in RUN)")
+    report = add_command(commands, "report", "describe a run in one HTML page", EXAMPLES)
+    report.add_argument("run", type=Path, metavar="RUN", help="a run directory, such as runs/digits")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE", help="an .html file (default: report.html in RUN)"
+    )
     report.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the page of a run, and print where it is and its size."""
+    """Write the page, and print its path and size."""
     from pipeline.commands.report_page import format_size, render
 
     run: Path = arguments.run

@@ -33,7 +33,7 @@ MOST_GRIDS = 12
 MOST_PNG_BYTES = 150_000
 CHART_SIZE = (4.6, 2.5)
 
-# Colours no chart uses otherwise. The page replaces them, and those of the curves, by its own for light and dark.
+# Placeholders that no chart uses otherwise. The page replaces them and the curves' colours with its light or dark ones.
 INK, RULE = "#010203", "#040506"
 PAGE_COLOURS = {
     INK: "ink",
@@ -63,7 +63,7 @@ CHART_STYLE: Any = {
 
 
 class Key(NamedTuple):
-    """What a line of a chart means."""
+    """An entry of a chart's legend."""
 
     label: str
     colour: str
@@ -80,7 +80,7 @@ class Chart(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Samples of a step; `uri` holds the picture itself."""
+    """The sample grid of a step; `uri` contains the picture."""
 
     step: int
     uri: str
@@ -89,7 +89,7 @@ class Grid(NamedTuple):
 
 
 def draw_charts(records: Sequence[Record], alarms: Sequence[AlarmRecord]) -> list[Chart]:
-    """The panels of curves.png, each as an SVG that takes its colours from the page."""
+    """The panels of curves.png, each as an SVG in the colours of the page."""
     if not records:
         return []
     with matplotlib.rc_context(CHART_STYLE):
@@ -97,9 +97,9 @@ def draw_charts(records: Sequence[Record], alarms: Sequence[AlarmRecord]) -> lis
 
 
 def read_grids(samples: Path) -> list[Grid]:
-    """Up to 12 sample grids, with the first and the last; none where the run has drawn none.
+    """Up to 12 sample grids, with the first and the last; empty if the run has drawn none.
 
-    Those that a run which goes on has deleted meanwhile are left out with a warning.
+    Grids that a running training has deleted meanwhile are left out with a warning.
     """
     try:
         paths = choose_frames(samples, MOST_GRIDS)
@@ -117,12 +117,12 @@ def _draw_chart(records: Sequence[Record], panel: Panel, alarms: Sequence[AlarmR
     axes.set_xlabel("step")
     axes.tick_params(length=0)
     text = io.StringIO()
-    # Without these there is no metadata element, whose addresses look like requests.
+    # Without them the SVG has no metadata element, whose URLs look like requests.
     figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = text.getvalue()
     for colour, name in PAGE_COLOURS.items():
         svg = svg.replace(colour.lower(), f"var(--{name})")
-    # Nothing in it comes from the run but numbers.
+    # Safe: only numbers in it come from the run.
     keys = [_key(curve) for curve in panel.curves if points_of(records, curve.tag)]
     if alarms:
         keys.append(Key("alarm", "alarm", is_dashed=True))
@@ -135,7 +135,7 @@ def _key(curve: Curve) -> Key:
 
 
 def _embed(picture: Image.Image, step: int) -> Grid:
-    """As PNG, or where that is large as WebP."""
+    """As PNG, or as WebP if the PNG is large."""
     content, kind = _encode(picture, "PNG"), "png"
     if len(content) > MOST_PNG_BYTES:
         content, kind = _encode(picture, "WEBP", quality=88), "webp"

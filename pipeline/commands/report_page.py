@@ -1,4 +1,4 @@
-"""A run as one HTML page that asks the network for nothing."""
+"""A run as one HTML page that needs no network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pipeline.run.directory import RunDirectory, open_directory
 
 
 class Ending(NamedTuple):
-    """How a run stopped: DONE, PREEMPTED, FAILED, or RUNNING where it left no note."""
+    """How a run stopped: DONE, PREEMPTED, FAILED, or RUNNING if it has left no note."""
 
     word: str
     reason: str
@@ -57,7 +57,7 @@ class Saved(NamedTuple):
 
 
 def render(run: Path) -> str:
-    """The page of a run, as far as the run has come: HTML that holds its pictures, styles and script in itself.
+    """The page of a run, also of one that still trains: HTML with its pictures, styles and script inside.
 
     Raises ConfigError if `run` is not a run directory, or its training never began.
     """
@@ -95,14 +95,14 @@ def render(run: Path) -> str:
 
 
 def read_ending(directory: RunDirectory) -> Ending:
-    """How the run stopped, by the note that it left."""
+    """How the run stopped, from the note that it left."""
     for word in ("FAILED", "PREEMPTED", "DONE"):
         if (directory.path / word).is_file():
             note = _read_json(directory.path / word)
             return Ending(word, str(note.get("reason", "")), str(note.get("time", "")))
     written = directory.metrics if directory.metrics.is_file() else directory.config
     since = _time_of(written) if written.is_file() else ""
-    return Ending("RUNNING", "It has left no note of its end: it is training, or was killed.", since)
+    return Ending("RUNNING", "It has left no note of its end: it is still training, or was killed.", since)
 
 
 def summarise(
@@ -112,7 +112,7 @@ def summarise(
     config: Config | None,
     environment: Mapping[str, Any],
 ) -> list[Fact]:
-    """The figures by which one looks at a run first; those that it has not measured are left out."""
+    """The most important figures of a run; those that it has not measured are left out."""
     steps = [record["step"] for record in records] + [checkpoint.step for checkpoint in checkpoints]
     planned = f"of {config.schedule.steps:,}" if config else ""
     facts = [Fact("Steps", f"{max(steps, default=0):,}", planned)]
@@ -139,7 +139,7 @@ def summarise(
 
 
 def training_seconds(records: Sequence[Record]) -> float:
-    """The time of all logged steps together, in seconds."""
+    """The time of all steps together, in seconds, from the times at the logged ones."""
     before, total = 0, 0.0
     for step, seconds in points_of(records, "speed/step_seconds"):
         total += (step - before) * seconds
@@ -148,7 +148,7 @@ def training_seconds(records: Sequence[Record]) -> float:
 
 
 def describe_data(config: Config | None, checkpoints: Sequence[Checkpoint]) -> list[Fact]:
-    """Where the shards were, and the SHA-256 of their manifest, as the newest checkpoint knows it."""
+    """Where the shards were, and the SHA-256 of their manifest, from the newest checkpoint."""
     facts = [Fact("Shards", config.data.shards)] if config else []
     if not checkpoints:
         return [*facts, Fact("Manifest", "not known: there is no checkpoint yet")]
@@ -165,7 +165,7 @@ def describe_data(config: Config | None, checkpoints: Sequence[Checkpoint]) -> l
 
 
 def commands_again(run: Path, config: Config | None, environment: Mapping[str, Any]) -> list[str]:
-    """The commands that make the run once more, under another name."""
+    """The commands that repeat the run under another name."""
     if config is None:
         return []
     revision = environment.get("revision")
@@ -180,7 +180,7 @@ def commands_again(run: Path, config: Config | None, environment: Mapping[str, A
 
 
 def _read_config(directory: RunDirectory) -> tuple[Config | None, str]:
-    """The options of the run, or what keeps them from being read: its config may be of another version."""
+    """The options of the run, or why they cannot be read: the config may be of another version."""
     try:
         return load_config(directory.config, is_trusted=False), ""
     except ConfigError as error:
@@ -188,7 +188,7 @@ def _read_config(directory: RunDirectory) -> tuple[Config | None, str]:
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object; an empty one where the file is absent or holds something else."""
+    """A JSON object; an empty one if the file is absent or has other content."""
     try:
         return mapping(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError):
@@ -196,20 +196,20 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def _lines(path: Path) -> list[Record]:
-    """Records of a file that a run may not have written yet. Raises ConfigError where it cannot be read."""
+    """Records of a file that the run may not have written yet. Raises ConfigError if it cannot be read."""
     try:
         return read_lines(path)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error.strerror}), so there is nothing to report. Make it a file that you may "
-            "read, or name another run's directory."
+            f"{path} cannot be read ({error.strerror}), so the run cannot be reported. Make it readable, or name "
+            "another run directory."
         ) from None
 
 
 def _saved(checkpoint: Checkpoint) -> Saved | None:
-    """None where the run, which may be going on, has deleted it meanwhile."""
+    """Size and time of a checkpoint; None if a run that still trains has deleted it meanwhile."""
     try:
         sizes = [path.stat().st_size for path in checkpoint.path.iterdir()]
         return Saved(checkpoint.step, sum(sizes), _time_of(checkpoint.path))
@@ -236,5 +236,5 @@ def _template() -> Template:
 
 
 def _csp_hash(script: str) -> str:
-    """What names an inline script in a Content-Security-Policy, so that no other one runs."""
+    """The hash that allows one inline script in a Content-Security-Policy, and no other."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -12,15 +12,15 @@ from pipeline.monitor.plots import quality_tags
 from pipeline.monitor.records import Record, points_of
 
 ASKED_FOR = ("step", "weights", "samples", "seed", "features")
-"""What an evaluation depends on beside its metrics and its set."""
+"""What an evaluation depends on, apart from its metrics and its images."""
 SETS = ("real", "manifest", "classifier")
-"""How many images samples were compared with, the SHA-256 of the manifest that lists them, and whose verdicts count."""
+"""The number of real images, the SHA-256 of their manifest, and the classifier."""
 SET_CHARACTERS = 24
-"""Of a cell for these: enough to tell a SHA-256, or a classifier by its own, from others."""
+"""Characters of such a cell: enough to distinguish SHA-256 values."""
 
 
 class Quality(NamedTuple):
-    """The last and the best value of a quality figure, each with its step."""
+    """The last and the best value of a metric, each with its step."""
 
     name: str
     last: tuple[int, float]
@@ -31,7 +31,7 @@ class Quality(NamedTuple):
 
 
 def summarise_quality(records: Sequence[Record]) -> list[Quality]:
-    """Each quality figure that was measured; values that are not finite are left out."""
+    """Last and best value of each metric that was measured in training, without values that are not finite."""
     figures = []
     for tag in quality_tags(records):
         points = [point for point in points_of(records, tag) if math.isfinite(point[1])]
@@ -51,7 +51,7 @@ def _summarise(tag: str, points: Sequence[tuple[int, float]]) -> Quality:
 
 
 def newest_of_equal(evaluations: Sequence[Record]) -> list[Record]:
-    """The lines of evaluations.jsonl without those that were measured again later, of the same everything."""
+    """The lines of evaluations.jsonl, without those that a later line repeats with the same arguments."""
 
     def asked_for(line: Record) -> str:
         names = sorted(mapping(line.get("metrics")))
@@ -61,9 +61,9 @@ def newest_of_equal(evaluations: Sequence[Record]) -> list[Record]:
 
 
 def tabulate(evaluations: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """The lines of evaluations.jsonl as a table: its columns, and rows of as many cells.
+    """The lines of evaluations.jsonl as a table: the names of its columns, and its rows.
 
-    The set that samples were compared with has columns where it is not the same in all lines.
+    The columns that describe the real images are there only if they differ between lines.
     """
     sets = [name for name in SETS if len({str(line.get(name)) for line in evaluations}) > 1]
     metrics = list(dict.fromkeys(name for line in evaluations for name in mapping(line.get("metrics"))))

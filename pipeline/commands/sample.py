@@ -1,4 +1,4 @@
-"""`wgan sample`: images from a trained generator."""
+"""`wgan sample`: draw images from a trained generator."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipeline.commands.arguments import Commands, add_command, add_generator, ad
 from pipeline.commands.targets import check_directory, check_file
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import ConfigError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  wgan sample runs/digits                              a grid of 64 images, from the moving average
-  wgan sample runs/digits --count 1000 --files         one PNG each
+  wgan sample runs/digits                              a grid of 64 images, drawn with the moving average
+  wgan sample runs/digits --count 1000 --files         one PNG for each image
   wgan sample runs/digits --no-ema --checkpoint 800 --seed 7 --out grid.png
-  wgan sample runs/digits --seeds 0-63,100             of each seed the first image
+  wgan sample runs/digits --seeds 0-63,100             the first image of each seed
   wgan sample digits.safetensors --truncation 0.7 --npz --count 5000
 
 An .npz holds uint8 `images` (count, height, width, channels) and float32 `latents` (count, latent).
@@ -36,25 +37,27 @@ def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
     sample = add_command(commands, "sample", "draw images from a run", EXAMPLES)
     add_generator(sample)
-    sample.add_argument("--count", type=int, help="images to draw (default 64)")
-    sample.add_argument("--seed", type=int, help="of the latents (default 0)")
-    sample.add_argument("--seeds", metavar="LIST", help="one image for each, such as 0-63,100")
+    sample.add_argument("--count", type=int, help="number of images (default 64)")
+    sample.add_argument("--seed", type=int, help="seed of the latents (default 0)")
+    sample.add_argument(
+        "--seeds", metavar="LIST", help="draw one image for each of these seeds, such as 0-63,100"
+    )
     add_truncation(sample)
     kinds = sample.add_mutually_exclusive_group()
-    kinds.add_argument("--files", action="store_true", help="one PNG for each image instead of a grid")
+    kinds.add_argument("--files", action="store_true", help="write one PNG for each image instead of a grid")
     kinds.add_argument(
-        "--npz", action="store_true", help="one .npz with images and latents instead of a grid"
+        "--npz", action="store_true", help="write one .npz of images and latents instead of a grid"
     )
     sample.add_argument(
         "--out",
         type=Path,
-        help="a .png, an .npz or a directory of files (default: in RUN/samples, or beside an exported file)",
+        help="a .png, an .npz, or a directory for --files (default: in RUN/samples, or next to an exported file)",
     )
     sample.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw images and write them as one grid, as one file each, or as arrays."""
+    """Draw images and write them as one grid, as one PNG each, or as arrays."""
     import torch
 
     from pipeline.monitor.grids import image_grid, save_png
@@ -90,12 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         grid = image_grid(torch.cat([generator.draw(latents) for latents in batches]), math.ceil(count**0.5))
         save_png(grid, target)
-    print(f"{count} images of step {card.step} ({card.weights}): {target}")
+    print(f"{counted(count, 'image')} of step {card.step} ({card.weights}): {target}")
     return 0
 
 
 def write_files(batches: Iterable[Tensor], names: Sequence[str], directory: Path) -> None:
-    """One PNG for each image, NAME.png. Raises StorageError."""
+    """Write one PNG for each image, as NAME.png. `batches` are float32 in [-1, 1]. Raises StorageError."""
     from tqdm import tqdm
 
     from pipeline.monitor.grids import save_png
@@ -108,9 +111,9 @@ def write_files(batches: Iterable[Tensor], names: Sequence[str], directory: Path
 
 
 def write_arrays(generator: TrainedGenerator, batches: Iterable[Tensor], count: int, target: Path) -> None:
-    """An .npz of uint8 `images` (count, height, width, channels) and the float32 `latents` (count, latent).
+    """Write an .npz of uint8 `images` (count, height, width, channels) and the float32 `latents` (count, latent).
 
-    The images are in 0..255, rounded as in a PNG. Raises StorageError.
+    The images are in 0..255 and rounded as in a PNG. Raises StorageError.
     """
     import numpy as np
     from tqdm import tqdm
@@ -129,17 +132,17 @@ def write_arrays(generator: TrainedGenerator, batches: Iterable[Tensor], count: 
 
 
 def _check_arguments(arguments: argparse.Namespace) -> list[int] | None:
-    """The seeds of --seeds, where it is given. Raises ConfigError."""
+    """The seeds of --seeds, or None without it. Raises ConfigError."""
     from pipeline.run.latents import check_seed, check_truncation, parse_seeds
 
     count, seed = arguments.count, arguments.seed
     if arguments.seeds is not None and (count is not None or seed is not None):
         raise ConfigError(
-            f"--seeds {arguments.seeds} says how many images there are and of which seeds; it cannot go with "
-            f"{'--count' if count is not None else '--seed'}. Leave one of them out."
+            f"--seeds {arguments.seeds} already says how many images to draw and from which seeds, so it cannot be "
+            f"combined with {'--count' if count is not None else '--seed'}. Leave one of them out."
         )
     if count is not None and count < 1:
-        raise ConfigError(f"--count {count}: at least one image must be drawn.")
+        raise ConfigError(f"--count {count}: at least one image must be drawn. Give 1 or more.")
     check_seed(seed or 0)
     check_truncation(arguments.truncation)
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
@@ -150,8 +153,8 @@ def _check_arguments(arguments: argparse.Namespace) -> list[int] | None:
     total = len(seeds) if seeds is not None else count or COUNT
     if total > LARGEST_GRID and not arguments.npz:
         raise ConfigError(
-            f"{'--count' if seeds is None else '--seeds'}: {total:,} images. A grid of over {LARGEST_GRID:,} is too "
-            "large a picture. Add --files for one PNG each, or --npz for arrays."
+            f"{'--count' if seeds is None else '--seeds'}: {total:,} images do not fit into one picture: a grid has "
+            f"at most {LARGEST_GRID:,}. Add --files for one PNG each, or --npz for arrays."
         )
     return seeds
 

@@ -1,4 +1,4 @@
-"""Where a command is told to write: names that cannot work are refused before any work is done."""
+"""Checks of the paths that a command is told to write to, before it does any work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.durable import storage_errors
 from pipeline.errors import ConfigError
 
 FILE_ENDING = re.compile(r"\.[A-Za-z]{2,4}\d?")
-"""Of a name that reads like a file's: .png and .mp4, but neither .v2 nor .2024."""
+"""The ending of a name that looks like a file's: .png and .mp4, but neither .v2 nor .2024."""
 
 
 def check_file(
@@ -18,8 +18,8 @@ def check_file(
 ) -> None:
     """Raise ConfigError unless `target` can be a file with one of these suffixes, such as ".png".
 
-    Without suffixes any name will do. The message says that `option` gave the name, `what` is to be written,
-    and how else (`otherwise`) the name could be right. Raises StorageError where the name is too long.
+    Without suffixes every name is allowed. The message names `option`, `what` is to be written, and the other flag
+    (`otherwise`) with which the name would be right. Raises StorageError if the name is too long.
     """
     with storage_errors(target):
         is_directory = target.is_dir()
@@ -37,9 +37,9 @@ def check_file(
 
 
 def check_directory(option: str, target: Path, what: str) -> None:
-    """Raise ConfigError where `target` is a file, or reads like one and is not there yet.
+    """Raise ConfigError if `target` is a file, or does not exist and has a name that looks like a file's.
 
-    `what` are the files that are to be written into it. Raises StorageError where the name is too long.
+    `what` are the files that are to be written into it. Raises StorageError if the name is too long.
     """
     with storage_errors(target):
         is_directory, exists = target.is_dir(), target.exists()
@@ -49,6 +49,6 @@ def check_directory(option: str, target: Path, what: str) -> None:
         raise ConfigError(f"{option} {target} is a file, and {what} go into a directory. Name a directory.")
     if FILE_ENDING.fullmatch(target.suffix):
         raise ConfigError(
-            f"{option} {target}: this name reads like a file's, and {what} go into a directory. Name a directory; one "
-            "with such a name must be there already."
+            f"{option} {target}: this name looks like a file's, and {what} go into a directory. Name a directory, or "
+            "create one with this name first."
         )

@@ -1,4 +1,4 @@
-"""`wgan train`: train on this machine, in as many processes as the config or its GPUs ask for."""
+"""`wgan train`: train on this machine, in one process or in several."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLES = """\
 examples:
   wgan train digits                                    a preset: `wgan configs` lists them
   wgan train digits name=digits-2 schedule.steps=2000 objective.clip=0.03
-  wgan train mine.yaml --processes 2                   a file of yours, trained by two processes
+  wgan train mine.yaml --processes 2                   a config of your own, with two processes
 
 The same command resumes a run that was stopped. On several machines, or under a scheduler, use
 `accelerate launch -m pipeline.train CONFIG` instead. `python -m pipeline.train --help` lists all options of a config.
@@ -30,7 +30,7 @@ def add_parser(commands: Commands) -> None:
         "--processes",
         type=int,
         metavar="N",
-        help="ranks to start (default: runtime.processes, else one for each GPU)",
+        help="number of ranks to start (default: runtime.processes if it is set, else one for each GPU)",
     )
     train.set_defaults(func=run)
 

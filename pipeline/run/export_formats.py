@@ -1,4 +1,4 @@
-"""A trained generator as one file, for this package, for ONNX runtimes or for torch alone."""
+"""Writers of a trained generator as one file: for this package, for ONNX runtimes, or for torch alone."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from pipeline.run.generator import Card, TrainedGenerator, write_card, write_exp
 from pipeline.run.latents import latent_batches
 
 TOLERANCE = 1e-4
-"""Most that an exported network's images may differ from PyTorch's, of the 2 from black to white."""
+"""The largest difference allowed between images of an exported network and of PyTorch, which are in [-1, 1]."""
 COMPARED_BATCHES = (1, 7)
 MOST_BYTES = 2_000_000_000
-"""Of the weights in an ONNX file, which is a protocol buffer: those end at 2 GiB."""
+"""The largest size of weights in an ONNX file: it is a protocol buffer, and these end at 2 GiB."""
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 Run = Callable[[Tensor], Tensor]
-"""Latents (batch, latent) to images, by an exported network."""
+"""An exported network: latents (batch, latent) to images."""
 
 
 def write_onnx(generator: TrainedGenerator, target: Path) -> None:
     """Write an ONNX model, `latents` float32 (batch, latent) to `images`, with the card in its metadata.
 
-    It is checked, and run beside PyTorch on batches of 1 and 7, before the file gets its name. Raises
-    ConfigError where it is too large or its images differ by over 1e-4, StorageError.
+    The model is compared with PyTorch on batches of 1 and 7 before it is written. Raises ConfigError if it is too
+    large or its images differ by more than 1e-4, StorageError if it cannot be written.
     """
     import onnx
 
@@ -69,8 +69,8 @@ def write_onnx(generator: TrainedGenerator, target: Path) -> None:
 def write_program(generator: TrainedGenerator, target: Path) -> None:
     """Write a torch.export program, latents float32 (batch, latent) to images, with the card as card.json.
 
-    It is read back and run beside the network before the file gets its name. To read it, torch.export.load is
-    enough; that unpickles, so that a file from a stranger can run code. Raises ConfigError, StorageError.
+    The program is read back and compared with the network before it is written. torch.export.load reads it; that
+    unpickles, so a file from a stranger can run code. Raises ConfigError if its images differ, StorageError.
     """
     latents, dynamic = _example(generator)
     content = io.BytesIO()
@@ -78,7 +78,7 @@ def write_program(generator: TrainedGenerator, target: Path) -> None:
         program = torch.export.export(generator.network, (latents,), dynamic_shapes=dynamic)
         torch.export.save(program, content, extra_files={"card.json": generator.card.model_dump_json()})
         content.seek(0)
-        # Not a file of somebody else's: these bytes were made two lines above.
+        # Safe to unpickle: these bytes were made two lines above.
         restored: ExportedProgram = torch.export.load(content)
     check_same_images(generator, restored.module(), "The program read back")
     _write(content.getvalue(), generator.card, target)
@@ -93,7 +93,7 @@ WRITERS: dict[str, Callable[[TrainedGenerator, Path], None]] = {
 
 @torch.no_grad()
 def check_same_images(generator: TrainedGenerator, run: Run, what: str) -> None:
-    """Raise ConfigError where `run` makes other images than the generator, by more than 1e-4 in any pixel."""
+    """Raise ConfigError if any pixel that `run` makes differs from the generator's by more than 1e-4."""
     for count in COMPARED_BATCHES:
         (latents,) = latent_batches(generator.latent, count, seed=count)
         expected, found = generator(latents), run(latents)
@@ -102,7 +102,7 @@ def check_same_images(generator: TrainedGenerator, run: Run, what: str) -> None:
                 f"{what} makes images of shape {tuple(found.shape)}, not {tuple(expected.shape)}. {REMEDY}"
             )
         difference = (found - expected).abs().max().item()
-        # So put that NaN does not pass.
+        # Written this way so that NaN does not pass.
         if not difference <= TOLERANCE:
             raise ConfigError(
                 f"{what} makes other images: the largest difference is {difference:.3g} in a batch of {count}, and "
@@ -110,14 +110,12 @@ def check_same_images(generator: TrainedGenerator, run: Run, what: str) -> None:
             )
 
 
-REMEDY = (
-    "Nothing was written. Other versions of torch and onnxruntime may agree; --format safetensors is exact."
-)
+REMEDY = "Nothing was written. Try other versions of torch and onnxruntime, or --format safetensors, which is exact."
 
 
 def _example(generator: TrainedGenerator) -> tuple[Tensor, tuple[dict[int, Dim]]]:
-    """Latents to trace with, and that their number may be any."""
-    # Of two: a batch of 1 would be taken for a constant.
+    """Latents for the trace, and the declaration that any number of them is allowed."""
+    # Two latents: torch would take a batch of 1 for a constant.
     return torch.zeros(2, generator.latent), ({0: Dim("batch")},)
 
 
@@ -143,14 +141,14 @@ def check_onnx_packages() -> None:
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"--format onnx needs {', '.join(missing)}, not installed here. Install what it needs with "
+            f"--format onnx needs {', '.join(missing)}, which is not installed. Install it with "
             "`pip install 'wgan-pipeline[onnx]'`, or choose --format safetensors."
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it, what torch's exporters warn of stays unsaid: the comparison afterwards is the judge."""
+    """Silence the warnings of torch's exporters: the comparison afterwards decides."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

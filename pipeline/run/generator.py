@@ -1,4 +1,4 @@
-"""Trained generators from where they lie: a run, one of its checkpoints, or an exported .safetensors file."""
+"""Loads trained generators from a run, one of its checkpoints or an exported .safetensors file, and saves them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Card(Options):
-    """What a generator is and where it comes from: enough to build it again."""
+    """Describes a generator and its origin, with everything needed to build it again."""
 
     format: Literal["wgan-generator/1"]
     run: str
@@ -59,7 +59,7 @@ class Card(Options):
     def _agrees_with_itself(self) -> Self:
         _, height, width = self.image_shape
         if height != width:
-            raise ValueError(f"images of {height} x {width} pixels, and all networks make squares")
+            raise ValueError(f"images of {height} x {width} pixels, but all networks make square images")
         if self.latent != self.model.latent:
             raise ValueError(f"latent {self.latent}, but model.latent {self.model.latent}")
         return self
@@ -68,8 +68,8 @@ class Card(Options):
 class TrainedGenerator(nn.Module):
     """A generator with trained weights in evaluation mode, and its card.
 
-    Called on latents, float32 (count, latent), it gives images, float32 (count, channels, height, width) in
-    [-1, 1], through which gradients can be taken.
+    Called on latents, float32 (count, latent), it returns images, float32 (count, channels, height, width) in [-1, 1],
+    that can be differentiated.
     """
 
     def __init__(self, network: nn.Module, card: Card) -> None:
@@ -87,17 +87,17 @@ class TrainedGenerator(nn.Module):
         return images
 
     def draw(self, latents: Tensor) -> Tensor:
-        """Images of latents (count, latent) on any device, without gradients: where the generator is."""
+        """Images of latents (count, latent) on any device, without gradients, on the generator's device."""
         return generate(self.network, latents.to(next(self.parameters()).device))
 
     def sample(self, count: int, seed: int = 0, truncation: float | None = None) -> Tensor:
-        """Images drawn at random: float32 (count, channels, height, width) in [-1, 1], where the generator is.
+        """Images of random latents: float32 (count, channels, height, width) in [-1, 1], on the generator's device.
 
-        They are those of `wgan sample` with the same seed and truncation. Raises ConfigError where an argument
-        is out of its range.
+        `wgan sample` draws the same images with the same seed and truncation. Raises ConfigError if an argument is out
+        of range.
         """
         if count < 1:
-            raise ConfigError(f"count {count}: at least one image must be drawn.")
+            raise ConfigError(f"count {count}: at least one image must be drawn. Give 1 or more.")
         check_seed(seed)
         check_truncation(truncation)
         batches = latent_batches(self.latent, count, seed, truncation)
@@ -105,24 +105,25 @@ class TrainedGenerator(nn.Module):
 
 
 Which = int | Literal["best"] | None
-"""One of a run's checkpoints: by its step, the best by the metric that the run keeps, or None for the newest."""
+"""One of a run's checkpoints: its step, "best" for the one that quality.keep_best keeps, or None for the newest."""
 
 
 def read_generator(path: Path, which: Which = None, use_ema: bool = True) -> TrainedGenerator:
     """The generator of a run (`which` of its checkpoints), of a checkpoint, or of an exported file.
 
-    It is float32 and on the best device. Raises ConfigError where the path leads to no generator or the arguments
-    ask for another one than it holds, CheckpointError where it cannot be used.
+    It is float32 and on a GPU if there is one. Raises ConfigError if the path has no generator or not the one that
+    the arguments ask for, CheckpointError if it is damaged.
     """
     if which is not None and not (path / "checkpoints").is_dir():
         raise ConfigError(
-            f"--checkpoint {which} chooses among those of a run, and {path} is none. Name the run, or leave it out."
+            f"--checkpoint {which} chooses a checkpoint of a run, and {path} is not a run directory. Name the run, or "
+            "leave --checkpoint out."
         )
     if path.is_file():
         generator = read_exported(path)
         if generator.card.weights == "ema" and not use_ema:
             raise ConfigError(
-                f"--no-ema: {path} holds the moving average alone. Export the run again with --no-ema."
+                f"--no-ema: {path} has only the moving average. Export the run again with --no-ema."
             )
     elif _is_checkpoint(path):
         generator = _of_checkpoint(_open_checkpoint(path), use_ema)
@@ -134,7 +135,7 @@ def read_generator(path: Path, which: Which = None, use_ema: bool = True) -> Tra
 
 
 def default_directory(path: Path) -> Path:
-    """Where pictures of the generator that `path` leads to belong: a run's samples/, or beside an exported file."""
+    """Where pictures of this generator are written by default: the run's samples/, or next to an exported file."""
     if (path / "checkpoints").is_dir():
         return RunDirectory(path).samples
     directory = path.resolve().parent
@@ -149,9 +150,9 @@ def open_run(run: Path, which: Which) -> tuple[Config, Checkpoint]:
 
 
 def checkpoint_of(path: Path) -> Checkpoint | None:
-    """The checkpoint that a directory leads to: a run's newest usable one, or itself; None where it is neither.
+    """The newest usable checkpoint of a run directory, or the directory itself as a checkpoint; None if it is neither.
 
-    Raises CheckpointError where it is damaged, ConfigError where it has lost its name.
+    Raises CheckpointError if it is damaged, ConfigError if it was renamed.
     """
     if (path / "checkpoints").is_dir():
         return _checkpoint_in(path / "checkpoints", None)
@@ -159,7 +160,7 @@ def checkpoint_of(path: Path) -> Checkpoint | None:
 
 
 def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """The tensors of a file, on the host, and its metadata. Raises CheckpointError where it is of another kind."""
+    """The tensors of a file, on the host, and its metadata. Raises CheckpointError if it is not safetensors."""
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
@@ -167,22 +168,22 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     except (OSError, SafetensorError) as error:
         if path.suffix.lower() == ".onnx":
             raise CheckpointError(
-                f"{path} is named like an ONNX model, which onnxruntime runs and nothing here can load. Name the run's "
-                "directory, or the .safetensors file that `wgan export --format safetensors` writes."
+                f"{path} is named like an ONNX model, which onnxruntime runs and this package cannot load. Name the "
+                "run directory, or a .safetensors file that `wgan export --format safetensors` made."
             ) from None
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}). Other formats can run code when they are read, so they "
-            "never are: convert it first, or name the run."
+            f"{path} cannot be read as safetensors ({error}). Other formats can run code when they are read, so "
+            "they are refused: convert the file first, or name the run."
         ) from None
 
 
 def read_exported(path: Path) -> TrainedGenerator:
-    """The generator of a file made by `wgan export --format safetensors`, on the host. Raises CheckpointError."""
+    """The generator in a file that `wgan export --format safetensors` made, on the host. Raises CheckpointError."""
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} holds tensors, but does not say what generator they are of: its format is "
-            f"{metadata.get('format')!r}, not {FORMAT!r}. Name the run, or a file made by `wgan export`."
+            f"{path} has tensors, but no description of their generator: its format is {metadata.get('format')!r}, "
+            f"not {FORMAT!r}. Name the run, or a file that `wgan export` made."
         )
     try:
         card = Card.model_validate_json(metadata.get("card", ""))
@@ -194,7 +195,7 @@ def read_exported(path: Path) -> TrainedGenerator:
 
 
 def write_exported(generator: TrainedGenerator, path: Path) -> None:
-    """Write weights and card as a safetensors file, and the card beside it as PATH.json. Raises StorageError."""
+    """Write weights and card as a safetensors file, and the card also as PATH.json. Raises StorageError."""
     tensors = {name: tensor.detach().cpu() for name, tensor in generator.network.state_dict().items()}
     metadata = {"format": FORMAT, "card": generator.card.model_dump_json()}
     with replacing(path) as file:
@@ -203,7 +204,7 @@ def write_exported(generator: TrainedGenerator, path: Path) -> None:
 
 
 def write_card(card: Card, path: Path) -> None:
-    """Write the card of the file at `path` beside it, as PATH.json. Raises StorageError."""
+    """Write the card of the file at `path` next to it, as PATH.json. Raises StorageError."""
     write_text(path.with_name(f"{path.name}.json"), card.model_dump_json(indent=1) + "\n")
 
 
@@ -214,7 +215,7 @@ def _is_checkpoint(path: Path) -> bool:
 def _open_checkpoint(path: Path) -> Checkpoint:
     _, _, step = path.resolve().name.rpartition("_")
     if not step.isdigit():
-        raise ConfigError(f"{path} is not named like a checkpoint, step_00001000. Rename it back.")
+        raise ConfigError(f"{path} is not named like a checkpoint, such as step_00001000. Rename it back.")
     checkpoint = Checkpoint(path, int(step))
     if (defect := find_defect(checkpoint)) is not None:
         raise CheckpointError(f"{defect}. Choose another checkpoint.")
@@ -225,8 +226,8 @@ def _checkpoint_in(directory: Path, which: Which) -> Checkpoint:
     if which is None:
         checkpoint, defects = newest_valid(directory)
         if checkpoint is None:
-            found = "; ".join(defects) or "there is none yet"
-            raise CheckpointError(f"{directory} holds no usable checkpoint: {found}.")
+            found = "; ".join(defects) or "the run has saved none yet"
+            raise CheckpointError(f"{directory} has no usable checkpoint: {found}.")
         return checkpoint
     step = _best_step(directory) if which == "best" else which
     known = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(directory)}
@@ -243,12 +244,12 @@ def _best_step(directory: Path) -> int:
     if best is not None and best["step"] is None and best.get("former"):
         steps = ", ".join(map(str, best["former"]))
         raise ConfigError(
-            f"--checkpoint best: {directory.parent} looks for no best checkpoint any more. These steps were the best "
-            f"by earlier options, and are kept: {steps}. Name one of them."
+            f"--checkpoint best: {directory.parent} no longer keeps the best checkpoint. These steps were the best "
+            f"with earlier options and are kept: {steps}. Name one of them."
         )
     if best is None or best["step"] is None:
         raise ConfigError(
-            f"--checkpoint best: {directory.parent} was not asked to keep one. Train with quality.every and "
+            f"--checkpoint best: {directory.parent} has no best checkpoint. Train with quality.every and "
             "quality.keep_best, or name a step."
         )
     step: int = best["step"]
@@ -256,7 +257,7 @@ def _best_step(directory: Path) -> int:
 
 
 def _of_checkpoint(checkpoint: Checkpoint, use_ema: bool) -> TrainedGenerator:
-    """By the options that the checkpoint itself holds: it may have been taken out of its run."""
+    """Build it from the options in the checkpoint itself, which may have been moved out of its run."""
     identity = checkpoint.facts()["identity"]
     options = {
         key.removeprefix("model."): value for key, value in identity.items() if key.startswith("model.")
@@ -265,8 +266,8 @@ def _of_checkpoint(checkpoint: Checkpoint, use_ema: bool) -> TrainedGenerator:
         model: ModelOptions = TypeAdapter(SavedModelOptions).validate_python(options)
     except ValidationError as error:
         raise CheckpointError(
-            f"{checkpoint.path / 'state.json'} describes no network known here: {_first_mistake(error)}. Name the run "
-            "that it belongs to."
+            f"{checkpoint.path / 'state.json'} describes a network that this version does not know: "
+            f"{_first_mistake(error)}. Name the run that it belongs to."
         ) from None
     directory = checkpoint.path.resolve()
     name = directory.parent.parent.name if directory.parent.name == "checkpoints" else directory.name
@@ -304,11 +305,11 @@ def _filled(
     model: ModelOptions, image_shape: tuple[int, int, int], tensors: Tensors, path: Path, group: str
 ) -> nn.Module:
     channels, height, _ = image_shape
-    # On no device: the sizes are compared before there is memory for them, and no weight is drawn in vain.
+    # On the meta device: sizes are compared before memory is allocated, and no weights are drawn only to be replaced.
     with torch.device("meta"):
         network = build_generator(model, height, channels)
     check_same_tensors({group: network.state_dict()}, {group: tensors}, path)
-    # Copied: where a tensor lies in a file settles how it is aligned, and that the last bits of sums.
+    # Copied, because the offset in the file decides the alignment, and that the last bits of sums.
     network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     return network.eval()
 
@@ -320,7 +321,7 @@ def _first_mistake(error: ValidationError) -> str:
 
 @torch.no_grad()
 def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
-    """Images with the running statistics of batch norm: float32 (count, channels, height, width)."""
+    """Images in evaluation mode, with running statistics in batch norm: float32 (count, channels, height, width)."""
     was_training = generator.training
     generator.eval()
     images = torch.cat([generator(part) for part in torch.split(latents, batch)])

@@ -1,4 +1,4 @@
-"""Starting from saved weights: of a run, of one of its checkpoints, or of a .safetensors file."""
+"""Fine-tuning: start from the weights of a run, a checkpoint or a .safetensors file, and freeze first layers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def load_initial_weights(options: InitOptions, generator: nn.Module, critic: nn.Module) -> list[str]:
-    """Give the networks the weights that the options name. Returns a line for each network that got some.
+    """Load the weights that the options name. Returns a line of text for each network that got some.
 
-    Every tensor must fit, in name, shape and type. Raises CheckpointError, which lists those that do not, or
-    ConfigError where a path leads to no weights.
+    Every tensor must match in name, shape and type. Raises CheckpointError that lists those that do not, or
+    ConfigError if a path has no weights.
     """
     lines = []
     for group, network, source in (
@@ -27,9 +27,7 @@ def load_initial_weights(options: InitOptions, generator: nn.Module, critic: nn.
     ):
         if source is not None:
             path, tensors = read_weights(Path(source), group)
-            remedy = (
-                f"Name weights of the same networks in init_from.{group}, or set model as it was for these."
-            )
+            remedy = f"Name weights of the same networks in init_from.{group}, or set model to the options of these."
             check_same_tensors({group: dict(network.state_dict())}, {group: tensors}, path, remedy)
             network.load_state_dict(tensors)
             count = sum(tensor.numel() for tensor in tensors.values())
@@ -38,7 +36,7 @@ def load_initial_weights(options: InitOptions, generator: nn.Module, critic: nn.
 
 
 def read_weights(source: Path, group: str) -> tuple[Path, Tensors]:
-    """The file with the tensors of `group` ("generator" or "critic") that `source` leads to, and the tensors.
+    """Read the tensors of `group` ("generator" or "critic") at `source`. Returns their file and the tensors.
 
     Raises ConfigError or CheckpointError.
     """
@@ -58,21 +56,21 @@ def _read_weights(source: Path, group: str) -> tuple[Path, Tensors]:
         )
     tensors, metadata = read_safetensors(source)
     if group == "critic" and metadata.get("format") == FORMAT:
-        raise CheckpointError(f"{source} is an exported generator, without a critic. Name the run itself.")
+        raise CheckpointError(f"{source} is an exported generator, which has no critic. Name the run itself.")
     return source, tensors
 
 
 def freeze_named_layers(options: InitOptions, generator: nn.Module, critic: nn.Module) -> None:
-    """Freeze in both networks as many of the first layers as the options say."""
+    """Freeze as many of the first layers of each network as the options say."""
     freeze_first_layers(generator, options.freeze_generator, "init_from.freeze_generator")
     freeze_first_layers(critic, options.freeze_critic, "init_from.freeze_critic")
 
 
 def freeze_first_layers(network: nn.Module, count: int, option: str) -> None:
-    """Let the first `count` linear and convolution layers, and the norms after them, keep their weights.
+    """Freeze the first `count` linear and convolution layers, and the norms after them.
 
-    Must come before the network is put behind DDP, which settles then what it averages. Raises ConfigError
-    where nothing would be left to train.
+    Call it before the network is wrapped in DDP, which decides then which gradients it averages. Raises ConfigError
+    if no layer would be left to train.
     """
     if count == 0:
         return
@@ -84,7 +82,7 @@ def freeze_first_layers(network: nn.Module, count: int, option: str) -> None:
             layers[-1] += module.parameters()
     if count >= len(layers):
         raise ConfigError(
-            f"{option}: {count} of {len(layers)} layers leaves none to train. Freeze {len(layers) - 1} or fewer."
+            f"{option}: {count} of {len(layers)} layers leaves no layer to train. Freeze {len(layers) - 1} or fewer."
         )
     for layer in layers[:count]:
         for parameter in layer:

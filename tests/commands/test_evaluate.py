@@ -43,7 +43,7 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_evaluations_are_printed_and_kept_with_all_that_they_depend_on(
+def test_evaluations_are_printed_and_recorded_with_all_they_depend_on(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -76,7 +76,7 @@ def test_a_picture_shows_what_samples_may_be_copies_of(run: Path) -> None:
         assert picture.size == (8 * (32 + 2) + 2, 8 * (32 + 2) + 2)
 
 
-def test_pictures_of_other_weights_and_seeds_stand_side_by_side(run: Path) -> None:
+def test_pictures_of_other_weights_and_seeds_are_kept_apart(run: Path) -> None:
     for words in ([], ["--no-ema"], ["--seed", "3"]):
         assert main(["evaluate", str(run), "--metrics", "swd", "--neighbours", *SMALL, *words]) == 0
     assert sorted(path.name for path in (run / "samples").glob("*neighbours*")) == [
@@ -91,7 +91,7 @@ def test_a_picture_of_named_features_has_a_name_without_spaces() -> None:
     assert neighbours_name(record) == "step_00000020-neighbours-ema-seed0-classifier-1f0c2a9e.png"
 
 
-def test_a_record_below_a_line_that_was_cut_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
+def test_a_record_after_a_line_that_was_cut_has_a_line_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "evaluations.jsonl"
     append_record(path, {"step": 1})
     with path.open("a") as file:
@@ -107,7 +107,7 @@ def test_a_record_below_a_line_that_was_cut_stands_on_a_line_of_its_own(tmp_path
     ]
 
 
-def test_all_checkpoints_and_the_last_weights_can_be_judged(run: Path) -> None:
+def test_all_checkpoints_and_the_last_weights_can_be_evaluated(run: Path) -> None:
     assert main(["evaluate", str(run), "--checkpoint", "all", "--no-ema", "--metrics", "swd", *SMALL]) == 0
     assert [(line["step"], line["weights"]) for line in lines(run / "evaluations.jsonl")] == [
         (10, "generator"),
@@ -116,13 +116,13 @@ def test_all_checkpoints_and_the_last_weights_can_be_judged(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_classifier_is_trained_and_judges(
+def test_a_classifier_is_trained_and_then_measures(
     run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "digits.safetensors"
     assert main(["features", "train", str(digits), "--epochs", "12", "--out", str(file)]) == 0
     out = capsys.readouterr().out
-    assert float(out.split("right about ")[1].split("%")[0]) > 70
+    assert float(out.split("accuracy ")[1].split("%")[0]) > 70
     judged = [
         "--features",
         "classifier",
@@ -151,12 +151,12 @@ def test_a_classifier_is_trained_and_judges(
         (
             ["--checkpoint", "ten"],
             2,
-            "--checkpoint ten: give steps, such as 1000 2000, or the word best or all.",
+            "--checkpoint: invalid value ten: expected steps, such as 1000 2000, best or all.",
         ),
         (
             ["--checkpoint", "best", "all"],
             2,
-            "--checkpoint best all: all names every checkpoint there is. Give it alone, or steps and best.",
+            "--checkpoint best all: all already means every checkpoint, so it cannot be combined with others.",
         ),
         (["--checkpoint", "15"], 4, "has no checkpoint of step 15; it has 10, 20."),
         (
@@ -184,14 +184,12 @@ def test_what_cannot_be_evaluated_is_refused(
     assert not (run / "evaluations.jsonl").exists()
 
 
-def test_a_directory_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_that_is_not_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "is not a run directory: it has no config.yaml" in capsys.readouterr().err
 
 
-def test_what_the_run_needed_to_train_is_not_needed_to_judge_it(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_does_not_need_what_training_needed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = run / "config.yaml"
     content = yaml.safe_load(config.read_text())
     content["runtime"] |= {"device": "cuda", "processes": 4}
@@ -213,7 +211,7 @@ def start(run: Path, words: list[str], **variables: str) -> subprocess.Popen[str
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work_whatever_way_they_are_asked_for(run: Path) -> None:
+def test_two_processes_share_the_work_however_they_are_started(run: Path) -> None:
     # Clusters set WORLD_SIZE for processes that are no ranks.
     for words, variables in ((["--proc", "2"], {}), (["--processes=2"], {"WORLD_SIZE": "3"})):
         process = start(run, [*SMALL, *words], **variables)
@@ -224,7 +222,7 @@ def test_two_processes_share_the_work_whatever_way_they_are_asked_for(run: Path)
     assert figures[0] == figures[1] == figures[2]
 
 
-def test_what_is_wrong_is_said_once_before_ranks_are_started(
+def test_mistakes_are_reported_once_before_ranks_start(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.commands.judging.launch", lambda *_: pytest.fail("ranks were started"))
@@ -248,7 +246,7 @@ def test_an_interrupt_ends_all_ranks_at_once(run: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_a_run_whose_shards_have_moved_is_judged_by_those_that_are_named(
+def test_a_run_whose_shards_have_moved_is_evaluated_with_named_ones(
     run: Path, digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = run / "config.yaml"
@@ -256,14 +254,14 @@ def test_a_run_whose_shards_have_moved_is_judged_by_those_that_are_named(
     content["data"]["shards"] = "moved/away"
     config.write_text(yaml.safe_dump(content))
     assert main(["evaluate", str(run), "--metrics", "swd", *SMALL]) == 3
-    assert "Where the run's shards have moved, name their place with --shards." in capsys.readouterr().err
+    assert "If the run's shards have moved, name their place with --shards." in capsys.readouterr().err
     assert main(["evaluate", str(run), "--metrics", "swd", *SMALL, "--shards", str(digits)]) == 0
     printed = capsys.readouterr()
     assert f"training images of {digits}" in printed.out
     assert "warning" not in printed.err
 
 
-def test_shards_that_the_run_was_not_trained_on_are_judged_with_a_warning(
+def test_shards_that_the_run_was_not_trained_on_give_a_warning(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
@@ -273,7 +271,7 @@ def test_shards_that_the_run_was_not_trained_on_are_judged_with_a_warning(
     trained = Checkpoint(run / "checkpoints" / "step_00000020", 20).facts()["identity"]["data.manifest"]
     assert capsys.readouterr().err.splitlines() == [
         f"warning: the run was trained on shards {trained[:8]}, and these are {str(line['manifest'])[:8]} (SHA-256 of "
-        "the manifest): the figures compare with other images than it was trained on"
+        "the manifest), so the figures are not for the images that it was trained on"
     ]
 
 

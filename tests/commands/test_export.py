@@ -67,7 +67,7 @@ def onnx_images(path: Path, latents: Tensor) -> Tensor:
     "kind",
     ["safetensors", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("onnx", "program"))],
 )
-def test_every_network_makes_the_same_images_outside(
+def test_every_network_makes_the_same_images_after_export(
     model: ModelOptions, side: int, kind: str, tmp_path: Path
 ) -> None:
     run = write_run(tmp_path, model, side, channels=3)
@@ -87,7 +87,7 @@ def test_every_network_makes_the_same_images_outside(
         torch.testing.assert_close(found, expected, rtol=0, atol=0 if kind == "safetensors" else 1e-4)
 
 
-def test_the_moving_average_is_exported_or_the_last_weights_or_an_earlier_step(run: Path) -> None:
+def test_exports_take_the_moving_average_last_weights_or_an_earlier_step(run: Path) -> None:
     made = [load_generator(write(run, "safetensors", *words)).card for words in ([], ["--no-ema"])]
     made.append(load_generator(write(run, "safetensors", "--checkpoint", "2")).card)
     assert [(card.weights, card.step) for card in made] == [("ema", 4), ("generator", 4), ("ema", 2)]
@@ -123,7 +123,9 @@ def test_an_exported_file_can_be_exported_again_with_the_same_card(run: Path) ->
         (lambda images: images[:1], r"shape \(1, 1, 8, 8\), not \(7, 1, 8, 8\)"),
     ],
 )
-def test_other_images_than_pytorchs_are_an_error(run: Path, change: export_formats.Run, message: str) -> None:
+def test_images_that_differ_from_pytorchs_are_an_error(
+    run: Path, change: export_formats.Run, message: str
+) -> None:
     generator = load_generator(run).cpu()
     check_same_images(generator, lambda latents: generator(latents) + 5e-5, "It")
     with pytest.raises(ConfigError, match=rf"^It makes .*{message}.*Nothing was written"):
@@ -131,7 +133,7 @@ def test_other_images_than_pytorchs_are_an_error(run: Path, change: export_forma
 
 
 @pytest.mark.parametrize("kind", ["onnx", "program"])
-def test_a_file_that_makes_other_images_is_not_written(
+def test_a_file_whose_images_differ_is_not_written(
     run: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "out" / f"generator.{kind}"
@@ -150,7 +152,7 @@ def test_without_the_packages_of_onnx_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     assert main(["export", str(run), "--format", "onnx", "--out", str(run / "x.onnx")]) == 2
-    assert f"needs {missing}, not installed here. Install" in (message := capsys.readouterr().err)
+    assert f"needs {missing}, which is not installed. Install" in (message := capsys.readouterr().err)
     assert "pip install 'wgan-pipeline[onnx]'" in message
 
 
@@ -162,7 +164,7 @@ def test_weights_too_large_for_onnx_are_refused(
     assert "an ONNX file holds at most 1,000. Choose --format safetensors" in capsys.readouterr().err
 
 
-def test_a_place_that_cannot_be_written_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_cannot_be_written_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", str(run), "--format", "safetensors", "--out"]
     assert main([*words, str(run)]) == 2
     assert "is a directory, and a generator is one file" in capsys.readouterr().err
@@ -178,4 +180,4 @@ def test_an_onnx_file_is_not_loaded_here_and_the_message_says_what_is(
         load_generator(path)
     assert main(["sample", str(path)]) == 4
     message = capsys.readouterr().err
-    assert "nothing here can load. Name the run's directory, or the .safetensors file" in message
+    assert "this package cannot load. Name the run directory, or a .safetensors file" in message

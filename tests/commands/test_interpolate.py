@@ -51,7 +51,7 @@ def test_between_directions_it_is_the_formula_of_shoemake(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_starts_and_ends_at_its_ends_whatever_their_norms(seed: int) -> None:
+def test_the_path_starts_and_ends_at_its_ends_for_any_norms(seed: int) -> None:
     start, end = directions(seed)
     points = slerp(2 * start, 5 * end, torch.tensor([0.0, 0.5, 1.0]))
     torch.testing.assert_close(points[0], 2 * start)
@@ -67,7 +67,7 @@ def test_on_the_sphere_it_stays_there_at_constant_speed() -> None:
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-12, 1e-7, 1e-3, math.pi - 1e-7, math.pi - 1e-12, math.pi])
-def test_parallel_and_opposite_directions_have_a_way_on_the_sphere(angle: float) -> None:
+def test_parallel_and_opposite_directions_have_a_path_on_the_sphere(angle: float) -> None:
     start = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     end = torch.tensor([math.cos(angle), math.sin(angle), 0.0], dtype=torch.float64)
     points = slerp(start, end, PLACES)
@@ -88,13 +88,13 @@ def test_opposite_draws_do_not_pass_through_zero() -> None:
 @pytest.mark.parametrize(
     ("start", "end"), [([0.0, 0.0], [3.0, 4.0]), ([3.0, 4.0], [0.0, 0.0]), ([2.0], [-2.0])]
 )
-def test_without_directions_the_way_is_straight(start: list[float], end: list[float]) -> None:
+def test_without_directions_the_path_is_straight(start: list[float], end: list[float]) -> None:
     points = slerp(torch.tensor(start), torch.tensor(end), PLACES)
     expected = torch.lerp(torch.tensor(start), torch.tensor(end), PLACES.float()[:, None])
     torch.testing.assert_close(points, expected)
 
 
-def test_a_row_of_a_strip_starts_where_the_one_above_ends_and_the_last_ends_at_the_first() -> None:
+def test_each_row_starts_where_the_last_one_ends_and_the_strip_closes() -> None:
     stops = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     rows = strip_latents(stops, 5).view(3, 5, 8)
     torch.testing.assert_close(rows[:, 0], stops)
@@ -124,7 +124,7 @@ def test_a_loop_passes_all_stops() -> None:
     assert (nearest.indices.diff() > 0).all(), "in their order"
 
 
-def test_the_strip_is_a_picture_of_the_way_between_seeds(run: Path, tmp_path: Path) -> None:
+def test_the_strip_is_a_picture_of_the_path_between_seeds(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "strip.png"
     words = ["--seeds", "3,9,4", "--positions", "5", "--truncation", "1", "--out", str(out)]
     assert main(["interpolate", str(run), *words]) == 0
@@ -136,7 +136,7 @@ def test_the_strip_is_a_picture_of_the_way_between_seeds(run: Path, tmp_path: Pa
         assert np.array_equal(np.asarray(picture), expected.permute(1, 2, 0))
 
 
-def test_a_strip_stands_in_the_runs_samples_unless_told_otherwise(
+def test_a_strip_is_written_into_the_runs_samples_by_default(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["interpolate", str(run)]) == 0
@@ -147,7 +147,7 @@ def test_a_strip_stands_in_the_runs_samples_unless_told_otherwise(
 
 
 @pytest.mark.parametrize("name", ["loop.gif", "loop.MP4"])
-def test_an_animation_has_25_frames_a_second_and_starts_at_the_first_latent(
+def test_an_animation_has_25_frames_a_second_from_the_first_latent_on(
     run: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "films" / name
@@ -193,7 +193,7 @@ def colours(count: int, height: int, width: int) -> Tensor:
         ("x.mp4", (86, 87), (258, 262)),
     ],
 )
-def test_films_keep_colours_and_have_sides_that_their_format_allows(
+def test_animations_keep_colours_and_have_sides_that_formats_allow(
     tmp_path: Path, name: str, size: tuple[int, int], shown_size: tuple[int, int]
 ) -> None:
     frames = colours(8, *size)
@@ -206,11 +206,11 @@ def test_films_keep_colours_and_have_sides_that_their_format_allows(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seeds", "3"], "a way needs two latents or more"),
+        (["--seeds", "3"], "a path needs two latents or more"),
         (["--seeds", "3-1"], "ends before it begins"),
         (["--positions", "1"], "a row has two ends"),
-        (["--seeds", "0-999", "--positions", "11"], "over 10,000 images, too large a picture"),
-        (["--truncation", "-1"], "truncation -1.0: no latent is within this bound"),
+        (["--seeds", "0-999", "--positions", "11"], "over 10,000 images, too many for one picture"),
+        (["--truncation", "-1"], "truncation -1.0: no latent can be within this bound"),
         (["--out", "{run}"], "is a directory, and a strip is one file"),
         (["--seconds", "3"], "Add --animation FILE.gif"),
         (["--out", "x.txt"], "--out x.txt: a strip is written as .png, and this name ends in .txt"),
@@ -222,7 +222,7 @@ def test_films_keep_colours_and_have_sides_that_their_format_allows(
         (["--animation", "x.gif", "--seeds", "0-120"], "--seconds 121: an animation takes"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_drawn(
+def test_mistakes_are_reported_before_anything_is_drawn(
     run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["interpolate", str(run), *[word.format(run=run) for word in words]]) == 2

@@ -1,4 +1,4 @@
-"""A run as one page: what it says, from the first step to the last, and what it says where there is nothing."""
+"""A run as one HTML page, from before its first step to its end."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def text_of(html: str) -> str:
 
 def test_a_run_that_trains_says_how_far_it_is(run: Path) -> None:
     head = sections(render(run))["head"]
-    assert "RUNNING It has left no note of its end: it is training, or was killed." in head
+    assert "RUNNING It has left no note of its end: it is still training, or was killed." in head
     assert "Steps 400 of 1,000" in head
     assert "Images per second 1,234" in head
     assert "Training time 0:03:20" in head
@@ -109,15 +109,17 @@ def test_a_run_that_stopped_says_how_and_why(run: Path, word: str) -> None:
     assert "RUNNING" not in head
 
 
-def test_a_run_that_has_only_begun_has_sentences_where_curves_and_pictures_will_be(begun: Path) -> None:
+def test_a_run_that_has_only_begun_says_what_will_be_in_each_section(begun: Path) -> None:
     found = sections(render(begun))
     assert found.keys() == SECTIONS | {"head"}
     assert "Steps 0 of 1,000" in found["head"]
-    assert "The run has logged no step. It does at multiples of monitor.log_every." in found["curves"]
-    assert "The run has drawn no samples. It does at multiples of monitor.sample_every." in found["samples"]
-    assert "There is no environment.json: training has not begun." in found["environment"]
+    assert "The run has logged nothing yet. It logs at multiples of monitor.log_every." in found["curves"]
+    assert (
+        "The run has drawn no samples yet. It draws at multiples of monitor.sample_every." in found["samples"]
+    )
+    assert "There is no environment.json, because training has not begun." in found["environment"]
     assert "Manifest not known: there is no checkpoint yet" in found["reproduce"]
-    assert "There is none." in found["checkpoints"]
+    assert "The run has saved none yet." in found["checkpoints"]
 
 
 def test_a_run_whose_training_never_began_has_no_page_but_the_cause(
@@ -131,7 +133,7 @@ def test_a_run_whose_training_never_began_has_no_page_but_the_cause(
     assert not (tmp_path / "report.html").exists()
 
 
-def test_sections_that_need_something_stand_there_once_it_is(run: Path) -> None:
+def test_optional_sections_appear_when_there_is_something_to_show(run: Path) -> None:
     assert sections(render(run)).keys() == SECTIONS | {"head"}
     advice = "Lower the learning rate."
     write_lines(run / "metrics.jsonl", {"step": 400, "quality/swd": 0.5})
@@ -213,7 +215,7 @@ def test_the_set_is_a_column_where_evaluations_are_of_different_ones() -> None:
     assert "real" not in columns
 
 
-def test_the_page_shows_each_evaluation_once_and_how_many_samples_the_quality_is_of(run: Path) -> None:
+def test_the_page_shows_each_evaluation_once_and_the_number_of_samples(run: Path) -> None:
     write_lines(run / "metrics.jsonl", {"step": 400, "quality/swd": 0.5})
     write_lines(run / "evaluations.jsonl", *[{**EVALUATION, "metrics": {"fid": fid}} for fid in (7.25, 6.5)])
     quality = {"every": 200, "samples": 1500}
@@ -221,7 +223,7 @@ def test_the_page_shows_each_evaluation_once_and_how_many_samples_the_quality_is
     found = sections(render(run))
     assert "6.5" in found["evaluations"]
     assert "7.25" not in found["evaluations"]
-    assert "Measured while it trained, on 1,500 samples each time." in found["quality"]
+    assert "Measured during training, on 1,500 samples each time." in found["quality"]
 
 
 def test_the_time_of_steps_that_were_not_logged_counts_too() -> None:
@@ -285,7 +287,7 @@ def test_the_commands_make_the_same_run_under_another_name(run: Path) -> None:
     assert reproduce.endswith(" ".join(commands))
 
 
-def test_the_commands_start_as_many_ranks_and_quote_what_a_shell_would_take_apart(run: Path) -> None:
+def test_the_commands_start_as_many_ranks_and_are_quoted_for_a_shell(run: Path) -> None:
     (run / "environment.json").write_text(json.dumps({"setup": {"world_size": 2}, "revision": None}))
     (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "data": {"shards": "https://example.org/x"}}))
     strange = run.rename(run.with_name("a; b"))
@@ -300,19 +302,19 @@ def test_checkpoints_are_listed_with_their_sizes(run: Path) -> None:
     assert re.search(r"200 2\.0 MB .* 400 2\.0 MB", found)
 
 
-def test_a_checkpoint_that_goes_while_the_report_is_made_costs_only_the_manifest(run: Path) -> None:
+def test_a_checkpoint_deleted_meanwhile_costs_only_the_manifest(run: Path) -> None:
     (run / "checkpoints" / "step_00000400" / "state.json").unlink()
     found = sections(render(run))
     assert "Manifest not known:" in found["reproduce"]
     assert "state.json cannot be read" in found["reproduce"]
 
 
-def test_a_config_of_another_version_is_told_and_the_rest_is_shown(run: Path) -> None:
+def test_a_config_of_another_version_is_reported_and_the_rest_is_shown(run: Path) -> None:
     (run / "config.yaml").write_text("unknown_option: 3\n")
     found = sections(render(run))
     assert "unknown_option" in found["config"]
     assert "Steps 400" in found["head"]
-    assert "there is no command that makes it again" in found["reproduce"]
+    assert "there is no command that repeats the run" in found["reproduce"]
 
 
 def test_a_line_that_a_kill_cut_short_is_left_out_with_one_warning_a_file(
@@ -331,7 +333,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out_with_one_warning_a_file(
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:60])])
-def test_a_grid_that_goes_while_the_report_is_made_is_left_out_with_a_warning(
+def test_a_grid_deleted_meanwhile_is_left_out_with_a_warning(
     run: Path,
     damage: Callable[[Path], object],
     monkeypatch: pytest.MonkeyPatch,
@@ -379,14 +381,14 @@ def test_metrics_that_cannot_be_read_are_named(begun: Path) -> None:
         render(begun)
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_run_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"is not a run directory: it has no config\.yaml\. Name a directory that"
     ):
         render(tmp_path)
 
 
-def test_a_directory_is_no_place_for_a_page(
+def test_a_directory_is_refused_as_the_name_of_a_page(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(run), "--out", str(tmp_path)]) == 2
@@ -403,6 +405,6 @@ def test_a_page_has_a_name_that_browsers_open(
     assert not (tmp_path / "x.txt").exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_cannot_be_written_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run), "--out", str(run / "config.yaml" / "report.html")]) == 7
     assert "report.html cannot be written" in capsys.readouterr().err

@@ -86,12 +86,12 @@ def test_seeds_are_numbers_and_ranges(text: str, seeds: list[int]) -> None:
         ("1.5", r"'1\.5' is neither"),
         ("²", "'²' is neither"),
         ("5-2", r"5-2 ends before it begins\. Write 2-5"),
-        ("0-3,2", "a seed stands there twice"),
-        ("0-999999999999", "over 1,000,000 seeds"),
+        ("0-3,2", "a seed is listed twice"),
+        ("0-999999999999", "more than 1,000,000 seeds"),
         ("9" * 5000, "is neither"),
     ],
 )
-def test_what_is_no_list_of_seeds_is_refused(text: str, message: str) -> None:
+def test_what_is_not_a_list_of_seeds_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_seeds(text)
 
@@ -169,11 +169,14 @@ def test_files_of_seeds_are_images_of_these_seeds(run: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seeds", "0-3", "--seed", "1"], "cannot go with --seed. Leave one of them out"),
-        (["--seeds", "0-3", "--count", "4"], "cannot go with --count"),
-        (["--seeds", "0-10000"], "A grid of over 10,000 is too large a picture. Add --files"),
-        (["--truncation", "0"], "truncation 0.0: no latent is within this bound"),
-        (["--truncation", "nan"], "truncation nan: no latent is within this bound"),
+        (["--seeds", "0-3", "--seed", "1"], "cannot be combined with --seed. Leave one of them out"),
+        (["--seeds", "0-3", "--count", "4"], "so it cannot be combined with --count"),
+        (
+            ["--seeds", "0-10000"],
+            "images do not fit into one picture: a grid has at most 10,000. Add --files",
+        ),
+        (["--truncation", "0"], "truncation 0.0: no latent can be within this bound"),
+        (["--truncation", "nan"], "truncation nan: no latent can be within this bound"),
         (["--out", "{run}"], "is a directory, and a grid is one file. Name a file in it, or add --npz for"),
         (["--npz", "--out", "{run}"], "is a directory, and an archive of arrays is one file"),
         (["--npz", "--out", "x.png"], "an archive of arrays is written as .npz, and this name ends in .png"),
@@ -186,7 +189,7 @@ def test_files_of_seeds_are_images_of_these_seeds(run: Path, tmp_path: Path) -> 
         (["--files", "--out", "{run}/config.yaml"], "config.yaml is a file, and the PNGs of --files go into"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_drawn(
+def test_mistakes_are_reported_before_anything_is_drawn(
     run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sample", str(run), *[word.format(run=run) for word in words]]) == 2
@@ -200,7 +203,7 @@ def test_files_and_arrays_are_not_both_written(run: Path, capsys: pytest.Capture
     assert "not allowed with argument" in capsys.readouterr().err
 
 
-def test_a_short_list_of_seeds_is_its_own_name_and_a_long_one_is_told_by_its_hash() -> None:
+def test_a_short_list_of_seeds_is_its_own_name_and_a_long_one_is_hashed() -> None:
     assert name_seeds("0-3, 10", [0, 1, 2, 3, 10]) == "0-3,10"
     even = list(range(0, 2000, 2))
     text = ",".join(map(str, even))
@@ -218,7 +221,7 @@ def test_images_of_many_single_seeds_have_a_name_that_file_systems_take(run: Pat
     assert path.name.startswith("step_00000004-ema-seeds0..198-100-")
 
 
-def test_a_name_that_the_file_system_does_not_take_is_said(
+def test_a_name_that_the_file_system_refuses_is_reported(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sample", str(run), "--out", f"{'x' * 300}.png"]) == 7

@@ -46,7 +46,7 @@ def test_the_seed_alone_chooses_the_images(sorted_set: Path) -> None:
         assert set(ours.tolist()) != set(different.tolist())
 
 
-def test_what_would_be_lost_after_the_training_is_refused_before_it(
+def test_a_file_that_cannot_be_written_is_refused_before_training(
     sorted_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:

@@ -406,9 +406,9 @@ def test_a_comparison_reads_the_sample_counts_of_its_runs(
         (
             1,
             "x.txt",
-            "this name reads like a file's, and plots (curves.png and training.gif) go into a directory",
+            "this name looks like a file's, and plots (curves.png and training.gif) go into a directory",
         ),
-        (2, "x.png", "this name reads like a file's, and plots (comparison.png) go into a directory"),
+        (2, "x.png", "this name looks like a file's, and plots (comparison.png) go into a directory"),
         (1, "config.yaml", "config.yaml is a file, and plots"),
     ],
 )

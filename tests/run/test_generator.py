@@ -90,7 +90,7 @@ def test_samples_need_no_gradient_and_truncation_changes_them(run: Path) -> None
     [
         ({"count": 0}, "at least one image"),
         ({"count": 1, "seed": -1}, "seed -1: a seed is a whole number"),
-        ({"count": 1, "truncation": 0.0}, "truncation 0.0: no latent is within this bound"),
+        ({"count": 1, "truncation": 0.0}, "truncation 0.0: no latent can be within this bound"),
     ],
 )
 def test_samples_that_cannot_be_drawn_are_refused(run: Path, arguments: dict[str, int], message: str) -> None:
@@ -98,7 +98,7 @@ def test_samples_that_cannot_be_drawn_are_refused(run: Path, arguments: dict[str
         load_generator(run).sample(**arguments)
 
 
-def test_the_card_says_where_a_generator_comes_from_and_stands_beside_it(exported: Path) -> None:
+def test_the_card_says_where_a_generator_comes_from_and_is_a_file_too(exported: Path) -> None:
     card = load_generator(exported).card
     assert (card.format, card.run, card.step, card.weights) == ("wgan-generator/1", "run", 4, "ema")
     assert (card.latent, card.image_shape, card.value_range) == (8, (1, 8, 8), (-1.0, 1.0))
@@ -123,7 +123,7 @@ class Payload:
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pt", "x.pth", "x.pkl", "x.pt2"])
 @pytest.mark.parametrize("is_zip", [False, True])
-def test_a_pickle_never_runs_whatever_its_name(tmp_path: Path, name: str, is_zip: bool) -> None:
+def test_a_pickle_is_never_run_whatever_its_name(tmp_path: Path, name: str, is_zip: bool) -> None:
     path, mark = tmp_path / name, tmp_path / "mark"
     if is_zip:
         torch.save(Payload(mark), path)
@@ -198,19 +198,19 @@ def test_a_file_that_is_cut_or_damaged_is_refused(tmp_path: Path, content: bytes
         ("absent", {}, r"absent is not a run directory: it has no config\.yaml.*or a \.safetensors file"),
         ("run/checkpoints", {}, r"checkpoints is not a run directory: it has no config\.yaml"),
         ("run", {"checkpoint": 3}, "has no checkpoint of step 3; it has 2, 4"),
-        ("run/checkpoints/step_00000004", {"checkpoint": 2}, "--checkpoint 2 chooses among those of a run"),
-        ("generator.safetensors", {"checkpoint": 2}, "--checkpoint 2 chooses among those of a run"),
-        ("generator.safetensors", {"use_ema": False}, "holds the moving average alone. Export the run again"),
+        ("run/checkpoints/step_00000004", {"checkpoint": 2}, "--checkpoint 2 chooses a checkpoint of a run"),
+        ("generator.safetensors", {"checkpoint": 2}, "--checkpoint 2 chooses a checkpoint of a run"),
+        ("generator.safetensors", {"use_ema": False}, "has only the moving average. Export the run again"),
     ],
 )
-def test_what_cannot_be_loaded_is_said(
+def test_what_cannot_be_loaded_is_reported(
     run: Path, exported: Path, path: str, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(PipelineError, match=message):
         load_generator(run.parent / path, **arguments)
 
 
-def test_a_damaged_checkpoint_is_passed_over_in_a_run_and_refused_by_name(run: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped_in_a_run_and_refused_by_name(run: Path) -> None:
     file = newest(run) / "ema.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\xff")
     assert load_generator(run).card.step == 2
@@ -225,6 +225,6 @@ def test_training_can_start_from_an_exported_generator(exported: Path) -> None:
     assert tensors.keys() == expected.keys()
     assert all(np.array_equal(tensors[name], expected[name].cpu()) for name in expected)
     with pytest.raises(
-        CheckpointError, match=r"init_from\.critic: .* is an exported generator, without a critic"
+        CheckpointError, match=r"init_from\.critic: .* is an exported generator, which has no critic"
     ):
         read_weights(exported, "critic")

@@ -49,7 +49,7 @@ def test_an_earlier_checkpoint_may_be_named(trained: Path) -> None:
     assert any(not torch.equal(value, newer[name]) for name, value in earlier.items())
 
 
-def test_what_was_loaded_is_said_and_only_that_changes(trained: Path) -> None:
+def test_what_was_loaded_is_printed_and_only_that_changes(trained: Path) -> None:
     generator, critic = pair()
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     (line,) = load_initial_weights(InitOptions(critic=str(trained)), generator, critic)
@@ -81,7 +81,7 @@ def test_the_generators_file_does_not_fit_the_critic(trained: Path) -> None:
         load_initial_weights(options, *pair())
 
 
-def test_paths_that_lead_to_no_weights_are_told_apart(trained: Path, tmp_path: Path) -> None:
+def test_each_kind_of_path_without_weights_has_its_message(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"init_from\.critic: .*none is not a run directory, a checkpoint or a file"
     ):
@@ -93,14 +93,14 @@ def test_paths_that_lead_to_no_weights_are_told_apart(trained: Path, tmp_path: P
     with pytest.raises(CheckpointError, match=r"cannot be read as safetensors .* Other formats can run code"):
         read_weights(pickle, "critic")
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="holds no usable checkpoint: there is none yet"):
+    with pytest.raises(CheckpointError, match="has no usable checkpoint: the run has saved none yet"):
         read_weights(tmp_path / "empty", "critic")
     moved = newest(trained).rename(tmp_path / "mine")
     with pytest.raises(ConfigError, match="is not named like a checkpoint"):
         read_weights(moved, "critic")
 
 
-def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_in_a_run(trained: Path) -> None:
+def test_a_damaged_checkpoint_is_refused_by_name_and_skipped_in_a_run(trained: Path) -> None:
     damaged = newest(trained)
     with (damaged / "critic.safetensors").open("r+b") as file:
         file.seek(-1, 2)
@@ -125,7 +125,7 @@ def test_the_first_layers_and_their_norms_are_frozen_and_no_others(count: int) -
 def test_freezing_every_layer_is_refused() -> None:
     critic = build_critic(OPTIONS, 16, 1)
     with pytest.raises(
-        ConfigError, match=r"init_from\.freeze_critic: 3 of 3 layers leaves none .* Freeze 2 or"
+        ConfigError, match=r"init_from\.freeze_critic: 3 of 3 layers leaves no layer to train\. Freeze 2 or"
     ):
         freeze_first_layers(critic, 3, "init_from.freeze_critic")
 

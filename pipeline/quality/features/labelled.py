@@ -1,4 +1,4 @@
-"""Labelled shards, split into images to train a classifier on and images to test it with."""
+"""Labelled shards, split into images that train a classifier and images that test it."""
 
 from __future__ import annotations
 
@@ -13,49 +13,52 @@ from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.reading.order import Ids, Order, shuffled
 from pipeline.data.reading.reader import ShardReader
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 HELD_OUT = 0.1
 CHUNK = 1024
 
 
 def split(shards: ShardSet, where: Path, most: int, seed: int) -> tuple[Ids, Ids]:
-    """Ids to train on and others to test with, of each `most` at most, drawn at random.
+    """Ids for training and ids for the test, each `most` at most, drawn at random.
 
-    Raises DataError where the set has no classes, or too few images.
+    Raises DataError if the set has fewer than two classes, or too few images.
     """
     manifest = shards.manifest
     if len(manifest.classes) < 2:
+        found = counted(len(manifest.classes), "class") if manifest.classes else "no classes"
         raise DataError(
-            f"{where} has {len(manifest.classes) or 'no'} classes, and a classifier needs two or more. Make "
-            "shards of a labelled source, such as a directory with a folder for each class."
+            f"{where} has {found}, and a classifier needs two or more. Make shards of a labelled "
+            "source, such as a directory with a folder for each class."
         )
     counts = [shard.count for shard in manifest.shards]
     order = Order(counts, seed, shuffle_shards=len(counts), held_out=HELD_OUT)
     held_out = order.held_out_ids()
     if len(held_out) == 0:
         raise DataError(
-            f"{where} has {manifest.count} images, too few to hold one in {round(1 / HELD_OUT)} out for a test. Make "
-            "shards of some hundreds at least."
+            f"{where} has {counted(manifest.count, 'image')}, too few to hold one in {round(1 / HELD_OUT)} out for a "
+            "test. Make shards of some hundreds at least."
         )
-    # At random, for in the order of a sorted set the first ones are of the first classes alone.
+    # At random: if the set is sorted by class, its first images are all of the first classes.
     test = held_out[shuffled(len(held_out), (seed,))][:most]
     return order.first(min(most, order.epoch_size)), test
 
 
 def read_labels(shards: ShardSet) -> Tensor:
-    """The label of every sample: int64 (count,). Raises DataError where one has none."""
+    """The label of every sample: int64 (count,). Raises DataError if one has none."""
     labels = torch.from_numpy(
         np.concatenate([shards.load_index(shard)[:, 2] for shard in shards.manifest.shards])
     )
     if (missing := int((labels < 0).sum())) > 0:
         raise DataError(
-            f"{missing:,} of {len(labels):,} images have no label. Make shards of labelled images alone."
+            f"{missing:,} of {len(labels):,} images have no label, which a classifier needs. Make shards of labelled "
+            "images only."
         )
     return labels
 
 
 def read_images(reader: ShardReader, ids: Ids) -> Tensor:
-    """uint8 (count, channels, height, width), in the order of the ids."""
+    """The images of these ids, in their order: uint8 (count, channels, height, width)."""
     images = torch.empty(len(ids), *reader.image_shape, dtype=torch.uint8)
     for first in tqdm(range(0, len(ids), CHUNK), desc="reading", leave=False, disable=None):
         part = ids[first : first + CHUNK]
