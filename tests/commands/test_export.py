@@ -169,7 +169,7 @@ def test_a_path_that_cannot_be_written_is_named(run: Path, capsys: pytest.Captur
     assert main([*words, str(run)]) == 2
     assert "is a directory, and a generator is one file" in capsys.readouterr().err
     assert main([*words, str(run / "config.yaml" / "x")]) == 7
-    assert "Move away what stands there" in capsys.readouterr().err
+    assert "Move away what is there" in capsys.readouterr().err
 
 
 def test_an_onnx_file_is_not_loaded_here_and_the_message_says_what_is(
