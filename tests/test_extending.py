@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline import plugins
 from pipeline.cli import main
 from pipeline.data.format.manifest import load_manifest
-from tests.ranks import read_metrics, read_series, read_state
+from tests.ranks import Ranks, read_metrics, read_series, read_state, read_tensors
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
@@ -96,6 +97,35 @@ def test_a_plugin_with_batch_norm_of_each_rank_is_refused(
     (tmp_path / "my_networks.py").write_text(code)
     assert train(config, *NETWORK) == 2
     assert "is a torch BatchNorm1d" in capfd.readouterr().err
+
+
+OBJECTIVE = ("objective.name=my_objectives:Relativistic", "objective.weight=1.0")
+
+
+def test_the_objective_trains_alike_in_one_process_and_two(config: str, tmp_path: Path, ranks: Ranks) -> None:
+    words = [config, "schedule.steps=4", *OBJECTIVE, "model.critic_norm=layer"]
+    ranks.run(1, [*words, "name=one"])
+    ranks.run(2, [*words, "name=two"])
+    one, two = (read_tensors(tmp_path / name / "checkpoints/step_00000004") for name in ("one", "two"))
+    for name in (key for key in one if key.startswith(("critic/", "generator/"))):
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_the_version_of_an_objective_is_part_of_the_run(
+    config: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(config, *OBJECTIVE) == 0
+    (tmp_path / "my_objectives.py").write_text(
+        EXAMPLES["my_objectives.py"].replace('version = "1"', 'version = "2"')
+    )
+    sys.modules.pop("my_objectives")
+    assert main(["train", config, "schedule.steps=6", *OBJECTIVE]) == 4
+    assert "plugins.objective: 1 in the checkpoint, 2 now" in capfd.readouterr().err
+
+
+def test_alternating_rounds_of_pairs_are_refused(config: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train(config, *OBJECTIVE, "schedule.critic_rounds=alternating") == 2
+    assert "alternating cannot be used with the objective Relativistic" in capfd.readouterr().err
 
 
 def test_the_source_becomes_shards(tmp_path: Path) -> None:
