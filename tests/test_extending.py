@@ -172,7 +172,7 @@ def test_a_sink_that_fails_costs_no_step(
     assert train(config, *SINK) == 0
     told = capfd.readouterr().err
     assert told.count("my_sinks:Csv: ValueError: no") == 1
-    assert "writing records failed 4 times" in told
+    assert "records could not be written 4 times" in told
     assert len(read_metrics(tmp_path / "run")) == 4
 
 
