@@ -155,7 +155,7 @@ def test_torchrun_starts_two_ranks_on_the_cpu(shell: Shell, config: str, tmp_pat
 def test_a_launcher_that_starts_fewer_ranks_than_asked_is_an_error(shell: Shell, config: str) -> None:
     launch = [*ACCELERATE, "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     silent = shell.start([*launch, "--dynamo_backend", "no", *PROGRAM, config])
-    plain = shell.start([sys.executable, *PROGRAM, config, "runtime.processes=2"])
+    plain = shell.start([sys.executable, *PROGRAM, config, "name=plain", "runtime.processes=2"])
     assert silent.wait() != 0
     assert plain.wait() == 2
     for command in (silent, plain):

@@ -276,13 +276,13 @@ def test_a_channel_that_never_changes_leaves_the_distance_finite(size: int) -> N
         (
             (3, 32, 32),
             (3, 16, 16),
-            r"Real images are 3 x 32 x 32 .* and generated ones 3 x 16 x 16.*one size",
+            r"Real images are 3 x 32 x 32 .* and generated ones 3 x 16 x 16.*same size",
         ),
         ((3, 32, 32), (1, 32, 32), r"Real images are 3 x 32 x 32 .* and generated ones 1 x 32 x 32"),
         (
             (1, 7, 7),
             (1, 7, 7),
-            r"Images of 1 x 7 x 7 .* too small for patches of 7 x 7\. Take images of 8 pixels",
+            r"Images of 1 x 7 x 7 .* too small for patches of 7 x 7\. Use images of at least 8 pixels",
         ),
     ],
 )
