@@ -88,7 +88,7 @@ def choose_cache(
     wanted: Literal["auto", "device", "host", "none"], size: int, node_size: int, device: torch.device
 ) -> Choice:
     """Choose a cache for `size` bytes of images. Raises ConfigError if the wanted one is impossible or too small."""
-    mib = f"{size / 2**20:,.0f} MiB"
+    mib = f"{max(1, round(size / 2**20)):,} MiB"
     free_host = free_host_memory()
     free_device = free_device_memory(device)
     fits_host, fits_device = size < 0.5 * free_host, size < 0.3 * free_device
