@@ -10,7 +10,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticKnownError
 
 from pipeline.errors import ConfigError
 from pipeline.plugins import is_import_path, load_plugin
@@ -176,6 +179,16 @@ _TABLE = (
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 """Every metric by its name, in the order in which they are listed everywhere."""
+
+
+def _check_name(name: str) -> str:
+    if name not in METRICS and not is_import_path(name):
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, METRICS))})
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(_check_name)]
+"""An option's type: the name of a metric in this table, or the import path of your own."""
 
 
 def find_metric(name: str) -> Metric:

@@ -7,33 +7,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticKnownError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipeline.metric_table import METRICS
-from pipeline.plugins import IMPORT_PATH, is_import_path
+from pipeline.metric_table import METRICS, MetricName
+from pipeline.plugins import IMPORT_PATH
 
 Norm = Literal["none", "batch", "layer", "instance"]
 ClipScope = Literal["all", "weights", "convolutions", "all_but_gains"]
 Rounds = Literal["joint", "alternating"]
 FeatureKind = Literal["pixels", "classifier", "inception"]
-
-
-def _known_metric(name: str) -> str:
-    if name not in METRICS and not is_import_path(name):
-        raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, METRICS))})
-    return name
-
-
-MetricName = Annotated[str, AfterValidator(_known_metric)]
-"""The name of a metric in pipeline/metric_table.py, or the import path of your own."""
-
-ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
-"""The name of a class. It may be written as a number, such as 7 for a digit."""
-
-
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
+ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+"""The name of a class. It may be written as a number, such as 7 for a digit."""
 
 
 class Options(BaseModel):
@@ -68,13 +54,13 @@ class DataOptions(Options):
     )
     cache: Literal["auto", "device", "host", "none"] = option(
         "auto",
-        "where decoded images are kept: in the memory of the device, in host memory shared by the ranks of "
-        "a machine, or none (decode each batch); auto takes the first that fits",
+        "where decoded images are kept: in device memory, in host memory (once per machine), or none (decode "
+        "each batch); auto takes the first that fits",
     )
     workers: int | None = option(
         None,
-        "decoding threads of each rank, for cache: none; 0 decodes in the training loop, null uses all "
-        "cores of the machine",
+        "decoding threads of each rank, for cache: none; 0: decode in the training loop; null: the rank's "
+        "share of the cores, less one",
         ge=0,
         le=64,
     )
@@ -89,9 +75,7 @@ class DataOptions(Options):
     classes: list[ClassName] | None = option(None, "classes to train on; null: all images", min_length=1)
     validation: float = option(0.0, "share of samples held out for validation", ge=0.0, le=0.5)
     flip: bool = option(False, "mirror images left to right with probability 1/2, drawn again in each epoch")
-    verify: Literal["hashes", "sizes"] = option(
-        "hashes", "how local shards are checked before training starts"
-    )
+    verify: Literal["hashes", "sizes"] = option("hashes", "how local shards are checked before training")
     remote: RemoteOptions = RemoteOptions()
 
 
@@ -119,9 +103,7 @@ class DcganOptions(NetworkOptions):
     """The DCGAN networks (models/dcgan.py), for square images of at least 8 pixels."""
 
     name: Literal["dcgan"] = "dcgan"
-    width: int = option(
-        64, "channels at the image's resolution; doubled at each halving of the resolution", ge=4, le=1024
-    )
+    width: int = option(64, "channels at the image's resolution; doubled at each halving", ge=4, le=1024)
     max_width: int = option(512, "largest number of channels of a layer", ge=4, le=4096)
     generator_norm: Norm = option("batch", "normalization between the generator's layers")
     critic_norm: Norm = option("none", "normalization between the critic's layers")
@@ -203,9 +185,7 @@ class GradientPenaltyOptions(Options):
 
     name: Literal["gradient_penalty"]
     weight: float = option(10.0, "factor of the penalty (lambda in the paper)", gt=0.0)
-    sides: Literal["two", "one"] = option(
-        "two", "two: penalize all gradient norms but 1; one: only norms above 1"
-    )
+    sides: Literal["two", "one"] = option("two", "two: penalize all gradient norms but 1; one: those above 1")
 
 
 class LeastSquaresOptions(Options):
@@ -305,11 +285,9 @@ class ScheduleOptions(Options):
 
 
 class SinkOptions(Options):
-    """A sink of your own (docs/extending.md), beside TensorBoard and the files."""
+    """A sink of your own (docs/extending.md), in addition to TensorBoard and the files."""
 
-    name: Annotated[str, Field(pattern=IMPORT_PATH.pattern)] = option(
-        ..., "its import path, package.module:Name"
-    )
+    name: str = Field(pattern=IMPORT_PATH.pattern, description="its import path, package.module:Name")
 
 
 class MonitorOptions(Options):
@@ -346,9 +324,7 @@ class QualityOptions(Options):
     )
     classifier: Text | None = option(None, "file made by `wgan features train SHARDS`")
     inception: Text | None = option(None, "file with the weights of torch-fidelity; null downloads them")
-    samples: int = option(
-        2048, "generated images of an evaluation, and the largest number of real images", ge=128
-    )
+    samples: int = option(2048, "generated images of an evaluation, and real images at most", ge=128)
     keep_best: MetricName | None = option(None, "metric whose best checkpoint is saved and kept")
     patience: Count | None = option(None, "end the run after this many evaluations without a new best")
 
@@ -377,6 +353,7 @@ class RuntimeOptions(Options):
 
     processes: Count | None = option(None, "number of ranks; any other number is an error")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = option(None, "torch's CPU threads in each rank; null: its default", ge=1, le=1024)
     timeout_seconds: float = option(600.0, "how long a rank waits for the other ranks", gt=0.0)
     digest_every: Count = option(100, "steps between comparisons of the whole state across ranks")
     cuda_graph: bool = option(False, "launch each step as one CUDA graph (one GPU, not in fp16)")
@@ -396,9 +373,7 @@ OptimizerOptions = Annotated[RmspropOptions | AdamOptions, Field(discriminator="
 class Config(Options):
     """All options of a run."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run directory in run_root"
-    )
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run directory in run_root")
     run_root: str = Field(default="runs", min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["auto", "float32", "bf16", "fp16"] | None = option(

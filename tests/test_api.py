@@ -209,6 +209,25 @@ def test_a_second_run_at_the_same_time_is_refused(config: str, tmp_path: Path) -
     assert pipeline.train(config, name="second").steps == 20
 
 
+def threads_of_run(run: Path) -> int:
+    threads: int = json.loads((run / "environment.json").read_text())["setup"]["threads"]
+    return threads
+
+
+def test_a_run_sets_torchs_threads_and_restores_the_callers(
+    config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = pipeline.train(config, schedule={"steps": 2}).path
+    assert threads_of_run(run) == 1, "null is torch's choice, here that of the fixture"
+    assert ", 1 thread each," in capsys.readouterr().out
+    for threads, steps in [(2, 4), (3, 6)]:
+        result = pipeline.train(config, schedule={"steps": steps}, runtime={"threads": threads})
+        assert result.steps == steps, "another number does not keep a run from being resumed"
+        assert threads_of_run(run) == threads
+        assert f", {threads} threads each," in capsys.readouterr().out
+        assert torch.get_num_threads() == 1
+
+
 @pytest.mark.slow
 def test_runs_of_one_process_have_each_their_own_precision(config: str) -> None:
     runs = [

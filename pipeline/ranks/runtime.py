@@ -49,6 +49,8 @@ class Runtime:
 
     def __init__(self, config: Config) -> None:
         """Join the process group. Raises ConfigError where what was asked for is not what there is."""
+        if config.runtime.threads is not None:
+            torch.set_num_threads(config.runtime.threads)
         requested = requested_processes()
         device = devices.chosen_device(config)
         precision = devices.fastest_precision(device) if config.precision == "auto" else config.precision
