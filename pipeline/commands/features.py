@@ -33,7 +33,7 @@ def add_parser(commands: Commands) -> None:
     )
     train.add_argument("--epochs", type=int, default=10, help="number of epochs (default 10)")
     train.add_argument(
-        "--images", type=int, default=100_000, help="most images to train on (default 100,000)"
+        "--images", type=int, default=100_000, help="largest number of images to train on (default 100,000)"
     )
     train.add_argument("--seed", type=int, default=0, help="seed of the training (default 0)")
     train.set_defaults(func=run)
@@ -45,20 +45,22 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pipeline.data.format.shard_set import open_directory
     from pipeline.data.reading.reader import ShardReader
-    from pipeline.quality.features.classifier import About, accuracy, save, train_classifier
+    from pipeline.quality.features.classifier import About, TrainingPlan, accuracy, save, train_classifier
     from pipeline.quality.features.labelled import read_images, read_labels, split
     from pipeline.ranks.devices import best_device
     from pipeline.run.latents import check_seed
 
     if arguments.epochs < 1 or arguments.images < 1:
-        raise ConfigError("--epochs and --images must be at least 1.")
+        raise ConfigError(
+            f"--epochs is {arguments.epochs} and --images is {arguments.images}, and both must be at least 1."
+        )
     check_seed(arguments.seed)
     shards = open_directory(arguments.shards)
     out: Path = arguments.out or Path(f"{arguments.shards}".rstrip("/") + ".classifier.safetensors")
     if out.is_dir():
-        raise ConfigError(f"--out {out} is a directory, and a classifier is one file. Name a file in it.")
+        raise ConfigError(f"--out {out} is a directory, and a classifier is a file. Name a file in it.")
     with storage_errors(out):
-        # Now, because a training that cannot be saved would be lost.
+        # Tried before training, because the result would be lost if it could not be written.
         out.parent.mkdir(parents=True, exist_ok=True)
         out.with_name(f".{out.name}.probe").touch()
         out.with_name(f".{out.name}.probe").unlink()
@@ -70,8 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         read_images(reader, train),
         labels[train],
         len(shards.manifest.classes),
-        arguments.epochs,
-        arguments.seed,
+        TrainingPlan(arguments.epochs, arguments.seed),
         device,
     )
     right = accuracy(classifier, read_images(reader, test), labels[test])

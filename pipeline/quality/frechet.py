@@ -29,7 +29,7 @@ def gaussian(features: Tensor) -> Gaussian:
     if count < 2:
         raise ConfigError(
             f"The features of {counted(count, 'image')} have no covariance, and the Fréchet distance needs one. "
-            "Use at least two images, and more than the features have dimensions for a reliable figure."
+            "Use at least two images, and for a reliable figure more images than the features have dimensions."
         )
     mean = features.mean(0, dtype=torch.float64)
     scatter = torch.zeros(dimensions, dimensions, dtype=torch.float64, device=features.device)
@@ -44,22 +44,22 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """The squared 2-Wasserstein distance between two Gaussians, 0 or more: FID on Inception features.
 
     Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule": |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
-    Covariances may be singular. The estimate is biased upwards, the more so the fewer samples there are:
-    compare figures of equal counts alone.
+    Covariances may be singular. The estimate is too high, and more so with fewer samples, so compare only figures from
+    equal numbers of samples.
     """
-    # With C = A A^T for both, the eigenvalues of C1 C2 are the squared singular values of A1^T A2. That needs
-    # no root of a matrix that is not symmetric, and no root of eigenvalues that rounding has made negative.
+    # If C = A A^T for both, the eigenvalues of C1 C2 are the squared singular values of A1^T A2. This needs no
+    # root of a matrix that is not symmetric, and no root of eigenvalues that rounding has made negative.
     overlap = torch.linalg.svdvals(_factor(first.covariance).T @ _factor(second.covariance)).sum()
     shift = (first.mean - second.mean).square().sum()
     spread = first.covariance.trace() + second.covariance.trace()
-    # It is never negative but by rounding.
+    # Only rounding can make it negative.
     return max(0.0, float(shift + spread - 2 * overlap))
 
 
 def _factor(covariance: Tensor) -> Tensor:
     """A with A A^T = covariance, float64 (dimensions, rank)."""
     values, vectors = torch.linalg.eigh(covariance)
-    # Eigenvalues of a singular matrix come out as noise of this size, and their roots would add up.
+    # Rounding turns zero eigenvalues into noise of this size, and the sum of its roots would be large.
     noise = values[-1] * len(values) * torch.finfo(values.dtype).eps
     kept = values > noise
     factor: Tensor = vectors[:, kept] * values[kept].sqrt()

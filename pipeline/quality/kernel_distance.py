@@ -1,4 +1,4 @@
-"""The kernel distance between sets of features: no assumption on their shape, and no bias."""
+"""The kernel distance between sets of features. It is unbiased and assumes nothing about their distribution."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.wording import counted
 
 
 class KernelDistance(NamedTuple):
     """Mean and standard deviation of the distance over subsets.
 
-    The mean may lie a little below 0, since it is unbiased. The deviation is that of one subset: subsets share
-    samples, so dividing it by the root of their number would promise too much.
+    The mean can be slightly below 0, because it is unbiased. The deviation is that of one subset. Subsets share
+    samples, so dividing it by the square root of their number would give too small an error.
     """
 
     mean: float
@@ -24,8 +25,8 @@ class KernelDistance(NamedTuple):
 def kernel_distance(real: Tensor, fake: Tensor, subsets: int, subset_size: int, seed: int) -> KernelDistance:
     """The mean squared MMD of random subsets of float32 (count, dimensions): KID on Inception features.
 
-    Binkowski et al. 2018, "Demystifying MMD GANs". The subsets, drawn without replacement, depend on the seed
-    and the counts alone. Raises ConfigError if a subset cannot be drawn.
+    Binkowski et al. 2018, "Demystifying MMD GANs". The subsets are drawn without replacement and depend only on the
+    seed and the counts. Raises ConfigError if a subset cannot be drawn.
     """
     _check_subsets(min(len(real), len(fake)), subsets, subset_size)
     source = torch.Generator().manual_seed(seed)
@@ -42,7 +43,7 @@ def kernel_distance(real: Tensor, fake: Tensor, subsets: int, subset_size: int, 
 def polynomial_mmd(real: Tensor, fake: Tensor) -> float:
     """The unbiased squared MMD of (count, dimensions) with the kernel (x . y / dimensions + 1)^3, in float64.
 
-    Gretton et al. 2012, "A Kernel Two-Sample Test", lemma 6. Both counts are two or more.
+    Gretton et al. 2012, "A Kernel Two-Sample Test", lemma 6. Both counts must be 2 or more.
     """
     real, fake = real.double(), fake.double()
     cross = _kernel(real, fake).mean()
@@ -51,15 +52,17 @@ def polynomial_mmd(real: Tensor, fake: Tensor) -> float:
 
 def _check_subsets(smaller_count: int, subsets: int, subset_size: int) -> None:
     if subsets < 1:
-        raise ConfigError(f"{subsets} subsets: the kernel distance is a mean over at least one subset.")
+        raise ConfigError(
+            f"The kernel distance is a mean over subsets, and their number is {subsets}. Use at least 1."
+        )
     if subset_size < 2:
         raise ConfigError(
-            f"Subsets of {subset_size}: the kernel distance compares pairs of samples. Make it at least 2."
+            f"The kernel distance compares pairs of samples, and subsets have {subset_size}. Use at least 2."
         )
     if subset_size > smaller_count:
         raise ConfigError(
-            f"Subsets of {subset_size:,} cannot be drawn without replacement from {smaller_count:,} samples. "
-            "Make the subsets smaller, or take more samples."
+            f"Subsets of {subset_size:,} cannot be drawn without replacement from {counted(smaller_count, 'sample')}. "
+            "Use smaller subsets or more samples."
         )
 
 

@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance between patches of images, scale by scale."""
+"""The sliced Wasserstein distance between patches of images, on each scale."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ BATCH_OF_IMAGES = 16
 BATCH_OF_DIRECTIONS = 32
 SCALE = 1e3
 CONSTANT = 1e-6
-"""A channel whose patches deviate by less is constant: one grey level is 0.008."""
+"""A channel counts as constant if its patches deviate by less than this. One grey level is 0.008."""
 
 
 class Level(NamedTuple):
-    """Where the patches of one level lie, and what they are projected on."""
+    """The positions of the patches of one level, and the directions that they are projected on."""
 
     height: int
-    """Of the level, in pixels."""
+    """The height of the level, in pixels."""
     side: int
-    """Of its patches, in pixels."""
+    """The height and width of its patches, in pixels."""
     y: Tensor
-    """Upper edges of the patches: int64 (images, patches)."""
+    """The upper edges of the patches: int64 (images, patches)."""
     x: Tensor
-    """Left edges, alike."""
+    """The left edges of the patches: int64 (images, patches)."""
     directions: Tensor
     """float32 (directions, channels * side * side)"""
 
@@ -43,40 +43,41 @@ class Level(NamedTuple):
 def sliced_wasserstein(
     real: Tensor, fake: Tensor, seed: int, patches: int = PATCHES, directions: int = DIRECTIONS
 ) -> dict[int, float]:
-    """The distance, times 1000, at each level of the Laplacian pyramid, by the level's height in pixels.
+    """The distance, times 1000, at each level of the Laplacian pyramid, by the height of the level in pixels.
 
-    Images are uint8, or float32 in [-1, 1], (count, channels, height, width) on the host. Karras et al. 2018,
-    "Progressive Growing of GANs", section 5: levels are halved down to 16 pixels, the last is the image that is
-    left, and of each image `patches` patches of 7 x 7 are compared. Both sets are normalised by the real channels,
-    not each by its own as in the paper, so that a wrong brightness or contrast counts. Of the larger set as many
-    images as the smaller one has are drawn. The result depends on the seed, the images and their order; both
-    sets lend patches at the same places, so equal sets are exactly 0 apart.
+    Images are uint8, or float32 in [-1, 1], (count, channels, height, width) on the host. The method is that of Karras
+    et al. 2018, "Progressive Growing of GANs", section 5: each level has half the size of the one before, down to 16
+    pixels, the last level is the remaining image, and `patches` patches of 7 x 7 pixels of each image are compared.
+    Both sets are normalized by the deviations of the real channels, and not each by its own as in the paper, so that
+    wrong brightness or contrast counts. If one set is larger, as many images as the other has are drawn from it. The
+    result depends on the seed, the images and their order. The patches of both sets are at the same positions, so the
+    distance of equal sets is exactly 0.
 
-    Raises ConfigError where the images have different sizes, or fewer than 8 pixels.
+    Raises ConfigError if the sets have different image sizes, or images smaller than 8 pixels.
     """
     return RealPatches.of(real, len(fake), seed, patches, directions).distances(fake)
 
 
 @dataclass(frozen=True)
 class RealPatches:
-    """The real images' side of the distance: what it takes to measure any number of generated sets."""
+    """The patches of the real images, with which any number of generated sets can be compared."""
 
     shape: tuple[int, ...]
-    """Of an image: (channels, height, width)."""
+    """The shape of an image: (channels, height, width)."""
     fakes: Tensor
-    """Which of the generated images are compared: int64 (images,)."""
+    """The indices of the generated images that are compared: int64 (images,)."""
     levels: Sequence[Level]
-    """With directions over the real channels' deviations."""
+    """The levels, finest first. Their directions are divided by the deviations of the real channels."""
     projections: Sequence[Tensor]
-    """Of each level, its patches along each direction, sorted: float32 (directions, images * patches)."""
+    """For each level, the sorted projections of its patches: float32 (directions, images * patches)."""
 
     @classmethod
     def of(
         cls, real: Tensor, fakes: int, seed: int, patches: int = PATCHES, directions: int = DIRECTIONS
     ) -> Self:
-        """Of real images, as `sliced_wasserstein` takes them, to compare with sets of `fakes` generated ones.
+        """From real images, as in `sliced_wasserstein`, for comparison with sets of `fakes` generated images.
 
-        Raises ConfigError for images of fewer than 8 pixels.
+        Raises ConfigError if the images are smaller than 8 pixels.
         """
         channels, height, width = real.shape[1:]
         if min(height, width) < SMALLEST_IMAGE:
@@ -99,11 +100,14 @@ class RealPatches:
         return cls(tuple(real.shape[1:]), chosen_fakes, levels, projections)
 
     def distances(self, fake: Tensor) -> dict[int, float]:
-        """The distance of generated images at each level, by its height. Raises ConfigError for other sizes."""
+        """The distance of generated images at each level, by its height in pixels.
+
+        Raises ConfigError if their size differs from that of the real ones.
+        """
         if fake.shape[1:] != self.shape:
             raise ConfigError(
                 f"Real images are {_size(self.shape)} (channels x height x width) and generated ones "
-                f"{_size(fake.shape[1:])}: they must have the same size to be compared. Resize one of the sets."
+                f"{_size(fake.shape[1:])}, and only images of the same size can be compared. Resize one of the sets."
             )
         found = _cut_patches(fake, self.fakes, self.levels)
         return {
@@ -113,7 +117,7 @@ class RealPatches:
 
 
 def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """(height, width) of each level of the pyramid, finest first: halved, an odd size rounded up."""
+    """(height, width) of each level of the pyramid, finest first. Each is half of the one before, rounded up."""
     sizes = [(height, width)]
     while min(sizes[-1]) >= 2 * SMALLEST_LEVEL:
         height, width = sizes[-1]
@@ -122,10 +126,10 @@ def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def laplacian_pyramid(images: Tensor) -> list[Tensor]:
-    """What each halving of the size loses, finest first, and the image that is left last. Its sum, each level
-    enlarged to the next, is the image (Burt & Adelson 1983).
+    """The detail that each halving of the size loses, finest first, and then the remaining image.
 
-    Levels end before one would have fewer than 16 pixels.
+    Enlarging each level to the size of the one before and adding it gives the image (Burt and Adelson 1983). No level
+    is smaller than 16 pixels, unless the images are.
     """
     levels = []
     while min(images.shape[-2:]) >= 2 * SMALLEST_LEVEL:
@@ -136,22 +140,22 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
 
 
 def shrink(images: Tensor) -> Tensor:
-    """Every second pixel of the blurred images; an odd size is rounded up."""
+    """Every second pixel of the blurred images, starting with the first, so an odd size is rounded up."""
     return _blur(images)[..., ::2, ::2]
 
 
 def enlarge(images: Tensor, height: int, width: int) -> Tensor:
-    """Images of the size that `shrink` was given, interpolated; constant ones stay as they are."""
+    """The images interpolated to this size, which must be one that `shrink` reduces to theirs."""
     spread = images.new_zeros(*images.shape[:2], height, width)
     spread[..., ::2, ::2] = 4 * images
     return _blur(spread)
 
 
 def sorted_projections(points: Tensor, directions: Tensor) -> Iterator[Tensor]:
-    """float32 (count, dimensions) along (n, dimensions), sorted: (up to 32, count), until all directions came."""
+    """The projections of float32 (count, dimensions) on (n, dimensions), each sorted, in parts of (up to 32, count)."""
     for some in torch.split(directions, BATCH_OF_DIRECTIONS):
         projections = some @ points.T
-        # NumPy sorts in place, and several times as fast as torch, which keeps the order too.
+        # NumPy sorts in place and is several times as fast as torch, which also returns the order.
         projections.numpy().sort(axis=1)
         yield projections
 
@@ -160,7 +164,7 @@ def transport_distance(real: Tensor, fake: Iterator[Tensor]) -> float:
     """The mean 1-Wasserstein distance of sorted projections: float32 (directions, count), and the same in parts."""
     total, first = 0.0, 0
     for some in fake:
-        # In one dimension the optimal transport takes the i-th smallest to the i-th smallest.
+        # In one dimension, optimal transport moves the i-th smallest value to the i-th smallest.
         differences = (real[first : first + len(some)] - some).abs_()
         total += differences.mean(1, dtype=torch.float64).sum().item()
         first += len(some)
@@ -172,7 +176,7 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def _draw(available: int, count: int, source: torch.Generator) -> Tensor:
-    """The numbers of `count` images at random, or all in their order where there are no more: int64 (count,)."""
+    """The indices of `count` random images, or of all in their order if there are no more: int64 (count,)."""
     if available == count:
         return torch.arange(count)
     return torch.randperm(available, generator=source)[:count]
@@ -181,7 +185,7 @@ def _draw(available: int, count: int, source: torch.Generator) -> Tensor:
 def _draw_level(
     size: tuple[int, int], channels: int, count: int, patches: int, directions: int, source: torch.Generator
 ) -> Level:
-    """The places of `patches` patches in each of `count` images, and unit vectors."""
+    """Random positions of `patches` patches in each of `count` images, and random unit vectors."""
     height, width = size
     side = min(PATCH, height, width)
     return Level(
@@ -196,7 +200,7 @@ def _draw_level(
 def _cut_patches(images: Tensor, chosen: Tensor, levels: Sequence[Level]) -> list[Tensor]:
     """The patches of the chosen images at each level: float32 (images * patches, channels * side * side).
 
-    Some images at a time: pyramids of all of them would take many times the memory of the patches.
+    It takes a few images at a time, because the pyramids of all would need many times the memory of the patches.
     """
     found: list[list[Tensor]] = [[] for _ in levels]
     for places in torch.split(torch.arange(len(chosen)), BATCH_OF_IMAGES):
@@ -217,21 +221,21 @@ def _blur(images: Tensor) -> Tensor:
 
 
 def _windows(images: Tensor, side: int, y: Tensor, x: Tensor) -> Tensor:
-    """The patches whose upper left corners are y, x (count, patches): (count * patches, channels * side * side)."""
+    """The patches with upper left corners y, x (count, patches): (count * patches, channels * side * side)."""
     windows = images.unfold(2, side, 1).unfold(3, side, 1)
     numbers = torch.arange(len(images))[:, None]
     return windows[numbers, :, y, x].flatten(0, 1).flatten(1)
 
 
 def _deviations(patches: Tensor, channels: int) -> Tensor:
-    """The deviation of each patch's channel, repeated for its pixels: float32 (channels * side * side,).
+    """The standard deviation of each channel, repeated for each pixel of a patch: float32 (channels * side * side,).
 
-    The means are left, which would be taken from both sets: distances do not see them.
+    The means are not needed: subtracting the same values from both sets does not change a distance.
     """
     by_channel = patches.view(len(patches), channels, -1)
     deviations = torch.stack(
         [by_channel[:, number].double().std(unbiased=False) for number in range(channels)]
     )
-    # A channel that is constant in the real images has no unit of its own, and keeps that of the pixels.
+    # A channel that is constant in the real images is not rescaled.
     deviations = torch.where(deviations < CONSTANT, 1.0, deviations)
     return deviations.float().repeat_interleave(by_channel.shape[2])

@@ -14,7 +14,7 @@ from pipeline.data.format.shard_set import open_directory
 from pipeline.data.making.selection import Selection
 from pipeline.data.reading.reader import ShardReader
 from pipeline.pixels import to_uint8
-from pipeline.quality.features.classifier import About, save, train_classifier
+from pipeline.quality.features.classifier import About, TrainingPlan, save, train_classifier
 from pipeline.quality.features.labelled import read_labels
 from tests.shards import digits, write
 from tests.trained import write_run
@@ -36,7 +36,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
         write(digits(), folder / name, 8, 1, 500, Selection(validation=0.5, only_validation=is_other))
     shards = open_directory(folder / "training")
     images = ShardReader(shards).read(np.arange(shards.manifest.count)).contiguous()
-    network = train_classifier(images, read_labels(shards), 10, 6, 0, torch.device("cpu"))
+    network = train_classifier(images, read_labels(shards), 10, TrainingPlan(6, 0), torch.device("cpu"))
     save(network, About(1, 8, 8, tuple("0123456789"), "0" * 64, 6, 0, 0.9), folder / "classifier.safetensors")
     return [
         *("--shards", folder / "training", "--held-out", folder / "others"),

@@ -54,7 +54,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_training(
 
     monkeypatch.setattr("pipeline.quality.features.classifier.train_classifier", never)
     assert main(["features", "train", str(sorted_set), "--out", str(tmp_path)]) == 2
-    assert f"--out {tmp_path} is a directory, and a classifier is one file. Name a file in it." in (
+    assert f"--out {tmp_path} is a directory, and a classifier is a file. Name a file in it." in (
         capsys.readouterr().err
     )
     (tmp_path / "file").touch()
@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_training(
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_sets_that_nothing_can_be_learnt_from_are_refused(
+def test_shards_without_labels_or_with_too_few_images_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards.write(shards.noise(20, labelled=False), tmp_path / "plain", 8, 3)
@@ -73,6 +73,6 @@ def test_sets_that_nothing_can_be_learnt_from_are_refused(
     shards.write(shards.noise(2), tmp_path / "few", 8, 3)
     assert main(["features", "train", str(tmp_path / "few")]) == 3
     assert (
-        "few has 2 images, too few to hold one in 10 out for a test. Make shards of"
+        "few has 2 images, too few to hold out one in 10 for the test. Make shards of"
         in capsys.readouterr().err
     )

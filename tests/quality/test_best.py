@@ -39,7 +39,7 @@ def test_patience_counts_evaluations_since_the_best() -> None:
     assert best.is_exhausted
 
 
-def test_an_evaluation_whose_checkpoint_is_not_saved_is_as_if_it_had_not_been() -> None:
+def test_an_evaluation_counts_only_if_its_checkpoint_is_saved() -> None:
     best = Best("fid", 2)
     best.update(1, {"fid": 3.0})
     best.update(2, {"fid": 4.0})

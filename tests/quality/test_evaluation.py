@@ -100,7 +100,7 @@ def test_what_cannot_be_measured_is_refused_on_every_rank(classifier: str, tmp_p
         lambda chosen: torch.zeros(len(chosen), 1, 8, 16, dtype=torch.uint8), (1, 8, 16), ids, ids, ids
     )
     assert all(
-        "judges images of (channels, height, width) (1, 8, 8), and these are (1, 8, 16)" in text
+        "images are (1, 8, 16) (channels, height, width), and the classifier" in text
         for text in refuse(options(["modes"], classifier=classifier), wide)
     )
     small = RealImages(

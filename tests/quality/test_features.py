@@ -17,6 +17,7 @@ from pipeline.quality.features.classifier import (
     About,
     Classifier,
     ClassifierFeatures,
+    TrainingPlan,
     accuracy,
     cross_entropy,
     save,
@@ -58,7 +59,8 @@ def test_large_images_are_averaged_down_first() -> None:
 
 def test_a_classifier_learns_and_comes_back_from_its_file(tmp_path: Path) -> None:
     images, labels = stripes(1200)
-    network = train_classifier(images[:1000], labels[:1000], 2, 3, 0, CPU)
+    plan = TrainingPlan(epochs=3, seed=0)
+    network = train_classifier(images[:1000], labels[:1000], 2, plan, CPU)
     assert accuracy(network, images[1000:], labels[1000:]) > 0.9
     save(network, ABOUT, tmp_path / "c.safetensors")
     loaded = ClassifierFeatures.load(tmp_path / "c.safetensors", CPU)
@@ -74,11 +76,12 @@ def test_a_classifier_learns_and_comes_back_from_its_file(tmp_path: Path) -> Non
         assert torch.equal(loaded(images), network.features(scaled))
         assert torch.allclose(loaded.probabilities(images), network(scaled).softmax(1))
     assert loaded(images).shape == (1200, 32 + 64 + 64)
-    save(train_classifier(images[:1000], labels[:1000], 2, 3, 0, CPU), ABOUT, tmp_path / "again.safetensors")
+    again = train_classifier(images[:1000], labels[:1000], 2, plan, CPU)
+    save(again, ABOUT, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "c.safetensors").read_bytes()
 
 
-def test_kernels_that_round_otherwise_each_time_are_off_while_a_classifier_is_trained() -> None:
+def test_a_classifier_is_trained_with_deterministic_kernels() -> None:
     images, labels = stripes(128)
     seen = []
 
@@ -87,7 +90,7 @@ def test_kernels_that_round_otherwise_each_time_are_off_while_a_classifier_is_tr
         return cross_entropy(classifier, images, labels)
 
     before = (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic)
-    train_classifier(images, labels, 2, 1, 0, CPU, watch)
+    train_classifier(images, labels, 2, TrainingPlan(epochs=1, seed=0, loss=watch), CPU)
     assert seen == [(True, False)]
     assert (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic) == before
 
@@ -98,25 +101,27 @@ def test_a_classifier_takes_images_of_many_sizes(height: int, width: int) -> Non
     assert network(torch.zeros(2, 3, height, width)).shape == (2, 5)
 
 
-def test_what_no_classifier_can_be_made_of_is_refused() -> None:
+def test_too_few_or_too_small_images_for_a_classifier_are_refused() -> None:
     images, labels = stripes(100)
     with pytest.raises(
-        DataError, match="100 labelled images are too few to train a classifier; 128 are the least"
+        DataError, match=r"100 labelled images cannot train a classifier, because a batch has 128\. Use"
     ):
-        train_classifier(images, labels, 2, 1, 0, CPU)
-    with pytest.raises(ConfigError, match="needs images of 8 pixels or more, not 4x4"):
+        train_classifier(images, labels, 2, TrainingPlan(epochs=1, seed=0), CPU)
+    with pytest.raises(ConfigError, match="images are 4x4, and a classifier needs at least 8x8"):
         Classifier(1, 4, 4, 2)
 
 
-def test_a_file_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_classifier_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    with pytest.raises(ConfigError, match=r"c\.safetensors is no file\. `wgan features train SHARDS --out"):
+    with pytest.raises(
+        ConfigError, match=r"There is no classifier at .*c\.safetensors\. Train one: `wgan features"
+    ):
         ClassifierFeatures.load(path, CPU)
     path.write_bytes(b"no tensors")
-    with pytest.raises(CheckpointError, match="is no classifier made by `wgan features train`"):
+    with pytest.raises(CheckpointError, match="is not a classifier made by `wgan features train`"):
         ClassifierFeatures.load(path, CPU)
     save(Classifier(1, 8, 8, 2), replace(ABOUT, classes=("a", "b", "c")), path)
-    with pytest.raises(CheckpointError, match="is no classifier made by"):
+    with pytest.raises(CheckpointError, match="is not a classifier made by"):
         ClassifierFeatures.load(path, CPU)
 
 
@@ -125,13 +130,13 @@ def test_a_classifier_of_other_images_is_refused(tmp_path: Path) -> None:
     features = ClassifierFeatures.load(tmp_path / "c.safetensors", CPU)
     features.check_images((1, 8, 8))
     with pytest.raises(
-        ConfigError, match=r"judges images of \(channels, height, width\) \(1, 8, 8\), and these are"
+        ConfigError, match=r"are \(3, 32, 32\) \(channels, height, width\), and the .* on \(1, 8, 8\)\. Train"
     ):
         features.check_images((3, 32, 32))
 
 
 class Payload:
-    """Leaves a file behind where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -156,32 +161,33 @@ def test_a_payload_in_place_of_inception_weights_does_not_run(tmp_path: Path) ->
     assert mark.exists(), "the payload is a real one"
 
 
-def test_other_weights_than_inceptions_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "weights.pth")
     with pytest.raises(
-        CheckpointError, match="holds other weights than those of torch-fidelity's Inception network"
+        CheckpointError, match="does not contain the weights of torch-fidelity's Inception network"
     ):
         InceptionFeatures.load(tmp_path / "weights.pth", CPU)
     with pytest.raises(
-        ConfigError, match=r"none\.pth, the file of the Inception network's weights, cannot be read: No such"
+        ConfigError,
+        match=r"none\.pth cannot be read: No such file or directory\. Name a file with the weights",
     ):
         InceptionFeatures.load(tmp_path / "none.pth", CPU)
-    with pytest.raises(ConfigError, match=r"weights, cannot be read: Is a directory\. Name one that can"):
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory\. Name a file with"):
         InceptionFeatures.load(tmp_path, CPU)
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(3)], {"weight": 3}, {3: torch.zeros(3)}, torch.zeros(3)])
-def test_tensors_without_names_are_no_weights(content: object, tmp_path: Path) -> None:
+def test_tensors_without_names_are_refused_as_weights(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.pth")
     kind = type(content).__name__
     with pytest.raises(
-        CheckpointError, match=rf"weights\.pth holds a {kind}, and weights are tensors by their"
+        CheckpointError, match=rf"weights\.pth contains an object of type {kind}, and weights are a dict"
     ):
         InceptionFeatures.load(tmp_path / "weights.pth", CPU)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"weights": 3}', b"PK\x03\x04 and no archive"])
-def test_a_file_that_is_no_tensors_is_no_weights(content: bytes, tmp_path: Path) -> None:
+def test_a_file_without_tensors_is_refused_as_weights(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(
         CheckpointError, match=r"weights\.pth cannot be read as tensors .*\. Name another file"
@@ -190,7 +196,7 @@ def test_a_file_that_is_no_tensors_is_no_weights(content: bytes, tmp_path: Path)
 
 
 def offer(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the library's weights be had from a file of this content, into a directory of its own."""
+    """Let the library download its weights from a file with this content, into a directory of the test."""
     import torch_fidelity.feature_extractor_inceptionv3 as library
 
     source = tmp_path / "weights-6726825d.pth"
@@ -204,40 +210,43 @@ def test_a_download_of_other_content_is_refused_and_not_kept(
 ) -> None:
     offer(b"<html>please log in</html>", tmp_path, monkeypatch)
     with pytest.raises(
-        DataError, match=r"its SHA-256 does not begin with 6726825d .* Fetch file:.*6726825d\.pth elsewhere"
+        DataError,
+        match=r"its SHA-256 does not begin with 6726825d .* Download file:.*6726825d\.pth on another",
     ):
         InceptionFeatures.load(None, CPU)
     assert list((tmp_path / "home").rglob("*.*")) == []
 
 
-def test_a_damaged_download_of_earlier_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_earlier_download_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(b"", tmp_path, monkeypatch)
     kept = tmp_path / "home" / "hub" / "checkpoints" / "weights-6726825d.pth"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"cut short")
-    with pytest.raises(CheckpointError, match=rf"{kept} cannot be read as tensors .* delete it if it was"):
+    with pytest.raises(
+        CheckpointError, match=rf"{kept} cannot be read as tensors .* delete this one if it was"
+    ):
         InceptionFeatures.load(None, CPU)
 
 
-def test_where_a_download_cannot_be_kept_another_place_is_asked_for(
+def test_a_download_that_cannot_be_written_names_torch_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(b"", tmp_path, monkeypatch)
     (tmp_path / "home").touch()
     with pytest.raises(
-        ConfigError, match=r"cannot keep the Inception network's weights: Not a directory\. .* TORCH_HOME\."
+        ConfigError, match=r"weights cannot be written to .*: Not a directory\. .* TORCH_HOME to another"
     ):
         InceptionFeatures.load(None, CPU)
 
 
-def test_without_a_network_the_weights_file_is_asked_for(
+def test_a_failed_download_says_how_to_name_the_weights_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(
-        DataError, match=r"weights cannot be downloaded .*\. Fetch https://.*inception.*\.pth elsewhere"
+        DataError, match=r"weights cannot be downloaded .*\. Download https://.*inception.*\.pth on"
     ):
         InceptionFeatures.load(None, CPU)
 

@@ -104,12 +104,12 @@ def test_the_seed_alone_chooses_the_subsets() -> None:
 @pytest.mark.parametrize(
     ("subsets", "size", "message"),
     [
-        (0, 5, r"0 subsets: .* at least one subset"),
-        (3, 1, r"Subsets of 1: .* pairs of samples\. Make it at least 2"),
+        (0, 5, r"a mean over subsets, and their number is 0\. Use at least 1"),
+        (3, 1, r"compares pairs of samples, and subsets have 1\. Use at least 2"),
         (
             3,
             11,
-            r"Subsets of 11 cannot be drawn without replacement from 10 samples\. Make the subsets smaller",
+            r"Subsets of 11 cannot be drawn without replacement from 10 samples\. Use smaller subsets",
         ),
     ],
 )

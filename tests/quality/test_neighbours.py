@@ -129,7 +129,7 @@ def test_precision_and_recall_change_places_with_the_sets() -> None:
     assert found.precision > 0.9 > 0.4 > found.recall
 
 
-def test_one_outlier_among_the_real_samples_raises_precision_but_not_density() -> None:
+def test_one_real_outlier_raises_precision_but_not_density() -> None:
     """Naeem et al.'s reason for the density: the outlier's ball covers everything."""
     real, fake = draw(0, 200), draw(1, 200, shift=8)
     real_and_outlier = torch.cat([real, torch.full((1, 3), 30.0)])
@@ -140,7 +140,7 @@ def test_one_outlier_among_the_real_samples_raises_precision_but_not_density() -
 
 @pytest.mark.parametrize("k", [0, 10, 11])
 def test_a_neighbour_that_no_sample_has_is_refused(k: int) -> None:
-    message = rf"k = {k}: among 10 samples each has neighbours 1 to 9\. Choose k from these"
+    message = rf"no neighbour number {k} among 10 samples\. Choose k from 1 to 9, or use more"
     for counts in ((10, 20), (20, 10)):
         with pytest.raises(ConfigError, match=message):
             precision_recall_density_coverage(draw(0, counts[0]), draw(1, counts[1]), k)
@@ -245,21 +245,21 @@ def test_samples_far_from_everything_are_no_copies() -> None:
     assert share_of_copies(draw(0, 100, shift=50), draw(1, 200), draw(2, 200)) == 0
 
 
-def test_a_copy_of_an_image_that_is_in_the_training_set_many_times_is_found() -> None:
+def test_a_copy_of_a_training_image_with_duplicates_is_found() -> None:
     train, held_out = draw(0, 200, 16), draw(2, 200, 16)
     train[:100] = train[0]
     fake = train[:1] + 0.01 * draw(1, 50, 16)
     assert share_of_copies(fake, train, held_out) == 1
 
 
-def test_a_copy_of_an_image_that_is_held_out_many_times_too_is_found() -> None:
-    """Whole numbers, of which no distance is rounded: that of the duplicates is 0, and no unit."""
+def test_a_copy_of_an_image_that_is_also_held_out_often_is_found() -> None:
+    """With whole numbers no distance is rounded, so that of the duplicates is exactly 0 and cannot be a unit."""
     train, held_out = (10 * draw(0, 200, 16)).round(), (10 * draw(1, 1000, 16)).round()
     held_out[:6] = train[0]
     assert share_of_copies(train[:1], train, held_out) == 1
 
 
-def test_where_new_images_are_copies_themselves_no_sample_is_called_one() -> None:
+def test_held_out_images_that_are_copies_make_the_share_0() -> None:
     train = draw(0, 200, 16)
     assert share_of_copies(train[:50], train, train[50:150]) == 0
 

@@ -19,7 +19,7 @@ class Features(Protocol):
 
     @property
     def name(self) -> str:
-        """Says which they are, for the record of a figure: "classifier 1f0c2a9e"."""
+        """Which features they are, for the records of evaluations: "classifier 1f0c2a9e"."""
         ...
 
     def __call__(self, images: Tensor) -> Tensor: ...
@@ -27,10 +27,10 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class NoFeatures:
-    """In place of features where no metric needs any."""
+    """Used instead of features if no metric needs any."""
 
     name: str
-    """Of those that the options choose, which are not there."""
+    """The name of the features that the options choose, for the records."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (count, channels, height, width) to float32 (count, 0)."""
@@ -40,11 +40,11 @@ class NoFeatures:
 def load_features(
     options: QualityOptions, classifier: ClassifierFeatures | None, device: torch.device
 ) -> Features:
-    """The features that the options choose, where these are a network's.
+    """The features that the options choose, if these come from a network.
 
-    Raises ConfigError, DataError or CheckpointError where they cannot be had.
+    Raises ConfigError, DataError or CheckpointError if its weights cannot be loaded.
     """
     if options.features == "classifier":
-        assert classifier is not None, "the config's rules see to that"
+        assert classifier is not None, "the config's rules require one"
         return classifier
     return InceptionFeatures.load(Path(options.inception) if options.inception else None, device)

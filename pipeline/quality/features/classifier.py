@@ -1,8 +1,8 @@
-"""A small convolutional classifier of a labelled set: what it sees as features, and its verdicts on classes.
+"""A small convolutional classifier of labelled images. Metrics use its features and its class probabilities.
 
-Trained on real images alone it is sure of nearly anything, and sees strokes of noise as digits. So it is also
-shown images put together from parts of real ones, as what is of no class: there its target is the same
-probability for each (Hendrycks, Mazeika, Dietterich 2019, "Deep anomaly detection with outlier exposure").
+A classifier trained on real images alone is confident about almost any input, and takes noise for digits. So this one
+is also trained on outliers, images made of parts of real ones, which belong to no class: for these the target is the
+same probability for every class (Hendrycks, Mazeika, Dietterich 2019, "Deep anomaly detection with outlier exposure").
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.pixels import to_float
+from pipeline.wording import counted
 
 FORMAT = "wgan-classifier/1"
 HIDDEN, WIDTH, MOST_WIDTH, SMALLEST_SIDE = 64, 32, 256, 8
@@ -35,34 +36,35 @@ OUTLIER_WEIGHT, TILE = 0.3, 4
 CHUNK = 500
 
 Loss = Callable[["Classifier", Tensor, Tensor], Tensor]
-"""Of a classifier, images in [-1, 1] (batch, channels, height, width) and labels (batch,)."""
+"""A scalar from a classifier, float32 images in [-1, 1] (batch, channels, height, width), and int64 labels (batch,)."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a classifier is of, as it stands in its file."""
+    """What a classifier was trained on and how accurate it is. It is stored in the classifier's file."""
 
     channels: int
     height: int
     width: int
     classes: tuple[str, ...]
     shards: str
-    """The identity of the set that it was trained on."""
+    """The SHA-256 of the manifest of the shards that it was trained on."""
     epochs: int
     seed: int
     accuracy: float
-    """On images of the set that it was not trained on."""
+    """Share of held-out images that it classifies correctly, from 0 to 1."""
 
 
 class Classifier(nn.Module):
-    """Maps images in [-1, 1], (batch, channels, height, width), to logits (batch, classes)."""
+    """Maps float32 images in [-1, 1] (batch, channels, height, width) to logits (batch, classes)."""
 
     def __init__(self, channels: int, height: int, width: int, classes: int) -> None:
-        """Raises ConfigError for images of under 8 pixels."""
+        """Raises ConfigError if images are smaller than 8 pixels."""
         super().__init__()
         if min(height, width) < SMALLEST_SIDE:
             raise ConfigError(
-                f"A classifier needs images of {SMALLEST_SIDE} pixels or more, not {width}x{height}."
+                f"The images are {width}x{height}, and a classifier needs at least {SMALLEST_SIDE}x{SMALLEST_SIDE}. "
+                "Make shards with a higher --resolution."
             )
         widths = [WIDTH, 2 * WIDTH]
         while min(height, width) >> len(widths) > SMALLEST_SIDE:
@@ -74,54 +76,60 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(0.25)
         self.hidden = nn.Linear(inner, HIDDEN)
         self.score = nn.Linear(HIDDEN, classes)
-        # Of the features of real images, so that all dimensions count alike.
+        # The scale of the features of real images, so that all dimensions have the same weight.
         self.register_buffer("mean", torch.zeros(sum(widths) + HIDDEN))
         self.register_buffer("deviation", torch.ones(sum(widths) + HIDDEN))
 
     def features(self, images: Tensor) -> Tensor:
-        """(batch, dimensions): what each convolution finds, averaged over the image, and the hidden layer.
+        """float32 (batch, dimensions): each convolution's output, averaged over the image, and the hidden layer.
 
-        The hidden layer alone is blind to much that makes an image look wrong: training shut its eyes to
-        whatever does not decide between classes.
+        The hidden layer alone would miss much that makes an image look wrong, because it is trained to ignore
+        everything that does not distinguish classes.
         """
-        found, hidden = self._see(images)
+        found, hidden = self._activations(images)
         scaled: Tensor = (torch.cat([*found, hidden], 1) - self.mean) / self.deviation
         return scaled
 
     def forward(self, images: Tensor) -> Tensor:
-        _, hidden = self._see(images)
+        _, hidden = self._activations(images)
         logits: Tensor = self.score(hidden.relu())
         return logits
 
-    def _see(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        found, seen = [], images
+    def _activations(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The mean output of each convolution, and the hidden layer before its ReLU."""
+        means, maps = [], images
         for convolution in self.convolutions:
-            seen = convolution(seen).relu()
-            found.append(seen.mean((2, 3)))
-            seen = F.max_pool2d(seen, 2)
-        return found, self.hidden(self.dropout(seen.flatten(1)))
+            maps = convolution(maps).relu()
+            means.append(maps.mean((2, 3)))
+            maps = F.max_pool2d(maps, 2)
+        return means, self.hidden(self.dropout(maps.flatten(1)))
 
     @torch.no_grad()
     def settle_scale(self, images: Tensor) -> None:
-        """Take the scale of the features from real images, in [-1, 1]."""
+        """Set the scale of the features: mean 0 and deviation 1 over these real images, float32 in [-1, 1]."""
         features = torch.cat([self.features(part) for part in torch.split(images, CHUNK)])
         self.mean, self.deviation = features.mean(0), features.std(0).clamp(min=1e-6)
 
 
 @dataclass(frozen=True)
 class ClassifierFeatures:
-    """A trained classifier, as features and as a judge of classes."""
+    """A trained classifier, which gives features and class probabilities."""
 
     network: Classifier
     about: About
     name: str
-    """With the first digits of the file's SHA-256."""
+    """The word "classifier" and the first 8 digits of the file's SHA-256."""
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Self:
-        """Read what `save` wrote. Raises ConfigError or CheckpointError."""
+        """Read a file that `save` wrote.
+
+        Raises ConfigError if there is no such file, CheckpointError if it is not a classifier.
+        """
         if not path.is_file():
-            raise ConfigError(f"{path} is no file. `wgan features train SHARDS --out {path}` makes it.")
+            raise ConfigError(
+                f"There is no classifier at {path}. Train one: `wgan features train SHARDS --out {path}`."
+            )
         try:
             content = path.read_bytes()
             with safetensors.safe_open(path, framework="pt") as file:
@@ -133,18 +141,18 @@ class ClassifierFeatures:
             network.load_state_dict(safetensors.torch.load(content))
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{path} is no classifier made by `wgan features train` ({str(error).splitlines()[0]}). Make it "
+                f"{path} is not a classifier made by `wgan features train` ({str(error).splitlines()[0]}). Train it "
                 "again, or name another file."
             ) from None
         return cls(network.eval().to(device), about, f"classifier {hashlib.sha256(content).hexdigest()[:8]}")
 
     def check_images(self, shape: tuple[int, int, int]) -> None:
-        """Raise ConfigError unless images of (channels, height, width) are of the kind that it knows."""
+        """Raise ConfigError unless (channels, height, width) is the shape of the images that it was trained on."""
         known = (self.about.channels, self.about.height, self.about.width)
         if shape != known:
             raise ConfigError(
-                f"The {self.name} judges images of (channels, height, width) {known}, and these are {shape}. Train "
-                "one on shards of their kind: `wgan features train SHARDS --out FILE`."
+                f"The images are {shape} (channels, height, width), and the {self.name} was trained on {known}. Train "
+                "one on shards of this shape: `wgan features train SHARDS --out FILE`."
             )
 
     @torch.no_grad()
@@ -154,38 +162,43 @@ class ClassifierFeatures:
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """uint8 (count, channels, height, width) to float32 (count, classes), rows adding up to 1."""
+        """uint8 (count, channels, height, width) to float32 (count, classes). Each row sums to 1."""
         return torch.cat([self.network(to_float(part)).softmax(1) for part in torch.split(images, CHUNK)])
 
 
 def cross_entropy(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """The loss of a classifier that is to be right."""
+    """The usual loss of a classifier, without outliers."""
     return F.cross_entropy(classifier(images), labels)
 
 
 def with_outliers(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """The loss of one that is also to be unsure of what is no whole image of any class."""
+    """Cross entropy on the images, plus 0.3 times that of outliers, whose target is equal probabilities."""
     half = len(images) // 2
     outliers = torch.cat([join_halves(images[:half], images[half : 2 * half]), shuffle_tiles(images)])
     logits = classifier(torch.cat([images, outliers]))
     known, unknown = logits[: len(images)], logits[len(images) :]
-    # The cross entropy against equal probabilities of all classes.
     unsure = -unknown.log_softmax(1).mean()
     loss: Tensor = F.cross_entropy(known, labels) + OUTLIER_WEIGHT * unsure
     return loss
 
 
 def join_halves(first: Tensor, second: Tensor) -> Tensor:
-    """One part of each image of `first` beside the rest of one of `second`, cut along a random line."""
+    """Images that join a part of one in `first` to the rest of one in `second`, along a random line.
+
+    All three are (count, channels, height, width).
+    """
     axis = 2 + int(torch.randint(2, ()))
     side = first.shape[axis]
-    # Near the edge a cut would leave the image as it is.
+    # A cut near the edge would hardly change the image.
     cut = int(torch.randint(side // 3, side - side // 3 + 1, ()))
     return torch.cat([first.narrow(axis, 0, cut), second.narrow(axis, cut, side - cut)], axis)
 
 
 def shuffle_tiles(images: Tensor) -> Tensor:
-    """The images with their tiles of 4 x 4 pixels in a random order, the same in all; the margin stays."""
+    """The images with their tiles of 4 x 4 pixels in a random order, which is the same for all.
+
+    Rows and columns that do not fill a tile are unchanged.
+    """
     rows, columns = images.shape[2] // TILE, images.shape[3] // TILE
     inner = images[:, :, : rows * TILE, : columns * TILE]
     tiles = F.unfold(inner, TILE, stride=TILE)
@@ -195,38 +208,45 @@ def shuffle_tiles(images: Tensor) -> Tensor:
     return result
 
 
-def train_classifier(
-    images: Tensor,
-    labels: Tensor,
-    classes: int,
-    epochs: int,
-    seed: int,
-    device: torch.device,
-    loss: Loss = with_outliers,
-) -> Classifier:
-    """Train on uint8 (count, channels, height, width) and int64 (count,), from a fixed seed.
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a classifier is trained."""
 
-    Equal weights come of equal images, on an equal device with an equal number of threads. Raises DataError
-    where there is less than one batch.
+    epochs: int
+    """1 or more."""
+    seed: int
+    """Decides the initial weights, the order of the images, dropout and outliers."""
+    loss: Loss = with_outliers
+
+
+def train_classifier(
+    images: Tensor, labels: Tensor, classes: int, plan: TrainingPlan, device: torch.device
+) -> Classifier:
+    """A classifier of uint8 images (count, channels, height, width) with int64 labels (count,) from 0 to classes - 1.
+
+    The same images and plan give the same weights on the same kind of device with the same number of threads. Raises
+    DataError if there are fewer images than one batch, ConfigError if they are smaller than 8 pixels.
     """
     if len(images) < BATCH:
         raise DataError(
-            f"{len(images)} labelled images are too few to train a classifier; {BATCH} are the least."
+            f"{counted(len(images), 'labelled image')} cannot train a classifier, because a batch has {BATCH}. Use "
+            "more images."
         )
-    # As in a run: no TF32, and no kernels that add in any order.
+    # As in a run: no TF32, and no kernels that add in a different order each time.
     kernels = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     with kernels, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(plan.seed)
         channels, height, width = images.shape[1:]
         network = Classifier(channels, height, width, classes).to(device)
         per_epoch = len(images) // BATCH
         optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, epochs * per_epoch)
-        with tqdm(total=epochs * per_epoch, desc="classifier", unit=" batches", disable=None) as bar:
-            for _ in range(epochs):
+        batches = plan.epochs * per_epoch
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, batches)
+        with tqdm(total=batches, desc="classifier", unit=" batches", disable=None) as bar:
+            for _ in range(plan.epochs):
                 order = torch.randperm(len(images))
                 for chosen in torch.split(order[: per_epoch * BATCH], BATCH):
-                    value = loss(network, to_float(images[chosen].to(device)), labels[chosen].to(device))
+                    value = plan.loss(network, to_float(images[chosen].to(device)), labels[chosen].to(device))
                     optimizer.zero_grad()
                     torch.autograd.backward(value)
                     optimizer.step()
@@ -237,7 +257,7 @@ def train_classifier(
 
 
 def save(network: Classifier, about: About, path: Path) -> None:
-    """Write weights and what they are of. Raises StorageError."""
+    """Write the weights, and `about` as metadata, to a safetensors file. Raises StorageError."""
     card: dict[str, Any] = {"format": FORMAT, **asdict(about)}
     tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     with storage_errors(path):
@@ -248,7 +268,7 @@ def save(network: Classifier, about: About, path: Path) -> None:
 
 @torch.no_grad()
 def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
-    """The share of uint8 images that it is right about."""
+    """The share of uint8 images whose most probable class is their label."""
     device = next(network.parameters()).device
     right = sum(
         int((network(to_float(part.to(device))).argmax(1).cpu() == truth).sum().item())

@@ -1,7 +1,7 @@
-"""Features of the Inception network, by which the Frechet Inception distance is defined (Heusel et al. 2017).
+"""Features of the Inception network, which define the Frechet Inception distance (Heusel et al. 2017).
 
-The network and its weights, converted from TensorFlow's of 2015, are torch-fidelity's; figures agree with those
-that papers give only where these weights are used.
+The network and its weights are torch-fidelity's, converted from those that TensorFlow published in 2015. Only with
+these weights can figures be compared with those in papers.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ BATCH = 50
 
 @dataclass(frozen=True)
 class InceptionFeatures:
-    """The 2,048 values before the network's last layer."""
+    """The 2,048 inputs of the network's last layer."""
 
     network: Any
     name: str
-    """With the first digits of the weights file's SHA-256: those of torch-fidelity's own are in its name, too."""
+    """The word "inception" and the first 8 digits of the SHA-256 of the weights file."""
 
     @classmethod
     def load(cls, weights: Path | None, device: torch.device) -> Self:
-        """The network with the weights of a file, or of torch-fidelity's own download, which is kept.
+        """The network with weights from a file, or with torch-fidelity's, which are downloaded once and kept.
 
-        Raises ConfigError without the library or the file, DataError where nothing can be downloaded,
-        CheckpointError for a file that is no such weights; nothing in it is executed.
+        No code in the file is run. Raises ConfigError if the library or the file is missing, DataError if the download
+        fails, CheckpointError if the file does not contain the network's weights.
         """
         try:
             from torch_fidelity import feature_extractor_inceptionv3 as inception
         except ImportError:
             raise ConfigError(
-                "features: inception needs a library that is missing. Install it: pip install "
-                "'wgan-pipeline[inception]'. Or use features: pixels or classifier."
+                "features: inception needs the torch-fidelity library, which is not installed. Run pip install "
+                "'wgan-pipeline[inception]', or use features: pixels or classifier."
             ) from None
         path = weights or _download(inception.URL_INCEPTION_V3)
         state, digest = _read(path)
-        # The library would unpickle whatever it is given: it gets tensors that were read safely.
+        # The library unpickles its file, which could run code. So it gets a copy of tensors that were read safely.
         content = io.BytesIO()
         torch.save(state, content)
         content.seek(0)
@@ -58,7 +58,7 @@ class InceptionFeatures:
             )
         except RuntimeError as error:
             raise CheckpointError(
-                f"{path} holds other weights than those of torch-fidelity's Inception network "
+                f"{path} does not contain the weights of torch-fidelity's Inception network "
                 f"({str(error).splitlines()[0]}). Name the file {Path(inception.URL_INCEPTION_V3).name}."
             ) from None
         return cls(network.to(device), f"inception {digest[:8]}")
@@ -71,40 +71,41 @@ class InceptionFeatures:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """A file's tensors by their names, and its SHA-256."""
+    """The tensors of a file by their names, and its SHA-256."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{path}, the file of the Inception network's weights, cannot be read: {error.strerror or error}. Name "
-            "one that can."
+            f"{path} cannot be read: {error.strerror or error}. Name a file with the weights of the Inception network."
         ) from None
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as tensors ({(str(error) or 'it ends early').splitlines()[0]}). Only plain weights "
-            "are read, for other content could run code. Name another file, or delete it if it was downloaded."
+            f"{path} cannot be read as tensors ({(str(error) or 'it ends early').splitlines()[0]}). Nothing but "
+            "tensors is read, because other content could run code. Name another file, or delete this one if it "
+            "was downloaded."
         ) from None
     is_plain = isinstance(state, dict) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     )
     if not is_plain:
         raise CheckpointError(
-            f"{path} holds a {type(state).__name__}, and weights are tensors by their names. Name the file of the "
-            "Inception network's weights, or delete it if it was downloaded."
+            f"{path} contains an object of type {type(state).__name__}, and weights are a dict of tensors by name. "
+            "Name a file with the weights of the Inception network, or delete this one if it was downloaded."
         )
     return dict(state), hashlib.sha256(content).hexdigest()
 
 
 def _download(url: str) -> Path:
-    """The file of the weights, fetched unless an earlier download has left it."""
+    """The file with the weights, which is downloaded unless it is already there."""
     path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     if path.exists():
         return path
     digest = path.stem.rsplit("-", 1)[-1]
     way_out = (
-        f"Fetch {url} elsewhere, and name the file as the weights; or use features: pixels or classifier."
+        f"Download {url} on another machine and name the file in quality.inception, or use features: pixels or "
+        "classifier."
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,12 +116,12 @@ def _download(url: str) -> Path:
         ) from None
     except RuntimeError as error:
         raise DataError(
-            f"What {url} gives is not the Inception network's weights: its SHA-256 does not begin with {digest} "
-            f"({error}). Something in between may have answered in its place. {way_out}"
+            f"The file from {url} is not the Inception network's weights: its SHA-256 does not begin with {digest} "
+            f"({error}). A proxy may have answered instead of the server. {way_out}"
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"{path.parent} cannot keep the Inception network's weights: {error.strerror or error}. {advice(error)}, "
-            "with the environment variable TORCH_HOME."
+            f"The Inception network's weights cannot be written to {path.parent}: {error.strerror or error}. "
+            f"{advice(error)}, or set the environment variable TORCH_HOME to another directory."
         ) from None
     return path

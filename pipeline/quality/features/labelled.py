@@ -20,7 +20,7 @@ CHUNK = 1024
 
 
 def split(shards: ShardSet, where: Path, most: int, seed: int) -> tuple[Ids, Ids]:
-    """Ids for training and ids for the test, each `most` at most, drawn at random.
+    """Ids of images for training and for the test, at most `most` of each, drawn at random.
 
     Raises DataError if the set has fewer than two classes, or too few images.
     """
@@ -36,23 +36,23 @@ def split(shards: ShardSet, where: Path, most: int, seed: int) -> tuple[Ids, Ids
     held_out = order.held_out_ids()
     if len(held_out) == 0:
         raise DataError(
-            f"{where} has {counted(manifest.count, 'image')}, too few to hold one in {round(1 / HELD_OUT)} out for a "
-            "test. Make shards of some hundreds at least."
+            f"{where} has {counted(manifest.count, 'image')}, too few to hold out one in {round(1 / HELD_OUT)} for the "
+            "test. Make shards of at least a few hundred."
         )
-    # At random: if the set is sorted by class, its first images are all of the first classes.
+    # Drawn at random, because in a set that is sorted by class the first images are all of the first classes.
     test = held_out[shuffled(len(held_out), (seed,))][:most]
     return order.first(min(most, order.epoch_size)), test
 
 
 def read_labels(shards: ShardSet) -> Tensor:
-    """The label of every sample: int64 (count,). Raises DataError if one has none."""
+    """The label of every sample: int64 (count,). Raises DataError if any sample has none."""
     labels = torch.from_numpy(
         np.concatenate([shards.load_index(shard)[:, 2] for shard in shards.manifest.shards])
     )
     if (missing := int((labels < 0).sum())) > 0:
         raise DataError(
-            f"{missing:,} of {len(labels):,} images have no label, which a classifier needs. Make shards of labelled "
-            "images only."
+            f"{missing:,} of {counted(len(labels), 'image')} {'has' if missing == 1 else 'have'} no label, and a "
+            "classifier needs one for each. Make shards of labelled images only."
         )
     return labels
 

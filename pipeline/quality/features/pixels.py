@@ -1,4 +1,4 @@
-"""Pixels along the main directions of the real images: features that need no weights."""
+"""Principal components of the real images' pixels: features that need no weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MOST_SIDE = 32
 
 @dataclass(frozen=True)
 class PixelFeatures:
-    """Principal components: coordinates along the directions in which real images differ most.
+    """Coordinates along the directions in which real images differ most, at most 64 of them.
 
-    Images of more than 32 pixels are averaged down first: fine detail has directions without number. The
-    scale is that of pixels in [-1, 1], so a distance between features is one between blurred images.
+    Images larger than 32 pixels are first reduced to 32 by averaging, because fine detail has too many directions.
+    The features have the scale of pixels in [-1, 1], so distances between them are distances between blurred images.
     """
 
     mean: Tensor
@@ -31,16 +31,16 @@ class PixelFeatures:
 
     @classmethod
     def of(cls, real: Iterable[Tensor]) -> Self:
-        """The directions of real images: batches of uint8 (count, channels, height, width), on any device."""
+        """Features for these real images: batches of uint8 (count, channels, height, width), on any device."""
         count, shift = 0, None
         for batch in real:
-            # On the host and in the same order, so that every rank finds the same.
+            # On the host and in the same order, so that all ranks get the same directions.
             pixels = _pixels(batch).double().cpu()
             if shift is None:
                 shift = pixels.mean(0)
                 total = torch.zeros_like(shift)
                 products = torch.zeros(len(shift), len(shift), dtype=shift.dtype)
-            # About a point near the mean, where little is lost in the difference below.
+            # Relative to a point near the mean, so that the difference below loses little precision.
             pixels -= shift
             count += len(pixels)
             total += pixels.sum(0)
