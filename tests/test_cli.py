@@ -181,10 +181,20 @@ def test_plot_draws_what_training_left(trained: Path, capsys: pytest.CaptureFixt
 def test_doctor_shows_versions_devices_ranks_and_what_a_config_would_use(
     config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["doctor", config, "runtime.device=cpu", "data.cache=none"]) == 0
+    assert main(["doctor", config, "runtime.device=cpu", "data.cache=none", "runtime.threads=3"]) == 0
     shown = capsys.readouterr().out
-    for text in ("torch", "accelerate", "logical cores", "gloo", "600 of 16x16x1 in 5 shards", "none:"):
+    for text in (
+        "torch",
+        "accelerate",
+        "logical core",
+        "gloo",
+        "600 images of 16x16x1 in 5 shards",
+        "none (",
+    ):
         assert text in shown
+    assert "torch threads  3 in each rank" in shown
+    assert "600 training images, 0 held out" in shown
+    assert "each checked by its hash" in shown
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`wgan doctor`: show what this machine has, and what a config would use."""
+"""`wgan doctor`: show the versions and the hardware of this machine, and what a run would use of them."""
 
 from __future__ import annotations
 
@@ -11,44 +11,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.arguments import Commands, add_config
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.options import Config
 
+CHECKED_BY = {"hashes": "by its hash", "sizes": "by its size"}
+
 
 def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
-    doctor = commands.add_parser("doctor", help="show versions, devices and what a config would use")
+    doctor = commands.add_parser("doctor", help="show versions, hardware and what a config would use")
     add_config(doctor, nargs="?")
     doctor.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print versions, devices and what the config would use.
+    """Print the versions, the hardware and what a run of the config would use.
 
-    Raises the error that a run of the config would fail with at its start, on this machine and in one process.
+    Raises the error with which such a run would fail at its start, on this machine and in one process.
     """
     from pipeline.config import load_config
 
     sections = {"versions": _versions(), "machine": _machine(), "ranks": _ranks()}
     if arguments.config is not None:
-        sections[f"{arguments.config} would use"] = _plan(load_config(arguments.config, arguments.overrides))
+        config = load_config(arguments.config, arguments.overrides)
+        sections[f"a run of {arguments.config} on this machine"] = _plan(config)
     for title, lines in sections.items():
         print(f"{title}\n" + "\n".join(f"  {name:14} {text}" for name, text in lines.items()))
     if arguments.config is None:
-        print("to see what a config would use, name it: wgan doctor digits")
+        print("To see also what a run would use, name its config, for example: wgan doctor digits")
     return 0
 
 
 def _versions() -> dict[str, str]:
-    from pipeline.training.describe import PACKAGES
+    from pipeline.training.describe import PACKAGES, find_revision
 
-    found = {"python": platform.python_version()}
+    found = {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "git revision": find_revision() or "none, this is an installed package",
+    }
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed: pip install -e ."
+            found[name] = "missing: install wgan-pipeline again"
     return found
 
 
@@ -56,9 +64,13 @@ def _machine() -> dict[str, str]:
     import psutil
     import torch
 
+    from pipeline.data.threads import available_cores
+
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
     lines = {
-        "processor": f"{platform.machine()}, {os.cpu_count()} logical cores, torch uses {torch.get_num_threads()}",
+        "processor": f"{platform.machine()}, {counted(os.cpu_count() or 1, 'logical core')} "
+        f"({available_cores()} for this process)",
+        "torch threads": f"{torch.get_num_threads()} by default",
         "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
         "disk here": f"{disk.free / 2**30:.1f} GiB free",
     }
@@ -67,25 +79,30 @@ def _machine() -> dict[str, str]:
         bf16 = "bf16" if torch.cuda.is_bf16_supported(False) else "no bf16"
         lines[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}"
     if not torch.cuda.is_available():
-        lines["cuda"] = f"no device (torch is built for CUDA {torch.version.cuda or 'not at all'})"
+        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        lines["GPU"] = f"none that torch can use; this torch is built {built}"
     return lines
 
 
 def _ranks() -> dict[str, str]:
-    import torch
     import torch.distributed as dist
 
+    from pipeline.commands.train import default_processes
+    from pipeline.options import RuntimeOptions
     from pipeline.ranks.runtime import requested_processes
 
     backends = [name for name in ("nccl", "gloo", "mpi") if dist.is_backend_available(name)]
     return {
-        "asked for": f"{requested_processes()} (WORLD_SIZE, or the launcher's --num_processes)",
-        "backends": ", ".join(backends),
-        "on one machine": f"wgan train CONFIG --processes {max(torch.cuda.device_count(), 1)}",
+        "wgan train": f"starts {counted(default_processes(RuntimeOptions()), 'rank')} by default",
+        "launcher": f"asks for {counted(requested_processes(), 'rank')} (WORLD_SIZE or --num_processes, else 1)",
+        "backends": ", ".join(backends) or "none, so a run can have only 1 rank",
     }
 
 
 def _plan(config: Config) -> dict[str, str]:
+    import torch
+
+    from pipeline.commands.train import default_processes
     from pipeline.data.format.manifest import check_hashes
     from pipeline.data.format.shard_set import open_shards
     from pipeline.data.reading.cache import choose_cache
@@ -107,14 +124,21 @@ def _plan(config: Config) -> dict[str, str]:
     load_initial_weights(config.init_from, **built)
     freeze_named_layers(config.init_from, **built)
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}
+    threads, ranks = config.runtime.threads, default_processes(config.runtime)
+    images = f"{counted(manifest.count, 'image')} of {resolution}x{resolution}x{channels}"
+    checked = "when it is downloaded" if shards.directory is None else CHECKED_BY[config.data.verify]
     return {
-        "run": f"{Path(config.run_root) / config.name}",
-        "images": f"{manifest.count:,} of {resolution}x{resolution}x{channels} in {len(manifest.shards)} shards, whole",
-        "epoch": f"{order.epoch_size:,} training images, {len(order.held_out_ids()):,} held out",
+        "directory": f"{Path(config.run_root) / config.name}",
+        "ranks": f"{ranks} with `wgan train`, batch {config.schedule.global_batch} over all of them",
         "device": str(device),
-        "precision": f"auto: {fastest_precision(device)}"
+        "precision": f"{fastest_precision(device)} (auto)"
         if config.precision == "auto"
         else config.precision or "the launcher's choice, else float32",
-        "cache": f"{cache}: {reason}",
-        **{name: f"{count:,} parameters" for name, count in parameters.items()},
+        "torch threads": f"{threads} in each rank"
+        if threads
+        else f"{torch.get_num_threads()} if there is only 1 rank",
+        "shards": f"{images} in {counted(len(manifest.shards), 'shard')}, each checked {checked}",
+        "epoch": f"{counted(order.epoch_size, 'training image')}, {len(order.held_out_ids()):,} held out",
+        "cache": f"{cache} ({reason})",
+        **{name: counted(count, "parameter") for name, count in parameters.items()},
     }

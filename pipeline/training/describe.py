@@ -77,7 +77,7 @@ def describe_environment(runtime: Runtime) -> str:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "setup": runtime.describe(),
-        "revision": _revision(),
+        "revision": find_revision(),
     }
     return json.dumps(content, indent=1) + "\n"
 
@@ -90,8 +90,8 @@ def compared_options(config: Config) -> dict[str, Any]:
     return {name: value for name, value in flatten(parts).items() if not name.startswith("data.remote.")}
 
 
-def _revision() -> str | None:
-    """The git revision of this code, if it is a checkout."""
+def find_revision() -> str | None:
+    """The git revision of this code; None if it is not a checkout."""
     here = Path(__file__).parents[2]
     result = (
         subprocess.run(
