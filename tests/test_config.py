@@ -1,4 +1,4 @@
-"""Options from defaults, a YAML file and arguments: what comes out, and what is refused and how."""
+"""Options from defaults, a YAML file and arguments: the resulting config, and messages for mistakes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def mistakes(folder: Path, text: str, *overrides: str) -> list[str]:
     return [line.strip() for line in str(caught.value).splitlines()]
 
 
-def test_arguments_go_before_the_file_and_the_file_before_defaults(tmp_path: Path) -> None:
+def test_arguments_override_the_file_and_the_file_overrides_defaults(tmp_path: Path) -> None:
     config = load(tmp_path, SMALL + "  global_batch: 8\n", "schedule.steps=20", "seed=4")
     assert config.schedule.critic_updates == 5
     assert config.schedule.global_batch == 8
@@ -100,12 +100,12 @@ def test_the_last_of_two_arguments_counts(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL, "seed=1", "seed=2").seed == 2
 
 
-def test_arguments_may_open_a_section_that_the_file_leaves_out(tmp_path: Path) -> None:
+def test_arguments_may_set_options_of_a_section_that_the_file_lacks(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL, "monitor.grid=3", "schedule.bursts.every=7").monitor.grid == 3
     assert load(tmp_path, SMALL, "schedule.bursts.every=7").schedule.bursts.every == 7  # type: ignore[union-attr]
 
 
-def test_every_kind_of_mistake_is_listed_at_once_with_its_line_and_what_to_write(tmp_path: Path) -> None:
+def test_all_mistakes_are_listed_at_once_with_line_and_remedy(tmp_path: Path) -> None:
     text = """\
 sede: 3
 global_batch: 8
@@ -141,7 +141,7 @@ objective:
     )
 
 
-def test_an_option_of_another_kind_of_the_section_is_said_to_be_one(tmp_path: Path) -> None:
+def test_an_option_of_another_kind_of_section_is_reported_as_one(tmp_path: Path) -> None:
     _, mistake = mistakes(tmp_path, SMALL + "critic_optimizer: {name: adam, alpha: 0.9}\n")
     assert mistake == (
         "line 6: critic_optimizer.alpha: unknown option; another kind of critic_optimizer has it, "
@@ -149,7 +149,7 @@ def test_an_option_of_another_kind_of_the_section_is_said_to_be_one(tmp_path: Pa
     )
 
 
-def test_the_options_that_exist_are_listed_in_their_own_order_where_none_is_near(tmp_path: Path) -> None:
+def test_known_options_are_listed_in_order_if_no_name_is_similar(tmp_path: Path) -> None:
     _, mistake = mistakes(tmp_path, SMALL + "checkpoint: {zzz: 1}\n")
     assert mistake == "line 6: checkpoint.zzz: unknown option; known here: every, keep_last, keep_every"
 
@@ -173,12 +173,12 @@ def test_the_options_that_exist_are_listed_in_their_own_order_where_none_is_near
         ("? [a]\n: b", "is not valid YAML"),
     ],
 )
-def test_files_that_hold_no_plain_mapping_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_files_that_are_not_a_plain_mapping_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, text)
 
 
-def test_an_empty_file_lacks_what_is_required(tmp_path: Path) -> None:
+def test_an_empty_file_is_refused_with_the_required_options(tmp_path: Path) -> None:
     assert mistakes(tmp_path, "# nothing\n")[1:] == [
         "name: is required",
         "data: is required",
@@ -186,13 +186,13 @@ def test_an_empty_file_lacks_what_is_required(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_far_too_large_is_not_read(tmp_path: Path) -> None:
+def test_a_file_that_is_much_too_large_is_not_read(tmp_path: Path) -> None:
     text = SMALL + "#" * MOST_BYTES
     with pytest.raises(ConfigError, match=f"has {len(text):,} bytes, and a config has a few hundred"):
         load(tmp_path, text)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read as text"):
         load_config(tmp_path / "config.yaml")
@@ -200,7 +200,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
-def test_a_missing_file_is_named_with_the_nearest_that_exists(
+def test_a_missing_file_is_reported_with_the_most_similar_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -228,6 +228,18 @@ def test_values_are_not_converted_to_whole_numbers(tmp_path: Path, value: str) -
     assert mistakes(tmp_path, SMALL, f"schedule.steps={value}")[1].startswith("command line: schedule.steps:")
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "1025", "2.0", "true", "many", "[1]"])
+def test_the_number_of_threads_is_a_whole_number_from_1_to_1024(tmp_path: Path, value: str) -> None:
+    (mistake,) = mistakes(tmp_path, SMALL, f"runtime.threads={value}")[1:]
+    assert mistake.startswith("command line: runtime.threads: invalid value")
+
+
+def test_torch_chooses_the_number_of_threads_by_default(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL).runtime.threads is None
+    assert load(tmp_path, SMALL, "runtime.threads=null").runtime.threads is None
+    assert load(tmp_path, SMALL, "runtime.threads=1024").runtime.threads == 1024
+
+
 @pytest.mark.parametrize("value", [".nan", ".inf", "1e999", "0", "-0.1"])
 def test_a_learning_rate_is_a_finite_number_above_zero(tmp_path: Path, value: str) -> None:
     (mistake,) = mistakes(tmp_path, SMALL, f"generator_optimizer.lr={value}")[1:]
@@ -235,12 +247,12 @@ def test_a_learning_rate_is_a_finite_number_above_zero(tmp_path: Path, value: st
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "", "a b", "-x", "a\n", "a\x00b"])
-def test_a_run_name_is_no_path(name: str) -> None:
+def test_a_path_is_refused_as_the_name_of_a_run(name: str) -> None:
     with pytest.raises(ConfigError, match=r"name: invalid value"):
         parse_config({"name": name, "data": {"shards": "x"}, "schedule": {"steps": 1}}, "here")
 
 
-def test_another_name_drops_the_options_of_the_kind_before(tmp_path: Path) -> None:
+def test_another_kind_drops_the_options_of_the_former_kind(tmp_path: Path) -> None:
     clipped = SMALL + "objective: {name: wasserstein, clip: 0.02}\n"
     assert load(tmp_path, clipped).objective == WassersteinOptions(clip=0.02)
     config = load(tmp_path, clipped, "objective.name=gradient_penalty")
@@ -257,26 +269,24 @@ def test_another_name_drops_the_options_of_the_kind_before(tmp_path: Path) -> No
         ["critic_optimizer.lr=0.1", "critic_optimizer={name: adam}"],
     ],
 )
-def test_the_order_of_arguments_does_not_matter_to_a_kind_and_its_options(
-    tmp_path: Path, overrides: list[str]
-) -> None:
+def test_a_kind_and_its_options_may_be_given_in_any_order(tmp_path: Path, overrides: list[str]) -> None:
     assert load(tmp_path, SMALL, *overrides).critic_optimizer == AdamOptions(name="adam", lr=0.1)
 
 
-def test_of_two_kinds_in_the_arguments_only_the_last_counts(tmp_path: Path) -> None:
+def test_the_last_of_two_kinds_in_the_arguments_counts(tmp_path: Path) -> None:
     overrides = ["objective.name=gradient_penalty", "objective.name=wasserstein"]
     config = load(tmp_path, SMALL + "objective: {clip: 0.5}\n", *overrides)
     assert config.objective == WassersteinOptions(clip=0.5)
 
 
-def test_the_name_of_the_default_kind_drops_nothing_where_the_file_names_none(tmp_path: Path) -> None:
+def test_naming_the_default_kind_keeps_options_of_a_file_without_one(tmp_path: Path) -> None:
     text = SMALL + "critic_optimizer: {lr: 0.5}\nmodel: {width: 4}\n"
     config = load(tmp_path, text, "critic_optimizer.name=rmsprop", "model.name=dcgan")
     assert config.critic_optimizer.lr == 0.5
     assert config.model == DcganOptions(width=4)
 
 
-def test_a_section_with_nothing_below_it_is_one_without_options(tmp_path: Path) -> None:
+def test_an_empty_section_is_a_section_without_options(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL + "monitor:\nobjective:\n") == load(tmp_path, SMALL)
     assert "data.shards: is required" in mistakes(tmp_path, SMALL.replace("  shards: somewhere\n", ""))
 
@@ -310,30 +320,30 @@ def test_a_section_with_nothing_below_it_is_one_without_options(tmp_path: Path) 
         ),
     ],
 )
-def test_what_stands_in_place_of_a_section_or_an_option_is_told_apart(
+def test_a_value_in_place_of_a_section_and_a_number_as_name_are_refused(
     tmp_path: Path, text: str, override: str, mistake: str
 ) -> None:
     assert mistakes(tmp_path, SMALL + text, override)[1:] == [mistake]
 
 
-def test_an_argument_below_a_section_that_does_not_exist_is_said_to_come_from_the_command_line(
+def test_an_argument_for_an_unknown_section_names_the_command_line(
     tmp_path: Path,
 ) -> None:
     (mistake,) = mistakes(tmp_path, SMALL, "a.b.c=3")[1:]
     assert mistake.startswith("command line: a: unknown option")
 
 
-def test_the_same_name_again_drops_nothing(tmp_path: Path) -> None:
+def test_naming_the_same_kind_again_drops_no_options(tmp_path: Path) -> None:
     clipped = SMALL + "objective: {name: wasserstein, clip: 0.02}\n"
     assert load(tmp_path, clipped, "objective.name=wasserstein").objective == WassersteinOptions(clip=0.02)
 
 
-def test_a_section_without_a_name_is_of_the_default_kind(tmp_path: Path) -> None:
+def test_a_section_without_a_name_has_the_default_kind(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL + "objective: {clip: 0.5}\n").objective == WassersteinOptions(clip=0.5)
 
 
 @pytest.mark.parametrize("text", ["steps", "=3", ""])
-def test_an_argument_that_is_no_override_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_argument_that_is_not_an_override_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"does not set an option\. Write section\.option=value"):
         load(tmp_path, SMALL, text)
 
@@ -341,7 +351,7 @@ def test_an_argument_that_is_no_override_is_refused(tmp_path: Path, text: str) -
 @pytest.mark.parametrize(
     "value", ["[", "*a", "2020-99-99", "9" * 5000, "[" * 3000, "!!python/name:os.system", "\0"]
 )
-def test_an_argument_whose_value_is_no_yaml_is_refused(tmp_path: Path, value: str) -> None:
+def test_an_argument_whose_value_is_not_yaml_is_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(ConfigError, match="the value is not valid YAML"):
         load(tmp_path, SMALL, f"seed={value}")
 
@@ -439,7 +449,7 @@ def test_classes_may_be_numbers_or_names(tmp_path: Path) -> None:
     )
 
 
-def test_the_resolved_options_read_back_equal(tmp_path: Path) -> None:
+def test_resolved_options_are_equal_when_they_are_read_again(tmp_path: Path) -> None:
     config = load(tmp_path, FULL)
     assert config.critic_optimizer == AdamOptions(name="adam", lr=1e-4, beta1=0.5)
     assert load(tmp_path, dump_config(config)) == config
@@ -447,12 +457,12 @@ def test_the_resolved_options_read_back_equal(tmp_path: Path) -> None:
 
 
 def described(name: str) -> list[str]:
-    """What --help says of an option: a line for each different meaning, without its name."""
+    """The lines of --help about an option, without its name."""
     lines = [line.split(None, 1) for line in describe_options().splitlines()]
     return [rest for first, rest in lines if first == name]
 
 
-def test_help_names_the_kinds_of_a_section_and_whose_an_option_is() -> None:
+def test_help_names_the_kinds_of_a_section_and_of_an_option() -> None:
     (line,) = described("model.name")
     assert line.split(None, 2) == [
         "default",
@@ -476,12 +486,12 @@ def run_train(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-SAY_WHETHER_TORCH = "print('torch' in sys.modules)\nsys.exit(result)"
+PRINT_WHETHER_TORCH = "print('torch' in sys.modules)\nsys.exit(result)"
 
 
 def test_a_wrong_config_exits_with_2_before_torch_is_imported(tmp_path: Path) -> None:
     path = write(tmp_path, SMALL.replace("steps", "step"))
-    done = run_train(SAY_WHETHER_TORCH, str(path))
+    done = run_train(PRINT_WHETHER_TORCH, str(path))
     assert (done.returncode, done.stdout) == (2, "False\n")
     assert f"error (exit 2): {path}: 2 mistakes" in done.stderr
     assert "Traceback" not in done.stderr
@@ -489,13 +499,16 @@ def test_a_wrong_config_exits_with_2_before_torch_is_imported(tmp_path: Path) ->
 
 def test_missing_shards_exit_with_3_before_torch_is_imported(tmp_path: Path) -> None:
     done = run_train(
-        SAY_WHETHER_TORCH, str(write(tmp_path, SMALL)), f"data.shards={tmp_path}/none", f"run_root={tmp_path}"
+        PRINT_WHETHER_TORCH,
+        str(write(tmp_path, SMALL)),
+        f"data.shards={tmp_path}/none",
+        f"run_root={tmp_path}",
     )
     assert (done.returncode, done.stdout) == (3, "False\n")
     assert f"error (exit 3): The shard directory {tmp_path}/none does not exist." in done.stderr
 
 
-def test_mutations_of_the_text_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+def test_a_mutated_file_is_read_or_refused_with_a_config_error(tmp_path: Path) -> None:
     dice = random.Random(0)
     alphabet = ":-[]{}&*!#|>'\"%@`?,=~ \n\t0e.+<\x00\x85ü"
     for _ in range(200):
@@ -516,7 +529,7 @@ def test_mutations_of_the_text_are_read_or_refused_and_nothing_else(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_mutations_of_the_values_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+def test_mutated_values_are_read_or_refused_with_a_config_error(tmp_path: Path) -> None:
     dice = random.Random(1)
     values: list[Any] = [
         None,
@@ -547,7 +560,7 @@ def test_mutations_of_the_values_are_read_or_refused_and_nothing_else(tmp_path: 
         _load_or_refuse(tmp_path, yaml.safe_dump(content))
 
 
-def test_mutations_of_the_arguments_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+def test_mutated_arguments_are_read_or_refused_with_a_config_error(tmp_path: Path) -> None:
     dice = random.Random(2)
     keys = [
         "name",
@@ -591,7 +604,7 @@ def _load_or_refuse(folder: Path, text: str, *overrides: str) -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_config_loads_and_opens_with_its_command(path: Path) -> None:
+def test_a_shipped_config_loads_and_starts_with_its_command(path: Path) -> None:
     load_config(path)
     comment = [line for line in path.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
     assert path.read_text().startswith("#")

@@ -24,7 +24,7 @@ STRIP_HEIGHT = 18
 
 
 def draw_animation(run: Path, target: Path) -> None:
-    """Write the grids of `run`'s samples/ as a GIF that loops, each above the step that it was drawn at.
+    """Write the grids in `run`'s samples/ as a looping GIF, each with its step below it.
 
     Raises ConfigError if the run has no grids, StorageError if the file cannot be written.
     """
@@ -42,10 +42,10 @@ def draw_animation(run: Path, target: Path) -> None:
 
 
 def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
-    """The grids that show a run: up to `most` in the order of their steps, with the first and the last.
+    """Up to `most` grids of a run in the order of their steps, including the first and the last.
 
-    All have the size of the newest: monitor.grid may have changed when the run was resumed. Files that are not a
-    complete PNG, for example after a kill or on a full disk, are skipped. Raises ConfigError if there is no grid.
+    All have the size of the newest one, because monitor.grid may have changed when the run was resumed. Files that are
+    not a complete PNG, for example after a kill or on a full disk, are skipped. Raises ConfigError if there is no grid.
     """
     paths = sorted((path for path in samples.glob("*") if FRAME_NAME.fullmatch(path.name)), key=step_of)
     sizes = {path: size for path in paths if (size := _size(path)) is not None}
@@ -64,37 +64,37 @@ def read_grid(path: Path) -> Image.Image | None:
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            # By a whole factor, so that all pixels of small images stay equally large.
+            # By a whole factor, so that all pixels of small images stay the same size.
             return image.convert("RGB").reduce(-(-image.width // MOST_WIDTH))
-    except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a chunk that is damaged
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a damaged chunk
         say_warning(f"{path} cannot be read and is skipped: {error}")
         return None
 
 
 def step_of(path: Path) -> int:
-    """The step that a grid was drawn at, by its name."""
+    """The step at which a grid was drawn, from its file name."""
     return int(path.stem.removeprefix("step_"))
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a PNG in pixels, or None where the file is not a whole one."""
+    """Width and height of a PNG in pixels, or None if the file is not a complete PNG."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
             return image.size
-    except (OSError, SyntaxError):  # the latter is Pillow's word for a chunk that is damaged
+    except (OSError, SyntaxError):  # Pillow raises SyntaxError for a damaged chunk
         return None
 
 
 def _frame(grid: Image.Image, step: int, last_step: int) -> Image.Image:
-    """A grid in its own 256 colours above a strip that names its step."""
+    """A grid, reduced to 256 colours of its own, above a strip with its step."""
     font = ImageFont.load_default(size=12)
-    # The strip of a very small grid is wider than the grid, and equally wide in all frames.
+    # The caption can be wider than a very small grid. All frames have the same width.
     width = max(grid.width, math.ceil(font.getlength(_caption(last_step))) + 8)
     frame = Image.new("RGB", (width, grid.height + STRIP_HEIGHT), "white")
     frame.paste(grid)
     ImageDraw.Draw(frame).text((4, grid.height + 1), _caption(step), fill="black", font=font)
-    # Pillow dithers only towards a palette that it is given; without it colours fall into flat patches.
+    # Pillow dithers only if it is given a palette. Without dithering, there would be flat patches of colour.
     return frame.quantize(palette=frame.quantize(), dither=Image.Dither.FLOYDSTEINBERG)
 
 

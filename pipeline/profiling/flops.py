@@ -1,6 +1,6 @@
 """The floating-point operations (FLOPs) of a step, and the highest rate that this machine reaches.
 
-A multiplication and an addition are two operations. Matrix products and convolutions are counted, forward and
+A multiplication and an addition count as two operations. Matrix products and convolutions are counted, forward and
 backward; elementwise operations are not.
 """
 
@@ -34,11 +34,11 @@ CONVOLUTION_BATCHES = (1, 4, 16, 64, 256)
 CHANNELS, SIDE = 128, 32
 REPEATS = 5
 LONGEST_SECONDS = 1.0
-"""Problems whose repetitions together would take longer are not measured."""
+"""Larger problems are skipped if all their repetitions together would take longer than this."""
 
 
 class SingleProcess:
-    """The gradients of one process in float32: a `Parallel` that adds nothing to them."""
+    """A `Parallel` for a single process in float32, which leaves gradients unchanged."""
 
     def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
         loss.backward(inputs=weights)  # type: ignore[no-untyped-call]
@@ -51,15 +51,15 @@ class SingleProcess:
 
 
 def step_flops(config: Config, resolution: int, channels: int) -> dict[str, int]:
-    """FLOPs of an ordinary step over the whole batch of all ranks: "fakes", "critic updates", "generator update".
+    """FLOPs of a step without a burst, over all ranks: of its "fakes", "critic updates" and "generator update".
 
-    The step itself runs, on tensors without storage. Raises ConfigError if the architecture has no network for the
-    resolution.
+    The real step is run on fake tensors, which have no storage. Raises ConfigError if the architecture has no network
+    for the resolution.
     """
     schedule = config.schedule
     with FakeTensorMode():
         generator, critic = (
-            # The run's own optimizer has no implementation for such tensors, and no FLOPs that count here.
+            # The run's optimizer does not support fake tensors, and elementwise operations are not counted anyway.
             Player(network, network, torch.optim.SGD(network.parameters()))
             for network in (
                 build_generator(config.model, resolution, channels),
@@ -86,7 +86,7 @@ def step_flops(config: Config, resolution: int, channels: int) -> dict[str, int]
 
 
 def _ordinary_inputs(config: Config, resolution: int, channels: int) -> StepInputs:
-    """Inputs of a step without a burst, of the right shapes; real images are floats already."""
+    """Inputs with the shapes of a step without a burst. Real images are already floats."""
     schedule, latent = config.schedule, config.model.latent
     rows, updates = schedule.real_images, schedule.critic_updates
     staged = Staged(torch.empty(rows, channels, resolution, resolution), None)
@@ -122,7 +122,7 @@ def forward_flops(config: Config, resolution: int, channels: int) -> dict[str, i
 class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context in which `flops` adds up the FLOPs of every matrix product and convolution.
 
-    Torch's FlopCounterMode also finds the module that each operation belongs to, and fails in a double backward pass.
+    Unlike torch's FlopCounterMode it does not assign operations to modules, which fails in a double backward pass.
     """
 
     def __init__(self) -> None:
@@ -146,9 +146,9 @@ def count_flops(run: Callable[[], object]) -> int:
 
 
 def measure_rates(device: torch.device, precision: str) -> dict[str, float]:
-    """The highest FLOP/s that this process reaches in "matrix products", and in 3x3 "convolutions" of 128 channels.
+    """The highest FLOP/s of this process in "matrix products", and in 3x3 "convolutions" with 128 channels.
 
-    It uses torch's number of threads, and takes a few seconds at most.
+    It uses torch's current number of threads and takes at most a few seconds.
     """
     dtype = DTYPES[precision]
 

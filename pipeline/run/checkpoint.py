@@ -6,8 +6,8 @@
       state.json      counters and other plain values
       manifest.json   size and SHA-256 of each file above: written last
 
-A checkpoint is written under a temporary name, flushed to the disk and renamed. Whether it is valid depends on its
-content: if a single bit of a file has changed, or a save was cut short, an earlier checkpoint is used.
+A checkpoint is written under a temporary name, flushed to the disk and renamed. It is valid only if the hashes of its
+files are right: if a single bit has changed, or a save was interrupted, an earlier checkpoint is used.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ NAME = re.compile(r"^step_(\d{8,})$")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk."""
+    """A checkpoint on disk."""
 
     path: Path
     step: int
 
     def facts(self) -> dict[str, Any]:
-        """The plain values that were saved."""
+        """The plain values that were saved with the tensors. Raises CheckpointError if they cannot be read."""
         try:
             content: dict[str, Any] = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -53,11 +53,14 @@ class Checkpoint:
         return content
 
     def tensors(self, group: str) -> Tensors:
-        """One group of tensors, in host memory. Raises CheckpointError if the file cannot be read."""
+        """One group of tensors by name, in host memory. Raises CheckpointError if the file cannot be read."""
         try:
             return safetensors.torch.load_file(self.path / f"{group}.safetensors")
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self.path / group}.safetensors cannot be read: {error}.") from None
+            raise CheckpointError(
+                f"{self.path / group}.safetensors cannot be read: {error}. If the run uses several machines, run_root "
+                "must be on storage that all of them share."
+            ) from None
 
 
 def save_checkpoint(
@@ -78,7 +81,7 @@ def save_checkpoint(
         _write(temporary / "manifest.json", _json({"format": FORMAT, "step": step, "files": sizes}))
         sync_directory(temporary)
         if final.exists():
-            # It must be a damaged one: a valid checkpoint of this step would have been resumed.
+            # It is damaged, because a run resumes from a valid checkpoint and does not train this step again.
             final.rename(_free_name(final, "damaged"))
         temporary.rename(final)
         sync_directory(directory)
@@ -92,13 +95,13 @@ def save_checkpoint(
 
 
 def list_checkpoints(directory: Path) -> list[Checkpoint]:
-    """All checkpoints by their names, in the order of their steps, valid or not."""
+    """All checkpoints in a directory, valid or not, in the order of their steps."""
     found = [(NAME.match(path.name), path) for path in directory.iterdir()] if directory.is_dir() else []
     return sorted((Checkpoint(path, int(match[1])) for match, path in found if match), key=lambda c: c.step)
 
 
 def newest_valid(directory: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest valid checkpoint, or None, and the defect of each newer one, newest first."""
+    """The newest valid checkpoint, or None if there is none, and the defect of each newer one, newest first."""
     defects: list[str] = []
     for checkpoint in reversed(list_checkpoints(directory)):
         defect = find_defect(checkpoint)
@@ -111,15 +114,15 @@ def newest_valid(directory: Path) -> tuple[Checkpoint | None, list[str]]:
 def find_defect(checkpoint: Checkpoint) -> str | None:
     """Why a checkpoint can never be used, or None if it is valid.
 
-    Raises CheckpointError if it cannot be read at the moment, which says nothing about its content.
+    Raises CheckpointError if it cannot be read now, since it may still be valid.
     """
     path = checkpoint.path
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
-            return f"{path} is of format {manifest['format']!r}; this version reads {FORMAT!r}"
+            return f"{path} has the format {manifest['format']!r}; this version reads {FORMAT!r}"
         if manifest["step"] != checkpoint.step:
-            return f"{path} is of step {manifest['step']}"
+            return f"{path} contains step {manifest['step']}"
         if missing := {"state.json", "generator.safetensors"} - manifest["files"].keys():
             return f"{path / 'manifest.json'} does not list {', '.join(sorted(missing))}"
         for name, expected in manifest["files"].items():
@@ -130,7 +133,9 @@ def find_defect(checkpoint: Checkpoint) -> str | None:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         return f"{error.filename} is missing"
     except OSError as error:
-        raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}.") from None
+        raise CheckpointError(
+            f"{error.filename} cannot be read: {error.strerror}. Make it readable, and run the same command again."
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{path / 'manifest.json'} is damaged ({error!r})"
     return None
@@ -152,7 +157,10 @@ def prune(directory: Path, keep_last: int, keep_every: int | None, kept_steps: C
             try:
                 shutil.rmtree(checkpoint.path)
             except OSError as error:
-                raise StorageError(f"{checkpoint.path} cannot be deleted: {error.strerror}.") from None
+                raise StorageError(
+                    f"{checkpoint.path} cannot be deleted: {error.strerror}. Delete it yourself, and run the same "
+                    "command again."
+                ) from None
 
 
 def check_same_tensors(

@@ -82,7 +82,7 @@ def test_a_run_whose_checkpoints_are_all_unusable_does_not_start_over(
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     run = ranks.start(1, [*arguments, "schedule.steps=30"])
     assert run.wait() == [4]
-    assert "is of format 'wgan-checkpoint/2'" in run.output
+    assert "has the format 'wgan-checkpoint/2'" in run.output
     assert "Nothing was changed" in run.output
     assert checkpoints(tmp_path / "run") == before
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics

@@ -113,7 +113,7 @@ def test_a_damaged_grid_is_passed_over(run: Path, damage: Callable[[bytes], byte
     assert steps_of(choose_frames(run / "samples")) == [20, 40]
 
 
-def test_where_the_grids_size_changed_the_frames_of_the_last_size_are_taken(run: Path) -> None:
+def test_frames_have_the_size_of_the_newest_grid(run: Path) -> None:
     for step in (60, 80):
         write_grid(run, step, size=(138, 104))
     draw_animation(run, run / "training.gif")

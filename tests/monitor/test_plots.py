@@ -85,7 +85,7 @@ def test_a_wasserstein_run_has_its_scores_above_its_estimate() -> None:
     }
 
 
-def test_a_run_that_estimates_no_distance_has_one_panel_with_the_critics_loss_too() -> None:
+def test_a_run_without_an_estimate_has_one_panel_with_the_critics_loss() -> None:
     (axes,) = curves_figure(records([2, 4]), "hinge").axes
     assert list(curves(axes)) == [
         "critic on real images",

@@ -60,7 +60,7 @@ def test_a_restored_recorder_smooths_on_with_the_same_bits() -> None:
     assert found + [second.smooth(value) for value in values[7:]] == expected
 
 
-def test_speed_counts_images_steps_and_the_wait_for_data_since_the_last_time(clock: Clock) -> None:
+def test_speed_counts_images_steps_and_data_wait_since_the_last_log(clock: Clock) -> None:
     recorder = Recorder(0.9, CPU)
     clock.seconds += 5
     recorder.restart_clock()

@@ -44,7 +44,7 @@ def run_steps(directory: Path, first_step: int, end: int, value: float) -> None:
     sink.close()
 
 
-def test_after_resumes_tensorboard_shows_each_step_once_and_none_is_missing(tmp_path: Path) -> None:
+def test_tensorboard_shows_each_step_once_after_resumes(tmp_path: Path) -> None:
     run_steps(tmp_path, 1, 14, value=1.0)
     run_steps(tmp_path, 7, 11, value=2.0)
     run_steps(tmp_path, 9, 21, value=3.0)
@@ -53,7 +53,7 @@ def test_after_resumes_tensorboard_shows_each_step_once_and_none_is_missing(tmp_
     assert [step for step, _ in scalars(tmp_path, "lr")] == list(values)
 
 
-def test_curves_stay_whole_where_ids_of_processes_do_not_sort_as_their_starts_do(
+def test_curves_stay_whole_if_process_ids_are_not_in_order_of_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that is started again within a second, by a process whose id has a digit more."""
@@ -109,7 +109,7 @@ def test_weights_are_shown_against_the_box_that_holds_them(tmp_path: Path) -> No
     assert shown["free"].bucket_limit[-1] > 0.9
 
 
-def test_the_options_stand_in_the_run_itself_and_the_charts_have_their_layout(tmp_path: Path) -> None:
+def test_options_and_the_layout_of_charts_are_in_the_run_itself(tmp_path: Path) -> None:
     sink = TensorBoard(tmp_path, 1, {"speed": {"images": ["Multiline", ["^speed/images$"]]}})
     sink.options(
         0, {"seed": 3, "model.name": "dcgan", "data.classes": ["7"], "data.workers": None, "flip": True}

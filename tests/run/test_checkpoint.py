@@ -134,9 +134,9 @@ def rewrite(checkpoint: Checkpoint, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "wgan-checkpoint/2"}, "is of format 'wgan-checkpoint/2'; this version reads"),
-        ({"format": None}, "is of format None"),
-        ({"step": 3}, "is of step 3"),
+        ({"format": "wgan-checkpoint/2"}, "has the format 'wgan-checkpoint/2'; this version reads"),
+        ({"format": None}, "has the format None"),
+        ({"step": 3}, "contains step 3"),
         ({"files": None}, "manifest.json is damaged"),
         ({"files": {"critic.safetensors": 3}}, "does not list generator.safetensors, state.json"),
         ({"files": ["critic.safetensors"]}, "manifest.json is damaged"),
@@ -156,7 +156,7 @@ def test_a_checkpoint_with_the_name_of_another_step_is_not_used(tmp_path: Path) 
     shutil.rmtree(newer.path)
     found, (defect,) = newest_valid(tmp_path)
     assert found == older
-    assert "step_00000009 is of step 2" in defect
+    assert "step_00000009 contains step 2" in defect
 
 
 def test_a_manifest_names_no_file_outside_its_checkpoint(tmp_path: Path) -> None:
