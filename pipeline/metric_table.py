@@ -1,4 +1,4 @@
-"""The metrics of quality: one table from which everything else takes what it knows about a metric.
+"""The metrics of quality: one table with everything that other parts need to know about them.
 
 The config's rules, the tags and charts of TensorBoard, the help of `wgan evaluate`, plots, reports and the search for
 the best checkpoint all read it. docs/quality.md shows it, and a test compares the two. The functions are in
@@ -26,7 +26,7 @@ Better = Literal["higher", "lower"]
 
 @dataclass(frozen=True)
 class Needs:
-    """What has to be collected for a metric, of samples and of real images alike."""
+    """What a metric needs, of the samples and of the real images."""
 
     features: bool = False
     """Features (quality.features) of all images."""
@@ -66,16 +66,16 @@ class Metric:
     """What is known about a metric without measuring it."""
 
     name: str
-    """As in quality.metrics, without spaces."""
+    """As it is written in quality.metrics, without spaces."""
     title: str
-    """Of its panel in plots and reports."""
+    """The title of its panel in plots and reports."""
     better: Better | None
-    """Which values speak for better samples; None if both ends are bad."""
+    """Which values are better; None if neither higher nor lower ones are."""
     needs: Needs
     help: str
     """One line: what is measured, in which range or unit, and the paper."""
     shared_chart: str = ""
-    """The title of a TensorBoard chart that it shares with related metrics. It has one of its own without it."""
+    """The title of a TensorBoard chart that it shares with related metrics; "" if it has a chart of its own."""
 
     @property
     def chart(self) -> str:
@@ -215,7 +215,7 @@ def needs_of(names: Iterable[str]) -> Needs:
 
 
 def metric_of_tag(tag: str) -> Metric | None:
-    """The metric that a curve is of, such as fid for "quality/fid_pixels"; None for any other tag."""
+    """The metric of a curve, such as fid for "quality/fid_pixels"; None for any other tag."""
     if not tag.startswith(TAG_PREFIX):
         return None
     name = tag.removeprefix(TAG_PREFIX)
@@ -223,7 +223,7 @@ def metric_of_tag(tag: str) -> Metric | None:
 
 
 def title_of_tag(tag: str) -> str:
-    """The title of a panel for this curve: "Frechet distance (fid_pixels)"; the tag itself if it is of no metric."""
+    """The title of a panel for this curve: "Frechet distance (fid_pixels)"; the tag itself if it has no metric."""
     metric = metric_of_tag(tag)
     return f"{metric.title} ({tag.removeprefix(TAG_PREFIX)})" if metric else tag
 

@@ -24,7 +24,7 @@ class Section(NamedTuple):
     """A section of a config whose `name` may be an import path."""
 
     built_in: Any
-    """The annotation of the built-in kinds, told apart by `name`."""
+    """The annotation of the built-in kinds, whose discriminator is `name`."""
     base: type[Options]
     """What the options of a plug-in must be a subclass of."""
 

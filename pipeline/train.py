@@ -170,12 +170,12 @@ def _mark_failed(directory: RunDirectory, reason: str, exit_code: int) -> bool:
     try:
         return directory.mark("FAILED", reason, exit_code)
     except StorageError:
-        # The failure itself may be a full disk; the user is told of it in any case.
+        # The failure itself may be a full disk. The user sees the error in any case.
         return False
 
 
 def _train(run: RunContext, stop: StopSignals) -> TrainingResult:
-    """Train on this rank, and say failures of torch in terms of the run."""
+    """Train on this rank, and report failures of torch in terms of the run."""
     from pipeline.ranks.failures import memory_shortage, peer_losses
 
     with peer_losses(), memory_shortage(run.config.schedule.global_batch):
@@ -264,7 +264,7 @@ def _plain(value: Any) -> Any:
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """Let go of what the frames of an error, and of those that led to it, hold."""
+    """Release the objects in the frames of an error and of the errors that caused it."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

@@ -183,4 +183,4 @@ def test_a_sink_that_cannot_be_made_stops_the_run_at_once(
     code = EXAMPLES["my_sinks.py"].replace("        lines = ", "        1 / 0\n        lines = ")
     (tmp_path / "my_sinks.py").write_text(code)
     assert train(config, *SINK) == 2
-    assert "my_sinks:Csv cannot be made (ZeroDivisionError" in capfd.readouterr().err
+    assert "my_sinks:Csv cannot be created (ZeroDivisionError" in capfd.readouterr().err

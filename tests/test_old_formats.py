@@ -1,7 +1,7 @@
 """Files of every format version that this program has written stay usable, as CHANGELOG.md promises.
 
 `tests/old_formats` holds one small file set of each version, written by the program of its time: never write them
-again. A new format version gets a set of its own beside these.
+again. A new format version gets a set of its own.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def test_an_alarm_appears_once_on_console_in_tensorboard_and_in_its_file(
     (shown,) = events.Tensors("health/clip_saturation/text_summary")
     assert (shown.step, shown.tensor_proto.string_val[0].decode()) == (20, line["text"])
     more = ranks.run(1, [config, *options, "schedule.steps=60"])
-    assert "weights are clipped at each update" not in more.log(0), "a resumed run has said it"
+    assert "weights are clipped at each update" not in more.log(0), "a resumed run does not print it again"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The levers that make a training step faster, each of which can be added to a loop as a tutorial writes it.
+"""The levers that make a training step faster. Each can be added to a training loop as in a tutorial.
 
 `build_step` returns a step with any combination of them; the pipeline itself has all of them except bf16, which is an
 option.

@@ -122,7 +122,7 @@ class Row:
     seen: frozenset[Column] = frozenset()
     """The columns that detect a failure"""
     unexpected: Mapping[Column, str] = field(default_factory=dict)
-    """The columns that should have said something else, with the reason"""
+    """The columns with an unexpected figure, and the reason"""
 
 
 class OneProcess:

@@ -44,7 +44,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     run: Path = arguments.run
     config = load_options(run, arguments)
     if arguments.processes is not None and arguments.processes > 1 and not is_launched():
-        # What is wrong with checkpoints or shards is said once, before any rank starts.
+        # Mistakes in checkpoints or shards are reported once, before any rank starts.
         check_gpu_count(best_device(), arguments.processes)
         open_images(config, choose_checkpoints(run, arguments.checkpoint)).files.close()
         return launch(arguments.processes, "pipeline.cli", arguments.words)
@@ -205,7 +205,7 @@ def describe_other_images(checkpoint: Checkpoint, shards: ShardSet) -> str | Non
 
 
 def describe(evaluation: Evaluation, config: Config, arguments: argparse.Namespace) -> str:
-    """How many samples are compared with how many images, and by which features."""
+    """How many samples are compared with how many images, and with which features."""
     counts = evaluation.counts
     kind = "the moving average" if arguments.ema else "the generator"
     return (

@@ -1,4 +1,4 @@
-"""Checks of the paths that a command is told to write to, before it does any work."""
+"""Checks of the paths that a command will write to, before it does any work."""
 
 from __future__ import annotations
 

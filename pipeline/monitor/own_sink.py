@@ -1,4 +1,4 @@
-"""Sinks of a user's own, by import path, whose failures cost nothing but what they would have written."""
+"""Sinks that are plug-ins. If one fails, only what it would have written is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.plugins import load_plugin
 
 
 class OwnSink(Sink):
-    """A plug-in, any exception of which is a failed write: it is counted and reported, and training goes on."""
+    """A sink that is a plug-in. Its exceptions count as failed writes, which are reported and never stop training."""
 
     def __init__(self, options: SinkOptions, directory: Path, first_step: int) -> None:
         """`directory` is the run directory; steps from `first_step` on are new. Raises ConfigError."""
@@ -25,8 +25,8 @@ class OwnSink(Sink):
             self._sink: Sink = load_plugin("monitor.sinks", options.name)(options, directory, first_step)
         except Exception as error:
             raise ConfigError(
-                f"monitor.sinks: {options.name} cannot be made ({type(error).__name__}: {error}). Mend it, or leave it "
-                "out."
+                f"monitor.sinks: {options.name} cannot be created ({type(error).__name__}: {error}). Fix it or "
+                "remove it."
             ) from error
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""The curves of a run as a picture, and those of several runs over one another."""
+"""The curves of a run as a picture, and those of several runs in the same panels."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def draw_comparison(runs: Sequence[Path], target: Path) -> None:
     most = len(RUN_COLOURS) * len(RUN_LINES)
     if len(runs) > most:
         raise ConfigError(
-            f"{len(runs)} runs are too many for one picture: their lines could not be told apart. Name at most {most}."
+            f"{len(runs)} runs are too many for one picture: their lines would look the same. Name at most {most}."
         )
     names = distinct_names(runs)
     records = [read_records(RunDirectory(run).metrics) for run in runs]
@@ -96,10 +96,10 @@ def draw_comparison(runs: Sequence[Path], target: Path) -> None:
 def label_runs(
     names: Sequence[str], runs: Sequence[Sequence[Record]], samples: Sequence[int | None]
 ) -> list[str]:
-    """The runs' names, with what a reader of their comparison must know of them.
+    """The names of runs for the legend of their comparison.
 
-    That is how many samples their quality figures are of, where these counts differ: most figures depend on
-    the count. And that a run has none of the figures that are compared, so that nobody looks for its line.
+    If the runs' quality was measured with different numbers of samples, a label has this number, because most metrics
+    depend on it. The label of a run that has no curve says so.
     """
     counts = [count if quality_tags(run) else None for run, count in zip(runs, samples, strict=True)]
     compared = compared_figures(runs)
@@ -152,7 +152,7 @@ def panels_of(records: Sequence[Record]) -> list[Panel]:
 
 
 def curves_figure(records: Sequence[Record], title: str, alarms: Sequence[AlarmRecord] = ()) -> Figure:
-    """Scores and losses over the step; below them, where the run has them, its estimate and quality figures."""
+    """Scores and losses over the steps, and below them the estimate and the quality, if the run has them."""
     panels = panels_of(records)
     # Not through pyplot, which would choose a backend for the whole process and keep the figure alive.
     figure = Figure(figsize=(9, PANEL_HEIGHT * len(panels) + 0.3), dpi=120, layout="constrained")
@@ -180,7 +180,7 @@ def draw_panel(axes: Axes, records: Sequence[Record], panel: Panel, alarms: Sequ
 
 
 def comparison_figure(runs: Mapping[str, Sequence[Record]]) -> Figure:
-    """The curves of several runs, by their names, over one another: a panel for each figure that one of them has.
+    """The curves of several runs, by their names: a panel for each figure that at least one of them has.
 
     If none has a Wasserstein estimate or a quality figure, their losses are compared.
     """
@@ -212,7 +212,7 @@ def compared_figures(runs: Iterable[Sequence[Record]]) -> dict[str, str]:
 
 
 def run_styles(count: int) -> list[dict[str, Any]]:
-    """Colours and dashes by which up to 28 runs are told apart."""
+    """Colours and line styles, different for up to 28 runs."""
     styles = [{"color": colour, "linestyle": line} for line in RUN_LINES for colour in RUN_COLOURS]
     return styles[:count]
 
@@ -221,7 +221,7 @@ def _draw_points(
     axes: Axes, points: Sequence[tuple[int, float]], label: str, style: Mapping[str, Any]
 ) -> None:
     if points:
-        # A line between few points hides where they are, and of one point there is no line.
+        # With few points a line hides their positions, and a single point has no line.
         marker = "." if len(points) <= FEW_POINTS else ""
         axes.plot(*zip(*points, strict=True), label=label, **{"marker": marker, **style})
 
@@ -239,7 +239,7 @@ def _dress(axes: Axes, steps: Sequence[int]) -> None:
 def _add_legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        # Above the panel, where no curve can run under it.
+        # Above the panel, so that it covers no curve.
         axes.legend(
             handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(labels), frameon=False
         )
@@ -251,7 +251,7 @@ def _add_names(figure: Figure, names: Sequence[str], styles: Sequence[Mapping[st
     columns = max(1, min(len(names), LEGEND_CHARACTERS // (max(map(len, names)) + 8)))
     legend = figure.legend(handles, [""] * len(names), loc="outside upper left", ncols=columns, frameon=False)
     for text, name in zip(legend.get_texts(), names, strict=True):
-        # A legend takes "$" for mathematics and leaves out names that begin with "_", unless told so late.
+        # Set after the legend is made: it would parse "$" as mathematics and leave out names that begin with "_".
         text.set_parse_math(False)
         text.set_text(name)
 

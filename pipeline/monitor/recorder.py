@@ -39,7 +39,7 @@ class Recorder:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time within out of the figures of speed: it is no part of training."""
+        """Exclude the time within from the figures of speed, because it is not part of training."""
         started = time.perf_counter()
         yield
         self._since += time.perf_counter() - started

@@ -71,7 +71,7 @@ class TensorBoard(Sink):
             writer.add_text(name, text, step)
 
     def options(self, step: int, values: Mapping[str, Any]) -> None:
-        """As the hparams entry of the run itself, and the layout of the custom scalars beside it."""
+        """Write the hparams entry of the run itself, and the layout of its custom scalars."""
         plain = {name: value if type(value) in NUMBERS else str(value) for name, value in values.items()}
         with self._writing() as writer:
             if self._layout:

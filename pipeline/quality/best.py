@@ -11,7 +11,7 @@ from pipeline.options import QualityOptions
 
 
 def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether one value of a metric speaks for better samples than another. Raises ConfigError."""
+    """Whether `value` of a metric is better than `than`. Raises ConfigError for an unknown metric."""
     return value > than if find_metric(metric).better == "higher" else value < than
 
 

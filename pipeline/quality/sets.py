@@ -45,11 +45,11 @@ class RealSets(Remembering):
     training: Tensor
     """Features of all training images, float32 (count, dimensions); no rows if no metric needs held-out images"""
     held_out: Tensor
-    """Features of all held-out images, alike"""
+    """Features of all held-out images, float32 (count, dimensions); no rows if no metric needs them"""
     samples: int
     """How many generated images each evaluation compares."""
     seed: int
-    """For metrics that draw at random."""
+    """The seed of metrics that draw at random."""
 
 
 @dataclass(eq=False)

@@ -45,7 +45,7 @@ MOST_THREADS = 16
 def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Trainer:
     """A trainer at step 0, with fresh weights that are the same on all ranks, ready to be restored.
 
-    `first_step`, counted from 1, is the first that it will do and record. All ranks call it together; the caller
+    `first_step`, counted from 1, is the first step that it trains and records. All ranks call it together; the caller
     closes the trainer.
     """
     config, runtime = run.config, run.runtime

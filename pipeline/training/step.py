@@ -107,7 +107,7 @@ def train_critic(parts: StepParts, inputs: StepInputs) -> Result:
 
 
 def train_generator(parts: StepParts, inputs: StepInputs, seen: CriticBatch) -> Metrics:
-    """The generator's update, after the critic's, the last of which was on `seen`."""
+    """The generator's update. `seen` is the batch of the last critic update before it."""
     return generator_update(
         parts.generator,
         parts.critic.module,

@@ -67,7 +67,7 @@ class Trainer:
         return self.run.runtime
 
     def close(self) -> None:
-        """Write what the run's records still hold."""
+        """Write the records that are not yet written."""
         self.observer.close()
 
     @property
@@ -93,7 +93,7 @@ class Trainer:
             self.compare_ranks()
 
     def compare_ranks(self) -> None:
-        """Raise DivergenceError, naming tensors and ranks, unless all ranks hold the same state."""
+        """Raise DivergenceError, naming tensors and ranks, unless all ranks have the same state."""
         if self.runtime.world_size == 1:
             return
         tensors = self.state.flat_tensors()
@@ -101,7 +101,7 @@ class Trainer:
         if found:
             listed = "\n  ".join(f"{name} on rank {', '.join(map(str, ranks))}" for name, ranks in found[:8])
             raise DivergenceError(
-                f"The ranks no longer hold the same state at step {self.state.counters.step}. Values differ in "
+                f"The ranks no longer have the same state at step {self.state.counters.step}. Values differ in "
                 f"{counted(len(found), 'tensor')}:\n  {listed}\nNothing was saved since the last comparison, in which "
                 "they were equal. The same command resumes from the last checkpoint; if this happens again, the memory "
                 "or the GPU of that rank may be faulty."

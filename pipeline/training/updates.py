@@ -86,8 +86,8 @@ def draw_fakes(
 ) -> Tensor:
     """Generated images for critic updates, without a graph: float32 (batch, channels, height, width).
 
-    latents: float32 (batch, latent), of one batch or of several that must not see one another. In training, batch norm
-    uses the statistics of each batch, or of each of its parts.
+    latents: float32 (batch, latent), of one batch or of several that are independent of each other. In training, batch
+    norm uses the statistics of each batch, or of each of its parts.
     """
     with grouped(generator, batches):
         return torch.cat([generator(latents[part]) for part, _, _ in parts(len(latents), micro_batch)])

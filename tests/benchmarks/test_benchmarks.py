@@ -97,7 +97,7 @@ def call(words: list[str], module: str, function: str, *more: Any) -> int:
 
 
 def call_memory(words: list[str]) -> int:
-    """The memory benchmark with all that it measures in this process, which torch need not be imported for anew."""
+    """The memory benchmark, run in this process, which has already imported torch."""
     sys.path.insert(0, BENCHMARKS)
     memory: Any = import_module("memory")
     target = Path(words[0]).with_name("found.json")

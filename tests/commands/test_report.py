@@ -79,7 +79,7 @@ def run(begun: Path) -> Path:
 
 
 def sections(page: str) -> dict[str, str]:
-    """The text of each section by its name, and of what stands above them as "head"."""
+    """The text of each section by its name, and the text above them as "head"."""
     head, *parts = re.split(r'<section id="', page.partition("<body")[2])
     named = {part.partition('"')[0]: part.partition(">")[2] for part in parts}
     return {name: text_of(part) for name, part in {"head": head.partition(">")[2], **named}.items()}

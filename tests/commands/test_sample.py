@@ -60,7 +60,7 @@ def test_numbers_within_the_bound_are_not_redrawn() -> None:
     free, cut = latents(256, seed=4), latents(256, seed=4, truncation=0.7)
     is_inside = free.abs() <= 0.7
     assert torch.equal(free[is_inside], cut[is_inside])
-    assert len(cut.unique()) == cut.numel(), "those outside are drawn anew, not cut off"
+    assert len(cut.unique()) == cut.numel(), "values outside are drawn again, not clipped"
 
 
 def test_a_truncated_latent_does_not_depend_on_how_many_are_drawn() -> None:

@@ -1,4 +1,4 @@
-"""Ranks that no longer hold the same bits stop the run before anything is saved."""
+"""Ranks that no longer have the same bits stop the run before anything is saved."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_one_wrong_bit_on_one_rank_stops_both(
     assert "Values differ in 1 tensor:" in note["reason"]
     assert f"{group}/{name} on rank 1" in note["reason"]
     assert f"at step {STEP}" in note["reason"]
-    assert run.output.count("no longer hold the same state") == 1
+    assert run.output.count("no longer have the same state") == 1
     assert checkpoints(tmp_path / "run") == ["step_00000005"]
 
 

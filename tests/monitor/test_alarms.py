@@ -54,7 +54,7 @@ def test_what_is_wrong_is_said_once_when_it_has_lasted(name: str) -> None:
     with pytest.raises(AssertionError, match=text):
         raise AssertionError(alarm.text)
     assert log(alarms, {}, 3) == []
-    assert log(alarms, values, 50) == [], "a second time nothing is said"
+    assert log(alarms, values, 50) == [], "an alarm is given only once"
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -56,7 +56,7 @@ def test_the_animation_loops_and_holds_its_last_frame(run: Path) -> None:
 
 
 def test_frames_that_are_alike_stay_apart(run: Path) -> None:
-    """A generator that does not move is seen not to move: the strip below it goes on."""
+    """If the grids do not change, the frames still do: each has its step below the grid."""
     for step in range(1000, 5000, 1000):
         Image.new("RGB", (70, 70)).save(run / "samples" / f"step_{step:08d}.png")
     draw_animation(run, run / "training.gif")

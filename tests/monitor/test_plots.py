@@ -1,4 +1,4 @@
-"""Curves of a run and of several: what is drawn, and what is said if there is nothing to draw."""
+"""Curves of one run and of several: what is drawn, and the message if there is nothing to draw."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_runs_are_compared_panel_by_panel_in_one_colour_each() -> None:
     assert curves(quality) == {"first": [(4, 0.5)]}
     assert quality.get_title("left") == "sliced Wasserstein distance (swd)"
     assert smooth.lines[1].get_color() == normalized.lines[0].get_color() != quality.lines[0].get_color()
-    assert smooth.get_xlim() == quality.get_xlim(), "one run is as long as it looks beside the other"
+    assert smooth.get_xlim() == quality.get_xlim(), "all panels have the same range of steps"
 
 
 def test_the_legend_names_every_run_whatever_its_name() -> None:

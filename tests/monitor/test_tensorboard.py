@@ -94,7 +94,7 @@ def test_images_histograms_and_text_reach_tensorboard(tmp_path: Path) -> None:
 
 
 def test_weights_are_shown_against_the_box_that_holds_them(tmp_path: Path) -> None:
-    # As float32, 0.2 lies above the float64 of the same name.
+    # As float32, 0.2 is greater than as float64.
     clipped = torch.tensor([-0.2, 0.0, 0.1, 0.2, 0.2])
     sink = TensorBoard(tmp_path, 1)
     sink.histograms(
@@ -132,7 +132,7 @@ def test_options_and_the_layout_of_charts_are_in_the_run_itself(tmp_path: Path) 
 
 @pytest.fixture
 def full_disk(mount_disk: Callable[[str], Path]) -> Path:
-    """A file system of which 8 KiB are free."""
+    """A file system with 8 KiB of free space."""
     disk = mount_disk("size=64k")
     (disk / "filler").write_bytes(bytes(56 * 1024))
     return disk

@@ -37,8 +37,8 @@ def test_a_gradient_penalty_adds_a_forward_pass_and_a_double_backward() -> None:
     plain = step_flops(config(model=MLP), 8, 1)
     penalised = step_flops(config(model=MLP, objective={"name": "gradient_penalty"}), 8, 1)
     hidden = MLP_CRITIC - 2 * WIDTH
-    # The gradient's gradient goes back through the gradient's own products, of which the first has a constant
-    # in it, and through the hidden layers, but not to the images, whose gradient it already is.
+    # The double backward passes through the products of the first backward, one of them with a constant factor,
+    # and through the hidden layers, but not to the images, because it starts from their gradient.
     extra = 2 * MLP_CRITIC + (2 * MLP_CRITIC - 2 * WIDTH) + 2 * hidden - 2 * PIXELS * WIDTH
     assert penalised["critic updates"] == plain["critic updates"] + UPDATES * BATCH * extra
     assert penalised["fakes"] == plain["fakes"]

@@ -80,7 +80,7 @@ def blurred(digits: Digits) -> Tensor:
 
 
 def figures(digits: Digits, fake: Tensor) -> dict[str, float]:
-    """Every metric of samples (count, 64), beside the held-out images."""
+    """Every metric of samples (count, 64), compared with the held-out images."""
     real = digits.held_out
 
     def classes(images: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def draw(seed: int, count: int, dimensions: int = 3, shift: float = 0) -> Tensor
 
 
 def on_a_grid(seed: int, count: int) -> Tensor:
-    """Points of which many coincide, and whose distances are few: ties everywhere."""
+    """Points with many duplicates and few different distances, so that there are ties everywhere."""
     return torch.randint(0, 4, (count, 2), generator=torch.Generator().manual_seed(seed)).float()
 
 

@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance, against slow code of its own and on sets of which the answer is known."""
+"""The sliced Wasserstein distance, compared with slow code and on sets with a known answer."""
 
 from __future__ import annotations
 

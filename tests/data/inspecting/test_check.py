@@ -230,7 +230,7 @@ def test_unlisted_files_are_reported_but_are_not_defects(shards: Path) -> None:
 
 
 def repeated(repeats: dict[int, int], labels: list[int | None], classes: tuple[str, ...]) -> Given:
-    """Random images, some of which repeat others."""
+    """Random images, some of them duplicates."""
     pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 3), dtype=np.uint8)
     for copy, original in repeats.items():
         pixels[copy] = pixels[original]

@@ -1,4 +1,4 @@
-"""Archives: what is listed, and that nothing in them is trusted. Manipulated archives stand for malicious ones."""
+"""Archives: what is listed, and that nothing in them is trusted. Malicious archives are made for the tests."""
 
 from __future__ import annotations
 
