@@ -209,7 +209,9 @@ def test_doctor_ends_with_the_error_that_a_run_would(
     config: str, capsys: pytest.CaptureFixture[str], override: str, code: int, message: str
 ) -> None:
     assert main(["doctor", config, override]) == code
-    assert message in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert "torch threads" in shown.out, "the machine is shown in any case"
 
 
 @pytest.mark.parametrize(

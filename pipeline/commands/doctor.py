@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,15 +34,19 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from pipeline.config import load_config
 
-    sections = {"versions": _versions(), "machine": _machine(), "ranks": _ranks()}
-    if arguments.config is not None:
-        config = load_config(arguments.config, arguments.overrides)
-        sections[f"a run of {arguments.config} on this machine"] = _plan(config)
-    for title, lines in sections.items():
-        print(f"{title}\n" + "\n".join(f"  {name:14} {text}" for name, text in lines.items()))
+    # Printed at once, because they are also needed to find the cause if the config is refused.
+    for title, lines in {"versions": _versions(), "machine": _machine(), "ranks": _ranks()}.items():
+        _print_section(title, lines)
     if arguments.config is None:
         print("To see also what a run would use, name its config, for example: wgan doctor digits")
+    else:
+        config = load_config(arguments.config, arguments.overrides)
+        _print_section(f"a run of {arguments.config} on this machine", _plan(config))
     return 0
+
+
+def _print_section(title: str, lines: Mapping[str, str]) -> None:
+    print(f"{title}\n" + "\n".join(f"  {name:14} {text}" for name, text in lines.items()), flush=True)
 
 
 def _versions() -> dict[str, str]:

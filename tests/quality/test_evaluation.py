@@ -117,7 +117,8 @@ def test_what_cannot_be_measured_is_refused_on_every_rank(classifier: str, tmp_p
     )
     missing = str(tmp_path / "none.safetensors")
     assert all(
-        "none.safetensors is no file" in t for t in refuse(options(["modes"], classifier=missing), real())
+        f"There is no classifier at {missing}. Train one" in t
+        for t in refuse(options(["modes"], classifier=missing), real())
     )
 
 
