@@ -81,6 +81,12 @@ class Interrupted(PipelineError):  # noqa: N818 - a request, not an error
     exit_code = 130
 
 
+BY_NAME: dict[str, type[PipelineError]] = {
+    kind.__name__: kind for kind in (PipelineError, *PipelineError.__subclasses__())
+}
+"""The classes above by their names, which ranks send each other."""
+
+
 def describe(error: PipelineError) -> str:
     """The line that the user sees."""
     labels = {StopRequested: "stopped", Interrupted: "interrupted"}

@@ -136,8 +136,11 @@ class OneProcess:
     def gather(self, values: Tensor) -> Tensor:
         return values[None]
 
-    def gather_objects(self, value: Any) -> list[Any]:
-        return [value]
+    def broadcast(self, values: Tensor) -> Tensor:
+        return values
+
+    def gather_json(self, value: Any) -> list[Any]:
+        return [json.loads(json.dumps(value))]
 
     def all_agree(self, error: Exception | None) -> None:
         if error is not None:

@@ -168,7 +168,7 @@ def choose_together(run: Path, wanted: Sequence[str] | None, runtime: Runtime) -
         if runtime.is_main:
             steps = [checkpoint.step for checkpoint in choose_checkpoints(run, wanted)]
     directory = RunDirectory(run).checkpoints
-    return [Checkpoint(directory / f"step_{step:08d}", step) for step in runtime.gather_objects(steps)[0]]
+    return [Checkpoint(directory / f"step_{step:08d}", step) for step in runtime.gather_json(steps)[0]]
 
 
 def open_images(config: Config, checkpoints: Sequence[Checkpoint]) -> ShardSet:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.arguments import Commands, add_command, add_config, check_processes
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pipeline.data.format.manifest import Manifest
     from pipeline.options import Config, RuntimeOptions
 
 EXAMPLES = """\
@@ -65,7 +67,10 @@ def default_processes(options: RuntimeOptions) -> int:
 
 
 def check_before_ranks(config: Config, processes: int) -> None:
-    """Find the mistakes that need no ranks before any is started. Raises ConfigError or DataError."""
+    """Find the mistakes that need no ranks before any is started.
+
+    Raises ConfigError, DataError, or CheckpointError if the run was started with other options.
+    """
     from pipeline.data.format.shard_set import open_shards
     from pipeline.training.schedule import check_batches
 
@@ -74,8 +79,27 @@ def check_before_ranks(config: Config, processes: int) -> None:
             f"--processes {processes} contradicts runtime.processes: {config.runtime.processes}. Leave one of them out."
         )
     check_batches(config.schedule, processes)
-    open_shards(config.data).files.close()
+    shards = open_shards(config.data)
+    shards.files.close()
     if config.runtime.device != "cpu":
         from pipeline.ranks.devices import check_gpu_count, chosen_device
 
         check_gpu_count(chosen_device(config), processes)
+    check_resume(config, shards.manifest)
+
+
+def check_resume(config: Config, manifest: Manifest) -> None:
+    """Raise CheckpointError if there is a checkpoint, and ranks with these options could not resume from it."""
+    from pipeline.run.checkpoint import newest_valid
+    from pipeline.run.directory import RunDirectory
+    from pipeline.training.identity import check_identity, identity_of
+
+    checkpoint, _ = newest_valid(RunDirectory(Path(config.run_root) / config.name).checkpoints)
+    if checkpoint is None:
+        return
+    precision = config.precision or "float32"
+    if precision == "auto":
+        from pipeline.ranks.devices import chosen_device, fastest_precision
+
+        precision = fastest_precision(chosen_device(config))
+    check_identity(checkpoint, identity_of(config, manifest, precision))

@@ -90,7 +90,7 @@ class StepProfiler:
 
     def _finish(self) -> None:
         rates = measure_rates(self.run.runtime.device, self.run.runtime.precision)
-        everyones = self.run.runtime.gather_objects(rates)
+        everyones = self.run.runtime.gather_json(rates)
         with self.run.runtime.agreement():
             if self.run.runtime.is_main:
                 trace = read_trace(self._profiler)

@@ -26,7 +26,7 @@ from pipeline.quality.features.classifier import ClassifierFeatures
 from pipeline.quality.features.pixels import PixelFeatures
 from pipeline.quality.metrics import MOST_IMAGES, NEIGHBOURS, measure_all
 from pipeline.quality.neighbours import nearest
-from pipeline.quality.ranks import Ranks, on_all_ranks, on_main_rank
+from pipeline.quality.ranks import Ranks, on_all_ranks, on_main_rank, tensors_of_main_rank
 from pipeline.quality.sets import Collected, RealSets, Sets
 from pipeline.wording import counted
 
@@ -89,7 +89,7 @@ class Evaluation:
         """
         self._are_finite = True
         fake, real = self.samples(draw), self._collect_real_sets()
-        if not all(self._ranks.gather_objects(self._are_finite)):
+        if not all(self._ranks.gather_json(self._are_finite)):
             raise NonFiniteError(
                 "The generator draws images with values that are not finite (NaN or infinity), so no metric can "
                 "measure them. Evaluate an earlier checkpoint."
@@ -122,7 +122,9 @@ class Evaluation:
             self._check_same_on_all_ranks(self._neighbours_by)
         features = self._neighbours_by
         ours, training = features(samples).cpu(), self._training_features(features)
-        places = on_main_rank(self._ranks, lambda: nearest(ours, training, min(each, len(training)))[1])
+        (places,) = tensors_of_main_rank(
+            self._ranks, lambda: nearest(ours, training, min(each, len(training)))[1:]
+        )
         found = self._real.read(self._real.training[places.flatten().numpy()]).cpu()
         return torch.cat([samples.cpu()[:, None], found.view(*places.shape, *found.shape[1:])], 1)
 
@@ -175,13 +177,17 @@ class Evaluation:
         if options.features == "pixels":
             # One machine's directions for all: another machine may round differently and find others.
             batches = np.array_split(compared, -(-len(compared) // READ))
-            return on_main_rank(self._ranks, lambda: PixelFeatures.of(map(self._real.read, batches)))
+            return PixelFeatures(
+                *tensors_of_main_rank(
+                    self._ranks, lambda: PixelFeatures.of(map(self._real.read, batches)).tensors
+                )
+            )
         return on_all_ranks(self._ranks, lambda: load_features(options, self.classifier, self._ranks.device))
 
     def _check_same_on_all_ranks(self, features: Features) -> None:
         """Raise ConfigError unless all ranks compare by the same weights, wherever each has its files."""
         ours = [features.name, *([] if self.classifier is None else [self.classifier.name])]
-        first, *others = self._ranks.gather_objects(", ".join(dict.fromkeys(ours)))
+        first, *others = self._ranks.gather_json(", ".join(dict.fromkeys(ours)))
         for rank, theirs in enumerate(others, 1):
             if theirs != first:
                 raise ConfigError(

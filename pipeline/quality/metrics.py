@@ -83,7 +83,8 @@ MEASURES: dict[str, Measure] = {
 
 def measure_all(names: Iterable[str], sets: Sets) -> dict[str, float]:
     """The figures of these metrics, in their order."""
-    return {name: _measure_named(name)(sets) for name in names}
+    # A metric of a plug-in may return a number of NumPy or PyTorch.
+    return {name: float(_measure_named(name)(sets)) for name in names}
 
 
 def _measure_named(name: str) -> Measure:

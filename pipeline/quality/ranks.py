@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from pipeline.errors import PipelineError
 
 SECONDS_BETWEEN_MEETINGS = 1.0
+DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8)}
+"""Those of tensors that the main rank sends, by the names that it sends with them."""
 
 Result = TypeVar("Result")
 
@@ -28,7 +30,9 @@ class Ranks(Protocol):
 
     def gather(self, values: Tensor) -> Tensor: ...
 
-    def gather_objects(self, value: Any) -> list[Any]: ...
+    def gather_json(self, value: Any) -> list[Any]: ...
+
+    def broadcast(self, values: Tensor) -> Tensor: ...
 
     def all_agree(self, error: Exception | None) -> None: ...
 
@@ -46,15 +50,26 @@ def on_all_ranks(ranks: Ranks, find: Callable[[], Result]) -> Result:
 
 
 def on_main_rank(ranks: Ranks, find: Callable[[], Result]) -> Result:
-    """What the main rank finds, on all ranks. They meet every second, so that no rank runs into its time limit."""
+    """What the main rank finds, on all ranks, as JSON returns it. An error there is raised on all of them."""
+    found: Result = ranks.gather_json(_find_on_main_rank(ranks, find))[0]
+    return found
+
+
+def tensors_of_main_rank(ranks: Ranks, find: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+    """The tensors that the main rank finds, on all ranks, in host memory. An error there is raised on all of them."""
+    found = _find_on_main_rank(ranks, find) or []
+    kinds = ranks.gather_json([(list(tensor.shape), str(tensor.dtype)) for tensor in found])[0]
+    buffers = found if ranks.is_main else [torch.empty(shape, dtype=DTYPES[dtype]) for shape, dtype in kinds]
+    return [ranks.broadcast(buffer) for buffer in buffers]
+
+
+def _find_on_main_rank(ranks: Ranks, find: Callable[[], Result]) -> Result | None:
+    """What the main rank finds, on it alone. All ranks meet every second, so that none runs into its time limit."""
     with ThreadPoolExecutor(1) as pool:
         work = pool.submit(find) if ranks.is_main else None
         is_done = False
         while not is_done:
             if work is not None:
                 wait([work], SECONDS_BETWEEN_MEETINGS)
-            is_done = ranks.gather_objects(work is not None and work.done())[0]
-    found: Result = ranks.gather_objects(
-        on_all_ranks(ranks, lambda: None if work is None else work.result())
-    )[0]
-    return found
+            is_done = ranks.gather_json(work is not None and work.done())[0]
+    return on_all_ranks(ranks, lambda: None if work is None else work.result())

@@ -37,6 +37,7 @@ from pipeline.ranks import devices, meeting
 from pipeline.ranks.failures import as_meeting_failure
 from pipeline.ranks.host_memory import keep_freed_memory
 from pipeline.ranks.launcher import follow_launcher
+from pipeline.ranks.messages import decode, decode_error, encode, encode_error
 from pipeline.ranks.speaker import has_launcher
 
 PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -219,13 +220,24 @@ class Runtime:
         dist.all_gather(rows, values, group=self._control)
         return torch.stack(rows)
 
-    def gather_objects(self, value: Any) -> list[Any]:
-        """All ranks' small plain objects, by rank."""
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self._control)
+    def broadcast(self, values: Tensor) -> Tensor:
+        """Rank 0's tensor, on the host of all ranks. The others give any tensor of its shape and dtype."""
+        values = values.cpu().contiguous()
+        if self.world_size > 1:
+            dist.broadcast(values, 0, group=self._control)
         return values
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """All ranks' small values, by rank, as JSON returns them: a tuple comes back as a list.
+
+        Nothing that arrives is unpickled. Raises PeerLostError if it is not JSON.
+        """
+        ours = encode(value)
+        lengths = self.gather(torch.tensor([len(ours)])).flatten().tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        padded[: len(ours)] = ours
+        rows = self.gather(padded)
+        return [decode(rows[rank, :length], rank) for rank, length in enumerate(lengths)]
 
     def vote(self, flag: bool) -> Callable[[], bool]:
         """Ask all ranks, without waiting; the result says whether any of them gave True."""
@@ -242,13 +254,13 @@ class Runtime:
 
     def all_agree(self, error: Exception | None) -> None:
         """Raise on every rank if any rank has an error: its own where it has one, else a short note."""
-        errors = self.gather_objects(None if error is None else (type(error), str(error)))
+        errors = self.gather_json(encode_error(error))
         if error is not None:
             raise error
         for rank, failure in enumerate(errors):
             if failure is not None:
-                kind, message = failure
-                raise (kind if issubclass(kind, PipelineError) else RuntimeError)(f"rank {rank}: {message}")
+                name, message = failure
+                raise decode_error(name, message, rank)
 
     @contextmanager
     def agreement(self) -> Iterator[None]:

@@ -20,17 +20,19 @@ import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from pipeline.durable import advice, storage_errors, sync_directory
 from pipeline.errors import CheckpointError, StorageError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+# Importing torch takes seconds, and finding checkpoints does not need it.
+
 FORMAT = "wgan-checkpoint/1"
-Tensors = dict[str, Tensor]
+Tensors: TypeAlias = "dict[str, Tensor]"
 NAME = re.compile(r"^step_(\d{8,})$")
 
 
@@ -54,8 +56,10 @@ class Checkpoint:
 
     def tensors(self, group: str) -> Tensors:
         """One group of tensors by name, in host memory. Raises CheckpointError if the file cannot be read."""
+        from safetensors.torch import load_file
+
         try:
-            return safetensors.torch.load_file(self.path / f"{group}.safetensors")
+            return load_file(self.path / f"{group}.safetensors")
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{self.path / group}.safetensors cannot be read: {error}. If the run uses several machines, run_root "
@@ -67,6 +71,8 @@ def save_checkpoint(
     directory: Path, step: int, groups: dict[str, Tensors], facts: dict[str, Any]
 ) -> Checkpoint:
     """Write a checkpoint of this step completely, or not at all. Raises StorageError."""
+    from safetensors.torch import save
+
     final, temporary = directory / f"step_{step:08d}", directory / f".tmp_step_{step:08d}"
     try:
         _remove_leftovers(directory)
@@ -74,9 +80,7 @@ def save_checkpoint(
         sizes = {}
         for name, tensors in groups.items():
             host = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            sizes[f"{name}.safetensors"] = _write(
-                temporary / f"{name}.safetensors", safetensors.torch.save(host)
-            )
+            sizes[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", save(host))
         sizes["state.json"] = _write(temporary / "state.json", _json(facts))
         _write(temporary / "manifest.json", _json({"format": FORMAT, "step": step, "files": sizes}))
         sync_directory(temporary)

@@ -214,7 +214,7 @@ def build_images(run: RunContext, reader: ShardReader) -> ShardReader | Resident
     with runtime.agreement():
         choice = choose_cache(wanted, size, runtime.local_world_size, runtime.device)
     # Ranks can see different amounts of free memory; the choice of the one with the least works on all.
-    cache, reason = max(runtime.gather_objects(choice), key=lambda found: CACHES.index(found[0]))
+    cache, reason = max(runtime.gather_json(choice), key=lambda found: CACHES.index(found[0]))
     run.say(f"cache: {cache} ({reason})")
     if cache == "none":
         return reader
@@ -222,7 +222,7 @@ def build_images(run: RunContext, reader: ShardReader) -> ShardReader | Resident
         rank=runtime.local_rank,
         size=runtime.local_world_size,
         first_rank=runtime.rank - runtime.local_rank,
-        exchange=runtime.gather_objects,
+        exchange=runtime.gather_json,
         all_agree=runtime.all_agree,
     )
     images = decode_all(reader, node, runtime.is_main)

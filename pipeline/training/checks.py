@@ -8,13 +8,14 @@ from typing import Any
 
 from pipeline.config import flatten
 from pipeline.data.format.manifest import Manifest, check_hashes
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import ConfigError
 from pipeline.options import Config
 from pipeline.quality.best import Best
 from pipeline.ranks.runtime import Runtime
 from pipeline.run.checkpoint import Checkpoint
 from pipeline.training.context import RunContext
 from pipeline.training.describe import describe_ending
+from pipeline.training.identity import check_identity
 from pipeline.training.profile_window import choose_window
 from pipeline.training.resume import find_checkpoint
 from pipeline.training.schedule import check_batches
@@ -73,10 +74,10 @@ def check_same_on_all_ranks(config: Config, identity: Mapping[str, Any], runtime
 
     Each machine reads its own config, and DDP would make equal weights of unequal runs.
     """
-    ours = {**flatten(config.model_dump(mode="json")), **identity}
-    for name in OF_EACH_MACHINE:
-        del ours[name]
-    for rank, theirs in enumerate(runtime.gather_objects(ours)):
+    options = {**flatten(config.model_dump(mode="json")), **identity}
+    everyones = runtime.gather_json({k: v for k, v in options.items() if k not in OF_EACH_MACHINE})
+    ours = everyones[runtime.rank]
+    for rank, theirs in enumerate(everyones):
         differences = [
             f"{name} is {theirs.get(name)} on rank {rank} and {value} on rank {runtime.rank}"
             for name, value in ours.items()
@@ -121,22 +122,6 @@ def check_data(run: RunContext) -> None:
     share = shards.manifest.shards[runtime.local_rank :: runtime.local_world_size]
     with runtime.agreement():
         check_hashes(shards.directory, share, show_progress=runtime.is_main)
-
-
-def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, listing what differs, unless the checkpoint was made by the same options."""
-    saved = checkpoint.facts()["identity"]
-    differences = [
-        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {ours.get(name, 'absent')} now"
-        for name in sorted(saved.keys() | ours.keys())
-        if saved.get(name, "absent") != ours.get(name, "absent")
-    ]
-    if differences:
-        raise CheckpointError(
-            f"{checkpoint.path} was saved by a run with other options, so it cannot be resumed with these:\n  "
-            + "\n  ".join(differences)
-            + "\nSet these options back, or choose another name for the new run."
-        )
 
 
 def square_resolution(manifest: Manifest) -> int:

@@ -7,37 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pipeline.config import flatten
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.noise import RankRows
-from pipeline.option_plugins import versions
 from pipeline.options import Config
 from pipeline.ranks.runtime import Runtime
 from pipeline.run.directory import RunDirectory
-
-FREE = (
-    "name",
-    "run_root",
-    "precision",
-    "data.shards",
-    "data.cache",
-    "data.workers",
-    "data.verify",
-    "data.remote",
-    "schedule.steps",
-    "monitor",
-    "quality",
-    "checkpoint",
-    "runtime",
-    "profile",
-    "init_from.generator",
-    "init_from.critic",
-)
-"""Options that a resumed run may change. `precision` is compared as the device resolved it.
-
-`schedule.micro_batch` may change too, unless batch norm takes statistics of each micro-batch, or spectral norm
-takes a power iteration in each forward pass.
-"""
+from pipeline.training.identity import identity_of
 
 
 def print_line(text: str) -> None:
@@ -60,22 +35,8 @@ class RunContext:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that must be equal for a checkpoint to be resumed, by dotted name, as plain JSON values."""
-        model, manifest = self.config.model, self.shards.manifest
-        counts_passes = "batch" in (model.generator_norm, model.critic_norm) or model.spectral_norm
-        free = FREE if counts_passes else (*FREE, "schedule.micro_batch")
-        options = {
-            path: value
-            for path, value in flatten(self.config.model_dump(mode="json")).items()
-            if not any(path == name or path.startswith(name + ".") for name in free)
-        }
-        return {
-            **options,
-            "precision": self.runtime.precision,
-            "images": [manifest.channels, *manifest.resolution],
-            "data.manifest": manifest.sha256,
-            **versions(self.config),
-        }
+        """What must be equal for a checkpoint to be resumed, by dotted name, as JSON values."""
+        return identity_of(self.config, self.shards.manifest, self.runtime.precision)
 
     @cached_property
     def rows(self) -> RankRows:

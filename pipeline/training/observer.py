@@ -189,7 +189,7 @@ class Observer:
 
     def _ranks_where(self, is_here: bool) -> str:
         """On which ranks `is_here` holds, as the end of a clause. All ranks call it together."""
-        found = [rank for rank, is_there in enumerate(self.runtime.gather_objects(is_here)) if is_there]
+        found = [rank for rank, is_there in enumerate(self.runtime.gather_json(is_here)) if is_there]
         if self.runtime.world_size == 1:
             return ""
         if len(found) == self.runtime.world_size:

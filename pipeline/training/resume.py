@@ -31,7 +31,7 @@ def find_checkpoint(run: RunContext) -> Checkpoint | None:
     with runtime.agreement():
         if runtime.is_main:
             checkpoint = _find_checkpoint(directory)
-    step = runtime.gather_objects(checkpoint.step if checkpoint else None)[0]
+    step = runtime.gather_json(checkpoint.step if checkpoint else None)[0]
     return None if step is None else Checkpoint(directory / f"step_{step:08d}", step)
 
 

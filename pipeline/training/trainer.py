@@ -138,7 +138,7 @@ class Trainer:
                 prune(self.run.directory.checkpoints, options.keep_last, options.keep_every, best.kept_steps)
         except StorageError as failure:
             error = failure
-        outcomes = self.runtime.gather_objects((is_saved, error is not None))
+        outcomes = self.runtime.gather_json((is_saved, error is not None))
         if is_best and not all(is_saved for is_saved, _ in outcomes):
             best.take_back()
         has_failed = any(has_failed for _, has_failed in outcomes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -46,7 +47,10 @@ class Rank:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def gather_objects(self, value: Any) -> list[Any]:
+    def gather_json(self, value: Any) -> list[Any]:
+        return [json.loads(text) for text in self._exchange(json.dumps(value))]
+
+    def _exchange(self, value: Any) -> list[Any]:
         self.together.values[self.rank] = value
         self.together.barrier.wait(120)
         found = list(self.together.values)
@@ -54,10 +58,15 @@ class Rank:
         return found
 
     def gather(self, values: Tensor) -> Tensor:
-        return torch.stack(self.gather_objects(values))
+        return torch.stack(self._exchange(values))
+
+    def broadcast(self, values: Tensor) -> Tensor:
+        found: Tensor = self._exchange(values)[0]
+        assert (values.shape, values.dtype) == (found.shape, found.dtype)
+        return found
 
     def all_agree(self, error: Exception | None) -> None:
-        if any(self.gather_objects(error is not None)):
+        if any(self.gather_json(error is not None)):
             raise error or RuntimeError("another rank")
 
 

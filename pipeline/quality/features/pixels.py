@@ -50,6 +50,11 @@ class PixelFeatures:
         _, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
         return cls((shift + mean).float(), directions.flip(1)[:, :MOST_DIMENSIONS].float().contiguous())
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """All that these features are made of: another process makes the same ones from it."""
+        return self.mean, self.directions
+
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (count, channels, height, width) to float32 (count, up to 64)."""
         return (_pixels(images) - self.mean.to(images.device)) @ self.directions.to(images.device)

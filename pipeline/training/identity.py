@@ -1,0 +1,72 @@
+"""What must be equal for a checkpoint to be resumed. Imports no torch, so that `wgan train` can compare it early."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config import flatten
+from pipeline.data.format.manifest import Manifest
+from pipeline.errors import CheckpointError
+from pipeline.option_plugins import versions
+from pipeline.options import Config
+from pipeline.run.checkpoint import Checkpoint
+
+FREE = (
+    "name",
+    "run_root",
+    "precision",
+    "data.shards",
+    "data.cache",
+    "data.workers",
+    "data.verify",
+    "data.remote",
+    "schedule.steps",
+    "monitor",
+    "quality",
+    "checkpoint",
+    "runtime",
+    "profile",
+    "init_from.generator",
+    "init_from.critic",
+)
+"""Options that a resumed run may change. `precision` is compared as the device resolved it.
+
+`schedule.micro_batch` may change too, unless batch norm takes statistics of each micro-batch, or spectral norm
+takes a power iteration in each forward pass.
+"""
+
+
+def identity_of(config: Config, manifest: Manifest, precision: str) -> dict[str, Any]:
+    """The identity of a run, by dotted name, as JSON values. `precision` is what the device computes in."""
+    model = config.model
+    counts_passes = "batch" in (model.generator_norm, model.critic_norm) or model.spectral_norm
+    free = FREE if counts_passes else (*FREE, "schedule.micro_batch")
+    options = {
+        path: value
+        for path, value in flatten(config.model_dump(mode="json")).items()
+        if not any(path == name or path.startswith(name + ".") for name in free)
+    }
+    return {
+        **options,
+        "precision": precision,
+        "images": [manifest.channels, *manifest.resolution],
+        "data.manifest": manifest.sha256,
+        **versions(config),
+    }
+
+
+def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, listing what differs, unless the checkpoint was made by a run of this identity."""
+    saved = checkpoint.facts()["identity"]
+    differences = [
+        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {ours.get(name, 'absent')} now"
+        for name in sorted(saved.keys() | ours.keys())
+        if saved.get(name, "absent") != ours.get(name, "absent")
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{checkpoint.path} was saved by a run with other options, so it cannot be resumed with these:\n  "
+            + "\n  ".join(differences)
+            + "\nSet these options back, or choose another name for the new run."
+        )
