@@ -1,7 +1,7 @@
-"""Every way in which a command can stop early, each with its exit code.
+"""The errors that a user can act on, each with its exit code.
 
-A message says what was found, why that cannot work, and what to do. It is all that a user sees: a traceback means a
-defect of the program itself.
+A message says what was found, why that cannot work, and what to do. It is printed without a traceback: a traceback
+means a defect of the program.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ class PipelineError(Exception):
 
     exit_code: int = 1
     is_told: bool = False
-    """Whether the user was told of it, or of the error on another rank that caused it."""
+    """Whether the user was told of this error, or of the one on another rank that caused it"""
 
 
 class ConfigError(PipelineError):
@@ -34,13 +34,13 @@ class CheckpointError(PipelineError):
 
 
 class NonFiniteError(PipelineError):
-    """A loss or a weight is NaN or infinite."""
+    """A loss, a metric or a weight is NaN or infinite."""
 
     exit_code = 5
 
 
 class PeerLostError(PipelineError):
-    """Another rank died, or did not answer within the time limit."""
+    """Another rank has ended, did not answer within the time limit, or sent something unreadable."""
 
     exit_code = 6
 
@@ -64,7 +64,7 @@ class RunLockedError(PipelineError):
 
 
 class DivergenceError(PipelineError):
-    """Ranks that must hold the same bits do not."""
+    """The ranks no longer hold the same weights, buffers or optimizer state."""
 
     exit_code = 10
 
@@ -81,13 +81,12 @@ class Interrupted(PipelineError):  # noqa: N818 - a request, not an error
     exit_code = 130
 
 
-BY_NAME: dict[str, type[PipelineError]] = {
-    kind.__name__: kind for kind in (PipelineError, *PipelineError.__subclasses__())
-}
-"""The classes above by their names, which ranks send each other."""
+KINDS: list[type[PipelineError]] = [PipelineError, *PipelineError.__subclasses__()]
+BY_NAME = {kind.__name__: kind for kind in KINDS}
+"""The classes above by their names, which ranks send each other"""
 
 
 def describe(error: PipelineError) -> str:
-    """The line that the user sees."""
+    """The text that is printed for an error."""
     labels = {StopRequested: "stopped", Interrupted: "interrupted"}
     return f"{labels.get(type(error), f'error (exit {error.exit_code})')}: {error}"

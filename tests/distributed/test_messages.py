@@ -15,7 +15,7 @@ EVERYTHING = [
     "schedule.steps=8",
     "checkpoint.every=4",
     "data.cache=host",
-    "data.validation=100",
+    "data.validation=0.1",
     "quality.every=4",
     "quality.samples=128",
     "quality.metrics=[fid,copied]",
@@ -57,7 +57,7 @@ def answer_with_a_pickle(arguments: list[str], canary: str) -> int:
 def test_ranks_train_and_evaluate_without_unpickling(ranks: Ranks, config: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     ranks.run(2, [config, *EVERYTHING], target=run_without_pickles, extra=["pipeline.train"])
-    assert "quality/copied_pixels" in read_metrics(run)[-1]
+    assert any(name.startswith("quality/copied") for name in read_metrics(run)[-1])
     words = ["evaluate", str(run), "--metrics", "swd", "--samples", "128", "--neighbours"]
     ranks.run(2, words, target=run_without_pickles, extra=["pipeline.cli"])
     assert list((run / "samples").glob("*-neighbours-*.png"))
