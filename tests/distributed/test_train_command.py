@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipeline.cli import main
-from tests.ranks import PATIENCE, Ranks, checkpoints, read_note, wait_until
+from tests.ranks import PATIENCE, Ranks, checkpoints, newest, read_note, wait_until
 
 ROOT = Path(__file__).parents[2]
 LONG = ["schedule.steps=100000", "checkpoint.every=5"]
@@ -85,9 +85,7 @@ def test_two_ranks_train_and_leave_no_temporary_file(
     words: list[str], start: Start, config: str, temporary: Path, tmp_path: Path
 ) -> None:
     for name in ("pipeline", "torch", "accelerate", "typing"):
-        (tmp_path / f"{name}.py").write_text(
-            "raise SystemExit('a file of the user took the place of a module')"
-        )
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user was imported')")
     relative = [Path(config).name, "run_root=runs"]
     code, output, errors = finish(start(*relative, "schedule.steps=2", *words))
     assert code == 0, errors
@@ -119,7 +117,7 @@ def test_a_signal_saves_and_ends_with_75_and_one_line(
 
 
 @pytest.mark.slow
-def test_what_ranks_find_is_told_once_and_keeps_its_code(
+def test_an_error_of_the_ranks_is_printed_once_with_its_code(
     start: Start, ranks: Ranks, config: str, temporary: Path, tmp_path: Path
 ) -> None:
     first = ranks.start(1, [config, *LONG])
@@ -146,7 +144,7 @@ def test_a_killed_rank_is_named_with_its_signal(start: Start, config: str, tmp_p
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_all_ranks_at_once(start: Start, config: str, tmp_path: Path) -> None:
-    """Ranks that do not get on with their save, because one of them does nothing any more."""
+    """The ranks cannot save, because one of them is suspended."""
     process = start(config, *LONG, "--processes", "2")
     ranks = wait_for_save(process, tmp_path / "run")
     ranks[1].suspend()
@@ -185,3 +183,38 @@ def test_mistakes_that_need_no_ranks_are_found_before_they_start(
     told = capsys.readouterr().err
     assert told.count("error (exit") == 1
     assert message in told
+
+
+def test_other_options_than_the_checkpoints_are_found_before_ranks_start(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", config, "schedule.steps=2"]) == 0
+    note = read_note(tmp_path / "run", "DONE")
+    launched = list[list[str]]()
+
+    def launch(processes: int, module: str, words: list[str]) -> int:
+        launched.append(words)
+        return 0
+
+    monkeypatch.setattr("pipeline.ranks.launcher.launch", launch)
+    pair = ["train", config, "--processes", "2"]
+    capsys.readouterr()
+    assert main([*pair, "model.width=16", "precision=bf16"]) == 4
+    told = capsys.readouterr().err
+    assert told.count("error (exit") == 1
+    assert "model.width: 8 in the checkpoint, 16 now" in told
+    assert "precision: float32 in the checkpoint, bf16 now" in told
+    assert launched == []
+    assert read_note(tmp_path / "run", "DONE") == note
+    assert main([*pair, "schedule.steps=4"]) == 0
+    assert len(launched) == 1
+    # A damaged checkpoint is left to the ranks, which use an earlier one or report it.
+    (newest(tmp_path / "run") / "generator.safetensors").unlink()
+    assert main([*pair, "model.width=16"]) == 0
+    assert len(launched) == 2
+
+
+def test_checkpoints_are_compared_without_importing_torch() -> None:
+    program = "import sys, pipeline.commands.train, pipeline.training.identity; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
