@@ -85,7 +85,9 @@ def _save_when_told(file: str) -> int:
 def _describe(file: str) -> None:
     """Write down what this process sees."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "GLOO_SOCKET_IFNAME")
+    compiled = os.environ["TORCHINDUCTOR_CACHE_DIR"]
     facts = {
+        "compiled": [compiled, Path(compiled).stat().st_mode & 0o777],
         "environment": {name: os.environ[name] for name in names},
         "path": sys.path,
         "folder": str(Path.cwd()),

@@ -14,12 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -91,6 +91,8 @@ class Launch:
     """The ranks that reported an error or ended with one, in this order."""
     stopped_by: signal.Signals | None = None
     """The first signal that asked the launcher to stop."""
+    _compiled: TemporaryDirectory[str] = field(default_factory=lambda: TemporaryDirectory(prefix="wgan-"))
+    """For code that torch.compile makes: it loads what it finds, so only this user may write there."""
     _stopped_at: float = 0.0
     _deadline: float | None = None
 
@@ -113,10 +115,15 @@ class Launch:
             os.close(rank.pipe)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._compiled.cleanup()
 
     def _start(self) -> None:
         with socket.create_server((LOOPBACK, 0), backlog=self.processes) as meeting:
-            environment = rank_environment(self.processes, meeting.getsockname()[1])
+            environment = {
+                # Importing torch creates this directory. Its default stays in the temporary directory.
+                "TORCHINDUCTOR_CACHE_DIR": self._compiled.name,
+                **rank_environment(self.processes, meeting.getsockname()[1]),
+            }
             for number in range(self.processes):
                 if self.stopped_by is None:
                     self.ranks.append(self._start_rank(number, environment, meeting.fileno()))
@@ -254,8 +261,6 @@ def rank_environment(processes: int, port: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(share),
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
-        # Importing torch makes a folder for torch.compile, which ranks do not use. This one exists.
-        "TORCHINDUCTOR_CACHE_DIR": tempfile.gettempdir(),
     }
     return {
         **defaults,

@@ -1,4 +1,4 @@
-"""The launcher: how ranks start, how they end, and that the user is told of it once. With real processes."""
+"""The launcher with real processes: how ranks start and end, and that an error is printed once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def wait_for_files(*files: Path) -> None:
     wait_until(lambda: all(file.exists() for file in files))
 
 
-def test_ranks_that_end_well_make_a_launch_that_does(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_launch_ends_with_0_if_all_ranks_do(capfd: pytest.CaptureFixture[str]) -> None:
     assert launch(3, PROGRAM, ["exit:0"] * 3) == 0
     assert capfd.readouterr() == ("", "")
 
@@ -83,7 +83,7 @@ def test_ranks_that_end_well_make_a_launch_that_does(capfd: pytest.CaptureFixtur
         (["exit:3", "refuse_late:a is missing"], 3, "error (exit 3): a is missing"),
     ],
 )
-def test_the_first_cause_is_told_once_and_gives_the_exit_code(
+def test_the_first_cause_is_printed_once_and_gives_the_exit_code(
     words: list[str], code: int, text: str | None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert launch(len(words), PROGRAM, words) == code
@@ -185,7 +185,7 @@ def test_ranks_do_not_outlive_a_launcher_that_is_killed(
     assert [file.read_text() for file in files] == ["SIGTERM"] * 2
 
 
-def test_no_file_where_the_user_is_takes_a_modules_place(
+def test_files_in_the_working_directory_do_not_replace_modules(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     for name in ("pipeline", "torch", "accelerate", "signal", "tests"):
@@ -205,7 +205,7 @@ def test_no_file_where_the_user_is_takes_a_modules_place(
     assert facts["arguments"] == [f"describe:{out}"]
 
 
-def test_each_rank_knows_its_place_on_this_machine(tmp_path: Path) -> None:
+def test_each_rank_gets_its_rank_and_the_world_size(tmp_path: Path) -> None:
     files = [tmp_path / f"{rank}.json" for rank in range(2)]
     assert launch(2, PROGRAM, [f"describe:{file}" for file in files]) == 0
     for rank, file in enumerate(files):
@@ -220,7 +220,7 @@ def test_each_rank_knows_its_place_on_this_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_meet_on_this_machine_alone(tmp_path: Path) -> None:
+def test_ranks_listen_on_this_machine_only(tmp_path: Path) -> None:
     files = [tmp_path / f"{rank}.json" for rank in range(3)]
     assert launch(3, PROGRAM, [f"meet:{file}" for file in files]) == 0
     for file in files:
@@ -241,6 +241,22 @@ def test_a_launch_leaves_nothing_in_the_temporary_directory(
     assert launch(2, PROGRAM, [f"meet:{tmp_path / str(rank)}" for rank in range(2)]) == 0
     assert launch(2, PROGRAM, ["refuse:a", "exit:0"]) == 3
     assert list(folder.iterdir()) == []
+
+
+def test_compiled_code_comes_from_a_private_directory_that_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    files = [tmp_path / f"{rank}.json" for rank in range(2)]
+    assert launch(2, PROGRAM, [f"describe:{file}" for file in files]) == 0
+    first, second = (json.loads(file.read_text())["compiled"] for file in files)
+    assert first == second
+    assert first[1] == 0o700
+    assert not Path(first[0]).exists()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert launch(1, PROGRAM, [f"describe:{files[0]}"]) == 0
+    assert json.loads(files[0].read_text())["compiled"][0] == str(tmp_path), "the user's choice"
+    assert tmp_path.exists()
 
 
 def test_a_launch_leaves_handlers_and_descriptors_as_they_were() -> None:
