@@ -1,19 +1,21 @@
-# The pipeline on CUDA or the CPU. torch's wheels bring their own CUDA libraries; the host needs NVIDIA's driver
-# and container toolkit.
+# The `wgan` command in a container, on GPUs or the CPU. The host needs NVIDIA's driver and container toolkit for GPUs;
+# torch's packages bring their own CUDA libraries.
 #
-#   docker build -t wgan-pipeline .
-#   docker run --rm --gpus all --ipc=host -v "$PWD/data:/app/data" -v "$PWD/runs:/app/runs" wgan-pipeline \
-#     --num_processes 8 --multi_gpu -m pipeline.train mnist
-#   docker run --rm -v "$PWD/data:/app/data" --entrypoint wgan wgan-pipeline shards make digits data/digits
+#   docker build --tag wgan-pipeline --build-arg UID=$(id -u) .
+#   docker run --rm -v "$PWD/data:/app/data" wgan-pipeline shards make digits data/digits
+#   docker run --rm --gpus all --ipc=host --stop-timeout 120 \
+#     -v "$PWD/data:/app/data" -v "$PWD/runs:/app/runs" wgan-pipeline train digits
 #
-# /app/data and /app/runs must be writable for user 1000 (build with --build-arg UID=$(id -u) for another).
+# `wgan train` uses all GPUs that the container sees. `docker stop` asks the run to save, and kills it after the stop
+# timeout. UID is the user who may write to data and runs (default 1000). For several machines, start Accelerate with
+# `--entrypoint accelerate`, as launch/multi_node.sh does.
 FROM python:3.12-slim
 
 ARG UID=1000
 RUN useradd --uid "$UID" --create-home wgan && mkdir -p /app/data /app/runs && chown -R wgan /app
 WORKDIR /app
 
-# The dependencies alone first: they change seldom and are large.
+# The dependencies have a layer of their own: they are large and rarely change.
 COPY pyproject.toml README.md LICENSE ./
 RUN mkdir pipeline && touch pipeline/__init__.py \
  && pip install --no-cache-dir . \
@@ -28,5 +30,5 @@ RUN pip install --no-cache-dir --no-deps --editable . && rm -rf build
 
 USER wgan
 ENV PYTHONUNBUFFERED=1
-ENTRYPOINT ["accelerate", "launch"]
+ENTRYPOINT ["wgan"]
 CMD ["--help"]
