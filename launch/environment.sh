@@ -1,8 +1,8 @@
-# Sourced by demo.sh and test.sh: a virtual environment that holds the project and what it needs.
+# Activates a virtual environment with the project and its dependencies. demo.sh and test.sh source it.
 #
-# Inside an active virtual environment nothing is installed or changed. Outside one, .venv is made in the
-# project's directory, filled on the first run (about 5.5 GB: torch comes with its CUDA libraries) and again
-# whenever pyproject.toml changes.
+# If a virtual environment is active already, nothing is installed or changed. Otherwise .venv is created in the
+# project's directory. The project is installed into it on the first run (about 5.5 GB, because torch comes with its
+# CUDA libraries) and again when pyproject.toml has changed.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,15 +14,15 @@ find_python() {
       return
     fi
   done
-  echo "error: Python 3.11 or newer with its venv module is needed, and none was found." >&2
-  echo "Install it (on Debian: apt-get install python3 python3-venv) and run this again." >&2
+  echo "error: found no Python 3.11 or newer that has the venv module, so no environment can be created." >&2
+  echo "Install one (on Debian: apt-get install python3 python3-venv) and run this again." >&2
   return 1
 }
 
 if [ -z "${VIRTUAL_ENV:-}" ]; then
   wanted=$(cksum pyproject.toml)
   if [ "$(cat .venv/filled-for 2>/dev/null)" != "$wanted" ]; then
-    echo "filling .venv (a few minutes the first time; torch is large)" >&2
+    echo "installing the project into .venv (a few minutes the first time, because torch is large)" >&2
     python=$(find_python)
     "$python" -m venv .venv
     .venv/bin/python -m pip install --quiet --editable '.[dev]'
@@ -31,7 +31,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
   # shellcheck disable=SC1091
   source .venv/bin/activate
 elif ! python -c 'import pipeline, torch, accelerate, cv2, simplejpeg, moto, datasets, webdataset, onnxruntime, playwright, torch_fidelity, pytest, xdist, sphinx, myst_parser, furo, nbclient, ipykernel' 2>/dev/null || ! command -v ruff >/dev/null; then
-  echo "error: the active virtual environment $VIRTUAL_ENV lacks the project's packages." >&2
-  echo "Run  pip install -e '.[dev]'  in it, or leave it with  deactivate  and run this again." >&2
+  echo "error: the active virtual environment $VIRTUAL_ENV lacks packages that the project needs." >&2
+  echo "Run  pip install -e '.[dev]'  to install them, or run  deactivate  and then this again." >&2
   exit 1
 fi

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# One run over several machines. Start it on every machine, the ranks counted from 0 on the first:
+# One run on several machines. Start this on every machine; the first machine has rank 0:
 #
 #   bash launch/multi_node.sh MACHINES MACHINE_RANK FIRST_MACHINE CONFIG [section.option=value ...]
 #
 #   on node-a:  bash launch/multi_node.sh 2 0 node-a configs/mnist.yaml
 #   on node-b:  bash launch/multi_node.sh 2 1 node-a configs/mnist.yaml
 #
-# PROCESSES_PER_MACHINE (default: the number of GPUs, or 1 without any) and PORT (default 29500) may be set.
-# The ports are not encrypted or authenticated: use a network that you trust. To stop and save, send SIGTERM
-# to this script's process group on the first machine (Ctrl-C does); to continue, start all again.
+# PROCESSES_PER_MACHINE (default: the number of GPUs, or 1 if there are none) and PORT (default 29500) may be set.
+# The ports are neither encrypted nor authenticated: use a network that you trust. To save and stop, press Ctrl-C on
+# the first machine or send SIGTERM to this script's process group; to resume, start it on all machines again.
 set -euo pipefail
 if [ $# -lt 4 ]; then
   sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
@@ -23,7 +23,7 @@ per_machine=${PROCESSES_PER_MACHINE:-$((gpus > 0 ? gpus : 1))}
 if [ "$gpus" -eq 0 ]; then
   export ACCELERATE_USE_CPU=1
 fi
-# Time for a save between the signal and the kill; the variable is read by torch 2.13 and newer.
+# Seconds for a save before the launcher kills its ranks; torch 2.13 and newer read this variable.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
 
 exec accelerate launch --config_file launch/accelerate/many_nodes.yaml \

@@ -21,5 +21,5 @@ ruff format --check .
 ruff check .
 mypy --num-workers "$workers"
 lint-imports
-# Neighbouring tests share fixtures, so a worker takes a stretch of them, and one that is done takes over from others.
+# Neighbouring tests share fixtures, so each worker gets a block of them. A worker that is done takes tests of others.
 exec python -m pytest -n "$workers" --dist worksteal "${chosen[@]}" "$@"

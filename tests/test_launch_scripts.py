@@ -1,4 +1,4 @@
-"""The files in launch/: what can be run on one machine is run."""
+"""The files in launch/. Those that can run on one machine are run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_scripts_are_valid_bash(script: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (LAUNCH / "accelerate").iterdir()))
-def test_accelerate_configs_open_with_their_command_and_are_understood(name: str) -> None:
+def test_accelerate_configs_start_with_their_command_and_can_be_read(name: str) -> None:
     path = LAUNCH / "accelerate" / name
     text = path.read_text()
     assert text.startswith("# ")
@@ -38,7 +38,7 @@ def test_accelerate_configs_open_with_their_command_and_are_understood(name: str
     assert load_config_from_file(str(path)).num_processes >= 1
 
 
-def test_multi_node_script_explains_itself_when_called_wrongly() -> None:
+def test_multi_node_script_prints_its_usage_if_called_wrongly() -> None:
     result = subprocess.run(
         ["bash", str(LAUNCH / "multi_node.sh")], capture_output=True, text=True, check=False
     )

@@ -1,6 +1,6 @@
-"""A fingerprint of tensors that changes when any bit of them does, computed where they lie.
+"""A digest of tensors that changes if any bit of them changes, computed on their own device.
 
-Ranks compare fingerprints instead of the tensors themselves: 8 bytes for each tensor.
+Ranks compare digests, 8 bytes for each tensor, instead of the tensors themselves.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 18
-"""Elements that are widened to 64 bits at once, so that a large tensor needs little extra memory."""
+"""How many elements are converted to 64 bits at once, so that a large tensor needs little extra memory."""
 
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-"""The golden ratio's 64 bits: as in Knuth's multiplicative hashing, they spread a place over all bits."""
+"""2^64 divided by the golden ratio: Knuth's multiplicative hashing spreads numbers over all bits with it."""
 
 WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
 @torch.no_grad()
 def digest(tensors: Mapping[str, Tensor]) -> Tensor:
-    """One int64 for each tensor, on the tensors' device, in the mapping's order.
+    """One number for each tensor, in the mapping's order: int64 (tensors,), on the first tensor's device.
 
-    It is the sum, modulo 2^64, of the elements' bits, each times an odd number that depends on its place.
-    A change in one element always shows: an odd factor has an inverse modulo 2^64.
+    It is the sum, modulo 2^64, of the bits of each element times an odd factor that depends on its position. A change
+    of one element always changes the sum, because an odd factor has an inverse modulo 2^64.
     """
     digests = [_digest(tensor) for tensor in tensors.values()]
     # Optimizers keep their step counters on the host.
@@ -44,7 +44,7 @@ def _digest(tensor: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def _odd_factors(count: int, device: torch.device) -> Tensor:
     factors = torch.arange(1, count + 1, dtype=torch.int64, device=device)
-    # After one round they are evenly spaced still, and elements that changed places could cancel out.
+    # After one round they are still evenly spaced, and elements that changed places could cancel out.
     for _ in range(3):
         factors = factors * GOLDEN
         factors = factors ^ (factors >> 32)
@@ -52,15 +52,15 @@ def _odd_factors(count: int, device: torch.device) -> Tensor:
 
 
 def _odd(number: int) -> int:
-    """An odd factor for each chunk, as a plain integer wrapped to 64 bits with a sign."""
+    """An odd factor for each chunk, as a signed integer of 64 bits."""
     return ((number * GOLDEN | 1) + 2**63) % 2**64 - 2**63
 
 
 def differing(names: list[str], digests: Tensor) -> list[tuple[str, list[int]]]:
-    """The tensors that are not equal on all ranks, each with the ranks outside the largest equal group.
+    """The tensors that are not equal on all ranks, each with the ranks outside the largest group of equal ones.
 
-    `digests` is int64 (world_size, tensors), on the host. Where two groups are equally large, the one that
-    holds the lowest rank counts as right.
+    `digests` is int64 (world_size, tensors), on the host. If two groups are equally large, the one with the lowest
+    rank counts as right.
     """
     found = []
     for name, column in zip(names, digests.T.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""How this process holds memory on the host."""
+"""Host memory that tensors free stays with the process."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""The C library's own numbers for these settings (mallopt(3))."""
+"""The numbers of these settings in the C library (mallopt(3))"""
 LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let memory that is freed stay with the process, ready for the next tensor. Returns whether it does.
+    """Keep freed memory in this process for the next tensors. Returns whether that worked: only glibc can do it.
 
-    A step on a CPU takes and frees the same large tensors again and again. Given back to the system, each comes
-    as pages that are filled with zeros at first touch, which can take as long as what is computed in them. Only
-    glibc's allocator has these settings.
+    A step on a CPU allocates and frees the same large tensors again and again. If the operating system gets the
+    memory back each time, it fills every page with zeros when it is next used. That can take as long as the
+    computation itself.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

@@ -1,8 +1,7 @@
-"""The ranks of a run: the only file that knows Accelerate and the process group.
+"""The ranks of a run. Only this file and `process` use Accelerate.
 
-Everything else takes rank and world size as integers. What Accelerate does well is left to it (starting
-the process group, placing modules, DDP, mixed precision); what it does not (data order, checkpoints,
-gradient accumulation over two networks) is done elsewhere.
+Everywhere else, rank and world size are integers. Accelerate starts the process group, wraps modules in DDP and
+applies mixed precision. Data order, checkpoints and gradient accumulation over two networks are done elsewhere.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ from pipeline.ranks.speaker import has_launcher
 
 PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 GATHERED_BYTES = 2**20
-"""What a rank receives at most to average a bucket of gradients by itself."""
+"""A bucket of gradients is averaged by an all-gather if a rank then receives at most this many bytes."""
 
 
 class Runtime:
-    """This process's place among the ranks, and what they do together."""
+    """This process as one of the ranks: its rank, device and precision, and the collective operations."""
 
     def __init__(self, config: Config) -> None:
-        """Join the process group. Raises ConfigError where what was asked for is not what there is."""
+        """Join the process group. Raises ConfigError if ranks, device or precision are not what was asked for."""
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
         requested = requested_processes()
@@ -57,26 +56,26 @@ class Runtime:
         precision = devices.fastest_precision(device) if config.precision == "auto" else config.precision
         on_cpu = device.type == "cpu"
         if on_cpu:
-            # Without it Accelerate starts unconnected single processes under a CPU torchrun.
+            # Without it, Accelerate does not connect ranks that torchrun starts on CPUs.
             os.environ["ACCELERATE_USE_CPU"] = "1"
             keep_freed_memory()
         elif not check_cuda_p2p_ib_support():
-            # Accelerate refuses such GPUs without these, and sets them in its own launcher only.
+            # On these GPUs Accelerate raises an error unless both are set, and only its own launcher sets them.
             for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"):
                 os.environ.setdefault(name, "1")
         follow_launcher()
-        # Float32 means float32, and resuming a run must give the same bits.
+        # Float32 is not TF32, and a resumed run must give the same bits.
         devices.use_exact_arithmetic()
         timeout = timedelta(seconds=config.runtime.timeout_seconds)
         if has_launcher():
-            # Accelerate would form the group over a store that listens to the network.
+            # Accelerate would form the group with a store that the network can reach.
             meeting.form_group("gloo" if on_cpu else "nccl", timeout)
         self._accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision=PRECISIONS[precision] if precision else None,
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=timeout),
-                # The scaler counts one growth step for each optimizer's step.
+                # The scaler counts the steps of both optimizers.
                 GradScalerKwargs(growth_interval=2000 * config.schedule.optimizer_steps),
             ],
         )
@@ -87,7 +86,7 @@ class Runtime:
         self.device: torch.device = self._accelerator.device
         self.is_main = self.rank == 0
         self._check(config, requested)
-        # Small answers between hosts, beside the gradients' own traffic.
+        # Votes and messages have a group of their own on the host, so that they never wait for gradients.
         self._control: Any = dist.new_group(backend="gloo", timeout=timeout) if self.world_size > 1 else None
 
     def _check(self, config: Config, requested: int) -> None:
@@ -103,8 +102,8 @@ class Runtime:
         supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if accelerator.distributed_type not in supported:
             raise ConfigError(
-                f"The launcher chose {accelerator.distributed_type.value}, which cannot train two networks in turn. "
-                "Launch with plain data parallelism (launch/accelerate/ has configs that work)."
+                f"The launcher chose {accelerator.distributed_type.value}, which cannot train two networks in "
+                "turn. Use plain data parallelism: launch/accelerate/ has configs that work."
             )
         if accelerator.gradient_accumulation_steps != 1:
             raise ConfigError(
@@ -116,25 +115,27 @@ class Runtime:
                 "The launcher asks for torch.compile, which is not supported. Use --dynamo_backend no."
             )
         if precision not in PRECISIONS.values():
-            raise ConfigError(f"The launcher asks for precision {precision}; use float32, bf16 or fp16.")
+            raise ConfigError(
+                f"The launcher asks for mixed precision {precision}, which is not supported. Use no, bf16 or fp16."
+            )
         devices.check_precision(self.precision, self.device)
 
     @property
     def precision(self) -> str:
-        """What the forward and backward passes compute in: float32, bf16 or fp16."""
+        """The precision of forward and backward passes: float32, bf16 or fp16."""
         return {found: name for name, found in PRECISIONS.items()}[self._accelerator.mixed_precision]
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """How weights and maps lie in memory: with the channels of a pixel side by side where that is faster.
+        """The memory format of weights and feature maps: channels last if that is faster.
 
-        CPU kernels work so, and a GPU's tensor cores, which compute in half precision.
+        It is on CPUs, and on GPUs in half precision, which the tensor cores compute.
         """
         is_faster = self.device.type == "cpu" or self.precision != "float32"
         return torch.channels_last if is_faster else torch.contiguous_format
 
     def describe(self) -> dict[str, Any]:
-        """The set-up as it was resolved."""
+        """The set-up that this run really has, for the console and environment.json."""
         return {
             "world_size": self.world_size,
             "device": str(self.device),
@@ -146,32 +147,32 @@ class Runtime:
         }
 
     def place(self, module: nn.Module) -> nn.Module:
-        """The module on this rank's device. Comes before `prepare`: DDP's buckets take on how weights lie."""
-        # In two calls: PyTorch's types know no other.
+        """The module on this rank's device. Call it before `prepare`: DDP's buckets keep the weights' memory format."""
+        # Two calls, because PyTorch's annotations do not allow a single one.
         return module.to(self.device).to(memory_format=self.memory_format)
 
     def prepare(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The module behind DDP if there are several ranks, with rank 0's weights on all, and its optimizer."""
+        """The module, wrapped in DDP with rank 0's weights if there are several ranks, and its optimizer."""
         wrapped, prepared = self._accelerator.prepare(module, optimizer)
         if wrapped is not module:
-            # A broadcast between two forward passes would change buffers that the first one's backward
-            # still needs. It is off from here on, not in the constructor, which then skips the first one.
+            # A broadcast between two forward passes would change buffers that the first one's backward pass still
+            # needs. The constructor does not get this setting: it would then not copy rank 0's buffers either.
             wrapped.broadcast_buffers = False
             if dist.get_backend() == "gloo":
                 wrapped.register_comm_hook(None, mean_over_ranks)
         return wrapped, prepared
 
     def synchronize_batch_norm(self, module: nn.Module) -> None:
-        """Let every batch norm layer take its statistics over all ranks."""
+        """Let every batch norm layer compute its statistics over all ranks."""
         if self.world_size > 1:
             for layer in module.modules():
                 if isinstance(layer, BatchNorm2d):
                     layer.gather_over_ranks = self._gather_on_devices
 
     def _gather_on_devices(self, values: Tensor) -> Tensor:
-        # Also where a sum is wanted: of few numbers gloo's all-reduce takes two rounds, and this takes one.
+        # Also if only the sum is needed: gloo's all-reduce of few numbers takes two rounds of messages, this takes one.
         rows = [torch.empty_like(values) for _ in range(self.world_size)]
         dist.all_gather(rows, values)
         return torch.stack(rows)
@@ -204,7 +205,7 @@ class Runtime:
         return values
 
     def average_buffers(self, module: nn.Module) -> None:
-        """Give the floating-point buffers of all ranks their mean: local batch statistics drift apart."""
+        """Replace floating-point buffers by their mean over the ranks: statistics of a rank's own samples differ."""
         buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
         if self.world_size > 1 and buffers:
             flat = self.mean(torch.cat([buffer.reshape(-1) for buffer in buffers]))
@@ -212,7 +213,7 @@ class Runtime:
             torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(parts, buffers, strict=True)])
 
     def gather(self, values: Tensor) -> Tensor:
-        """All ranks' tensors of one shape, stacked by rank, on the host."""
+        """The tensors of all ranks in host memory: (world_size, *shape). All have the same shape and dtype."""
         values = values.cpu()
         if self.world_size == 1:
             return values[None]
@@ -240,7 +241,7 @@ class Runtime:
         return [decode(rows[rank, :length], rank) for rank, length in enumerate(lengths)]
 
     def vote(self, flag: bool) -> Callable[[], bool]:
-        """Ask all ranks, without waiting; the result says whether any of them gave True."""
+        """Start a vote without waiting for it. The returned function waits, and tells whether any rank voted True."""
         if self.world_size == 1:
             return lambda: flag
         ballot = torch.tensor([int(flag)])
@@ -253,7 +254,7 @@ class Runtime:
         return result
 
     def all_agree(self, error: Exception | None) -> None:
-        """Raise on every rank if any rank has an error: its own where it has one, else a short note."""
+        """Raise on every rank if any rank has an error: its own if it has one, else that of the first rank with one."""
         errors = self.gather_json(encode_error(error))
         if error is not None:
             raise error
@@ -264,7 +265,7 @@ class Runtime:
 
     @contextmanager
     def agreement(self) -> Iterator[None]:
-        """What fails within it on one rank is raised on all of them, at its end. Nothing in it may be collective."""
+        """At its end, raise on all ranks an error that its body raised on one. The body must not be collective."""
         error = None
         try:
             yield
@@ -273,24 +274,24 @@ class Runtime:
         self.all_agree(error)
 
     def close(self) -> None:
-        """Leave the process group, once the caller holds no wrapped module any more."""
+        """Leave the process group. The caller must not hold a wrapped module any more."""
         self._accelerator.free_memory()
-        # DDP's own threads must be gone before the group is: gloo aborts the process otherwise.
+        # DDP's threads must end before the group does: otherwise gloo aborts the process.
         gc.collect()
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-# Without annotations: DDP compares them with its own, and takes none that are kept as text.
+# Without annotations: DDP compares those of a hook with its own types, and here they would be text.
 def mean_over_ranks(_state, bucket):  # type: ignore[no-untyped-def]
-    """Average a bucket of gradients, the fast way where gloo's latency is what takes the time.
+    """Average a bucket of gradients over the ranks: DDP's communication hook for gloo.
 
-    gloo's all-reduce goes round the ranks twice. Gathering all parts goes round once, and the bits are the same on all
-    ranks because all add them up in the same order.
+    gloo's all-reduce takes two rounds of messages, and their latency is most of the time for a small bucket. An
+    all-gather takes one round. All ranks then add the parts in the same order, so they get the same bits.
     """
     values, ranks = bucket.buffer(), dist.get_world_size()
 
-    # A failure is raised where the value is asked for, and nowhere else: what follows runs after failures too.
+    # Both also run after a failure, and only `done.value()` raises it.
     def reduced(done):  # type: ignore[no-untyped-def]
         return done.value()[0]
 
@@ -305,10 +306,10 @@ def mean_over_ranks(_state, bucket):  # type: ignore[no-untyped-def]
 
 
 def requested_processes() -> int:
-    """How many ranks the launcher was told to start.
+    """How many ranks the launcher was asked to start.
 
-    `accelerate launch --cpu --num_processes 2` starts one process and tells it nothing, and so does a config
-    with distributed_type: MULTI_CPU; so the launcher's own command line and config are read too.
+    `accelerate launch --cpu --num_processes 2` starts one process and does not tell it that two were asked for; a
+    config with distributed_type: MULTI_CPU does the same. So the launcher's command line and config are read too.
     """
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
@@ -327,18 +328,18 @@ def requested_processes() -> int:
 
 
 def _configured_processes(config_file: str | None) -> int:
-    """The number in the launcher's config: the one that it was given, or the user's own."""
+    """The number of processes in the launcher's config: the file that was named, or the user's default one."""
     path = Path(config_file or default_yaml_config_file)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return int(content["num_processes"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        # The launcher reads the same file, and has the last word on what is wrong with it.
+        # The launcher reads the same file and reports what is wrong with it.
         return 1
 
 
 def join(config: Config) -> Runtime:
-    """Meet the other ranks. Raises ConfigError or PeerLostError."""
+    """Join the other ranks. Raises ConfigError or PeerLostError."""
     try:
         return Runtime(config)
     except RuntimeError as error:

@@ -62,7 +62,7 @@ def test_one_wrong_bit_on_one_rank_stops_both(
 
 
 def test_ranks_are_compared_before_every_save(ranks: Ranks, config: str, tmp_path: Path) -> None:
-    """A bit that went wrong between two comparisons has spread by then, and is still not saved."""
+    """A wrong bit has spread to other tensors since the last comparison, and is still not saved."""
     arguments = [config, "runtime.digest_every=1000", "checkpoint.every=4"]
     run = ranks.start(2, arguments, target=flip_a_bit, extra=["critic_optimizer", "score.weight/square_avg"])
     assert run.wait() == [10, 10], run.output
@@ -72,9 +72,7 @@ def test_ranks_are_compared_before_every_save(ranks: Ranks, config: str, tmp_pat
     assert checkpoints(tmp_path / "run") == ["step_00000004"]
 
 
-def test_a_run_goes_on_from_the_last_save_before_its_ranks_parted(
-    ranks: Ranks, config: str, tmp_path: Path
-) -> None:
+def test_a_run_resumes_from_the_last_save_with_equal_ranks(ranks: Ranks, config: str, tmp_path: Path) -> None:
     arguments = [config, "checkpoint.every=5", "runtime.digest_every=1"]
     run = ranks.start(2, arguments, target=flip_a_bit, extra=["critic", "score.weight"])
     assert run.wait() == [10, 10], run.output
@@ -83,7 +81,7 @@ def test_a_run_goes_on_from_the_last_save_before_its_ranks_parted(
     assert read_note(tmp_path / "run", "DONE")["reason"] == "all 20 steps are done"
 
 
-def test_the_rank_that_is_alone_is_named(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_the_rank_that_differs_from_all_others_is_named(ranks: Ranks, config: str, tmp_path: Path) -> None:
     run = ranks.start(
         3, [config, "runtime.digest_every=1"], target=flip_a_bit, extra=["ema", "project.weight"]
     )

@@ -1,4 +1,4 @@
-"""One process with the whole batch, and two with half of it each, train the same networks."""
+"""One process with the whole batch and two processes with half of it each train the same networks."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def train_and_keep_state(arguments: list[str], folder: str) -> int:
 
 
 def train_in_float64(arguments: list[str], folder: str) -> int:
-    """Train with 53 bits.
+    """Train in float64.
 
-    Sums over 64 samples and over 2 x 32 round differently. In float32, within tens of steps, some ReLU's
-    input is so near 0 that the last bit decides about its sign, and RMSprop, which divides a gradient by its
-    own size, turns that into visible steps; in float64 nothing comes so near.
+    Sums over 64 samples and over 2 x 32 samples round differently. In float32, within tens of steps, the input of some
+    ReLU is so close to 0 that rounding decides its sign. RMSprop divides a gradient by its own size, so it makes that a
+    visible step. In float64 no input is so close to 0.
     """
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
@@ -96,13 +96,13 @@ def train_in_float64(arguments: list[str], folder: str) -> int:
 
 
 def largest_difference(first: Arrays, second: Arrays, *networks: str) -> float:
-    """Between the weights and running statistics of these networks."""
+    """The largest difference between weights and running statistics of these networks."""
     names = [name for name in first if name.split("/")[0] in networks]
     return max(float(np.abs(first[name].astype(np.float64) - second[name]).max()) for name in names)
 
 
 def assert_metrics_agree(first: Path, second: Path, rtol: float) -> None:
-    """Estimates are differences of scores, so they round like the scores do."""
+    """Compare the metrics. Estimates are differences of scores, so their tolerance is that of the scores."""
     ours, theirs = read_metrics(first), read_metrics(second)
     assert [sorted(line) for line in ours] == [sorted(line) for line in theirs]
     assert len(ours) >= 2
@@ -113,7 +113,7 @@ def assert_metrics_agree(first: Path, second: Path, rtol: float) -> None:
 
 
 def states(folder: Path, world_size: int, moment: str = "after") -> list[Arrays]:
-    """What `train_and_keep_state` wrote, by rank."""
+    """The tensors that `train_and_keep_state` wrote, by rank."""
     return [
         safetensors.numpy.load_file(folder / f"{moment}_rank{rank}.safetensors") for rank in range(world_size)
     ]
@@ -141,10 +141,10 @@ def test_two_ranks_train_like_one(case: str, ranks: Ranks, config: str, tmp_path
     "case",
     [pytest.param(case, marks=[pytest.mark.slow] if "gradient" in case else []) for case in HALVES],
 )
-def test_two_ranks_train_bit_for_bit_like_one_that_takes_its_batch_in_halves(
+def test_two_ranks_give_the_bits_of_one_with_its_batch_in_halves(
     case: str, ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
-    """The same sums in the same order: what is left to differ is the data, the noise and the averaging."""
+    """Both add the same numbers in the same order, so a difference would be one of data, noise or averaging."""
     options = [config, BATCH, EVERY_STEP, *HALVES[case]]
     alone = ranks.start(1, [*options, "name=one", "schedule.micro_batch=32"])
     pair = ranks.start(2, [*options, "name=two"])
@@ -176,7 +176,7 @@ def test_every_critic_weight_stays_in_the_box_on_every_rank(
 
 
 def train_with_exchanges(arguments: list[str], most_gathered: str, exchange: str) -> int:
-    """Train, and see that gradients are averaged in this way."""
+    """Train, and check that gradients are averaged by this collective operation."""
     from pipeline.ranks import runtime
     from pipeline.train import main
 
@@ -185,7 +185,7 @@ def train_with_exchanges(arguments: list[str], most_gathered: str, exchange: str
         code = main(arguments)
     # The ranks' votes are of one number.
     sizes = [call.args[-1].numel() for call in calls.call_args_list if call.kwargs.get("async_op")]
-    assert any(size > 1 for size in sizes), "DDP goes its own way"
+    assert any(size > 1 for size in sizes), "DDP does not use the hook"
     return code
 
 

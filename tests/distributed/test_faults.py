@@ -1,4 +1,4 @@
-"""What goes wrong in practice, and what the run says and leaves behind."""
+"""Failures that happen in practice: the message, the exit code, and what is left on disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def messages(run: Run) -> int:
 
 
 def train_with_a_poisoned_rank(arguments: list[str], step: int) -> int:
-    """Train; after this step, rank 1 has a weight that is not a number."""
+    """Train; after this step, rank 1 has a weight that is NaN."""
     from pipeline.train import main
 
     inputs = TrainingStep.inputs
@@ -52,7 +52,7 @@ def train_with_a_poisoned_rank(arguments: list[str], step: int) -> int:
 
 
 def report_nan_on_a_rank(arguments: list[str]) -> int:
-    """Train; at step 4 rank 1 measures what is not a number, though all ranks hold the same weights."""
+    """Train; at step 4 rank 1 measures NaN, although all ranks have the same weights."""
     from pipeline.train import main
     from pipeline.training.observer import Observer
 
@@ -129,12 +129,12 @@ def test_a_misspelt_option_is_refused_once_by_the_run(ranks: Ranks, config: str,
 
 @pytest.fixture
 def small_disk(mount_disk: Callable[[str], Path]) -> Path:
-    """A file system of 4 MiB of its own."""
+    """A separate file system of 4 MiB."""
     return mount_disk("size=4m")
 
 
 def fill(disk: Path) -> Path:
-    """Take all the space that is left."""
+    """Fill all the space that is left. Returns the file that fills it."""
     filler = disk / "filler"
     with filler.open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
@@ -151,7 +151,7 @@ def is_past(run: Path, step: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_disk_that_stays_full_stops_the_run_and_costs_nothing_once_there_is_space(
+def test_a_run_stopped_by_a_full_disk_resumes_bit_for_bit(
     ranks: Ranks, config: str, small_disk: Path, tmp_path: Path
 ) -> None:
     options = ["schedule.steps=120", "checkpoint.every=5"]
@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     assert read_metrics(run) == read_metrics(whole)
 
 
-def test_a_run_that_is_going_is_not_started_twice(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_a_run_that_is_training_is_not_started_twice(ranks: Ranks, config: str, tmp_path: Path) -> None:
     first = ranks.start(1, [config, *LONG])
     wait_until(lambda: is_past(tmp_path / "run", 5), first)
     second = ranks.start(1, [config, *LONG])
@@ -257,7 +257,7 @@ def test_a_run_that_becomes_unstable_stops_with_its_last_good_state(
     assert_same_bits(read_tensors(tmp_path / "run" / "checkpoints" / "step_00000004"), good)
 
 
-def test_a_figure_that_is_not_finite_names_its_rank_and_the_last_good_checkpoint(
+def test_a_metric_that_is_not_finite_names_rank_and_checkpoint(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     run = ranks.start(2, [config, "checkpoint.every=3"], target=report_nan_on_a_rank)
@@ -267,7 +267,7 @@ def test_a_figure_that_is_not_finite_names_its_rank_and_the_last_good_checkpoint
     assert f"The last good checkpoint is {tmp_path / 'run' / 'checkpoints' / 'step_00000003'}." in reason
 
 
-def test_a_learning_rate_without_bounds_is_reported_by_the_quantity(
+def test_a_learning_rate_that_is_too_high_names_the_unstable_metric(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     run = ranks.start(2, [config, "generator_optimizer.lr=1e30", "model.generator_norm=none"])
@@ -282,7 +282,7 @@ def test_a_learning_rate_without_bounds_is_reported_by_the_quantity(
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_what_one_rank_finds_is_heard_above_the_peers_that_lose_it(
+def test_the_rank_that_fails_reports_and_its_peers_do_not(
     victim: int, ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     run = ranks.start(2, [config], target=fail_alone, extra=[victim])

@@ -1,4 +1,4 @@
-"""The launchers that people type, as real commands: slow, so few."""
+"""Accelerate and torchrun as real commands. They are slow, so there are few tests."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Command:
         return self._log.read_text()
 
     def wait_for(self, run: Path) -> None:
-        """Return once the run has saved, and remember who belongs to it."""
+        """Return when the run has saved. From then on its processes are known."""
         deadline = time.monotonic() + PATIENCE
         while not any(name.startswith("step_") for name in checkpoints(run)):
             assert self._process.poll() is None, self.output
@@ -58,11 +58,11 @@ class Command:
         self._meet()
 
     def send(self, number: signal.Signals) -> None:
-        """To the launcher alone, as a scheduler does."""
+        """Send a signal to the launcher only, as a scheduler does."""
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """The launcher's exit code, once everything that it started is gone."""
+        """The launcher's exit code. Fails if a process that it started is left."""
         code = self._process.wait(PATIENCE)
         _, alive = psutil.wait_procs(self._family, timeout=30)
         assert not alive, f"left behind: {alive}\n{self.output}"
@@ -81,7 +81,7 @@ class Command:
 
 
 class Shell:
-    """Starts commands; whatever of them is alive when the test ends is killed."""
+    """Starts commands. Processes that are alive when the test ends are killed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._commands = folder, list[Command]()
@@ -102,7 +102,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     shell.end()
 
 
-def test_accelerate_starts_two_ranks_that_stop_on_sigterm_and_go_on(
+def test_two_ranks_of_accelerate_stop_on_sigterm_and_resume(
     shell: Shell, config: str, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -122,10 +122,10 @@ def test_accelerate_starts_two_ranks_that_stop_on_sigterm_and_go_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_single_process_behind_accelerate_saves_when_its_launcher_is_told_to_stop(
+def test_a_single_process_saves_when_accelerate_is_ended(
     number: signal.Signals, shell: Shell, config: str, tmp_path: Path
 ) -> None:
-    """This launcher passes no signal on: it dies, and its child must notice."""
+    """This launcher does not pass on signals: it ends, and the kernel tells its child."""
     command = shell.start([*SINGLE, *PROGRAM, config, "checkpoint.every=20", "schedule.steps=100000"])
     command.wait_for(tmp_path / "run")
     command.send(number)
@@ -133,8 +133,8 @@ def test_a_single_process_behind_accelerate_saves_when_its_launcher_is_told_to_s
     assert read_note(tmp_path / "run", "PREEMPTED")["exit_code"] == 75, command.output
 
 
-def test_two_ranks_behind_accelerate_outlive_no_launcher(shell: Shell, config: str, tmp_path: Path) -> None:
-    """SIGUSR1 kills this launcher unless PET_SIGNALS_TO_HANDLE names it."""
+def test_two_ranks_save_when_accelerate_is_killed(shell: Shell, config: str, tmp_path: Path) -> None:
+    """SIGUSR1 kills this launcher, unless PET_SIGNALS_TO_HANDLE names the signal."""
     command = shell.start([*PAIR, *PROGRAM, config, "checkpoint.every=20", "schedule.steps=100000"])
     command.wait_for(tmp_path / "run")
     command.send(signal.SIGUSR1)
@@ -143,7 +143,7 @@ def test_two_ranks_behind_accelerate_outlive_no_launcher(shell: Shell, config: s
 
 
 def test_torchrun_starts_two_ranks_on_the_cpu(shell: Shell, config: str, tmp_path: Path) -> None:
-    """Its exit code is 0 only if both ranks' are, so this also sees how the processes end."""
+    """torchrun ends with 0 only if both ranks do."""
     command = shell.start(
         [*TORCHRUN, "--master_port", str(free_port()), *PROGRAM, config, "runtime.processes=2"]
     )
@@ -152,7 +152,7 @@ def test_torchrun_starts_two_ranks_on_the_cpu(shell: Shell, config: str, tmp_pat
     assert read_note(tmp_path / "run", "DONE")["exit_code"] == 0
 
 
-def test_a_launcher_that_starts_fewer_ranks_than_asked_is_an_error(shell: Shell, config: str) -> None:
+def test_fewer_ranks_than_asked_for_are_an_error(shell: Shell, config: str) -> None:
     launch = [*ACCELERATE, "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     silent = shell.start([*launch, "--dynamo_backend", "no", *PROGRAM, config])
     plain = shell.start([sys.executable, *PROGRAM, config, "name=plain", "runtime.processes=2"])

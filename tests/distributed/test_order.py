@@ -1,4 +1,4 @@
-"""The images that the ranks really get, whatever their number and however they read them."""
+"""The images that the ranks really get, with any number of ranks and any way to read them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fingerprints(stream: np.ndarray) -> list[str]:
 
 @pytest.fixture
 def alone(ranks: Ranks, config: str, tmp_path: Path) -> np.ndarray:
-    """What one process gets."""
+    """The images that a single process gets."""
     ranks.run(1, [config, "name=alone"], target=keep_batches, extra=[str(tmp_path)])
     return images(tmp_path, "alone", 1)
 

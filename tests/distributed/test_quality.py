@@ -1,4 +1,4 @@
-"""Evaluations on several ranks: alike on any number of them, without influence on a run, and able to end it."""
+"""Evaluations on several ranks: equal figures, no influence on the weights, and early ending."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.ranks import (
 )
 
 EVALUATED = ["quality.every=5", "quality.samples=192", "quality.metrics=[fid,recall,swd]"]
-# Nothing about this generator changes, so its first evaluation stays the best.
+# This generator does not change, so its first evaluation stays the best.
 FROZEN = [
     "generator_optimizer.lr=1e-30",
     "model.generator_norm=none",
@@ -37,7 +37,7 @@ FROZEN = [
 
 
 def quality(run: Path) -> dict[int, dict[str, float]]:
-    """The figures of quality by step."""
+    """The metrics of evaluations, by step."""
     lines = {
         int(line["step"]): {k: v for k, v in line.items() if k.startswith("quality/")}
         for line in read_metrics(run)
@@ -70,7 +70,7 @@ def test_the_best_checkpoint_stays_and_its_step_is_known(ranks: Ranks, config: s
 
 
 @pytest.mark.slow
-def test_a_run_ends_early_once_nothing_gets_better(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_a_run_ends_early_when_nothing_improves(ranks: Ranks, config: str, tmp_path: Path) -> None:
     arguments = [config, *FROZEN, "quality.patience=2"]
     run = ranks.run(2, arguments)
     ending = read_note(tmp_path / "run", "DONE")["reason"]
@@ -96,7 +96,7 @@ def evaluation_of(run: Path) -> list[str]:
 
 
 def evaluate(words: list[str]) -> int:
-    """What a rank of `wgan evaluate` does."""
+    """A rank of `wgan evaluate`."""
     return main(words)
 
 
@@ -142,7 +142,7 @@ def test_ranks_judge_the_checkpoint_that_the_main_rank_finds(
     assert two["metrics"] == one["metrics"]
 
 
-def test_what_fails_on_one_rank_of_an_evaluation_ends_all_with_its_code(
+def test_an_error_on_one_rank_of_an_evaluation_ends_all_with_its_code(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     run = trained(ranks, config, tmp_path)
@@ -157,7 +157,7 @@ def test_what_fails_on_one_rank_of_an_evaluation_ends_all_with_its_code(
     assert "error (exit 7): rank 0: " in unwritable.log(1)
 
 
-def test_an_evaluation_says_that_a_rank_is_gone(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_an_evaluation_reports_that_a_rank_is_gone(ranks: Ranks, config: str, tmp_path: Path) -> None:
     run = trained(ranks, config, tmp_path)
     lost = ranks.start(2, evaluation_of(run), target=evaluate_where_rank_1_is_killed)
     assert lost.wait() == [6, -signal.SIGKILL]

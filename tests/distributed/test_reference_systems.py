@@ -1,4 +1,4 @@
-"""Every preset runs on two ranks, and those of the reference systems train there like on one."""
+"""Every preset runs on two ranks, and the reference systems train on two ranks as on one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CPU = [
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Digits of the size that a preset is for."""
+    """Digits in the image size of a preset."""
     folder = tmp_path_factory.mktemp("data")
 
     def make(preset: str) -> Path:
@@ -45,7 +45,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_a_preset_trains_on_two_ranks(
     path: Path, shards: Callable[[str], Path], ranks: Ranks, tmp_path: Path
 ) -> None:
-    """Two steps, of small batches: the schedule, the networks and the losses are the preset's own."""
+    """Two steps with small batches; schedule, networks and losses are those of the preset."""
     schedule = yaml.safe_load(path.read_text())["schedule"]
     batches = [
         "schedule.global_batch=8",
@@ -70,7 +70,7 @@ def test_a_preset_trains_on_two_ranks(
 def test_a_reference_system_trains_on_two_ranks_like_on_one(
     name: str, shards: Callable[[str], Path], ranks: Ranks, tmp_path: Path
 ) -> None:
-    """In float64, where rounding stays out of sight; batch norm takes its statistics over both ranks."""
+    """In float64, where rounding does not show. Batch norm computes its statistics over both ranks."""
     preset = next(path for path in PRESETS if path.stem == name)
     halves = ["schedule.critic_batch=4"] if name == "wgan-digit7" else []
     options = [
@@ -102,7 +102,7 @@ RESUMED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", RESUMED)
-def test_what_the_reference_systems_do_resumes_bit_for_bit(
+def test_the_reference_systems_resume_bit_for_bit(
     case: str, ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     options = [config, *RESUMED[case]]
@@ -114,10 +114,10 @@ def test_what_the_reference_systems_do_resumes_bit_for_bit(
     assert read_metrics(moved) == read_metrics(whole)
 
 
-def test_the_generator_trains_on_the_critics_last_images_where_it_is_to(
+def test_the_generator_can_train_on_the_critics_last_images(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
-    """With an idle critic, its loss on the generated images and the generator's are then one number."""
+    """If the critic does not train, its loss on the generated images is then the generator's loss."""
     for name, reuse in (("reused", "true"), ("fresh", "false")):
         options = [
             "critic_optimizer.lr=1e-12",

@@ -1,4 +1,4 @@
-"""Ranks that train on shards at a URL, over a network that fails in every way."""
+"""Ranks that train on shards at a URL, with many kinds of network failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOCAL = ["data.cache=none", "data.shuffle_shards=1"]
 def assert_remote_is_local(
     ranks: Ranks, config: str, url: str, server: ChaosServer, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """Two ranks get the batches, and train to the bits, that they do on the local directory."""
+    """Two ranks get the same batches and train the same bits as with the local directory."""
     place = f"data.remote.directory={tmp_path / 'fetched'}"
     remote = [config, "name=remote", f"data.shards={url}", place, *REMOTE]
     ranks.run(2, [config, "name=local", *LOCAL], target=keep_batches, extra=[str(tmp_path)])
@@ -38,13 +38,17 @@ def assert_remote_is_local(
 
 
 @pytest.mark.slow
-def test_over_http(ranks: Ranks, config: str, digits: Path, tmp_path: Path) -> None:
+def test_shards_over_http_give_the_bits_of_local_ones(
+    ranks: Ranks, config: str, digits: Path, tmp_path: Path
+) -> None:
     with chaos(digits.parent, rate=0.5, seed=3) as server:
         assert_remote_is_local(ranks, config, f"{server.url}/{digits.name}", server, tmp_path, {})
 
 
 @pytest.mark.slow
-def test_over_s3(ranks: Ranks, config: str, digits: Path, tmp_path: Path, s3: str) -> None:
+def test_shards_over_s3_give_the_bits_of_local_ones(
+    ranks: Ranks, config: str, digits: Path, tmp_path: Path, s3: str
+) -> None:
     import boto3
 
     client = boto3.client("s3", endpoint_url=s3)

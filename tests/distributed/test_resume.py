@@ -1,4 +1,4 @@
-"""A run that is killed, stopped, or resumed with another world size ends as if nothing had happened."""
+"""A run that is killed, stopped, or resumed with another world size ends like one that ran without a stop."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def is_saving_or_over(attempt: Run, run: Path) -> bool:
 
 
 def assert_same_end(run: Path, reference: Path) -> None:
-    """The same bits, the same counters, and the same curves without gap, overlap or duplicate."""
+    """Check for equal bits, equal counters, and equal curves without a gap or a duplicate."""
     ours, theirs = newest(run), newest(reference)
     assert ours.name == theirs.name
     assert_same_bits(read_tensors(ours), read_tensors(theirs))
@@ -160,8 +160,8 @@ def test_a_stopped_run_resumes_bit_for_bit(ranks: Ranks, config: str, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_second_interrupt_quits_at_once(ranks: Ranks, config: str, tmp_path: Path) -> None:
-    """The first interrupt waits for the end of the step, which here takes minutes."""
+def test_a_second_ctrl_c_stops_at_once(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    """The first Ctrl-C waits for the end of the step, which takes minutes here."""
     arguments = [config, "schedule.critic_updates=1000", "schedule.global_batch=240", "schedule.steps=50"]
     run = ranks.start(1, arguments)
     wait_until(lambda: "watch: tensorboard" in run.log(0), run)

@@ -1,4 +1,4 @@
-"""What is settled before the first step: that the ranks belong together, and what stands in the directory."""
+"""Checks before the first step: of ranks that belong together, and of what is in the run's directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def with_options_of_its_own(arguments: list[str], *options: str) -> int:
-    """A rank 1 that was started with other options."""
+    """Train; rank 1 has other options."""
     from pipeline.train import main
 
     return main([*arguments, *options] if os.environ["RANK"] == "1" else arguments)
@@ -49,7 +49,7 @@ def test_ranks_with_different_images_are_refused(
 
 
 @pytest.mark.slow
-def test_equal_images_at_another_path_are_the_same(
+def test_equal_images_at_another_path_are_accepted(
     ranks: Ranks, config: str, digits: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(digits, tmp_path / "copy")
@@ -57,7 +57,7 @@ def test_equal_images_at_another_path_are_the_same(
 
 
 @pytest.mark.slow
-def test_a_second_start_leaves_no_mark_in_a_run_that_is_going(
+def test_a_second_start_writes_nothing_to_a_run_that_is_training(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     first = ranks.start(1, [config, "schedule.steps=100000", "checkpoint.every=5"])
@@ -100,7 +100,7 @@ def test_a_command_that_is_refused_leaves_a_finished_run_done(
     assert (tmp_path / "run" / "config.yaml").read_bytes() == written
 
 
-def test_a_stopped_run_that_cannot_go_on_is_no_longer_preempted(
+def test_a_stopped_run_that_cannot_resume_is_marked_failed(
     ranks: Ranks, config: str, digits: Path, tmp_path: Path
 ) -> None:
     ranks.run(1, [config, "schedule.steps=4"])
@@ -114,7 +114,7 @@ def test_a_stopped_run_that_cannot_go_on_is_no_longer_preempted(
 
 
 @pytest.mark.slow
-def test_micro_batches_may_change_only_where_they_change_no_statistics(
+def test_micro_batches_may_change_only_if_no_statistics_depend_on_them(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     ranks.run(1, [config, "schedule.steps=4"])
@@ -126,7 +126,7 @@ def test_micro_batches_may_change_only_where_they_change_no_statistics(
     ranks.run(1, [*plain, "schedule.steps=6", "schedule.micro_batch=4"])
 
 
-def test_weights_that_are_not_finite_stop_the_run_before_they_are_drawn(ranks: Ranks, config: str) -> None:
+def test_weights_that_are_not_finite_stop_the_run_before_a_grid(ranks: Ranks, config: str) -> None:
     options = ["objective.clip=1e30", "critic_optimizer.lr=1e38", "monitor.log_every=1000"]
     run = ranks.start(2, [config, *options, "monitor.sample_every=1"])
     assert run.wait() == [5, 5], run.output
@@ -135,9 +135,7 @@ def test_weights_that_are_not_finite_stop_the_run_before_they_are_drawn(ranks: R
 
 
 @pytest.mark.slow
-def test_a_launcher_config_that_asks_for_two_ranks_and_starts_one_is_noticed(
-    config: str, tmp_path: Path
-) -> None:
+def test_a_launcher_config_that_starts_one_rank_of_two_is_an_error(config: str, tmp_path: Path) -> None:
     text = (ROOT / "launch" / "accelerate" / "cpu2.yaml").read_text()
     path = tmp_path / "multi_cpu.yaml"
     path.write_text(text.replace("distributed_type: MULTI_GPU", "distributed_type: MULTI_CPU"))
@@ -156,7 +154,7 @@ def test_a_launcher_config_that_asks_for_two_ranks_and_starts_one_is_noticed(
     assert "2 processes were asked for, but 1 joined" in result.stderr
 
 
-def test_float16_survives_its_own_first_scale(ranks: Ranks, config: str) -> None:
+def test_the_first_float16_scale_does_not_spoil_the_warm_up(ranks: Ranks, config: str) -> None:
     ranks.run(1, [config, "model.critic_norm=layer"], target=warm_up_in_float16)
 
 
@@ -192,7 +190,9 @@ def warm_up_in_float16(arguments: list[str]) -> int:
     return main(arguments)
 
 
-def test_the_precision_that_is_chosen_is_said_and_kept(ranks: Ranks, config: str, tmp_path: Path) -> None:
+def test_the_precision_that_auto_chooses_is_printed_and_saved(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
     from pipeline.ranks.devices import fastest_precision
 
     chosen = fastest_precision(torch.device("cpu"))

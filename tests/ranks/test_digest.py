@@ -1,4 +1,4 @@
-"""Fingerprints: any changed bit shows, and the odd ranks out are named."""
+"""Digests: any changed bit changes them, and ranks that differ are named."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_any_single_flipped_bit_shows(dtype: torch.dtype) -> None:
     assert one(tensor) == expected
 
 
-def test_a_flipped_truth_value_shows() -> None:
+def test_a_flipped_boolean_shows() -> None:
     values = [one(torch.tensor(bits)) for bits in itertools.product([False, True], repeat=4)]
     assert len(set(values)) == 16
 
@@ -71,7 +71,7 @@ def test_zero_minus_zero_and_the_kinds_of_nan_differ() -> None:
     assert len({one(value) for value in values}) == 4
 
 
-def test_equal_values_have_equal_digests_however_they_lie_in_memory() -> None:
+def test_the_memory_layout_does_not_change_a_digest() -> None:
     matrix = torch.randn(6, 8)
     assert one(matrix.T.contiguous().T) == one(matrix)
     assert one(torch.cat([matrix, matrix], 1)[:, :8]) == one(matrix)

@@ -1,4 +1,4 @@
-"""What ranks do together, without ranks. What it comes to with them stands in tests/distributed."""
+"""The runtime without ranks. tests/distributed tests it with ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.ranks.runtime import mean_over_ranks
 def test_an_exchange_that_fails_gives_no_gradient(
     most_gathered: int, exchange: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DDP would take what stood in the buffers for the mean."""
+    """Otherwise DDP would use the old content of the buffers as the mean."""
     broken: Future[list[torch.Tensor]] = Future()
     broken.set_exception(RuntimeError("Connection closed by peer"))  # type: ignore[arg-type]
     monkeypatch.setattr(runtime, "GATHERED_BYTES", most_gathered)

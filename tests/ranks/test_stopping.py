@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted, not obeyed at once, unless Ctrl-C comes again."""
+"""Signals that ask a run to stop are noted and interrupt nothing, except for a second Ctrl-C."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_first_signal_is_the_one_that_is_named() -> None:
         assert stop.received == "SIGUSR1"
 
 
-def test_ctrl_c_passed_on_twice_at_once_is_one() -> None:
+def test_ctrl_c_passed_on_twice_at_once_counts_once() -> None:
     with StopSignals() as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -40,7 +40,9 @@ def test_ctrl_c_passed_on_twice_at_once_is_one() -> None:
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_a_second_later_quits_at_once(first: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_again_after_a_second_stops_at_once(
+    first: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = SimpleNamespace(monotonic=lambda: 100.0)
     monkeypatch.setattr(stopping, "time", clock)
     with StopSignals():
@@ -53,7 +55,7 @@ def test_ctrl_c_a_second_later_quits_at_once(first: signal.Signals, monkeypatch:
             signal.raise_signal(signal.SIGINT)
 
 
-def test_the_handlers_of_before_are_back_afterwards() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopSignals():
         assert [signal.getsignal(number) for number in SIGNALS] != before
@@ -63,7 +65,7 @@ def test_the_handlers_of_before_are_back_afterwards() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_after_it_a_signal_ends_the_process_again() -> None:
+def test_a_signal_ends_the_process_again_afterwards() -> None:
     program = (
         "import signal\nfrom pipeline.ranks.stopping import StopSignals\n"
         "with StopSignals() as stop:\n    signal.raise_signal(signal.SIGTERM)\n"

@@ -44,8 +44,8 @@ class Node:
     """The ranks of this machine, `size` of them, and how they communicate.
 
     `rank` is this rank's number on the machine and `first_rank` the global number of its first rank. `exchange` gathers
-    a small object from all ranks of the run; `all_agree` raises on all ranks if one has an error. All ranks must call
-    both at the same time.
+    a small JSON value from all ranks of the run; `all_agree` raises on all ranks if one has an error. All ranks must
+    call both at the same time.
     """
 
     rank: int = 0
