@@ -97,7 +97,7 @@ def check_resume(config: Config, manifest: Manifest) -> None:
     checkpoint, _ = newest_valid(RunDirectory(Path(config.run_root) / config.name).checkpoints)
     if checkpoint is None:
         return
-    precision = config.precision or "float32"
+    precision: str = config.precision or "float32"
     if precision == "auto":
         from pipeline.ranks.devices import chosen_device, fastest_precision
 

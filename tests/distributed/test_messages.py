@@ -50,7 +50,8 @@ def answer_with_a_pickle(arguments: list[str], canary: str) -> int:
 
     content = f"cposix\nsystem\n(S'touch {canary}'\ntR.".encode()
     if os.environ["RANK"] == "1":
-        runtime.encode = lambda value: torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        sent = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        runtime.encode = lambda value: sent  # type: ignore[attr-defined]
     return main(arguments)
 
 

@@ -149,12 +149,12 @@ def test_an_error_on_one_rank_of_an_evaluation_ends_all_with_its_code(
     damaged = ranks.start(2, evaluation_of(run), target=evaluate_where_rank_1_finds_damage)
     assert damaged.wait() == [4, 4]
     assert "error (exit 4): rank 1: a bit is wrong" in damaged.log(0)
-    assert "error (exit 4): a bit is wrong" in damaged.log(1)
+    assert damaged.output.count("error (exit") == 1
     (run / "evaluations.jsonl").mkdir()
     unwritable = ranks.start(2, evaluation_of(run), target=evaluate)
     assert unwritable.wait() == [7, 7]
     assert "evaluations.jsonl cannot be written: Is a directory" in unwritable.log(0)
-    assert "error (exit 7): rank 0: " in unwritable.log(1)
+    assert unwritable.output.count("error (exit") == 1
 
 
 def test_an_evaluation_reports_that_a_rank_is_gone(ranks: Ranks, config: str, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_other_bytes_that_are_not_json_are_refused(content: bytes) -> None:
 def test_an_error_arrives_as_its_class_with_its_rank(kind: type[errors.PipelineError]) -> None:
     encoded = encode_error(kind("too small"))
     assert encoded == [kind.__name__, "too small"]
-    error = decode_error(*encoded, rank=2)
+    error = decode_error(encoded[0], encoded[1], rank=2)
     assert type(error) is kind
     assert str(error) == "rank 2: too small"
 
