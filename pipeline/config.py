@@ -90,6 +90,18 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested mappings: the inverse of `flatten`."""
+    content: dict[str, Any] = {}
+    for path, value in flat.items():
+        *sections, option = path.split(".")
+        section = content
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[option] = value
+    return content
+
+
 class _Loader(yaml.SafeLoader):
     """Plain YAML without aliases, in which 5e-5 is a number (in YAML 1.1 it is text)."""
 

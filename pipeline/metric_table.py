@@ -16,7 +16,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticKnownError
 
 from pipeline.errors import ConfigError
-from pipeline.plugins import is_import_path, load_plugin
+from pipeline.plugins import METRIC, is_import_path, load_plugin
 
 TAG_PREFIX = "quality/"
 """How the tags of all metrics begin."""
@@ -194,7 +194,7 @@ MetricName = Annotated[str, AfterValidator(_check_name)]
 def find_metric(name: str) -> Metric:
     """The metric of this name or import path. Raises ConfigError."""
     if is_import_path(name):
-        metric: Metric = load_plugin("quality.metrics", name).metric
+        metric: Metric = load_plugin(METRIC, name).metric
         return metric
     if name not in METRICS:
         raise ConfigError(f"invalid value {name!r}: expected one of {', '.join(map(repr, METRICS))}")

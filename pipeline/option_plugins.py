@@ -17,7 +17,7 @@ from pipeline.options import (
     OwnNetworkOptions,
     SinkOptions,
 )
-from pipeline.plugins import is_import_path, load_plugin
+from pipeline.plugins import METRIC, NETWORK, OBJECTIVE, SINK, Kind, is_import_path, load_plugin
 
 
 class Section(NamedTuple):
@@ -25,19 +25,20 @@ class Section(NamedTuple):
 
     built_in: Any
     """The annotation of the built-in kinds, whose discriminator is `name`."""
+    kind: Kind
     base: type[Options]
     """What the options of a plug-in must be a subclass of."""
 
 
 SECTIONS = {
-    "model": Section(ModelOptions, OwnNetworkOptions),
-    "objective": Section(ObjectiveOptions, Options),
+    "model": Section(ModelOptions, NETWORK, OwnNetworkOptions),
+    "objective": Section(ObjectiveOptions, OBJECTIVE, Options),
 }
 
 
 def options_type(section: str, name: str, is_trusted: bool) -> type[Options]:
     """The options of a plug-in: its class `Options` with the import path as `name`. Raises ConfigError."""
-    return _options_of(f"{section}.name", name, SECTIONS[section].base, is_trusted)
+    return _options_of(SECTIONS[section].kind, name, SECTIONS[section].base, is_trusted)
 
 
 def _saved_model(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -86,7 +87,7 @@ def config_type(content: Mapping[str, Any], is_trusted: bool) -> type[Config]:
     metrics = _get(content, "quality", "metrics")
     for name in metrics if isinstance(metrics, list) else ():
         if is_import_path(name):
-            load_plugin("quality.metrics", name, is_trusted)
+            load_plugin(METRIC, name, is_trusted)
     return create_model("Config", __base__=Config, **fields) if fields else Config
 
 
@@ -96,7 +97,7 @@ def versions(config: Config) -> dict[str, str]:
     for section in SECTIONS:
         name = getattr(config, section).name
         if is_import_path(name):
-            version = getattr(load_plugin(f"{section}.name", name), "version", None)
+            version = getattr(load_plugin(SECTIONS[section].kind, name), "version", None)
             found |= {} if version is None else {f"plugins.{section}": str(version)}
     return found
 
@@ -105,18 +106,18 @@ def _sink_types(sinks: Any, is_trusted: bool) -> list[type[Options]]:
     """The options of each sink that is named by its import path, once each."""
     names = [_get(sink, "name") for sink in sinks] if isinstance(sinks, list) else []
     return [
-        _options_of("monitor.sinks", name, SinkOptions, is_trusted)
+        _options_of(SINK, name, SinkOptions, is_trusted)
         for name in dict.fromkeys(name for name in names if is_import_path(name))
     ]
 
 
-def _options_of(option: str, name: str, base: type[Options], is_trusted: bool) -> type[Options]:
-    plugin = load_plugin(option, name, is_trusted)
+def _options_of(kind: Kind, name: str, base: type[Options], is_trusted: bool) -> type[Options]:
+    plugin = load_plugin(kind, name, is_trusted)
     options = getattr(plugin, "Options", base)
     if not (isinstance(options, type) and issubclass(options, base)):
         raise ConfigError(
-            f"{option}: the Options of {name} must be a subclass of pipeline.options.{base.__name__}, and {options!r} "
-            "is not."
+            f"{kind.option}: the Options of {name} must be a subclass of pipeline.options.{base.__name__}, and "
+            f"{options!r} is not."
         )
     fields: Any = {"name": (Literal[name], ...)}
     return create_model(options.__name__, __base__=options, __module__=options.__module__, **fields)

@@ -139,11 +139,11 @@ def _best(config: Config) -> Iterator[str]:
     if quality.keep_best is not None:
         if quality.keep_best not in quality.metrics:
             yield f"quality.keep_best: {quality.keep_best} is not one of quality.metrics. Add it there"
-        if quality.every is None:
-            yield "quality.keep_best: needs evaluations during training. Set quality.every"
-        if find_metric(quality.keep_best).better is None:
+        elif find_metric(quality.keep_best).better is None:
             yield (
                 f"quality.keep_best: for {quality.keep_best} neither higher nor lower is better. Name another metric"
             )
+        if quality.every is None:
+            yield "quality.keep_best: needs evaluations during training. Set quality.every"
     elif quality.patience is not None:
         yield "quality.patience: is the time to wait for a new best. Name the metric in quality.keep_best"

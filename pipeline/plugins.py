@@ -12,12 +12,31 @@ import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import ConfigError
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 ALLOWED = "WGAN_PLUGINS"
+
+
+class Kind(NamedTuple):
+    """What a plug-in is used as."""
+
+    option: str
+    """Where it is named."""
+    attributes: tuple[str, ...]
+    """What it must have."""
+    description: str
+
+
+NETWORK = Kind("model.name", ("Generator", "Critic"), "a class with a Generator and a Critic")
+OBJECTIVE = Kind(
+    "objective.name", ("critic_loss", "generator_loss"), "a subclass of pipeline.objectives.Objective"
+)
+METRIC = Kind("quality.metrics", ("metric", "measure"), "a class with a `metric` and a function `measure`")
+SINK = Kind("monitor.sinks", ("scalars", "flush", "close"), "a subclass of pipeline.monitor.sinks.Sink")
+SOURCE = Kind("SOURCE", ("__call__",), "a function from a pipeline.data.sources.Spec to a source")
 
 _asked_for: set[str] = set()
 """Top-level packages that the user has asked for in this process."""
@@ -28,12 +47,13 @@ def is_import_path(name: object) -> bool:
     return isinstance(name, str) and IMPORT_PATH.fullmatch(name) is not None
 
 
-def load_plugin(option: str, name: str, is_trusted: bool = False) -> Any:
-    """The object that the import path `name` leads to. `option` is where it was named, for the messages.
+def load_plugin(kind: Kind, name: str, is_trusted: bool = False) -> Any:
+    """The object of this kind that the import path `name` leads to.
 
     `is_trusted` says that the user named it in this command. The working directory is searched last, so that no
     file there can replace an installed module. Raises ConfigError.
     """
+    option = kind.option
     module, _, attribute = name.partition(":")
     package = module.partition(".")[0]
     if is_trusted:
@@ -58,4 +78,10 @@ def load_plugin(option: str, name: str, is_trusted: bool = False) -> Any:
         raise ConfigError(
             f"{option}: {module} defines no {attribute}; it defines {', '.join(own) or 'nothing'}."
         )
-    return getattr(found, attribute)
+    plugin = getattr(found, attribute)
+    if missing := [needed for needed in kind.attributes if not hasattr(plugin, needed)]:
+        raise ConfigError(
+            f"{option}: {name} must be {kind.description}, and it has no {' and no '.join(missing)}. docs/extending.md "
+            "shows an example."
+        )
+    return plugin

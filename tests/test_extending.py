@@ -128,6 +128,79 @@ def test_alternating_rounds_of_pairs_are_refused(config: str, capfd: pytest.Capt
     assert "alternating cannot be used with the objective Relativistic" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.name=json:dumps", "must be a class with a Generator and a Critic, and it has no Generator"),
+        ("objective.name=json:dumps", r"must be a subclass of pipeline\.objectives\.Objective"),
+        ('quality.metrics=["json:loads"]', "must be a class with a `metric` and a function `measure`"),
+        ('monitor.sinks=[{name: "json:dumps"}]', r"must be a subclass of pipeline\.monitor\.sinks\.Sink"),
+    ],
+)
+def test_an_object_of_another_kind_is_refused_with_what_it_lacks(
+    override: str, expected: str, config: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(config, override) == 2
+    assert re.search(expected, capfd.readouterr().err)
+
+
+def test_a_source_of_another_kind_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", "make", "json:dumps", "out"]) == 2
+    assert "SOURCE: json:dumps failed (TypeError" in capfd.readouterr().err
+    assert main(["shards", "make", "builtins:repr", "out"]) == 2
+    assert "gave str, which is not a source: it has no name" in capfd.readouterr().err
+
+
+def test_the_penalty_of_an_own_objective_refuses_batch_norm(
+    config: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(config, *OBJECTIVE, "model.critic_norm=batch") == 2
+    assert "batch norm does not work with the objective Relativistic" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [("nn.Dropout(0.5)", "is a Dropout"), ("BatchNorm2d(1)", "is a batch norm, and its Options say none")],
+)
+def test_layers_that_break_a_promise_are_refused(
+    layer: str, expected: str, config: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = EXAMPLES["my_networks.py"].replace("nn.Tanh(),", f"nn.Tanh(),\n                {layer},")
+    (tmp_path / "my_networks.py").write_text(f"from pipeline.models.norms import BatchNorm2d\n{code}")
+    assert train(config, *NETWORK) == 2
+    assert expected in capfd.readouterr().err
+
+
+def test_the_best_metric_must_be_measured(config: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert (
+        train(config, "quality.every=2", "quality.keep_best=my_metrics:Brightness", "schedule.stepz=3") == 2
+    )
+    told = capfd.readouterr().err
+    assert "my_metrics:Brightness is not one of quality.metrics" in told
+    assert "schedule.stepz: unknown option" in told
+
+
+def test_a_metric_on_the_command_line_needs_no_further_trust(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(config) == 0
+    monkeypatch.setattr(plugins, "_asked_for", set())
+    words = ["evaluate", str(tmp_path / "run"), "--samples", "128", "--metrics", "my_metrics:Brightness"]
+    assert main(words) == 0
+
+
+def test_a_network_with_nested_options_is_loaded_from_a_checkpoint(config: str, tmp_path: Path) -> None:
+    code = EXAMPLES["my_networks.py"].replace(
+        "class Shallow:", "class Inner(Options):\n    depth: int = 1\n\n\nclass Shallow:"
+    )
+    code = code.replace("        width: int", "        inner: Inner = Inner()\n        width: int", 1)
+    code = code.replace("import OwnNetworkOptions", "import Options, OwnNetworkOptions")
+    (tmp_path / "my_networks.py").write_text(code)
+    assert train(config, *NETWORK, "model.inner.depth=2") == 0
+    checkpoint = str(tmp_path / "run/checkpoints/step_00000004")
+    assert main(["sample", checkpoint, "--count", "4", "--out", str(tmp_path / "x.png")]) == 0
+
+
 def test_the_source_becomes_shards(tmp_path: Path) -> None:
     assert main(["shards", "make", "my_source:open_source", "stripes"]) == 0
     manifest = load_manifest(tmp_path / "stripes")

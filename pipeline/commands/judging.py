@@ -23,6 +23,7 @@ from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import RankRows
 from pipeline.option_mistakes import invalid_value
 from pipeline.options import Config, QualityOptions
+from pipeline.plugins import METRIC, is_import_path, load_plugin
 from pipeline.quality.evaluation import Evaluation
 from pipeline.ranks.devices import best_device, check_gpu_count
 from pipeline.ranks.failures import peer_losses
@@ -113,6 +114,8 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     names = ("metrics", "features", "classifier", "inception", "samples")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_quality(given)
+    for name in filter(is_import_path, arguments.metrics or []):
+        load_plugin(METRIC, name, is_trusted=True)
     # An evaluation reads each image once, with the processes and devices of this command, not of the run.
     overrides = ["runtime.processes=null", "runtime.device=auto", "precision=null"]
     overrides += ["data.cache=none", "data.workers=0", "quality.every=null"]

@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.errors import ConfigError
 from pipeline.models import dcgan, gan_bce, mlp, resnet, wgan_dcgan, wgan_mnist
 from pipeline.models.norms import BatchNorm2d
 from pipeline.options import ModelOptions
-from pipeline.plugins import is_import_path, load_plugin
+from pipeline.plugins import NETWORK, is_import_path, load_plugin
 
 ARCHITECTURES: dict[str, Any] = {
     "dcgan": dcgan,
@@ -31,7 +32,7 @@ def build_generator(options: ModelOptions, resolution: int, channels: int) -> nn
     """
     generator: nn.Module = _architecture(options.name).Generator(options, resolution, channels)
     if is_import_path(options.name):
-        refuse_foreign_batch_norm(options.name, generator)
+        refuse_what_differs_between_ranks(options.name, generator, options.generator_norm)
     return generator
 
 
@@ -43,24 +44,37 @@ def build_critic(options: ModelOptions, resolution: int, channels: int) -> nn.Mo
     """
     critic: nn.Module = _architecture(options.name).Critic(options, resolution, channels)
     if is_import_path(options.name):
-        refuse_foreign_batch_norm(options.name, critic)
+        refuse_what_differs_between_ranks(options.name, critic, options.critic_norm)
         refuse_fixed_precision(options.name, critic)
     return critic
 
 
 def _architecture(name: str) -> Any:
     """The object with a Generator and a Critic: a module of this package, or a plug-in."""
-    return ARCHITECTURES[name] if name in ARCHITECTURES else load_plugin("model.name", name)
+    return ARCHITECTURES[name] if name in ARCHITECTURES else load_plugin(NETWORK, name)
 
 
-def refuse_foreign_batch_norm(name: str, network: nn.Module) -> None:
-    """Raise ConfigError if a plug-in's network has PyTorch's batch norm, whose statistics differ between ranks."""
+def refuse_what_differs_between_ranks(name: str, network: nn.Module, norm: str) -> None:
+    """Raise ConfigError if a plug-in's network has layers whose result depends on the number of ranks or on a resume.
+
+    `norm` is what its options say of its normalization.
+    """
     for path, layer in network.named_modules():
         if isinstance(layer, _BatchNorm) and not isinstance(layer, BatchNorm2d):
             raise ConfigError(
-                f"model.name: {path} of {name} is a torch {type(layer).__name__}, whose statistics are those of "
-                "one rank, so that the result would depend on the number of ranks. Use "
-                "pipeline.models.norms.BatchNorm2d instead."
+                f"model.name: {path} of {name} is a torch {type(layer).__name__}, whose statistics are those of one "
+                "rank, so that the result would depend on the number of ranks. Use pipeline.models.norms.BatchNorm2d "
+                "instead."
+            )
+        if isinstance(layer, BatchNorm2d) and norm != "batch":
+            raise ConfigError(
+                f"model.name: {path} of {name} is a batch norm, and its Options say {norm}. Set generator_norm or "
+                'critic_norm to "batch" in them: it decides what a resumed run may change.'
+            )
+        if isinstance(layer, _DropoutNd):
+            raise ConfigError(
+                f"model.name: {path} of {name} is a {type(layer).__name__}, whose random numbers depend on the "
+                "number of ranks, and are not those of an uninterrupted run after a resume. Remove it."
             )
 
 

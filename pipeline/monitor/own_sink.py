@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError, StorageError
 from pipeline.monitor.grids import Png
 from pipeline.monitor.sinks import Sink
 from pipeline.options import SinkOptions
-from pipeline.plugins import load_plugin
+from pipeline.plugins import SINK, load_plugin
 
 
 class OwnSink(Sink):
@@ -22,7 +22,7 @@ class OwnSink(Sink):
         """`directory` is the run directory; steps from `first_step` on are new. Raises ConfigError."""
         self._name = options.name
         try:
-            self._sink: Sink = load_plugin("monitor.sinks", options.name)(options, directory, first_step)
+            self._sink: Sink = load_plugin(SINK, options.name)(options, directory, first_step)
         except Exception as error:
             raise ConfigError(
                 f"monitor.sinks: {options.name} cannot be created ({type(error).__name__}: {error}). Fix it or "

@@ -22,7 +22,7 @@ from pipeline.objectives.least_squares import LeastSquares
 from pipeline.objectives.penalties import GradientPenalty
 from pipeline.objectives.wasserstein import Wasserstein
 from pipeline.options import ObjectiveOptions
-from pipeline.plugins import is_import_path, load_plugin
+from pipeline.plugins import OBJECTIVE, is_import_path, load_plugin
 
 __all__ = [
     "Constraint",
@@ -39,7 +39,7 @@ __all__ = [
 def build_objective(options: ObjectiveOptions) -> Objective:
     """The objective that the options name."""
     if is_import_path(options.name):
-        own: Objective = load_plugin("objective.name", options.name)(options)
+        own: Objective = load_plugin(OBJECTIVE, options.name)(options)
         return own
     match options.name:
         case "wasserstein":

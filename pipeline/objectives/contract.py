@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -32,6 +32,8 @@ class Penalty(ABC):
 
     weight: float
     """What the term is multiplied by."""
+    is_per_sample: ClassVar[bool] = False
+    """Whether it differentiates the score of each image alone, which batch norm makes depend on the other images."""
 
     @abstractmethod
     def __call__(self, critic: Critic, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:

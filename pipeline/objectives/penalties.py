@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ class GradientPenalty(Penalty):
 
     weight: float = 10.0
     is_one_sided: bool = False
+    is_per_sample: ClassVar[bool] = True
 
     def __call__(self, critic: Critic, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
         """The penalty (0-d), differentiable with respect to the critic's weights."""

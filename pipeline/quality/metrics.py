@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from pipeline.plugins import load_plugin
+from pipeline.plugins import METRIC, load_plugin
 from pipeline.quality.class_balance import class_distance, class_histogram, covered_modes
 from pipeline.quality.frechet import Gaussian, frechet_distance, gaussian
 from pipeline.quality.kernel_distance import kernel_distance
@@ -88,7 +88,7 @@ def measure_all(names: Iterable[str], sets: Sets) -> dict[str, float]:
 
 
 def _measure_named(name: str) -> Measure:
-    measure: Measure = MEASURES[name] if name in MEASURES else load_plugin("quality.metrics", name).measure
+    measure: Measure = MEASURES[name] if name in MEASURES else load_plugin(METRIC, name).measure
     return measure
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline.config import load_config
+from pipeline.config import load_config, nested
 from pipeline.durable import replacing, write_text
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models import build_generator
@@ -259,9 +259,9 @@ def _best_step(directory: Path) -> int:
 def _of_checkpoint(checkpoint: Checkpoint, use_ema: bool) -> TrainedGenerator:
     """Build it from the options in the checkpoint itself, which may have been moved out of its run."""
     identity = checkpoint.facts()["identity"]
-    options = {
-        key.removeprefix("model."): value for key, value in identity.items() if key.startswith("model.")
-    }
+    options = nested(
+        {key.removeprefix("model."): value for key, value in identity.items() if key.startswith("model.")}
+    )
     try:
         model: ModelOptions = TypeAdapter(SavedModelOptions).validate_python(options)
     except ValidationError as error:

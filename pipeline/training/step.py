@@ -235,6 +235,12 @@ def check_objective(objective: Objective, config: Config) -> None:
     schedule = config.schedule
     if schedule.critic_rounds == "alternating":
         as_separable(objective)
+    if config.model.critic_norm == "batch" and any(penalty.is_per_sample for penalty in objective.penalties):
+        raise ConfigError(
+            f"model.critic_norm: batch norm does not work with the objective {type(objective).__name__}. Its "
+            "penalty is on the gradient of each sample alone, and batch norm makes it depend on the other samples. Use "
+            "none, layer or instance."
+        )
     if objective.generator_sees_real and schedule.real_images != schedule.global_batch:
         raise ConfigError(
             f"schedule.critic_batch: {schedule.critic_batch} cannot be used with the objective "

@@ -17,8 +17,8 @@ from typing import Protocol, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError, DataError
-from pipeline.plugins import is_import_path, load_plugin
+from pipeline.errors import ConfigError, DataError, PipelineError
+from pipeline.plugins import SOURCE, is_import_path, load_plugin
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 (height, width) for grey, or (height, width, 3) for RGB."""
@@ -123,7 +123,6 @@ PATHS = (
     ("photos.zip, photos.tar", "the same as an archive; a tar file must not be compressed"),
     ("shards/", "webdataset shards: a folder of .tar files of KEY.jpg and KEY.cls"),
     ("photos.npy, photos.npz", "uint8 arrays (count, height, width) or with 1 or 3 channels; labels in .npz"),
-    ("package.module:Source", "your own: called with a pipeline.data.sources.Spec, see docs/extending.md"),
     ("hf:NAME, hf:USER/NAME", "a Hugging Face dataset; with --root, one that save_to_disk wrote"),
     ("package.module:Name", "a source of your own, see docs/extending.md"),
 )
@@ -152,8 +151,25 @@ def open_source(spec: Spec) -> Source:
     if spec.name.startswith(HUGGING_FACE):
         return _open_with("pipeline.data.sources.hugging_face", spec)
     if is_import_path(spec.name) and not Path(spec.name).exists():
-        return cast(Source, load_plugin("SOURCE", spec.name, is_trusted=True)(spec))
+        return _open_own(spec)
     return _open_with(f"pipeline.data.sources.{_kind_of(Path(spec.name))}", spec)
+
+
+def _open_own(spec: Spec) -> Source:
+    """The source of a plug-in. Raises ConfigError if there is none or it is no source."""
+    try:
+        source: Source = load_plugin(SOURCE, spec.name, is_trusted=True)(spec)
+    except PipelineError:
+        raise
+    except Exception as error:  # the plug-in's own code may raise anything
+        raise ConfigError(f"SOURCE: {spec.name} failed ({type(error).__name__}: {error}).") from error
+    needed = ("name", "classes", "native_resolution", "native_channels", "__len__", "key", "label", "read")
+    if missing := [name for name in needed if not hasattr(source, name)]:
+        raise ConfigError(
+            f"SOURCE: {spec.name} gave {type(source).__name__}, which is not a source: it has no {', '.join(missing)}. "
+            "docs/extending.md shows an example."
+        )
+    return source
 
 
 def _open_with(module: str, spec: Spec) -> Source:
