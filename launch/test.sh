@@ -19,7 +19,7 @@ workers=$((cores < 8 ? cores : 8))
 
 ruff format --check .
 ruff check .
-mypy --num-workers "$workers"
+mypy
 lint-imports
 # Neighbouring tests share fixtures, so each worker gets a block of them. A worker that is done takes tests of others.
 exec python -m pytest -n "$workers" --dist worksteal "${chosen[@]}" "$@"

@@ -241,3 +241,11 @@ def test_overrides_may_come_before_and_after_flags(capsys: pytest.CaptureFixture
         with pytest.raises(SystemExit):
             _parse(words)
         assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+
+
+def test_an_error_is_told_even_if_a_cluster_sets_local_rank(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["train", "no_such_config"]) == 2
+    assert capfd.readouterr().err.count("error (exit 2)") == 1

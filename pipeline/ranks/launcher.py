@@ -73,8 +73,8 @@ class Rank:
 
     @property
     def exit_code(self) -> int:
-        """The process's exit code (minus the signal that ended it); what it reported, if it had to be ended."""
-        if self.was_told_to_end and self.report is not None:
+        """The process's exit code (minus the signal that ended it); what it reported, if a signal ended it later."""
+        if self.report is not None and (self.was_told_to_end or self.process.returncode < 0):
             return self.report.exit_code
         return self.process.returncode
 
@@ -162,6 +162,9 @@ class Launch:
                     self._hear(key.data, selector)
                 for rank in [rank for rank in running if rank.process.poll() is not None]:
                     running.remove(rank)
+                    # What it reported just before it ended.
+                    while any(key.data is rank for key, _ in selector.select(0)):
+                        self._hear(rank, selector)
                     if rank.exit_code != 0:
                         self._note_failure(rank)
                 self._enforce(running)
@@ -261,6 +264,8 @@ def rank_environment(processes: int, port: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(share),
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
+        # A rank that refuses to start makes the others log C++ stacks, which would bury what it says.
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
     return {
         **defaults,

@@ -53,7 +53,9 @@ def tell(error: PipelineError) -> None:
 
 def tell_untold(error: PipelineError) -> None:
     """Tell of an error unless that was done before. Ranks that torchrun started tell it once for each machine."""
-    is_first_on_machine = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    # LOCAL_RANK alone says nothing: clusters set it for processes that are no ranks, too.
+    is_rank = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_first_on_machine = not is_rank or int(os.environ.get("LOCAL_RANK", "0")) == 0
     if not error.is_told and (has_launcher() or is_first_on_machine):
         tell(error)
 
