@@ -13,9 +13,9 @@ if [ "${1:-}" = --fast ]; then
   shift
   chosen=(-m "not slow")
 fi
-# Each worker needs about 2 GB of memory.
 cores=$(python -c 'import os; print(len(os.sched_getaffinity(0)))')
-workers=$((cores < 8 ? cores : 8))
+# Twice as many workers as cores, because many tests wait for processes. Each needs about 2 GB of memory.
+workers=$((cores < 4 ? 2 * cores : 8))
 
 ruff format --check .
 ruff check .

@@ -10,10 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from pydantic import AfterValidator
-from pydantic_core import PydanticKnownError
+from typing import Literal
 
 from pipeline.errors import ConfigError
 from pipeline.plugins import METRIC, is_import_path, load_plugin
@@ -181,14 +178,14 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 """Every metric by its name, in the order in which they are listed everywhere."""
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
+    """Refuse a name that is neither in this table nor an import path, as pydantic wants a validator to."""
     if name not in METRICS and not is_import_path(name):
+        # Not above: commands read this table for their help, which must be quick.
+        from pydantic_core import PydanticKnownError
+
         raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, METRICS))})
     return name
-
-
-MetricName = Annotated[str, AfterValidator(_check_name)]
-"""An option's type: the name of a metric in this table, or the import path of your own."""
 
 
 def find_metric(name: str) -> Metric:

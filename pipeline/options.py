@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipeline.metric_table import METRICS, MetricName
+from pipeline.metric_table import METRICS, check_name
 from pipeline.plugins import IMPORT_PATH
 
 Norm = Literal["none", "batch", "layer", "instance"]
@@ -20,6 +20,7 @@ Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 """The name of a class. It may be written as a number, such as 7 for a digit."""
+MetricName = Annotated[str, AfterValidator(check_name)]
 
 
 class Options(BaseModel):
