@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from pipeline.data.format.shard_set import open_shards
 from pipeline.durable import replacing, storage_errors, write_text
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, describe
 from pipeline.options import Config
 from pipeline.ranks.runtime import Runtime
 from pipeline.ranks.stopping import StopSignals
@@ -112,7 +112,7 @@ def run_command(measure: Callable[[argparse.Namespace], None], arguments: argpar
     try:
         measure(arguments)
     except PipelineError as error:
-        print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
+        print(describe(error), file=sys.stderr)
         return error.exit_code
     return 0
 

@@ -38,7 +38,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.durable import replacing, storage_errors, write_text
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, describe
 from pipeline.monitor.records import Record, read_records
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.directory import RunDirectory
@@ -121,7 +121,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         report(arguments)
     except PipelineError as error:
-        print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
+        print(describe(error), file=sys.stderr)
         return error.exit_code
     return 0
 

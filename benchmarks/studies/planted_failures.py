@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from pipeline.data.reading.order import Ids
 from pipeline.durable import storage_errors, write_text
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, describe
 from pipeline.metric_table import METRICS
 from pipeline.options import FeatureKind, QualityOptions
 from pipeline.pixels import to_float
@@ -194,7 +194,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if arguments.out is not None:
             write(rows, arguments.samples, arguments.out)
     except PipelineError as error:
-        print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
+        print(describe(error), file=sys.stderr)
         return error.exit_code
     return int(any(row.unexpected for row in rows))
 

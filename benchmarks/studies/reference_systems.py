@@ -39,7 +39,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from pipeline.durable import replacing, storage_errors, write_text
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, describe
 from pipeline.monitor.records import Record, read_records
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint
@@ -96,7 +96,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         report(arguments)
     except PipelineError as error:
-        print(f"error (exit {error.exit_code}): {error}", file=sys.stderr)
+        print(describe(error), file=sys.stderr)
         return error.exit_code
     return 0
 
