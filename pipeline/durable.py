@@ -1,4 +1,8 @@
-"""Files that are complete or absent, even if the process or the machine stops while they are written."""
+"""The one way to write files: complete or absent, even if the process or the machine stops, and never through a link.
+
+A directory that we write to may have been made by others. A link in it, in the place of a file of ours, could lead to
+any file of the user. So new files are created exclusively, and a link is replaced or refused but never followed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import StorageError
+from pipeline.regular_files import check_regular
 
 
 @contextmanager
@@ -34,7 +39,7 @@ def advice(error: OSError) -> str:
             return "Mount the file system for writing or choose another place"
         case errno.EACCES | errno.EPERM:
             return "Get permission to write there or choose another place"
-        case errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ENOTEMPTY:
+        case errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ENOTEMPTY | errno.ELOOP | errno.EINVAL:
             return "Move away what is there or choose another place"
         case errno.ENAMETOOLONG:
             return "Choose a shorter name"
@@ -52,7 +57,8 @@ def replacing(path: Path, is_shared: bool = False) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}{token}.tmp")
     with storage_errors(path):
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)  # left by a process that was killed
+            with create_file(temporary) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -67,6 +73,40 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file's content completely, or leave it unchanged. Raises StorageError."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def create_file(path: Path) -> IO[bytes]:
+    """Create a file for reading and writing. Raises FileExistsError if anything is there, be it a link to nowhere."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "w+b")
+
+
+def open_for_append(path: Path) -> IO[bytes]:
+    """Open a file for reading and appending, or create it. Raises OSError unless it is a regular file."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, _link(path), str(path)) from None
+        raise
+    try:
+        check_regular(descriptor, path)
+        return os.fdopen(descriptor, "a+b")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, with those above it, unless it exists. Raises OSError if a link or a file is in its place."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, _link(path), str(path))
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _link(path: Path) -> str:
+    return f"it is a link to {os.path.realpath(path)}, which is not followed"
 
 
 def make_directory_of(path: Path) -> None:

@@ -6,13 +6,22 @@ means a defect of the program.
 
 from __future__ import annotations
 
+from pipeline.foreign_text import printable_lines, without_secrets
+
 
 class PipelineError(Exception):
-    """A failure that the user can act on. `exit_code` is the exit code of the process."""
+    """A failure that the user can act on. `exit_code` is the exit code of the process.
+
+    A message may hold names and texts from outside, so it loses control characters and the secrets of URLs here, before
+    it reaches a console, another rank, or the note in a run's directory.
+    """
 
     exit_code: int = 1
     is_told: bool = False
     """Whether the user was told of this error, or of the one on another rank that caused it"""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable_lines(without_secrets(message)))
 
 
 class ConfigError(PipelineError):

@@ -1,0 +1,62 @@
+"""Text from outside (file names, class names, servers, cards) made safe to show on a console, in a log or on a page."""
+
+from __future__ import annotations
+
+import re
+
+LONGEST_NAME, LONGEST_MESSAGE = 200, 20_000
+
+_URL = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s'\"<>]+)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"\b(authorization|bearer|[\w-]*(?:token|password|passwd|secret|signature|credential|api-?_?key|access-?_?key)[\w-]*)"
+    r"(\s*[=:]\s*|\s+)(?:(?:basic|bearer)\s+)?[^\s&,;'\"]{4,}",
+    re.IGNORECASE,
+)
+
+
+def printable(text: str, limit: int = LONGEST_NAME) -> str:
+    """One line without control characters: escapes, newlines and marks that turn the reading direction become `\\x1b`.
+
+    A text of more than `limit` characters loses its middle.
+    """
+    return _escaped(shortened(text, limit))
+
+
+def printable_lines(text: str, limit: int = LONGEST_MESSAGE) -> str:
+    """Like `printable`, for a message of several lines: keeps newlines."""
+    return "\n".join(map(_escaped, shortened(text, limit).split("\n")))
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, without its middle if it has more than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]} … {text[-half:]}"
+
+
+def without_secrets(text: str) -> str:
+    """The text with its URLs reduced to host and path: no user, password, query or fragment, which can be secrets."""
+    return _URL.sub(lambda match: match[1] + _bare(match[2]), text)
+
+
+def without_credentials(text: str) -> str:
+    """Like `without_secrets`, for what a server or a library says: no `token=...` or `Authorization: ...` either."""
+    return _SECRET.sub(lambda match: f"{match[1]}{match[2]}(removed)", without_secrets(text))
+
+
+def _bare(rest: str) -> str:
+    """The part of a URL after `://`, as host and path."""
+    address = re.split(r"[?#]", rest, maxsplit=1)[0]
+    host, slash, path = address.partition("/")
+    removed = "?(removed)" if len(address) < len(rest) else ""
+    return host.rpartition("@")[2] + slash + path + removed
+
+
+def _escaped(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in line
+    )
