@@ -1,0 +1,74 @@
+"""Images and labels that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.data.making.convert import Conversion
+from pipeline.data.making.plan import plan_shards
+from pipeline.data.making.writer import find_finished, make_shards
+from pipeline.errors import DataError
+from tests.data.making.sets import make
+from tests.shards import Given, noise
+
+
+def bad_images(*bad: int) -> Given:
+    """Twelve PNG files, some of them truncated."""
+    from pipeline.data.format.codecs import encode
+
+    files = [encode(pixels, "png", 95) for pixels in noise(12).pictures]  # type: ignore[arg-type]
+    return Given([file[:-20] if number in bad else file for number, file in enumerate(files)])
+
+
+def test_a_bad_image_is_an_error_with_name_reason_and_remedy(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"given: \.\./5 cannot be used: it is a damaged PNG\. Replace or remove .* --skip-bad N",
+    ):
+        make(bad_images(5), tmp_path)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_bad_images_within_the_limit_are_left_out_and_listed(tmp_path: Path, workers: int) -> None:
+    source = bad_images(4, 5, 6, 7, 9)
+    plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
+    with pytest.raises(
+        DataError, match=r"more than --skip-bad 4 allows; for example \.\./\d: it is a damaged PNG"
+    ):
+        make_shards(plan, tmp_path, skip_bad=4, workers=workers)
+    manifest = make_shards(plan, tmp_path, skip_bad=5, workers=workers)
+    assert manifest is not None
+    # All images of the second shard are bad, so it does not exist.
+    assert [(shard.name, shard.count) for shard in manifest.shards] == [("000000.tar", 4), ("000002.tar", 3)]
+    report = (tmp_path / "bad-images.txt").read_text().splitlines()
+    assert report == [f"../{number}\tit is a damaged PNG" for number in (4, 5, 6, 7, 9)]
+    assert find_finished(tmp_path, plan) == manifest
+
+
+def test_a_set_of_only_bad_images_is_refused(tmp_path: Path) -> None:
+    source = bad_images(*range(12))
+    plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
+    with pytest.raises(
+        DataError, match=r"given: no image can be used, for example \.\./0: it is a damaged PNG"
+    ):
+        make_shards(plan, tmp_path, skip_bad=12)
+
+
+@pytest.mark.parametrize("label", [None, -1, 2])
+def test_a_label_outside_the_classes_is_refused(tmp_path: Path, label: int | None) -> None:
+    with pytest.raises(DataError, match=f"has label {label}, but the source has 2 classes, numbered from 0"):
+        make(Given(noise(2).pictures, [0, label], ("even", "odd")), tmp_path)
+
+
+def test_repaired_images_are_used_on_the_next_run(tmp_path: Path) -> None:
+    def plan(source: Given) -> Any:
+        return plan_shards(source, Conversion((8, 8), 3), samples_per_shard=2)
+
+    with pytest.raises(DataError, match="more than --skip-bad 1 allows"):
+        make_shards(plan(bad_images(1, 5)), tmp_path, skip_bad=1)
+    manifest = make_shards(plan(bad_images()), tmp_path)
+    assert manifest is not None
+    assert manifest.count == 12
