@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.data.format.disk_cache import DiskCache, NoRoomError
-from pipeline.data.format.manifest import Manifest, Shard
-from pipeline.data.format.remote import RemoteFiles, Transport, check_url, is_url
+from pipeline.data.format.remote import RemoteFiles, Transport
 from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.data.reading.cache import Node, decode_all
 from pipeline.data.reading.reader import ShardReader
 from pipeline.errors import ConfigError, DataError
 from pipeline.options import DataOptions, RemoteOptions
 from tests.chaos_server import chaos
+from tests.data.format.downloads import options, wait_for
 from tests.shards import digits, reader, write
 
 
@@ -37,11 +30,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("remote") / "set"
     write(digits(), out, 8, 1, 100)
     return out
-
-
-def options(place: Path, **changes: float) -> RemoteOptions:
-    settings: dict[str, Any] = {"directory": str(place), "stall_seconds": 0.3, "deadline_seconds": 30}
-    return RemoteOptions(**{**settings, **changes})
 
 
 def open_remote(url: str, place: Path, **changes: float) -> ShardSet:
@@ -98,13 +86,6 @@ def test_announced_files_are_downloaded_before_they_are_opened(shards: Path, tmp
         remote.files.close()
 
 
-def wait_for(condition: object, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
-
-
 def stored(place: Path) -> int:
     """The size of all files; some may be removed while they are counted."""
     total = 0
@@ -136,87 +117,6 @@ def test_downloaded_files_never_take_more_than_the_capacity(shards: Path, tmp_pa
         done.set()
         watcher.join()
     assert 500_000 < largest[0] <= 1_100_000
-
-
-def files_of(sizes: dict[str, int], root: Path) -> tuple[Manifest, dict[str, str]]:
-    """Write files of these sizes, and a manifest that lists them; the index files are not real indexes."""
-    entries = []
-    for name, size in sizes.items():
-        (root / name).write_bytes(name.encode() * (size // len(name)) + b"x" * (size % len(name)))
-        digest = hashlib.sha256((root / name).read_bytes()).hexdigest()
-        entries.append(Shard(name, 1, size, digest, name + "-index", "0" * 64))
-    return Manifest("x", (8, 8), 1, (), "png", tuple(entries)), {
-        shard.name: shard.sha256 for shard in entries
-    }
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> Iterator[tuple[RemoteFiles, Path, dict[str, str]]]:
-    """Three files of 1,000 bytes, a cache for two, and the files' digests."""
-    (tmp_path / "root").mkdir()
-    manifest, digests = files_of(dict.fromkeys(("a.tar", "b.tar", "c.tar"), 1000), tmp_path / "root")
-    with chaos(tmp_path / "root") as server:
-        place = tmp_path / "cache"
-        files = RemoteFiles(server.url, manifest, options(place, capacity_gb=2.1e-6, deadline_seconds=1.0))
-        yield files, place, digests
-        files.close()
-
-
-Three = tuple[RemoteFiles, Path, dict[str, str]]
-
-
-def test_the_least_recently_used_file_is_deleted_first(three: Three) -> None:
-    files, place, digests = three
-    for name in ("a.tar", "b.tar", "a.tar", "c.tar"):
-        files.open(name).close()
-        time.sleep(0.01)
-    assert {name for name, digest in digests.items() if (place / digest).exists()} == {"a.tar", "c.tar"}
-
-
-def test_files_in_use_are_kept_and_a_full_cache_is_reported(three: Three) -> None:
-    files, place, digests = three
-    with files.open("a.tar"), files.open("b.tar") as b:
-        with pytest.raises(
-            DataError, match=r"no room for .*c\.tar: the 2\.1e-06 GB of .*cache are full of shards"
-        ):
-            files.open("c.tar")
-        assert len(b.read()) == 1000
-    files.open("c.tar").close()
-    assert (place / digests["c.tar"]).exists()
-
-
-def test_announced_files_are_kept_until_others_are_announced(three: Three) -> None:
-    files, place, digests = three
-    files.expect(["a.tar", "b.tar"], ["c.tar"])
-    wait_for(lambda: all((place / digests[name]).exists() for name in ("a.tar", "b.tar")))
-    time.sleep(0.1)
-    with pytest.raises(DataError, match="There is no room for"):
-        files.open("c.tar")
-    files.expect(["c.tar"], [])
-    wait_for(lambda: (place / digests["c.tar"]).exists())
-
-
-def test_files_that_another_process_reads_are_kept(three: Three) -> None:
-    files, place, digests = three
-    for name in ("a.tar", "b.tar"):
-        files.open(name).close()
-    program = (
-        "import sys, fcntl; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_SH); "
-        "print('locked', flush=True); sys.stdin.read()"
-    )
-    reading = subprocess.Popen(
-        [sys.executable, "-c", program, place / digests["a.tar"]],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert reading.stdout is not None
-        assert reading.stdout.readline() == b"locked\n"
-        files.open("c.tar").close()
-        # "a" was the older one.
-        assert {name for name, digest in digests.items() if (place / digest).exists()} == {"a.tar", "c.tar"}
-    finally:
-        reading.communicate()
 
 
 def fetch_all(url: str, place: Path) -> None:
@@ -263,12 +163,6 @@ def stall(url: str, place: Path, manifest: bytes) -> None:
 
     files = RemoteFiles(url, parse_manifest(manifest, "x"), options(place, stall_seconds=60))
     files.open("000000.tar")
-
-
-def test_a_permanent_failure_names_the_file_and_the_last_reason(three: Three) -> None:
-    files, _, _ = three
-    with pytest.raises(DataError, match=r"http://127.*/a\.tar-index does not exist\. Correct data\.shards"):
-        files.open("a.tar-index")
 
 
 @pytest.mark.parametrize(
@@ -323,47 +217,6 @@ def test_closing_ends_a_waiting_download(shards: Path, tmp_path: Path) -> None:
             remote.files.open("000000.tar")
 
 
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("pipe:curl http://x", "a kind of URL that is not supported"),
-        ("file:///etc", "a kind of URL that is not supported"),
-        ("ftp://host/x", "a kind of URL that is not supported"),
-        ("https:host/x", "a kind of URL that is not supported"),
-        ("https://user:secret@host/x", "contains a user name or a password"),
-        ("https://host/x::file:///etc", "more than a host and a path, or special characters"),
-        ("https://host/{000..999}", "more than a host and a path, or special characters"),
-        ("https://host/x;id", "more than a host and a path, or special characters"),
-        ("https://host/$(id)", "more than a host and a path, or special characters"),
-        ("https://host/x y", "more than a host and a path, or special characters"),
-        ("https://host/x?list=1", "more than a host and a path, or special characters"),
-        ("https:///x", "more than a host and a path, or special characters"),
-        ("s3://bucket/x|id", "more than a host and a path, or special characters"),
-    ],
-)
-def test_only_plain_urls_of_supported_kinds_are_accepted(url: str, message: str) -> None:
-    assert is_url(url)
-    with pytest.raises(ConfigError, match=message) as caught:
-        check_url(url)
-    assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("place", ["data/mnist", "/data/x:y", "./a", "C", "x"])
-def test_paths_are_not_urls(place: str) -> None:
-    assert not is_url(place)
-
-
-def test_a_missing_library_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*names: object, **arguments: object) -> None:
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr("fsspec.filesystem", missing)
-    with pytest.raises(
-        ConfigError, match=r"s3:// URLs need a library that is not installed .*'wgan-pipeline\[remote\]'"
-    ):
-        Transport("s3://bucket/x", RemoteOptions())
-
-
 def test_a_capacity_too_small_for_the_windows_is_refused_at_the_start(shards: Path, tmp_path: Path) -> None:
     with (
         chaos(shards.parent) as server,
@@ -373,31 +226,6 @@ def test_a_capacity_too_small_for_the_windows_is_refused_at_the_start(shards: Pa
         ),
     ):
         open_remote(f"{server.url}/set", tmp_path, capacity_gb=0.0005)
-
-
-def test_a_file_that_is_not_kept_is_removed_and_takes_no_room(tmp_path: Path) -> None:
-    cache = DiskCache(tmp_path, 100)
-    with cache.writing("0" * 64, 80) as (path, _):
-        path.write_bytes(b"half")
-        # The file that is being written counts with the size that it will have.
-        with pytest.raises(NoRoomError), cache.writing("1" * 64, 80):
-            pass
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-
-
-def test_no_file_is_renamed_while_another_process_counts_files(tmp_path: Path) -> None:
-    cache = DiskCache(tmp_path, 100)
-    with cache.writing("0" * 64, 80) as (path, keep):
-        path.write_bytes(b"x" * 80)
-        keeper = threading.Thread(target=keep)
-        with (tmp_path / ".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            keeper.start()
-            keeper.join(0.2)
-            assert path.exists()
-            assert not cache.has("0" * 64)
-        keeper.join()
-        assert cache.has("0" * 64)
 
 
 def test_a_manifest_of_many_megabytes_is_downloaded_completely(tmp_path: Path) -> None:
