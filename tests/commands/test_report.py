@@ -4,57 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from html import unescape
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from pipeline.cli import main
 from pipeline.commands.report_charts import MOST_GRIDS, draw_charts, read_grids
-from pipeline.commands.report_page import render, training_seconds
-from pipeline.commands.report_tables import Quality, newest_of_equal, summarise_quality, tabulate
+from pipeline.commands.report_page import render
 from pipeline.errors import ConfigError
 from pipeline.monitor.animation import choose_frames
 from pipeline.monitor.records import AlarmRecord
+from tests.commands.reports import (
+    CONFIG,
+    EVALUATION,
+    FIGURES,
+    sections,
+    write_checkpoint,
+    write_grid,
+    write_lines,
+)
 
-CONFIG = {"name": "sevens", "data": {"shards": "data/digits"}, "schedule": {"steps": 1000}}
-FIGURES = {
-    "critic/real": 3.0,
-    "critic/fake": 1.0,
-    "generator/loss": -1.0,
-    "wasserstein/estimate": 2.0,
-    "wasserstein/estimate_smooth": 2.25,
-    "speed/images_per_second": 1234.0,
-    "speed/step_seconds": 0.5,
-}
 OPTIONAL_SECTIONS = {"quality", "evaluations", "alarms"}
 SECTIONS = {"curves", "samples", "reproduce", "config", "environment", "checkpoints"}
-
-
-def write_lines(path: Path, *lines: Mapping[str, Any]) -> None:
-    with path.open("a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-
-
-def write_grid(run: Path, step: int, width: int = 70, noise: bool = False) -> None:
-    (run / "samples").mkdir(exist_ok=True)
-    pixels = np.full((width, width, 3), step % 256, np.uint8)
-    if noise:
-        pixels = np.random.default_rng(step).integers(0, 256, pixels.shape, np.uint8)
-    Image.fromarray(pixels).save(run / "samples" / f"step_{step:08d}.png")
-
-
-def write_checkpoint(run: Path, step: int, manifest: str = "5ea1") -> None:
-    path = run / "checkpoints" / f"step_{step:08d}"
-    path.mkdir(parents=True)
-    facts = {"identity": {"data.manifest": manifest, "images": [1, 16, 16]}}
-    (path / "state.json").write_text(json.dumps(facts))
-    (path / "generator.safetensors").write_bytes(bytes(2_000_000))
 
 
 @pytest.fixture
@@ -76,17 +49,6 @@ def run(begun: Path) -> Path:
         write_grid(begun, step)
         write_checkpoint(begun, step)
     return begun
-
-
-def sections(page: str) -> dict[str, str]:
-    """The text of each section by its name, and the text above them as "head"."""
-    head, *parts = re.split(r'<section id="', page.partition("<body")[2])
-    named = {part.partition('"')[0]: part.partition(">")[2] for part in parts}
-    return {name: text_of(part) for name, part in {"head": head.partition(">")[2], **named}.items()}
-
-
-def text_of(html: str) -> str:
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
 
 
 def test_a_run_that_trains_says_how_far_it_is(run: Path) -> None:
@@ -147,72 +109,12 @@ def test_optional_sections_appear_when_there_is_something_to_show(run: Path) -> 
     assert "swd 0.5 400 0.5 400 lower" in found["quality"]
 
 
-def test_the_best_of_a_figure_is_the_lowest_distance_and_the_highest_share() -> None:
-    lines = [
-        {"step": step, "quality/fid_pixels": fid, "quality/recall_pixels": recall}
-        for step, fid, recall in ((10, 9.0, 0.1), (20, 5.0, 0.4), (30, 7.0, 0.3), (40, float("nan"), 0.2))
-    ]
-    assert summarise_quality(lines) == [
-        Quality("fid_pixels", last=(30, 7.0), best=(20, 5.0), better="lower"),
-        Quality("recall_pixels", last=(40, 0.2), best=(20, 0.4), better="higher"),
-    ]
-
-
 def test_the_summary_names_the_figure_that_chooses_the_best_checkpoint(run: Path) -> None:
     write_lines(run / "metrics.jsonl", {"step": 400, "quality/fid_pixels": 9.0, "quality/swd": 0.5})
     assert "Best fid_pixels 9" in sections(render(run))["head"]
     quality = {"every": 200, "metrics": ["fid", "swd"], "keep_best": "swd"}
     (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "quality": quality}))
     assert "Best swd 0.5" in sections(render(run))["head"]
-
-
-def test_evaluations_of_different_metrics_share_one_table() -> None:
-    first = {"step": 1000, "weights": "ema", "samples": 2000, "seed": 0, "features": "pixels", "time": "noon"}
-    second = {**first, "step": 2000, "weights": "last"}
-    table = tabulate(
-        [{**first, "metrics": {"fid": 12.3456}}, {**second, "metrics": {"swd": 0.5, "fid": 11.0}}]
-    )
-    assert table == (
-        ["step", "weights", "samples", "seed", "features", "fid", "swd", "time"],
-        [
-            ["1000", "ema", "2000", "0", "pixels", "12.35", "", "noon"],
-            ["2000", "last", "2000", "0", "pixels", "11", "0.5", "noon"],
-        ],
-    )
-
-
-EVALUATION = {"step": 3000, "weights": "ema", "samples": 2000, "seed": 0, "features": "pixels", "real": 2000}
-
-
-def test_of_equal_evaluations_the_newest_is_kept() -> None:
-    first = {**EVALUATION, "metrics": {"fid": 9.0, "swd": 1.0}, "time": "morning"}
-    again = {**EVALUATION, "metrics": {"swd": 1.0, "fid": 8.0}, "time": "noon"}
-    assert newest_of_equal([first, again]) == [again]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"step": 2000},
-        {"weights": "generator"},
-        {"samples": 500},
-        {"seed": 1},
-        {"features": "inception"},
-        {"manifest": "5ea1"},
-        {"metrics": {"fid": 9.0, "swd": 1.0}},
-    ],
-)
-def test_evaluations_that_differ_in_what_was_asked_for_are_all_kept(change: Mapping[str, Any]) -> None:
-    first = {**EVALUATION, "metrics": {"fid": 9.0}}
-    assert newest_of_equal([first, {**first, **change}]) == [first, {**first, **change}]
-
-
-def test_the_set_is_a_column_where_evaluations_are_of_different_ones() -> None:
-    lines = [{**EVALUATION, "manifest": letter * 64} for letter in "ab"]
-    assert "manifest" not in tabulate(lines[:1])[0]
-    columns, rows = tabulate(lines)
-    assert [row[columns.index("manifest")] for row in rows] == ["a" * 24, "b" * 24]
-    assert "real" not in columns
 
 
 def test_the_page_shows_each_evaluation_once_and_the_number_of_samples(run: Path) -> None:
@@ -224,15 +126,6 @@ def test_the_page_shows_each_evaluation_once_and_the_number_of_samples(run: Path
     assert "6.5" in found["evaluations"]
     assert "7.25" not in found["evaluations"]
     assert "Measured during training, on 1,500 samples each time." in found["quality"]
-
-
-def test_the_time_of_steps_that_were_not_logged_counts_too() -> None:
-    lines: list[dict[str, float]] = [
-        {"step": 10, "speed/step_seconds": 0.5},
-        {"step": 15},
-        {"step": 30, "speed/step_seconds": 2.0},
-    ]
-    assert training_seconds(lines) == 10 * 0.5 + 20 * 2.0
 
 
 def test_charts_are_in_the_colours_of_the_page_and_hold_no_address() -> None:
