@@ -1,0 +1,91 @@
+"""Options that cannot work together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.options import LeastSquaresOptions
+from tests.configs import SMALL, load, mistakes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["objective.name=gradient_penalty", "model.critic_norm=batch"],
+            "model.critic_norm: batch norm does not work with objective.name: gradient_penalty",
+        ),
+        (["data.cache=host", "data.workers=2"], "so 2 workers would have no work"),
+        (["precision=fp16", "runtime.device=cpu"], "precision: fp16 needs a GPU"),
+        (["schedule.global_batch=10", "runtime.processes=4"], "10 is not a multiple of runtime.processes 4"),
+        (
+            ["quality.every=5", "quality.features=classifier"],
+            "quality.features: classifier needs a trained classifier",
+        ),
+        (["quality.every=5", "quality.metrics=[fid, modes]"], "quality.metrics: modes needs a classifier"),
+        (
+            ["quality.metrics=[copied]", "quality.every=10"],
+            "copied needs held-out images, and data.validation is 0",
+        ),
+        (
+            ["quality.every=10", "quality.keep_best=kid"],
+            "quality.keep_best: kid is not one of quality.metrics",
+        ),
+        (
+            ["quality.samples=256", "quality.keep_best=fid"],
+            "needs evaluations during training. Set quality.every",
+        ),
+        (
+            [
+                "data.validation=0.2",
+                "quality.every=5",
+                "quality.metrics=[copied]",
+                "quality.keep_best=copied",
+            ],
+            "quality.keep_best: for copied neither higher nor lower is better",
+        ),
+        (["quality.every=5", "quality.patience=3"], "Name the metric in quality.keep_best"),
+        (["checkpoint.every=10", "checkpoint.keep_every=15"], "15 is not a multiple of checkpoint.every 10"),
+        (
+            ["objective.name=wasserstein", "model.spectral_norm=true"],
+            "model.spectral_norm: does not work",
+        ),
+        (
+            ["objective.scope=convolutions", "model.name=mlp"],
+            "convolutions clips nothing with model.name: mlp",
+        ),
+        (
+            ["objective.name=least_squares", "objective.c=-1"],
+            "Published values are pearson (-1, 1, 0) and binary (0, 1, 1)",
+        ),
+        (
+            ["schedule.critic_rounds=alternating", "objective.name=gradient_penalty"],
+            "alternating does not work with objective.name: gradient_penalty",
+        ),
+        (
+            ["init_from.critic=x", "init_from.freeze_generator=2"],
+            "init_from.freeze_generator: the frozen layers would keep",
+        ),
+        (
+            ["schedule.reuse_fakes=true", "schedule.critic_batch=32"],
+            "a critic update has 32 generated images",
+        ),
+        (["schedule.critic_batch=6", "runtime.processes=4"], "schedule.critic_batch: 6 is not a multiple of"),
+    ],
+)
+def test_options_that_cannot_work_together_are_refused(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    (mistake,) = mistakes(tmp_path, SMALL, *overrides)[1:]
+    assert message in mistake
+    load(tmp_path, SMALL, overrides[0])
+
+
+@pytest.mark.parametrize("codes", [(-1, 1, 0), (0, 1, 1)])
+def test_both_published_codings_of_least_squares_are_allowed(tmp_path: Path, codes: tuple[int, ...]) -> None:
+    overrides = [f"objective.{name}={code}" for name, code in zip("abc", codes, strict=True)]
+    options = load(tmp_path, SMALL, "objective.name=least_squares", *overrides).objective
+    assert isinstance(options, LeastSquaresOptions)
+    assert (options.a, options.b, options.c) == codes
