@@ -6,7 +6,6 @@ this takes a fraction of a second.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -17,14 +16,16 @@ from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
 from pipeline.option_fields import KeyPath, default_kind, fields
-from pipeline.option_mistakes import describe_mistake, path_in
+from pipeline.option_mistakes import describe_mistake, path_in, shown
 from pipeline.option_plugins import config_type
 from pipeline.option_rules import contradictions
 from pipeline.options import Config
 from pipeline.presets import find_config
+from pipeline.regular_files import read_regular
 from pipeline.wording import counted
+from pipeline.yaml_text import MOST_BYTES, MOST_LEVELS, parse_yaml
 
-MOST_BYTES = 1 << 20
+MOST_MISTAKES = 20
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), is_trusted: bool = True) -> Config:
@@ -68,7 +69,9 @@ def parse_config(
         config = kind.model_validate(content)
         mistakes = []
     except ValidationError as error:
-        mistakes = [describe_mistake(item, content, places, kind) for item in error.errors()]
+        found = error.errors(include_url=False)
+        mistakes = [describe_mistake(item, content, places, kind) for item in found[:MOST_MISTAKES]]
+        mistakes += [f"and {len(found) - MOST_MISTAKES:,} more"] if len(found) > MOST_MISTAKES else []
         config = _repaired(content, error, kind)
     mistakes += contradictions(config)
     if mistakes:
@@ -102,40 +105,17 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain YAML without aliases, in which 5e-5 is a number (in YAML 1.1 it is text)."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     """The content of a file, and the line of each key. Raises ConfigError."""
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise ConfigError(f"{path} has {size:,} bytes, and a config has a few hundred. Name a config.")
-        text = path.read_text(encoding="utf-8")
+        content, places = parse_yaml(read_regular(path, MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as text: {error}.") from None
-    places: dict[KeyPath, str] = {}
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return {}, places
-        _note_places(node, (), places)
-        content = loader.construct_document(node)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path} cannot be read as text: {why}. Name a YAML file or a preset.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if content is None:
+        return {}, places
     if not isinstance(content, dict):
         raise ConfigError(
             f"{path} contains a {type(content).__name__}, and a config is a mapping of options, like seed: 1."
@@ -143,30 +123,17 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     return content, places
 
 
-def _note_places(node: yaml.Node, path: KeyPath, places: dict[KeyPath, str]) -> None:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        here = (*path, str(key.value))
-        if here in places:
-            raise yaml.MarkedYAMLError(
-                problem=f"{'.'.join(here)} is given twice, first on {places[here]}",
-                problem_mark=key.start_mark,
-            )
-        places[here] = f"line {key.start_mark.line + 1}"
-        _note_places(value, here, places)
-
-
 def _parse_override(text: str) -> tuple[KeyPath, Any]:
     key, equals, value = text.partition("=")
-    if not equals or not key:
+    path = tuple(key.split("."))
+    if not equals or not key or len(path) > MOST_LEVELS:
         raise ConfigError(
-            f"{text!r} does not set an option. Write section.option=value, like schedule.steps=500."
+            f"{shown(text)} does not set an option. Write section.option=value, like schedule.steps=500."
         )
     try:
-        return tuple(key.split(".")), yaml.load(value, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{text!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        return path, parse_yaml(value).content
+    except ValueError as error:
+        raise ConfigError(f"{shown(text)}: the value is not valid YAML: {error}") from None
 
 
 def _override(content: dict[str, Any], path: KeyPath, value: Any) -> list[KeyPath]:

@@ -6,8 +6,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.foreign_text import printable
 from pipeline.option_fields import KeyPath, default_kind, fields
 from pipeline.options import Config
+
+MOST_SHOWN = 80
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -34,7 +37,7 @@ def describe_mistake(
     `content` was checked as a config of this `kind`. `places` says where each key was written, such as "line 3".
     """
     path = path_in(content, item["loc"])
-    name, found = ".".join(path), item["input"]
+    name, found = printable(".".join(path)), shown(item["input"])
     where = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), "")
     match item["type"]:
         case "extra_forbidden":
@@ -43,16 +46,16 @@ def describe_mistake(
             text, where = "is required", ""
         case "union_tag_invalid":
             where = places.get((*path, "name"), where)
-            text = f"invalid value {found['name']!r}: expected one of {item['ctx']['expected_tags']}"
+            text = f"invalid value {shown(item['input']['name'])}: expected one of {item['ctx']['expected_tags']}"
             name = f"{name}.name"
         case "list_type":
-            text = f"invalid value {found!r}: expected a list, as in {name}=[{found}]"
+            text = f"invalid value {found}: expected a list, as in {name}=[{printable(str(item['input']), MOST_SHOWN)}]"
         case "too_short":
             text = "an empty list is not allowed: name at least one, or leave the option out"
         case "invalid_key":
-            text = f"{found!r} cannot be the name of an option; names are words, like seed"
+            text = f"{found} cannot be the name of an option; names are words, like seed"
         case "model_type" | "model_attributes_type":
-            text = f"invalid value {found!r}: {_section_usage(path, found)}"
+            text = f"invalid value {found}: {_section_usage(path, item['input'])}"
         case _:
             text = invalid_value(item)
     return f"{where}: {name}: {text}" if where else f"{name}: {text}"
@@ -68,7 +71,12 @@ def invalid_value(item: Any) -> str:
         expected = f"one of {choices}" if ", " in choices else choices
     else:
         expected = item["msg"].removeprefix("Input should ").removeprefix("be ")
-    return f"invalid value {item['input']!r}: expected {expected}"
+    return f"invalid value {shown(item['input'])}: expected {expected}"
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, on one line and shortened: it may be long, or nested without end."""
+    return printable(repr(value), MOST_SHOWN)
 
 
 def path_in(content: Any, location: Sequence[int | str]) -> KeyPath:

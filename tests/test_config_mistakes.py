@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.config import MOST_BYTES, load_config, parse_config
+from pipeline.config import load_config, parse_config
 from pipeline.errors import ConfigError
+from pipeline.yaml_text import MOST_BYTES
 from tests.configs import SMALL, load, mistakes, write
 
 
@@ -68,8 +70,8 @@ def test_known_options_are_listed_in_order_if_no_name_is_similar(tmp_path: Path)
         ("name: a\nname: b", "name is given twice, first on line 1 .*line 2"),
         ("data:\n  shards: a\n  shards: b", "data.shards is given twice, first on line 2 .*line 3"),
         ("data: &here {shards: a}\nmodel: *here", r"aliases \(\*name\) are not supported .*line 2"),
-        ("name: !!python/name:os.system ''", "could not determine a constructor for the tag .*python/name"),
-        ("name: !!python/object/apply:os.system [exit]", "could not determine a constructor for the tag"),
+        ("name: !!python/name:os.system ''", "tags such as !!python/name:os.system are not supported"),
+        ("name: !!python/object/apply:os.system [exit]", "tags such as !!python/object/apply:os.system are"),
         ("- name\n- data", "contains a list, and a config is a mapping of options"),
         ("just words", "contains a str, and a config is a mapping"),
         ("name: [", "is not valid YAML"),
@@ -79,6 +81,22 @@ def test_known_options_are_listed_in_order_if_no_name_is_similar(tmp_path: Path)
         ("name: " + "[" * 5000, "is not valid YAML"),
         ("seed: " + "9" * 5000, "is not valid YAML"),
         ("? [a]\n: b", "is not valid YAML"),
+        *[
+            (f"seed: !!{tag} {value}", rf"tags such as !!{tag} are not supported.*\(line 1, column 7\)")
+            for tag, value in [
+                ("int", "a"),
+                ("bool", "x"),
+                ("timestamp", "x"),
+                ("binary", "é"),
+                ("set", "[a]"),
+            ]
+        ],
+        ("seed: ! 1", "tags such as ! are not supported"),
+        ("? !!null\n: 1", "tags such as !!null are not supported"),
+        ("seed: 0x" + "f" * 5000, "a number has 5,002 digits"),
+        ("data: {classes: [" + "1.5, " * 12_000 + "]}", "there are more than 5,000 keys and values"),
+        ("a: {" * 17 + "}" * 17, "values are nested on more than 16 levels"),
+        ("seed: 2001-01-01T00:00:00+99:00", "is not valid YAML: .*offset must be"),
     ],
 )
 def test_files_that_are_not_a_plain_mapping_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -96,8 +114,30 @@ def test_an_empty_file_is_refused_with_the_required_options(tmp_path: Path) -> N
 
 def test_a_file_that_is_much_too_large_is_not_read(tmp_path: Path) -> None:
     text = SMALL + "#" * MOST_BYTES
-    with pytest.raises(ConfigError, match=f"has {len(text):,} bytes, and a config has a few hundred"):
+    with pytest.raises(ConfigError, match=f"has more than the {MOST_BYTES:,} bytes"):
         load(tmp_path, text)
+
+
+def test_a_long_wrong_value_gives_a_short_message(tmp_path: Path) -> None:
+    text = SMALL + f"  shuffle: {'x' * 40_000}\n{'k' * 900}: 1\n"
+    classes = "  classes: [" + "1.5, " * 4000 + "]\n"
+    found = mistakes(tmp_path, text.replace("schedule:", classes + "schedule:"))
+    assert len(found) == 22
+    assert found[-1] == "and 3,982 more"
+    assert max(map(len, found)) < 400
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, SMALL, f"data.classes={'a' * 60_000}")
+    assert len(str(caught.value)) < 600
+    with pytest.raises(ConfigError, match=r"does not set an option\. Write section\.option=value"):
+        load(tmp_path, SMALL, "a." * 5000 + "b=1")
+
+
+def test_what_is_no_file_is_refused_as_a_config_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="cannot be read as text: it is a named pipe, not a file"):
+        load_config(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="it is a device, not a file"):
+        load_config(Path("/dev/zero"))
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:

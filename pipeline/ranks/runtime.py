@@ -18,7 +18,6 @@ from typing import Any
 import psutil
 import torch
 import torch.distributed as dist
-import yaml
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import default_yaml_config_file
 from accelerate.utils import (
@@ -38,6 +37,8 @@ from pipeline.ranks.host_memory import keep_freed_memory
 from pipeline.ranks.launcher import follow_launcher
 from pipeline.ranks.messages import decode, decode_error, encode, encode_error
 from pipeline.ranks.speaker import has_launcher
+from pipeline.regular_files import read_regular
+from pipeline.yaml_text import MOST_BYTES, parse_yaml
 
 PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 GATHERED_BYTES = 2**20
@@ -331,9 +332,9 @@ def _configured_processes(config_file: str | None) -> int:
     """The number of processes in the launcher's config: the file that was named, or the user's default one."""
     path = Path(config_file or default_yaml_config_file)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_regular(path, MOST_BYTES).decode()).content
         return int(content["num_processes"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError):
         # The launcher reads the same file and reports what is wrong with it.
         return 1
 
