@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from torch import nn
+
 from pipeline.metric_table import charts_of
-from pipeline.options import Config, WassersteinOptions
+from pipeline.objectives import Objective
+from pipeline.options import QualityOptions
 
 Layout = dict[str, dict[str, list[Any]]]
 """As SummaryWriter.add_custom_scalars takes it: categories, the titles of their charts, and ["Multiline", patterns]."""
@@ -21,16 +24,20 @@ class Logged:
 
     measures_wasserstein: bool
     """Whether its objective estimates the Wasserstein distance."""
-    is_clipped: bool
-    """Whether its critic's weights are clipped."""
+    reports: Collection[str]
+    """The tags that its objective's constraint reports."""
     metrics: Sequence[str]
     """The metrics of quality that it measures during training."""
 
     @classmethod
-    def by(cls, config: Config, measures_wasserstein: bool) -> Logged:
-        """By these options."""
-        is_clipped = isinstance(config.objective, WassersteinOptions)
-        return cls(measures_wasserstein, is_clipped, config.quality.metrics if config.quality.every else ())
+    def by(cls, objective: Objective, critic: nn.Module, quality: QualityOptions) -> Logged:
+        """What a run with this objective, critic and quality measurements logs."""
+        constraint = objective.constraint
+        return cls(
+            measures_wasserstein=objective.measures_wasserstein,
+            reports=constraint.report(critic).keys() if constraint else (),
+            metrics=quality.metrics if quality.every else (),
+        )
 
 
 class Chart(NamedTuple):
@@ -40,8 +47,8 @@ class Chart(NamedTuple):
     title: str
     tags: Sequence[str]
     """Regular expressions. A run need not log all of them."""
-    needs: Literal["", "wasserstein", "clipping"] = ""
-    """What a run must do to log any of them."""
+    needs: Literal["", "wasserstein", "report"] = ""
+    """What a run must do to log any of them; "report": its objective's constraint reports one of these very tags."""
 
 
 CHARTS = (
@@ -57,7 +64,7 @@ CHARTS = (
     Chart("speed", "images per second", ("speed/images_per_second",)),
     Chart("speed", "share of time spent waiting for data", ("speed/data_wait_fraction",)),
     Chart("speed", "memory in MiB", ("memory/.*",)),
-    Chart("health", "share of clipped weights", ("critic/clipped_fraction",), "clipping"),
+    Chart("health", "share of clipped weights", ("critic/clipped_fraction",), "report"),
     Chart("health", "gradient at generated images", ("critic/input_grad_norm",)),
     Chart("health", "gradients of the weights", ("critic/grad_norm", "generator/grad_norm")),
     Chart("health", "diversity of generated images", ("generator/diversity",)),
@@ -71,10 +78,19 @@ def layout(run: Logged) -> Layout:
     A chart is the same in every run that has it: TensorBoard shows the layouts of several runs together, and shows two
     charts with the same title twice unless they are equal.
     """
-    fulfilled = {"": True, "wasserstein": run.measures_wasserstein, "clipping": run.is_clipped}
-    charts = [chart for chart in CHARTS if fulfilled[chart.needs]]
+    charts = [chart for chart in CHARTS if _fills(run, chart)]
     charts += [Chart(QUALITY, title, tags) for title, tags in charts_of(run.metrics).items()]
     found: Layout = {category: {} for category in CATEGORIES}
     for chart in charts:
         found[chart.category][chart.title] = ["Multiline", [f"^{tag}$" for tag in chart.tags]]
     return {category: titles for category, titles in found.items() if titles}
+
+
+def _fills(run: Logged, chart: Chart) -> bool:
+    match chart.needs:
+        case "wasserstein":
+            return run.measures_wasserstein
+        case "report":
+            return any(tag in run.reports for tag in chart.tags)
+        case "":
+            return True

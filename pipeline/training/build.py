@@ -61,7 +61,7 @@ def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Traine
     if config.runtime.cuda_graph:
         step.run = GraphedStep(step.parts, config.schedule.critic_updates, runtime.device)
     step.warm_up(loader.image_shape)
-    sinks, console = open_records(run, objective, loader, order, first_step)
+    sinks, console = open_records(run, state, objective, loader, order, first_step)
     observer = Observer(
         run=run,
         state=state,
@@ -79,7 +79,7 @@ def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Traine
 
 
 def open_records(
-    run: RunContext, objective: Objective, loader: Loader, order: Order, first_step: int
+    run: RunContext, state: TrainingState, objective: Objective, loader: Loader, order: Order, first_step: int
 ) -> tuple[Sinks, Console]:
     """The main rank's sinks and progress bar, with options and environment already recorded; empty on other ranks."""
     if not run.runtime.is_main:
@@ -90,7 +90,7 @@ def open_records(
     with ExitStack() as if_it_fails:
         console = Console(first_step - 1, config.schedule.steps, is_shown=True)
         if_it_fails.callback(console.close)
-        charts = layout(Logged.by(config, objective.measures_wasserstein))
+        charts = layout(Logged.by(objective, state.critic.module, config.quality))
         sinks = build_sinks(run, first_step, charts)
         if_it_fails.callback(sinks.close)
         sinks.text(first_step - 1, "run/config", dump_config(config))

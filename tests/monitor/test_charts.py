@@ -6,15 +6,22 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from torch import nn
 
 from pipeline.metric_table import METRICS
 from pipeline.monitor.charts import CHARTS, Logged, layout
 from pipeline.monitor.tensorboard import TensorBoard
+from pipeline.objectives.clipping import WeightClipping
+from pipeline.objectives.contract import Constraint, Metrics
+from pipeline.objectives.wasserstein import Wasserstein
+from pipeline.options import QualityOptions
 from tests.ranks import Ranks
 
-EVERYTHING = Logged(measures_wasserstein=True, is_clipped=True, metrics=tuple(METRICS))
+CLIPPING = ("critic/clipped_fraction",)
+EVERYTHING = Logged(measures_wasserstein=True, reports=CLIPPING, metrics=tuple(METRICS))
 
 
 def shown(run: Path) -> dict[str, list[str]]:
@@ -77,17 +84,42 @@ def test_every_chart_has_a_curve_and_every_curve_its_chart(
 def test_a_chart_is_the_same_in_every_run_that_has_it() -> None:
     everything = layout(EVERYTHING)
     for run in (
-        Logged(measures_wasserstein=False, is_clipped=False, metrics=()),
-        Logged(measures_wasserstein=True, is_clipped=False, metrics=["recall"]),
+        Logged(measures_wasserstein=False, reports=(), metrics=()),
+        Logged(measures_wasserstein=True, reports=(), metrics=["recall"]),
     ):
         for category, charts in layout(run).items():
             for title, chart in charts.items():
                 assert chart == everything[category][title]
 
 
+class SpectralBound(Constraint):
+    """A constraint that reports something else."""
+
+    def apply(self, critic: nn.Module) -> None:
+        pass
+
+    def report(self, critic: nn.Module) -> Metrics:
+        return {"critic/spectral_norm": torch.ones(())}
+
+
+class OwnObjective(Wasserstein):
+    """Not one of the built-in kinds, as a plug-in's is not."""
+
+
+@pytest.mark.parametrize(
+    ("constraint", "is_shown"), [(WeightClipping(0.1), True), (SpectralBound(), False), (None, False)]
+)
+def test_clipped_weights_have_a_chart_if_the_constraint_reports_them(
+    constraint: Constraint | None, is_shown: bool
+) -> None:
+    objective = OwnObjective(constraint=constraint)
+    charts = layout(Logged.by(objective, nn.Linear(2, 1), QualityOptions()))
+    assert ("share of clipped weights" in charts["health"]) == is_shown
+
+
 def test_a_run_without_evaluations_has_no_charts_of_quality() -> None:
     assert list(layout(EVERYTHING)) == ["wasserstein", "quality", "speed", "health"]
-    assert "quality" not in layout(Logged(measures_wasserstein=True, is_clipped=True, metrics=()))
+    assert "quality" not in layout(Logged(measures_wasserstein=True, reports=CLIPPING, metrics=()))
     assert sum(map(len, layout(EVERYTHING).values())) == len(CHARTS) + len(
         {metric.chart for metric in METRICS.values()}
     )
@@ -95,7 +127,7 @@ def test_a_run_without_evaluations_has_no_charts_of_quality() -> None:
 
 def test_a_resumed_run_shows_the_charts_of_its_new_options(tmp_path: Path) -> None:
     for first_step, metrics in ((1, ["fid"]), (7, ["swd"])):
-        charts = layout(Logged(measures_wasserstein=False, is_clipped=False, metrics=metrics))
+        charts = layout(Logged(measures_wasserstein=False, reports=(), metrics=metrics))
         sink = TensorBoard(tmp_path, first_step, charts)
         sink.options(first_step - 1, {"seed": 0})
         sink.close()
