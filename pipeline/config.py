@@ -6,7 +6,7 @@ this takes a fraction of a second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,20 @@ MOST_MISTAKES = 20
 def load_config(path: Path, overrides: Sequence[str] = (), is_trusted: bool = True) -> Config:
     """Read `path` (a YAML file, or a preset's name), apply `overrides` (each "section.option=value"), check the result.
 
-    An override that changes a section's `name` removes the file's other options of that section, because they belong to
-    another kind. If an option is given twice, the last one counts. Plug-ins that it names are imported if `is_trusted`,
-    which a file found in a run directory is not. Raises ConfigError with all mistakes.
+    An override whose value is a section, such as `schedule.bursts={every: 100}`, sets the options in it and leaves the
+    others of that section as they are. One that changes a section's `name` removes the file's other options of that
+    section, because they belong to another kind. If an option is given twice, the last one counts. Plug-ins that are
+    named are imported if `is_trusted`, which a file found in a run directory is not. Raises ConfigError with
+    all mistakes.
     """
-    return override_config(path, dict(map(_parse_override, overrides)), "command line", is_trusted)
+    return override_config(path, map(_parse_override, overrides), "command line", is_trusted)
 
 
 def override_config(
-    source: Path | Mapping[str, Any], overrides: Mapping[KeyPath, Any], origin: str, is_trusted: bool = True
+    source: Path | Mapping[str, Any],
+    overrides: Iterable[tuple[KeyPath, Any]],
+    origin: str,
+    is_trusted: bool = True,
 ) -> Config:
     """The options of a file or of a nested mapping with these overrides, checked as `load_config` checks them.
 
@@ -48,9 +53,10 @@ def override_config(
     content, places = (
         _read_yaml(find_config(source)) if isinstance(source, Path) else (deepcopy(dict(source)), {})
     )
-    # In any order of the overrides: whole sections first, then the kinds of sections, then single options.
-    for key in sorted(overrides, key=lambda key: (len(key), key[-1] != "name")):
-        for changed in _override(content, key, overrides[key]):
+    single = {path: option for key, value in overrides for path, option in _options_in(key, value)}
+    # In any order of the overrides: the kinds of sections come before their other options.
+    for key in sorted(single, key=lambda key: (len(key), key[-1] != "name")):
+        for changed in _override(content, key, single[key]):
             places[changed] = origin
     return parse_config(content, str(source) if isinstance(source, Path) else "config", places, is_trusted)
 
@@ -136,6 +142,15 @@ def _parse_override(text: str) -> tuple[KeyPath, Any]:
         raise ConfigError(f"{shown(text)}: the value is not valid YAML: {error}") from None
 
 
+def _options_in(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
+    """The single options that an override sets: those of a section by their own paths, unless it names none."""
+    if isinstance(value, Mapping) and value and all(isinstance(name, str) for name in value):
+        for name, option in value.items():
+            yield from _options_in((*path, name), option)
+    else:
+        yield path, value
+
+
 def _override(content: dict[str, Any], path: KeyPath, value: Any) -> list[KeyPath]:
     """Set one option. Returns its path, and those of the sections that had to be made for it."""
     *sections, option = path
@@ -146,6 +161,8 @@ def _override(content: dict[str, Any], path: KeyPath, value: Any) -> list[KeyPat
             section[name] = {}
             made.append(path[:depth])
         section = section[name]
+    if value == {} and isinstance(section.get(option), dict):
+        return made
     kind = default_kind(path[0])
     if path[1:] == ("name",) and kind is not None and section.get("name", kind) != value:
         section.clear()

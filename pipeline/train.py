@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import dump_config, load_config, override_config
 from pipeline.data.format.shard_set import open_shards
-from pipeline.errors import Interrupted, PipelineError, RunLockedError, StopRequested, StorageError
+from pipeline.errors import (
+    ConfigError,
+    Interrupted,
+    PipelineError,
+    RunLockedError,
+    StopRequested,
+    StorageError,
+)
 from pipeline.option_help import describe_options
 from pipeline.options import Config
 from pipeline.ranks.speaker import tell, tell_untold
@@ -65,9 +72,11 @@ def train(config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any) 
     """Train a run in this process, or resume it, and return when all its steps are done.
 
     `config` is a YAML file's path, a preset's name, its content as nested dicts, or a Config. An override is an option
-    of the top level (`name="x"`), a dict with some options of a section (`schedule={"steps": 50}`), or one option by
-    its dotted name (`**{"data.shards": "data/digits"}`). Ctrl-C saves the run and raises StopRequested; the same call
-    then resumes it. In a thread other than the main one, Ctrl-C does not reach the run.
+    of the top level (`name="x"`), a dict with some options of a section (`schedule={"steps": 50}`; the others stay as
+    they are in `config`), or one option by its dotted name (`**{"data.shards": "data/digits"}`).
+
+    Ctrl-C saves the run and raises StopRequested; the same call then resumes it. In a thread other than the main one,
+    Ctrl-C does not reach the run.
 
     Raises the subclasses of PipelineError (pipeline/errors.py) for everything that a user can act on. Torch's settings
     and random numbers, and the environment variables, are as before when it returns or raises.
@@ -242,15 +251,16 @@ def _as_config(config: Config | Mapping[str, Any] | str | Path, overrides: Mappi
     source: Path | Mapping[str, Any]
     if isinstance(config, str | Path):
         source = Path(config)
+    elif isinstance(config, Config):
+        source = config.model_dump(mode="json")
+    elif isinstance(config, Mapping):
+        source = _plain(config)
     else:
-        source = config.model_dump(mode="json") if isinstance(config, Config) else _plain(config)
-    options: dict[tuple[str, ...], Any] = {}
-    for name, value in overrides.items():
-        path = tuple(name.split("."))
-        if isinstance(value, Mapping):
-            options |= {(*path, *key.split(".")): _plain(option) for key, option in value.items()}
-        else:
-            options[path] = _plain(value)
+        raise ConfigError(
+            f"The config is {config!r}, of type {type(config).__name__}. Give a YAML file's path, a preset's name such "
+            'as "digits", a dict of options, or a pipeline.options.Config.'
+        )
+    options = [(tuple(name.split(".")), _plain(value)) for name, value in overrides.items()]
     return override_config(source, options, "override")
 
 

@@ -127,6 +127,31 @@ def test_overrides_change_only_the_options_that_they_name(config: str, digits: P
     assert [line["step"] for line in read_metrics(result.path)] == [1, 2]
 
 
+def test_sections_in_sections_are_merged_as_dotted_names_are(config: str, tmp_path: Path) -> None:
+    lines = (
+        Path(config)
+        .read_text()
+        .replace("critic_updates: 2", "critic_updates: 2, bursts: {every: 9, first_steps: 0}")
+    )
+    (tmp_path / "bursts.yaml").write_text(lines)
+    calls: list[tuple[Any, dict[str, Any]]] = [
+        (tmp_path / "bursts.yaml", {"schedule": {"bursts": {"critic_updates": 3}, "steps": 1}}),
+        (load_config(tmp_path / "bursts.yaml"), {"schedule.bursts.critic_updates": 3, "schedule.steps": 1}),
+    ]
+    for number, (source, options) in enumerate(calls):
+        path = pipeline.train(source, name=f"run{number}", **options).path
+        content = yaml.safe_load((path / "config.yaml").read_text())
+        assert content["schedule"]["bursts"] == {"first_steps": 0, "every": 9, "critic_updates": 3}
+
+
+@pytest.mark.parametrize("config", [5, None, ["digits"], b"digits"])
+def test_a_config_of_a_wrong_type_is_refused_with_what_it_may_be(config: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"of type \w+\. Give a YAML file's path, a preset's name .* a dict of"
+    ):
+        pipeline.train(config)
+
+
 def test_mistakes_are_raised_and_not_printed(
     config: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,14 @@ import pytest
 
 from pipeline.config import dump_config, load_config
 from pipeline.option_help import describe_options
-from pipeline.options import AdamOptions, DcganOptions, GradientPenaltyOptions, WassersteinOptions
+from pipeline.options import (
+    AdamOptions,
+    BurstOptions,
+    DcganOptions,
+    GradientPenaltyOptions,
+    RmspropOptions,
+    WassersteinOptions,
+)
 from tests.configs import FULL, SMALL, load, mistakes
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
@@ -49,6 +56,32 @@ def test_torch_chooses_the_number_of_threads_by_default(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL).runtime.threads is None
     assert load(tmp_path, SMALL, "runtime.threads=null").runtime.threads is None
     assert load(tmp_path, SMALL, "runtime.threads=1024").runtime.threads == 1024
+
+
+def test_a_section_as_an_argument_sets_only_the_options_in_it(tmp_path: Path) -> None:
+    text = SMALL + "  bursts: {first_steps: 3, every: 7}\ncritic_optimizer: {lr: 0.5}\n"
+    config = load(
+        tmp_path, text, "schedule={bursts: {every: 9}, global_batch: 8}", "critic_optimizer={alpha: 0.9}"
+    )
+    assert config.schedule.bursts == BurstOptions(first_steps=3, every=9)
+    assert (config.schedule.steps, config.schedule.global_batch) == (10, 8)
+    assert config.critic_optimizer == RmspropOptions(lr=0.5, alpha=0.9)
+
+
+def test_of_sections_and_options_as_arguments_the_last_counts(tmp_path: Path) -> None:
+    overrides = [
+        "schedule.bursts={every: 1, first_steps: 2}",
+        "schedule.bursts.every=2",
+        "schedule.bursts={every: 3}",
+    ]
+    assert load(tmp_path, SMALL, *overrides).schedule.bursts == BurstOptions(first_steps=2, every=3)
+
+
+def test_an_empty_section_as_an_argument_is_there_and_changes_nothing(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL, "schedule.bursts={}").schedule.bursts == BurstOptions()
+    kept = load(tmp_path, SMALL + "  bursts: {every: 7}\n", "schedule.bursts={}")
+    assert kept.schedule.bursts == BurstOptions(every=7)
+    assert load(tmp_path, SMALL + "  bursts: {every: 7}\n", "schedule.bursts=null").schedule.bursts is None
 
 
 def test_another_kind_drops_the_options_of_the_former_kind(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import ConfigError, PipelineError, StorageError
 from pipeline.monitor.grids import Png
 from pipeline.monitor.sinks import Sink
 from pipeline.options import SinkOptions
@@ -19,11 +19,17 @@ class OwnSink(Sink):
     """A sink that is a plug-in. Its exceptions count as failed writes, which are reported and never stop training."""
 
     def __init__(self, options: SinkOptions, directory: Path, first_step: int) -> None:
-        """`directory` is the run directory; steps from `first_step` on are new. Raises ConfigError."""
+        """`directory` is the run directory; steps from `first_step` on are new.
+
+        Raises ConfigError, or a PipelineError of the plug-in's own.
+        """
         self._name = options.name
+        kind = load_plugin(SINK, options.name)
         try:
-            self._sink: Sink = load_plugin(SINK, options.name)(options, directory, first_step)
-        except Exception as error:
+            self._sink: Sink = kind(options, directory, first_step)
+        except PipelineError:
+            raise
+        except Exception as error:  # the plug-in's own code may raise anything
             raise ConfigError(
                 f"monitor.sinks: {options.name} cannot be created ({type(error).__name__}: {error}). Fix it or "
                 "remove it."
