@@ -43,7 +43,14 @@ def load_generator(
     the weights, or with `use_ema=False` the last weights. `load_generator("runs/digits").sample(16)` are images,
     float32 (16, channels, height, width) in [-1, 1]. Raises ConfigError or CheckpointError.
     """
+    from pipeline.errors import ConfigError
     from pipeline.run.generator import read_generator
+
+    if not isinstance(path, str | Path):
+        raise ConfigError(
+            f"The path of a generator is {path!r}, of type {type(path).__name__}. Give the path of a run's directory, "
+            "of a checkpoint or of an exported file."
+        )
 
     return read_generator(Path(path), checkpoint, use_ema)
 

@@ -116,14 +116,15 @@ def read_generator(path: Path, which: Which = None, use_ema: bool = True) -> Tra
     """
     if which is not None and not (path / "checkpoints").is_dir():
         raise ConfigError(
-            f"--checkpoint {which} chooses a checkpoint of a run, and {path} is not a run directory. Name the run, or "
-            "leave --checkpoint out."
+            f"{path} is not a run directory, so there is no checkpoint {which} to choose. Name the run, or leave the "
+            "checkpoint out."
         )
     if path.is_file():
         generator = read_exported(path)
         if generator.card.weights == "ema" and not use_ema:
             raise ConfigError(
-                f"--no-ema: {path} has only the moving average. Export the run again with --no-ema."
+                f"{path} has only the moving average of the weights, and not the last ones. Export the run again with "
+                "`wgan export --no-ema`, or use the average."
             )
     elif _is_checkpoint(path):
         generator = _of_checkpoint(_open_checkpoint(path), use_ema)
@@ -235,7 +236,7 @@ def _checkpoint_in(directory: Path, which: Which) -> Checkpoint:
         steps = ", ".join(map(str, known)) or "none"
         raise CheckpointError(f"{directory} has no checkpoint of step {step}; it has {steps}.")
     if (defect := find_defect(known[step])) is not None:
-        raise CheckpointError(f"{defect}. Choose another --checkpoint.")
+        raise CheckpointError(f"{defect}. Choose another checkpoint.")
     return known[step]
 
 
@@ -244,13 +245,13 @@ def _best_step(directory: Path) -> int:
     if best is not None and best["step"] is None and best.get("former"):
         steps = ", ".join(map(str, best["former"]))
         raise ConfigError(
-            f"--checkpoint best: {directory.parent} no longer keeps the best checkpoint. These steps were the best "
-            f"with earlier options and are kept: {steps}. Name one of them."
+            f"{directory.parent} no longer keeps the best checkpoint. These steps were the best with earlier options "
+            f"and are kept: {steps}. Choose one of them."
         )
     if best is None or best["step"] is None:
         raise ConfigError(
-            f"--checkpoint best: {directory.parent} has no best checkpoint. Train with quality.every and "
-            "quality.keep_best, or name a step."
+            f"{directory.parent} has no best checkpoint. Train with quality.every and quality.keep_best, or choose "
+            "the step of a checkpoint."
         )
     step: int = best["step"]
     return step

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.errors import ConfigError, DataError
 from pipeline.monitor.files import JsonLines, PngFiles
-from pipeline.monitor.sinks import Sinks
+from pipeline.monitor.own_sink import OwnSink
+from pipeline.monitor.sinks import Sink, Sinks
+from pipeline.options import SinkOptions
 
 GRID = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
 
@@ -65,6 +68,25 @@ def test_defects_of_the_program_are_not_swallowed(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         sinks.scalars(1, {"loss": torch.tensor(1.0)})  # type: ignore[dict-item]
     sinks.close()
+
+
+class Refusing(Sink):
+    """A plug-in that says what is wrong with its options."""
+
+    def __init__(self, options: SinkOptions, directory: Path, first_step: int) -> None:
+        raise DataError("there is no table of this name")
+
+
+def test_an_own_sinks_error_for_the_user_is_passed_on_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WGAN_PLUGINS", "tests")
+    with pytest.raises(DataError, match="^there is no table of this name$"):
+        OwnSink(SinkOptions(name="tests.monitor.test_sinks:Refusing"), tmp_path, 1)
+    monkeypatch.setenv("WGAN_PLUGINS", "")
+    with pytest.raises(ConfigError) as caught:
+        OwnSink(SinkOptions(name="nobody.asked:For"), tmp_path, 1)
+    assert str(caught.value).startswith("monitor.sinks: nobody.asked:For is a plug-in.")
 
 
 def test_no_sinks_take_everything_and_do_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -198,16 +199,31 @@ def test_a_file_that_is_cut_or_damaged_is_refused(tmp_path: Path, content: bytes
         ("absent", {}, r"absent is not a run directory: it has no config\.yaml.*or a \.safetensors file"),
         ("run/checkpoints", {}, r"checkpoints is not a run directory: it has no config\.yaml"),
         ("run", {"checkpoint": 3}, "has no checkpoint of step 3; it has 2, 4"),
-        ("run/checkpoints/step_00000004", {"checkpoint": 2}, "--checkpoint 2 chooses a checkpoint of a run"),
-        ("generator.safetensors", {"checkpoint": 2}, "--checkpoint 2 chooses a checkpoint of a run"),
-        ("generator.safetensors", {"use_ema": False}, "has only the moving average. Export the run again"),
+        ("run", {"checkpoint": "best"}, r"run has no best checkpoint\. Train with quality\.every and"),
+        (
+            "run/checkpoints/step_00000004",
+            {"checkpoint": 2},
+            "is not a run directory, so there is no checkpoint 2",
+        ),
+        ("generator.safetensors", {"checkpoint": "best"}, "so there is no checkpoint best to choose"),
+        ("generator.safetensors", {"use_ema": False}, "has only the moving average of the weights, and not"),
     ],
 )
 def test_what_cannot_be_loaded_is_reported(
     run: Path, exported: Path, path: str, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(PipelineError, match=message):
+    with pytest.raises(PipelineError, match=message) as caught:
         load_generator(run.parent / path, **arguments)
+    # A caller from Python has no flags; those of a command to run are meant.
+    assert "--" not in re.sub("`wgan [^`]*`", "", str(caught.value))
+
+
+@pytest.mark.parametrize("path", [5, None, b"run"])
+def test_a_path_of_a_wrong_type_is_refused_with_what_it_may_be(path: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"of type \w+\. Give the path of a run's directory, of a checkpoint or"
+    ):
+        load_generator(path)
 
 
 def test_a_damaged_checkpoint_is_skipped_in_a_run_and_refused_by_name(run: Path) -> None:
