@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from pipeline.errors import StorageError
 from pipeline.monitor.grids import encode_png, image_grid, save_png
 from pipeline.pixels import to_float, to_uint8
+from tests.limits import no_file_over
 
 
 def levels(count: int, channels: int, side: int) -> Tensor:
@@ -110,12 +110,8 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) 
     save_png(torch.zeros(3, 5, 7, dtype=torch.uint8), path)
     before = path.read_bytes()
     noise = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        with pytest.raises(StorageError, match=r"picture\.png cannot be written: File too large"):
-            save_png(noise, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    too_large = pytest.raises(StorageError, match=r"picture\.png cannot be written: File too large")
+    with no_file_over(100), too_large:
+        save_png(noise, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

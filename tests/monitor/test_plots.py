@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from pipeline.errors import ConfigError, StorageError
 from pipeline.monitor.animation import draw_animation
 from pipeline.monitor.plots import curves_figure, draw_curves
 from pipeline.monitor.records import AlarmRecord, read_records
+from tests.limits import no_file_over
 from tests.monitor.drawing import ESTIMATES, SCORES, curves, records, write_records
 
 
@@ -129,17 +128,6 @@ def test_a_line_that_is_no_record_is_left_out_with_a_warning(
     warning = f"warning: {path}: skipped 1 line (of 4) that no run has written\n"
     assert capsys.readouterr().err == warning
     draw_curves(run, run / "curves.png")
-
-
-@contextmanager
-def no_file_over(size: int) -> Iterator[None]:
-    """Within it, writing more than `size` bytes into a file fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("draw", [draw_curves, draw_animation])

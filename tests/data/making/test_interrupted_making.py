@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from pipeline.data.making.writer import make_shards
 from pipeline.data.sources import Picture
 from pipeline.errors import ConfigError, PipelineError, RunLockedError, StorageError
 from tests.data.making.sets import contents, make, names
+from tests.limits import no_file_over
 from tests.shards import Given, digits, noise
 
 
@@ -155,13 +155,9 @@ def test_finished_shards_are_kept_when_the_disk_is_full(small_disk: Path) -> Non
 
 
 def test_a_file_size_limit_is_a_storage_error(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(StorageError, match=r"000000\.tar cannot be written: File too large"):
-            make(noise(100), tmp_path, samples_per_shard=100)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    too_large = pytest.raises(StorageError, match=r"000000\.tar cannot be written: File too large")
+    with no_file_over(20_000), too_large:
+        make(noise(100), tmp_path, samples_per_shard=100)
     assert not (tmp_path / "000000.tar").exists()
 
 
