@@ -57,7 +57,7 @@ def override_config(
     # In any order of the overrides: the kinds of sections come before their other options.
     for key in sorted(single, key=lambda key: (len(key), key[-1] != "name")):
         for changed in _override(content, key, single[key]):
-            places[changed] = origin
+            places[tuple(map(str, changed))] = origin
     return parse_config(content, str(source) if isinstance(source, Path) else "config", places, is_trusted)
 
 
@@ -144,7 +144,7 @@ def _parse_override(text: str) -> tuple[KeyPath, Any]:
 
 def _options_in(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
     """The single options that an override sets: those of a section by their own paths, unless it names none."""
-    if isinstance(value, Mapping) and value and all(isinstance(name, str) for name in value):
+    if isinstance(value, Mapping) and value:
         for name, option in value.items():
             yield from _options_in((*path, name), option)
     else:

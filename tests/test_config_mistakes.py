@@ -215,6 +215,12 @@ def test_a_value_in_place_of_a_section_and_a_number_as_name_are_refused(
     assert mistakes(tmp_path, SMALL + text, override)[1:] == [mistake]
 
 
+def test_a_number_as_name_in_a_section_as_an_argument_names_the_command_line(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, SMALL + "monitor: {grid: 3}\n", "monitor={1: 2}")[1:] == [
+        "command line: monitor.1: 1 cannot be the name of an option; names are words, like seed"
+    ]
+
+
 def test_an_argument_for_an_unknown_section_names_the_command_line(
     tmp_path: Path,
 ) -> None:
