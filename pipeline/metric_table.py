@@ -8,7 +8,7 @@ quality/metrics.py. Nothing here imports torch, so that a mistake in a config is
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -177,6 +177,10 @@ _TABLE = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 """Every metric by its name, in the order in which they are listed everywhere."""
 
+MetricsByTag = Mapping[str, Metric]
+"""Metrics that are plug-ins, by the tags of their curves."""
+NO_PLUGINS: MetricsByTag = {}
+
 
 def check_name(name: str) -> str:
     """Refuse a name that is neither in this table nor an import path, as pydantic wants a validator to."""
@@ -211,23 +215,23 @@ def needs_of(names: Iterable[str]) -> Needs:
     return needs
 
 
-def metric_of_tag(tag: str) -> Metric | None:
-    """The metric of a curve, such as fid for "quality/fid_pixels"; None for any other tag."""
+def metric_of_tag(tag: str, own: MetricsByTag = NO_PLUGINS) -> Metric | None:
+    """The metric of a curve, such as fid for "quality/fid_pixels", or one of `own`; None for any other tag."""
     if not tag.startswith(TAG_PREFIX):
         return None
     name = tag.removeprefix(TAG_PREFIX)
-    return METRICS.get(name) or METRICS.get(name.rpartition("_")[0])
+    return own.get(tag) or METRICS.get(name) or METRICS.get(name.rpartition("_")[0])
 
 
-def title_of_tag(tag: str) -> str:
+def title_of_tag(tag: str, own: MetricsByTag = NO_PLUGINS) -> str:
     """The title of a panel for this curve: "Frechet distance (fid_pixels)"; the tag itself if it has no metric."""
-    metric = metric_of_tag(tag)
+    metric = metric_of_tag(tag, own)
     return f"{metric.title} ({tag.removeprefix(TAG_PREFIX)})" if metric else tag
 
 
-def direction_of_tag(tag: str) -> str:
+def direction_of_tag(tag: str, own: MetricsByTag = NO_PLUGINS) -> str:
     """Which values of this curve are better, for a reader; "" if that is not known."""
-    metric = metric_of_tag(tag)
+    metric = metric_of_tag(tag, own)
     return metric.direction if metric else ""
 
 

@@ -212,15 +212,17 @@ def test_the_source_becomes_shards(tmp_path: Path) -> None:
 
 
 def test_the_metric_is_measured_plotted_and_kept_best(
-    config: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["quality.every=2", "quality.samples=128", "quality.keep_best=my_metrics:Brightness"]
     assert train(config, *words, 'quality.metrics=["my_metrics:Brightness"]') == 0
     assert [step for step, _ in read_series(tmp_path / "run")["quality/brightness"]] == [2, 4]
-    capfd.readouterr()
     assert main(["evaluate", str(tmp_path / "run"), "--metrics", "my_metrics:Brightness"]) == 0
     record = json.loads((tmp_path / "run/evaluations.jsonl").read_text())
     assert 0 <= record["metrics"]["my_metrics:Brightness"] <= 255
+    monkeypatch.setattr(plugins, "_asked_for", set())
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "difference in brightness (brightness)" in (tmp_path / "run/report.html").read_text()
 
 
 SINK: list[Any] = ['monitor.sinks=[{name: "my_sinks:Csv", tag: critic/loss}]', "monitor.log_every=1"]

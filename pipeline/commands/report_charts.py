@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.errors import ConfigError
+from pipeline.metric_table import NO_PLUGINS, MetricsByTag
 from pipeline.monitor.animation import choose_frames, read_grid, step_of
 from pipeline.monitor.plots import (
     ALARM_COLOUR,
@@ -88,12 +89,14 @@ class Grid(NamedTuple):
     height: int
 
 
-def draw_charts(records: Sequence[Record], alarms: Sequence[AlarmRecord]) -> list[Chart]:
+def draw_charts(
+    records: Sequence[Record], alarms: Sequence[AlarmRecord], own: MetricsByTag = NO_PLUGINS
+) -> list[Chart]:
     """The panels of curves.png, each as an SVG in the colours of the page."""
     if not records:
         return []
     with matplotlib.rc_context(CHART_STYLE):
-        return [_draw_chart(records, panel, alarms) for panel in panels_of(records)]
+        return [_draw_chart(records, panel, alarms) for panel in panels_of(records, own)]
 
 
 def read_grids(samples: Path) -> list[Grid]:

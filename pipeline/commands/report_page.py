@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from pipeline.commands.report_charts import draw_charts, read_grids
 from pipeline.commands.report_tables import (
+    Quality,
     format_number,
     mapping,
     newest_of_equal,
@@ -26,6 +27,7 @@ from pipeline.commands.report_tables import (
 )
 from pipeline.config import flatten, load_config
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.monitor.own_metrics import read_own_metrics
 from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_lines
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint, list_checkpoints
@@ -68,7 +70,8 @@ def render(run: Path) -> str:
             f"cause and train again. The cause: {ending.reason}"
         )
     directory = open_directory(run)
-    records, alarms = _lines(directory.metrics), read_alarms(run)
+    records, alarms, own = _lines(directory.metrics), read_alarms(run), read_own_metrics(run)
+    quality = summarise_quality(records, own)
     checkpoints = list_checkpoints(directory.checkpoints)
     config, config_mistake = _read_config(directory)
     environment = _read_json(directory.environment)
@@ -76,10 +79,10 @@ def render(run: Path) -> str:
         name=run.resolve().name,
         ending=ending,
         made=time.strftime("%F %T %z"),
-        summary=summarise(records, alarms, checkpoints, config, environment),
-        charts=draw_charts(records, alarms),
+        summary=summarise(records, alarms, checkpoints, config, environment, quality),
+        charts=draw_charts(records, alarms, own),
         grids=read_grids(directory.samples),
-        quality=summarise_quality(records),
+        quality=quality,
         quality_samples=config.quality.samples if config else None,
         alarms=alarms,
         evaluations=tabulate(newest_of_equal(_lines(directory.evaluations))),
@@ -111,6 +114,7 @@ def summarise(
     checkpoints: Sequence[Checkpoint],
     config: Config | None,
     environment: Mapping[str, Any],
+    quality: Sequence[Quality],
 ) -> list[Fact]:
     """The most important figures of a run; those that it has not measured are left out."""
     steps = [record["step"] for record in records] + [checkpoint.step for checkpoint in checkpoints]
@@ -127,9 +131,9 @@ def summarise(
     if normalized := points_of(records, "wasserstein/normalized"):
         facts.append(Fact("Estimate / slope", format_number(normalized[-1][1]), "of the critic, last"))
     wanted = (config and config.quality.keep_best) or "fid"
-    bests = [(figure.name, figure.best) for figure in summarise_quality(records) if figure.best]
-    for name, (step, value) in sorted(bests, key=lambda found: not found[0].startswith(wanted))[:1]:
-        facts.append(Fact(f"Best {name}", format_number(value), f"step {step:,}"))
+    bests = [(figure, figure.best) for figure in quality if figure.best]
+    for figure, (step, value) in sorted(bests, key=lambda found: found[0].metric != wanted)[:1]:
+        facts.append(Fact(f"Best {figure.name}", format_number(value), f"step {step:,}"))
     if alarms:
         facts.append(Fact("Alarms", f"{len(alarms):,}", f"the first at step {alarms[0].step:,}"))
     if setup := mapping(environment.get("setup")):

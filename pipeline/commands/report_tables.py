@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.metric_table import TAG_PREFIX, metric_of_tag
+from pipeline.metric_table import NO_PLUGINS, TAG_PREFIX, Metric, MetricsByTag, metric_of_tag
 from pipeline.monitor.plots import quality_tags
 from pipeline.monitor.records import Record, points_of
 
@@ -23,6 +23,8 @@ class Quality(NamedTuple):
     """The last and the best value of a metric, each with its step."""
 
     name: str
+    metric: str
+    """As in quality.metrics; "" if that is not known"""
     last: tuple[int, float]
     best: tuple[int, float] | None
     """None if neither end of the metric is better."""
@@ -30,24 +32,24 @@ class Quality(NamedTuple):
     """higher, lower or neither"""
 
 
-def summarise_quality(records: Sequence[Record]) -> list[Quality]:
+def summarise_quality(records: Sequence[Record], own: MetricsByTag = NO_PLUGINS) -> list[Quality]:
     """Last and best value of each metric that was measured in training, without values that are not finite."""
     figures = []
     for tag in quality_tags(records):
         points = [point for point in points_of(records, tag) if math.isfinite(point[1])]
         if points:
-            figures.append(_summarise(tag, points))
+            figures.append(_summarise(tag, metric_of_tag(tag, own), points))
     return figures
 
 
-def _summarise(tag: str, points: Sequence[tuple[int, float]]) -> Quality:
-    metric = metric_of_tag(tag)
+def _summarise(tag: str, metric: Metric | None, points: Sequence[tuple[int, float]]) -> Quality:
     better = metric.better if metric else None
     best = None
     if better is not None:
         sign = -1 if better == "higher" else 1
         best = min(points, key=lambda point: sign * point[1])
-    return Quality(tag.removeprefix(TAG_PREFIX), points[-1], best, better or "neither")
+    name = tag.removeprefix(TAG_PREFIX)
+    return Quality(name, metric.name if metric else "", points[-1], best, better or "neither")
 
 
 def newest_of_equal(evaluations: Sequence[Record]) -> list[Record]:

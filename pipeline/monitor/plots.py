@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.config import load_config
 from pipeline.durable import make_directory_of, replacing
 from pipeline.errors import ConfigError
-from pipeline.metric_table import TAG_PREFIX, direction_of_tag, title_of_tag
+from pipeline.metric_table import NO_PLUGINS, TAG_PREFIX, MetricsByTag, direction_of_tag, title_of_tag
+from pipeline.monitor.own_metrics import read_own_metrics
 from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_records, tags_of
 from pipeline.run.directory import RunDirectory
 
@@ -73,7 +74,7 @@ def draw_curves(run: Path, target: Path) -> None:
     Raises ConfigError if the run has logged nothing, StorageError if the file cannot be written.
     """
     records = read_records(RunDirectory(run).metrics)
-    _save(curves_figure(records, run.resolve().name, read_alarms(run)), target)
+    _save(curves_figure(records, run.resolve().name, read_alarms(run), read_own_metrics(run)), target)
 
 
 def draw_comparison(runs: Sequence[Path], target: Path) -> None:
@@ -90,7 +91,8 @@ def draw_comparison(runs: Sequence[Path], target: Path) -> None:
     names = distinct_names(runs)
     records = [read_records(RunDirectory(run).metrics) for run in runs]
     labels = label_runs(names, records, [_quality_samples(run) for run in runs])
-    _save(comparison_figure(dict(zip(labels, records, strict=True))), target)
+    own = {tag: metric for run in runs for tag, metric in read_own_metrics(run).items()}
+    _save(comparison_figure(dict(zip(labels, records, strict=True)), own), target)
 
 
 def label_runs(
@@ -131,8 +133,11 @@ def quality_tags(records: Iterable[Record]) -> list[str]:
     return sorted(tag for tag in tags_of(records) if tag.startswith(TAG_PREFIX))
 
 
-def panels_of(records: Sequence[Record]) -> list[Panel]:
-    """What there is to draw of a run: scores and losses, its Wasserstein estimate, each quality figure."""
+def panels_of(records: Sequence[Record], own: MetricsByTag = NO_PLUGINS) -> list[Panel]:
+    """What there is to draw of a run: scores and losses, its Wasserstein estimate, each quality figure.
+
+    `own` has the metrics that are plug-ins.
+    """
     tags = tags_of(records)
     if any(curve.tag in tags for curve in ESTIMATES):
         panels = [
@@ -147,13 +152,18 @@ def panels_of(records: Sequence[Record]) -> list[Panel]:
         panels = [Panel("Scores and losses", "score, loss", (*SCORES, CRITIC_LOSS))]
     for tag in quality_tags(records):
         curve = Curve(tag, tag, {"color": PURPLE})
-        panels.append(Panel(title_of_tag(tag), direction_of_tag(tag), [curve]))
+        panels.append(Panel(title_of_tag(tag, own), direction_of_tag(tag, own), [curve]))
     return panels
 
 
-def curves_figure(records: Sequence[Record], title: str, alarms: Sequence[AlarmRecord] = ()) -> Figure:
+def curves_figure(
+    records: Sequence[Record],
+    title: str,
+    alarms: Sequence[AlarmRecord] = (),
+    own: MetricsByTag = NO_PLUGINS,
+) -> Figure:
     """Scores and losses over the steps, and below them the estimate and the quality, if the run has them."""
-    panels = panels_of(records)
+    panels = panels_of(records, own)
     # Not through pyplot, which would choose a backend for the whole process and keep the figure alive.
     figure = Figure(figsize=(9, PANEL_HEIGHT * len(panels) + 0.3), dpi=120, layout="constrained")
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -179,12 +189,12 @@ def draw_panel(axes: Axes, records: Sequence[Record], panel: Panel, alarms: Sequ
     _dress(axes, [record["step"] for record in records])
 
 
-def comparison_figure(runs: Mapping[str, Sequence[Record]]) -> Figure:
+def comparison_figure(runs: Mapping[str, Sequence[Record]], own: MetricsByTag = NO_PLUGINS) -> Figure:
     """The curves of several runs, by their names: a panel for each figure that at least one of them has.
 
     If none has a Wasserstein estimate or a quality figure, their losses are compared.
     """
-    titles = compared_figures(runs.values())
+    titles = compared_figures(runs.values(), own)
     rows = -(-len(titles) // 2)
     figure = Figure(figsize=(11, PANEL_HEIGHT * rows + 0.6), dpi=120, layout="constrained")
     places = figure.subplots(rows, 2, squeeze=False).flat
@@ -203,10 +213,10 @@ def comparison_figure(runs: Mapping[str, Sequence[Record]]) -> Figure:
     return figure
 
 
-def compared_figures(runs: Iterable[Sequence[Record]]) -> dict[str, str]:
+def compared_figures(runs: Iterable[Sequence[Record]], own: MetricsByTag = NO_PLUGINS) -> dict[str, str]:
     """The tags that are compared, each with its title, in the order of their panels."""
     tags = {tag for records in runs for tag in tags_of(records)}
-    quality = {tag: title_of_tag(tag) for tag in sorted(tags) if tag.startswith(TAG_PREFIX)}
+    quality = {tag: title_of_tag(tag, own) for tag in sorted(tags) if tag.startswith(TAG_PREFIX)}
     found = {tag: title for tag, title in {**COMPARED, **quality}.items() if tag in tags}
     return found or COMPARED_LOSSES
 

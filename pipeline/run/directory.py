@@ -6,6 +6,7 @@ events.out.tfevents*  TensorBoard
 metrics.jsonl         one line of scalars for each logged step
 alarms.jsonl          one line for each alarm that went off
 evaluations.jsonl     one line for each checkpoint that `wgan evaluate` measured
+own_metrics.json      titles of the metrics that are plug-ins, if there are any
 samples/              image grids as PNG
 curves.png, training.gif    drawn at the end, see monitor/plots.py
 checkpoints/          see checkpoint.py
@@ -62,6 +63,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.evaluations = path / "evaluations.jsonl"
+        self.own_metrics = path / "own_metrics.json"
         self.curves = path / "curves.png"
         self.animation = path / "training.gif"
 

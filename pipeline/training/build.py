@@ -18,6 +18,7 @@ from pipeline.monitor.charts import Layout, Logged, layout
 from pipeline.monitor.console import Console
 from pipeline.monitor.files import AlarmLines, JsonLines, PngFiles
 from pipeline.monitor.grids import image_grid
+from pipeline.monitor.own_metrics import write_own_metrics
 from pipeline.monitor.own_sink import OwnSink
 from pipeline.monitor.recorder import Recorder
 from pipeline.monitor.sinks import Sinks
@@ -87,6 +88,7 @@ def open_records(
     config, grid = run.config, run.config.monitor.grid
     environment = describe_environment(run.runtime)
     write_text(run.directory.environment, environment)
+    write_own_metrics(run.directory.path, config.quality)
     with ExitStack() as if_it_fails:
         console = Console(first_step - 1, config.schedule.steps, is_shown=True)
         if_it_fails.callback(console.close)

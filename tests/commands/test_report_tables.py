@@ -18,8 +18,8 @@ def test_the_best_of_a_figure_is_the_lowest_distance_and_the_highest_share() -> 
         for step, fid, recall in ((10, 9.0, 0.1), (20, 5.0, 0.4), (30, 7.0, 0.3), (40, float("nan"), 0.2))
     ]
     assert summarise_quality(lines) == [
-        Quality("fid_pixels", last=(30, 7.0), best=(20, 5.0), better="lower"),
-        Quality("recall_pixels", last=(40, 0.2), best=(20, 0.4), better="higher"),
+        Quality("fid_pixels", "fid", last=(30, 7.0), best=(20, 5.0), better="lower"),
+        Quality("recall_pixels", "recall", last=(40, 0.2), best=(20, 0.4), better="higher"),
     ]
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.cli import main
 from pipeline.errors import ConfigError
+from pipeline.metric_table import MetricsByTag
 from pipeline.monitor.plots import comparison_figure, distinct_names, draw_comparison, label_runs, run_styles
 from pipeline.monitor.records import Record
 from tests.monitor.drawing import ESTIMATES, curves, records, write_records
@@ -114,9 +115,9 @@ def test_a_comparison_reads_the_sample_counts_of_its_runs(
         write_records(run, records([2], **{"quality/swd": 0.5}))
     drawn: list[str] = []
 
-    def note(compared: Mapping[str, Sequence[Record]]) -> Figure:
+    def note(compared: Mapping[str, Sequence[Record]], own: MetricsByTag) -> Figure:
         drawn.extend(compared)
-        return comparison_figure(compared)
+        return comparison_figure(compared, own)
 
     monkeypatch.setattr("pipeline.monitor.plots.comparison_figure", note)
     draw_comparison(runs, tmp_path / "comparison.png")
