@@ -11,7 +11,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
@@ -23,9 +22,11 @@ from pipeline.options import Config
 from pipeline.presets import find_config
 from pipeline.regular_files import read_regular
 from pipeline.wording import counted
-from pipeline.yaml_text import MOST_BYTES, MOST_LEVELS, parse_yaml
+from pipeline.yaml_text import MOST_BYTES, MOST_LEVELS, dump_yaml, parse_yaml
 
 MOST_MISTAKES = 20
+NAMES: frozenset[KeyPath] = frozenset({("data", "classes")})
+"""Lists of names, which may look like numbers, dates or booleans."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), is_trusted: bool = True) -> Config:
@@ -87,7 +88,7 @@ def parse_config(
 
 def dump_config(config: Config) -> str:
     """The resolved options as YAML, which load_config reads back to an equal Config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -114,7 +115,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     """The content of a file, and the line of each key. Raises ConfigError."""
     try:
-        content, places = parse_yaml(read_regular(path, MOST_BYTES).decode())
+        content, places = parse_yaml(read_regular(path, MOST_BYTES).decode(), names=NAMES)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{path} cannot be read as text: {why}. Name a YAML file or a preset.") from None
@@ -137,7 +138,7 @@ def _parse_override(text: str) -> tuple[KeyPath, Any]:
             f"{shown(text)} does not set an option. Write section.option=value, like schedule.steps=500."
         )
     try:
-        return path, parse_yaml(value).content
+        return path, parse_yaml(value, path, NAMES).content
     except ValueError as error:
         raise ConfigError(f"{shown(text)}: the value is not valid YAML: {error}") from None
 

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.foreign_text import printable
 from pipeline.option_fields import KeyPath, default_kind, fields
 from pipeline.options import Config
+from pipeline.yaml_text import how_to_write
 
 MOST_SHOWN = 80
 
@@ -71,7 +72,9 @@ def invalid_value(item: Any) -> str:
         expected = f"one of {choices}" if ", " in choices else choices
     else:
         expected = item["msg"].removeprefix("Input should ").removeprefix("be ")
-    return f"invalid value {shown(item['input'])}: expected {expected}"
+    is_odd = item["type"] in ("int_type", "float_type", "bool_type") and isinstance(item["input"], str)
+    advice = how_to_write(item["input"]) if is_odd else ""
+    return f"invalid value {shown(item['input'])}: expected {expected}{advice and f'; {advice}'}"
 
 
 def shown(value: object) -> str:

@@ -139,8 +139,8 @@ def test_classes_may_be_numbers_or_names(tmp_path: Path) -> None:
     )
     assert "expected a list, as in data.classes=[7]" in mistakes(tmp_path, SMALL, "data.classes=7")[1]
     assert (
-        "command line: data.classes.0: invalid value True: expected text"
-        in mistakes(tmp_path, SMALL, "data.classes=[true]")[1]
+        "command line: data.classes.0: invalid value [1]: expected text"
+        in mistakes(tmp_path, SMALL, "data.classes=[[1]]")[1]
     )
 
 

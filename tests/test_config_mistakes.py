@@ -77,7 +77,6 @@ def test_known_options_are_listed_in_order_if_no_name_is_similar(tmp_path: Path)
         ("name: [", "is not valid YAML"),
         ("name: \x00", "is not valid YAML"),
         ("--- {name: a}\n--- {name: b}", "expected a single document"),
-        ("name: 2020-99-99", "is not valid YAML"),
         ("name: " + "[" * 5000, "is not valid YAML"),
         ("seed: " + "9" * 5000, "is not valid YAML"),
         ("? [a]\n: b", "is not valid YAML"),
@@ -93,10 +92,9 @@ def test_known_options_are_listed_in_order_if_no_name_is_similar(tmp_path: Path)
         ],
         ("seed: ! 1", "tags such as ! are not supported"),
         ("? !!null\n: 1", "tags such as !!null are not supported"),
-        ("seed: 0x" + "f" * 5000, "a number has 5,002 digits"),
+        ("seed: " + "9" * 101, "a number has 101 digits"),
         ("data: {classes: [" + "1.5, " * 12_000 + "]}", "there are more than 5,000 keys and values"),
         ("a: {" * 17 + "}" * 17, "values are nested on more than 16 levels"),
-        ("seed: 2001-01-01T00:00:00+99:00", "is not valid YAML: .*offset must be"),
     ],
 )
 def test_files_that_are_not_a_plain_mapping_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -120,7 +118,7 @@ def test_a_file_that_is_much_too_large_is_not_read(tmp_path: Path) -> None:
 
 def test_a_long_wrong_value_gives_a_short_message(tmp_path: Path) -> None:
     text = SMALL + f"  shuffle: {'x' * 40_000}\n{'k' * 900}: 1\n"
-    classes = "  classes: [" + "1.5, " * 4000 + "]\n"
+    classes = "  classes: [" + "[], " * 4000 + "]\n"
     found = mistakes(tmp_path, text.replace("schedule:", classes + "schedule:"))
     assert len(found) == 22
     assert found[-1] == "and 3,982 more"
@@ -234,9 +232,7 @@ def test_an_argument_that_is_not_an_override_is_refused(tmp_path: Path, text: st
         load(tmp_path, SMALL, text)
 
 
-@pytest.mark.parametrize(
-    "value", ["[", "*a", "2020-99-99", "9" * 5000, "[" * 3000, "!!python/name:os.system", "\0"]
-)
+@pytest.mark.parametrize("value", ["[", "*a", "9" * 5000, "[" * 3000, "!!python/name:os.system", "\0"])
 def test_an_argument_whose_value_is_not_yaml_is_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(ConfigError, match="the value is not valid YAML"):
         load(tmp_path, SMALL, f"seed={value}")
