@@ -29,286 +29,30 @@ processes. On GPUs each rank adds a GPU, and the efficiency is the speed-up divi
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import torch
-import torch.distributed as dist
+from cluster_model import Cluster, Prediction, predict
 from matplotlib.figure import Figure
-from timing import NEVER, batch_options, open_trainer, parser, row, run_command, train_bare, write_findings
-from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from throughput import APART, SCALINGS, Kind, Speed, efficiencies, kinds, train
+from timing import parser, row, run_command, write_findings
 from tqdm import tqdm
+from traffic import RANKS_COUNTED, Traffic, count_traffic
 
 from pipeline.config import load_config
 from pipeline.data.threads import available_cores
-from pipeline.durable import write_text
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError
 from pipeline.monitor.plots import BLUE, GREEN, RED
-from pipeline.monitor.records import read_records
 from pipeline.options import Config
-from pipeline.ranks.runtime import join, mean_over_ranks
-from pipeline.run.directory import RunDirectory
 from pipeline.wording import counted
 
-SCALINGS = ("strong", "weak")
-APART = "apart"
-EXCHANGES = 300
-LOG_POINTS = 6
-RANKS_COUNTED, STEPS_COUNTED = 2, 2
 MODELLED = (8, 16, 32, 64, 128, 256)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One way to train: a number of ranks, the threads of each, and the global batch."""
-
-    scaling: str
-    ranks: int
-    threads: int
-    global_batch: int
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Images per second of one kind in each round, and its efficiency relative to one process in the same round."""
-
-    kind: Kind
-    images_per_second: list[float]
-    efficiency: list[float]
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """What every rank sends to the others in one step."""
-
-    gradient_bytes: int
-    gradient_calls: int
-    """Buckets of DDP"""
-    other_bytes: int
-    other_calls: int
-    """All-gathers of batch norm's statistics, which the forward and backward passes wait for"""
-    bytes_by_parameters: int
-    """The expected size of the gradients: 4 bytes for each parameter and optimizer step"""
-    idle_gradient_seconds: float
-    """The median time for a bucket of mean size between ranks that do nothing else, on this machine"""
-    idle_other_seconds: float
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """The input of the model: bytes per second, seconds, and a share in [0, 1]."""
-
-    gpus_per_node: int
-    intra: float
-    inter: float
-    latency: float
-    overlap: float
-
-    def all_reduce_seconds(self, content: float, ranks: int) -> float:
-        """The time of one all-reduce of `content` bytes, with a ring or a tree: the faster of the two."""
-        bandwidth = self.intra if ranks <= self.gpus_per_node else self.inter
-        ring = 2 * (ranks - 1) / ranks * content / bandwidth + 2 * (ranks - 1) * self.latency
-        tree = 2 * content / bandwidth + 2 * math.ceil(math.log2(ranks)) * self.latency
-        return min(ring, tree)
-
-    def all_gather_seconds(self, content: float, ranks: int) -> float:
-        """The time until each rank has `content` bytes of every other rank, by recursive doubling."""
-        bandwidth = self.intra if ranks <= self.gpus_per_node else self.inter
-        return (ranks - 1) * content / bandwidth + math.ceil(math.log2(ranks)) * self.latency
-
-    def exposed_seconds(self, traffic: Traffic, ranks: int) -> float:
-        """The part of a step's communication that computation does not hide."""
-
-        def seconds(content: int, calls: int, one: Callable[[float, int], float]) -> float:
-            return calls * one(content / calls, ranks) if calls else 0.0
-
-        gradients = seconds(traffic.gradient_bytes, traffic.gradient_calls, self.all_reduce_seconds)
-        others = seconds(traffic.other_bytes, traffic.other_calls, self.all_gather_seconds)
-        return (1 - self.overlap) * gradients + others
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The model's step on a number of GPUs; strong is None if the global batch cannot be divided among them."""
-
-    ranks: int
-    exposed_seconds: float
-    weak_efficiency: float
-    strong_efficiency: float | None
-
-
-def kinds(ranks: Sequence[int], global_batch: int, on_cpu: bool) -> list[Kind]:
-    """One process, and for each number of ranks the strong, weak and, on CPUs, separate kinds."""
-    cores = max(ranks) if on_cpu else 1
-
-    def threads(count: int) -> int:
-        return cores // count if on_cpu else 1
-
-    several = [
-        Kind(scaling, count, threads(count), global_batch * (count if scaling == "weak" else 1))
-        for count in ranks
-        if count > 1
-        # On GPUs separate runs would all take the first GPU.
-        for scaling in ((*SCALINGS, APART) if on_cpu else SCALINGS)
-    ]
-    return [Kind("one process", 1, threads(1), global_batch), *several]
-
-
-def train(kind: Kind, config: Config, words: Sequence[str], steps: int, place: Path) -> float:
-    """Images per second of a run, or of several at the same time. Raises PipelineError if one fails."""
-    if kind.scaling != APART:
-        return train_run(kind, config, words, steps, place)
-    alone = replace(kind, ranks=1, global_batch=kind.global_batch // kind.ranks)
-    places = [place / str(number) for number in range(kind.ranks)]
-    with ThreadPoolExecutor(kind.ranks) as pool:
-        return sum(pool.map(lambda own: train_run(alone, config, words, steps, own), places))
-
-
-def train_run(kind: Kind, config: Config, words: Sequence[str], steps: int, place: Path) -> float:
-    """Images per second of a run started by `wgan train`. Raises PipelineError if it fails."""
-    log_every = math.ceil(steps / LOG_POINTS)
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
-        "train",
-        *words,
-        *batch_options(config, kind.global_batch),
-    ]
-    command += [f"run_root={place}", f"schedule.steps={log_every * (LOG_POINTS + 1)}"]
-    command += [f"monitor.log_every={log_every}", f"monitor.sample_every={NEVER}", "monitor.plots=false"]
-    command += [f"checkpoint.every={NEVER}", "checkpoint.keep_every=null", "--processes", str(kind.ranks)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(kind.threads)}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if ended.returncode != 0:
-        raise PipelineError(
-            f"{counted(kind.ranks, 'rank')} with {counted(kind.threads, 'thread')} each ended with exit code "
-            f"{ended.returncode}:\n"
-            f"{ended.stderr[-2000:]}"
-        )
-    records = read_records(RunDirectory(place / config.name).metrics)
-    return throughput([record["speed/images_per_second"] for record in records])
-
-
-def throughput(images_per_second: Sequence[float]) -> float:
-    """Images per second over all log points except the first. Each log point has the same number of images."""
-    return statistics.harmonic_mean(images_per_second[1:])
-
-
-def efficiencies(found: dict[Kind, list[float]], on_cpu: bool) -> list[Speed]:
-    """Each kind relative to one process in the same round, which is the first of `found`."""
-    alone = next(iter(found.values()))
-    return [
-        Speed(
-            kind,
-            speeds,
-            [speed / one / (1 if on_cpu else kind.ranks) for speed, one in zip(speeds, alone, strict=True)],
-        )
-        for kind, speeds in found.items()
-    ]
-
-
-def be_rank(rank: int, ranks: int, port: int, words: Sequence[str], place: str) -> None:
-    """Run one of several ranks as torchrun would start it, and count its traffic."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-    os.environ |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    count_as_rank(words, place)
-
-
-def count_as_rank(words: Sequence[str], place: str) -> None:
-    """Train a few steps with the bare loop. The first rank writes what it sent per step."""
-    config = load_config(Path(words[0]), words[1:])
-    runtime = join(config)
-    gradients, others = list[int](), list[int]()
-    all_gather, all_reduce = dist.all_gather, dist.all_reduce
-
-    def count(values: Tensor, options: Mapping[str, Any]) -> None:
-        # Only gradients are exchanged while the backward pass is running.
-        (gradients if options.get("async_op") else others).append(values.nbytes)
-
-    def count_and_gather(rows: list[Tensor], values: Tensor, **options: Any) -> Any:
-        count(values, options)
-        return all_gather(rows, values, **options)
-
-    def count_and_reduce(values: Tensor, **options: Any) -> Any:
-        if options.get("async_op"):
-            count(values, options)
-        return all_reduce(values, **options)
-
-    with open_trainer(config, runtime, Path(place) / "counted") as trainer:
-        dist.all_gather, dist.all_reduce = count_and_gather, count_and_reduce  # type: ignore[assignment]
-        train_bare(trainer, STEPS_COUNTED)
-        dist.all_gather, dist.all_reduce = all_gather, all_reduce
-    idle = [
-        idle_seconds(
-            lambda values: mean_over_ranks(None, SimpleNamespace(buffer=lambda: values)).wait(), gradients
-        ),
-        idle_seconds(
-            lambda values: all_gather([torch.empty_like(values) for _ in range(RANKS_COUNTED)], values),
-            others,
-        ),
-    ]
-    if runtime.is_main:
-        totals = [sum(gradients), len(gradients), sum(others), len(others)]
-        counts = [total // STEPS_COUNTED for total in totals]
-        generator, critic = (
-            parameter_bytes(player.module) for player in (trainer.state.generator, trainer.state.critic)
-        )
-        by_parameters = critic * (config.schedule.optimizer_steps - 1) + generator
-        write_text(Path(place) / "counts", json.dumps([*counts, by_parameters, *idle]))
-    del trainer
-    runtime.close()
-
-
-def idle_seconds(exchange: Callable[[Tensor], object], sizes: Sequence[int]) -> float:
-    """The median seconds of an exchange of the mean of these sizes, in bytes, while the ranks do nothing else."""
-    if not sizes:
-        return 0.0
-    values, seconds = torch.zeros(sum(sizes) // len(sizes) // 4), []
-    for _ in range(EXCHANGES):
-        started = time.perf_counter()
-        exchange(values)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
-
-
-def count_traffic(ranks: int, words: Sequence[str]) -> Traffic:
-    """What DDP and batch norm send in a step with this number of ranks."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as place:
-        spawn(be_rank, (ranks, port, list(words), place), nprocs=ranks)
-        return Traffic(*json.loads((Path(place) / "counts").read_text()))
-
-
-def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of the gradients of all parameters that are trained."""
-    return sum(parameter.numel() * 4 for parameter in module.parameters() if parameter.requires_grad)
-
-
-def predict(
-    traffic: Traffic, cluster: Cluster, step_seconds: float, global_batch: int, ranks: int
-) -> Prediction:
-    """The model: the computation of a step, divided among the ranks for strong scaling, plus the communication."""
-    exposed = cluster.exposed_seconds(traffic, ranks)
-    strong = step_seconds / (step_seconds + ranks * exposed) if global_batch % ranks == 0 else None
-    return Prediction(ranks, exposed, step_seconds / (step_seconds + exposed), strong)
 
 
 def print_measured(speeds: Sequence[Speed]) -> None:

@@ -34,11 +34,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sample_distances import FrechetOfComponents, SlicedWasserstein
 from scipy.stats import spearmanr
+from study import run_study
 from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.durable import replacing, storage_errors, write_text
-from pipeline.errors import ConfigError, PipelineError, describe
+from pipeline.errors import ConfigError
 from pipeline.monitor.records import Record, read_records
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.directory import RunDirectory
@@ -117,13 +118,7 @@ class Findings:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure the run that the command line names. Returns the exit code."""
-    arguments = _parser().parse_args(words)
-    try:
-        report(arguments)
-    except PipelineError as error:
-        print(describe(error), file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_study(report, _parser().parse_args(words))
 
 
 def report(arguments: argparse.Namespace) -> None:

@@ -35,11 +35,12 @@ from critic_figures import CriticFigures, measure_critic
 from digit_classifier import DigitClassifier, Judges, class_probabilities, obtain_judges
 from image_sets import LabelledImages, check_comparable, draw_from_run, read_shards
 from PIL import Image
+from study import run_study
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from pipeline.durable import replacing, storage_errors, write_text
-from pipeline.errors import ConfigError, PipelineError, describe
+from pipeline.errors import ConfigError
 from pipeline.monitor.records import Record, read_records
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint
@@ -92,13 +93,7 @@ class RunReport:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Judge the runs that the command line names. Returns the exit code."""
-    arguments = _parser().parse_args(words)
-    try:
-        report(arguments)
-    except PipelineError as error:
-        print(describe(error), file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_study(report, _parser().parse_args(words))
 
 
 def report(arguments: argparse.Namespace) -> None:

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from pipeline.config import load_config
-from pipeline.errors import ConfigError
-from tests.ranks import Ranks
+from pipeline.errors import ConfigError, PipelineError
+from tests.ranks import Ranks, read_metrics
 from tests.shards import digits, write
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks" / "speed")
@@ -199,7 +199,7 @@ def test_another_batch_keeps_the_critics_proportion(config: str, benchmark: Any)
 def test_what_ranks_all_reduce_is_what_their_parameters_come_to(
     config: str, ranks: Ranks, tmp_path: Path
 ) -> None:
-    ranks.run(2, [config], target=call, extra=("scaling", "count_as_rank", str(tmp_path)))
+    ranks.run(2, [config], target=call, extra=("traffic", "count_as_rank", str(tmp_path)))
     counted = json.loads((tmp_path / "counts").read_text())
     gradient_bytes, gradient_calls, other_bytes, other_calls, by_parameters, *idle_seconds = counted
     assert gradient_bytes == by_parameters > 0
@@ -214,29 +214,29 @@ def test_what_ranks_all_reduce_is_what_their_parameters_come_to(
 def test_throughput_is_measured_by_the_command_that_trains(
     config: str, tmp_path: Path, benchmark: Any
 ) -> None:
-    scaling = benchmark("scaling")
-    kind = scaling.Kind("one process", 1, 1, 12)
+    throughput = benchmark("throughput")
+    kind = throughput.Kind("one process", 1, 1, 12)
     options = load_config(Path(config), [])
-    assert scaling.train(kind, options, [config], 6, tmp_path / "runs") > 0
-    assert [r["step"] for r in scaling.read_records(tmp_path / "runs/run/metrics.jsonl")] == list(range(1, 8))
+    assert throughput.train(kind, options, [config], 6, tmp_path / "runs") > 0
+    assert [line["step"] for line in read_metrics(tmp_path / "runs/run")] == list(range(1, 8))
     with pytest.raises(
-        scaling.PipelineError, match=r"(?s)1 rank with 1 thread each ended with exit code 2:.*data\.shards"
+        PipelineError, match=r"(?s)1 rank with 1 thread each ended with exit code 2:.*data\.shards"
     ):
-        scaling.train(kind, options, [config, "data.shards="], 6, tmp_path / "runs")
+        throughput.train(kind, options, [config, "data.shards="], 6, tmp_path / "runs")
 
 
 def test_the_first_log_point_is_no_part_of_the_throughput(benchmark: Any) -> None:
     # Equally many images at 100 and at 300 a second take as long as all of them at 150.
-    assert benchmark("scaling").throughput([1.0, 100.0, 300.0]) == pytest.approx(150.0)
+    assert benchmark("throughput").throughput([1.0, 100.0, 300.0]) == pytest.approx(150.0)
 
 
 def test_all_kinds_on_cpus_use_the_same_cores(benchmark: Any) -> None:
-    scaling = benchmark("scaling")
-    found = [(k.scaling, k.ranks, k.threads, k.global_batch) for k in scaling.kinds([1, 2, 4], 64, True)]
+    throughput = benchmark("throughput")
+    found = [(k.scaling, k.ranks, k.threads, k.global_batch) for k in throughput.kinds([1, 2, 4], 64, True)]
     assert found[0] == ("one process", 1, 4, 64)
     assert found[1:4] == [("strong", 2, 2, 64), ("weak", 2, 2, 128), ("apart", 2, 2, 64)]
     assert found[4:] == [("strong", 4, 1, 64), ("weak", 4, 1, 256), ("apart", 4, 1, 64)]
-    on_gpus = scaling.kinds([1, 2], 64, False)
+    on_gpus = throughput.kinds([1, 2], 64, False)
     assert {kind.threads for kind in on_gpus} == {1}
     assert "apart" not in {kind.scaling for kind in on_gpus}, "all would take the first GPU"
 
@@ -244,25 +244,25 @@ def test_all_kinds_on_cpus_use_the_same_cores(benchmark: Any) -> None:
 def test_runs_apart_share_the_batch_and_add_up(
     config: str, tmp_path: Path, benchmark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scaling = benchmark("scaling")
+    throughput = benchmark("throughput")
     trained = []
 
     def train_run(kind: Any, config: Any, words: Any, steps: int, place: Path) -> float:
         trained.append((kind.ranks, kind.threads, kind.global_batch, place.name))
         return 100.0
 
-    monkeypatch.setattr(scaling, "train_run", train_run)
-    kind = scaling.Kind("apart", 2, 1, 64)
-    assert scaling.train(kind, load_config(Path(config), []), [config], 6, tmp_path) == 200.0
+    monkeypatch.setattr(throughput, "train_run", train_run)
+    kind = throughput.Kind("apart", 2, 1, 64)
+    assert throughput.train(kind, load_config(Path(config), []), [config], 6, tmp_path) == 200.0
     assert sorted(trained) == [(1, 1, 32, "0"), (1, 1, 32, "1")]
 
 
 def test_efficiency_is_that_within_a_round(benchmark: Any) -> None:
-    scaling = benchmark("scaling")
-    one, two = scaling.Kind("one process", 1, 2, 64), scaling.Kind("strong", 2, 1, 64)
+    throughput = benchmark("throughput")
+    one, two = throughput.Kind("one process", 1, 2, 64), throughput.Kind("strong", 2, 1, 64)
     found = {one: [100.0, 200.0], two: [90.0, 190.0]}
-    assert scaling.efficiencies(found, on_cpu=True)[1].efficiency == [0.9, 0.95]
-    assert scaling.efficiencies(found, on_cpu=False)[1].efficiency == [0.45, 0.475]
+    assert throughput.efficiencies(found, on_cpu=True)[1].efficiency == [0.9, 0.95]
+    assert throughput.efficiencies(found, on_cpu=False)[1].efficiency == [0.45, 0.475]
 
 
 def test_more_ranks_than_cores_are_refused(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,16 +275,16 @@ def test_more_ranks_than_cores_are_refused(benchmark: Any, monkeypatch: pytest.M
 
 
 def test_the_model_adds_what_is_not_hidden_to_the_computation(benchmark: Any) -> None:
-    scaling = benchmark("scaling")
-    cluster = scaling.Cluster(gpus_per_node=8, intra=1e9, inter=1e8, latency=0.001, overlap=0.5)
+    model, traffic_of = benchmark("cluster_model"), benchmark("traffic").Traffic
+    cluster = model.Cluster(gpus_per_node=8, intra=1e9, inter=1e8, latency=0.001, overlap=0.5)
     # 10^9 bytes by a ring of 4: 2 x 3/4 s and 6 hops. 8 bytes by a tree of 16: 2 x 4 hops, and not a ring's 30.
     assert cluster.all_reduce_seconds(1e9, 4) == pytest.approx(1.506)
     assert cluster.all_reduce_seconds(8, 16) == pytest.approx(0.008, rel=1e-4)
     # Across nodes the same bytes take the slower link.
     assert cluster.all_reduce_seconds(1e9, 16) == pytest.approx(2 * 15 / 16 * 10 + 0.03)
-    traffic = scaling.Traffic(2 * 10**9, 2, 0, 0, 2 * 10**9, 0.0, 0.0)
-    found = scaling.predict(traffic, cluster, 3.0, 64, 4)
+    traffic = traffic_of(2 * 10**9, 2, 0, 0, 2 * 10**9, 0.0, 0.0)
+    found = model.predict(traffic, cluster, 3.0, 64, 4)
     assert found.exposed_seconds == pytest.approx(1.506)
     assert found.weak_efficiency == pytest.approx(3.0 / 4.506)
     assert found.strong_efficiency == pytest.approx(3.0 / (4 * (0.75 + 1.506)))
-    assert scaling.predict(traffic, cluster, 3.0, 64, 128).strong_efficiency is None
+    assert model.predict(traffic, cluster, 3.0, 64, 128).strong_efficiency is None

@@ -74,7 +74,8 @@ def test_each_set_is_measured_by_every_metric(
 
 
 def test_metrics_that_miss_a_failure_or_see_another_one_are_named() -> None:
-    from planted_failures import Column, Planted, judged, table
+    from planted_sets import Planted
+    from verdicts import Column, judged, table
 
     fid, recall, copied = (Column(metric, "pixels") for metric in ("fid", "recall", "copied"))
     good = {fid: 1.0, recall: 0.8, copied: 0.01}
@@ -91,7 +92,7 @@ def test_metrics_that_miss_a_failure_or_see_another_one_are_named() -> None:
 
 
 def test_a_run_should_end_better_than_it_began_by_all_metrics_but_copied() -> None:
-    from planted_failures import Column, judged_run
+    from verdicts import Column, judged_run
 
     fid, recall, copied = (Column(metric, "pixels") for metric in ("fid", "recall", "copied"))
     good = {fid: 1.0, recall: 0.8, copied: 0.01}
@@ -121,7 +122,7 @@ def test_a_run_should_end_better_than_it_began_by_all_metrics_but_copied() -> No
 def test_a_metric_sees_what_is_worse_than_unseen_images_by_its_limit(
     metric: str, good: float, worse: float, as_good: float
 ) -> None:
-    from planted_failures import is_seen
+    from verdicts import is_seen
 
     assert is_seen(metric, worse, good)
     assert not is_seen(metric, as_good, good)
