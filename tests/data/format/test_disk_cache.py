@@ -18,7 +18,8 @@ from pipeline.data.format.manifest import Manifest, Shard
 from pipeline.data.format.remote import RemoteFiles
 from pipeline.errors import DataError
 from tests.chaos_server import chaos
-from tests.data.format.downloads import options, wait_for
+from tests.data.format.downloads import options
+from tests.ranks import wait_until
 
 
 def files_of(sizes: dict[str, int], root: Path) -> tuple[Manifest, dict[str, str]]:
@@ -71,12 +72,12 @@ def test_files_in_use_are_kept_and_a_full_cache_is_reported(three: Three) -> Non
 def test_announced_files_are_kept_until_others_are_announced(three: Three) -> None:
     files, place, digests = three
     files.expect(["a.tar", "b.tar"], ["c.tar"])
-    wait_for(lambda: all((place / digests[name]).exists() for name in ("a.tar", "b.tar")))
+    wait_until(lambda: all((place / digests[name]).exists() for name in ("a.tar", "b.tar")))
     time.sleep(0.1)
     with pytest.raises(DataError, match="There is no room for"):
         files.open("c.tar")
     files.expect(["c.tar"], [])
-    wait_for(lambda: (place / digests["c.tar"]).exists())
+    wait_until(lambda: (place / digests["c.tar"]).exists())
 
 
 def test_files_that_another_process_reads_are_kept(three: Three) -> None:

@@ -20,7 +20,8 @@ from pipeline.data.reading.reader import ShardReader
 from pipeline.errors import ConfigError, DataError
 from pipeline.options import DataOptions, RemoteOptions
 from tests.chaos_server import chaos
-from tests.data.format.downloads import options, wait_for
+from tests.data.format.downloads import options
+from tests.ranks import wait_until
 from tests.shards import digits, reader, write
 
 
@@ -82,7 +83,7 @@ def test_announced_files_are_downloaded_before_they_are_opened(shards: Path, tmp
         remote = open_remote(f"{server.url}/set", tmp_path)
         remote.files.expect(["000003.tar"], ["000007.npy"])
         digests = [remote.manifest.shards[3].sha256, remote.manifest.shards[7].index_sha256]
-        wait_for(lambda: all((tmp_path / digest).exists() for digest in digests))
+        wait_until(lambda: all((tmp_path / digest).exists() for digest in digests))
         remote.files.close()
 
 
@@ -148,7 +149,7 @@ def test_a_killed_process_leaves_nothing_that_stops_the_next_one(shards: Path, t
         manifest = shards / "manifest.json"
         program = context.Process(target=stall, args=(f"{server.url}/set", tmp_path, manifest.read_bytes()))
         program.start()
-        wait_for(lambda: any(path.name.count(".") == 2 for path in tmp_path.iterdir()), 60)
+        wait_until(lambda: any(path.name.count(".") == 2 for path in tmp_path.iterdir()))
         assert program.pid is not None
         os.kill(program.pid, signal.SIGKILL)
         program.join()
