@@ -27,7 +27,7 @@ from pipeline.run.checkpoint import (
     newest_valid,
 )
 from pipeline.run.directory import RunDirectory, open_directory
-from pipeline.run.latents import check_seed, check_truncation, latent_batches
+from pipeline.run.latents import check_count, check_seed, check_truncation, latent_batches
 
 FORMAT: Literal["wgan-generator/1"] = "wgan-generator/1"
 
@@ -94,10 +94,9 @@ class TrainedGenerator(nn.Module):
         """Images of random latents: float32 (count, channels, height, width) in [-1, 1], on the generator's device.
 
         `wgan sample` draws the same images with the same seed and truncation. Raises ConfigError if an argument is out
-        of range.
+        of range or no number.
         """
-        if count < 1:
-            raise ConfigError(f"count {count}: at least one image must be drawn. Give 1 or more.")
+        check_count(count)
         check_seed(seed)
         check_truncation(truncation)
         batches = latent_batches(self.latent, count, seed, truncation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -129,17 +130,25 @@ def name_seeds(text: str, seeds: Sequence[int]) -> str:
     return f"{seeds[0]}..{seeds[-1]}-{len(seeds)}-{digest[:8]}"
 
 
-def check_seed(seed: int) -> None:
-    """Raise ConfigError if the seed is negative."""
-    if seed < 0:
-        raise ConfigError(f"seed {seed}: a seed is a whole number from 0 on. Give another one.")
-
-
-def check_truncation(truncation: float | None) -> None:
-    """Raise ConfigError unless it is None or a finite number above 0."""
-    if truncation is not None and not 0 < truncation < math.inf:
+def check_count(count: object) -> None:
+    """Raise ConfigError unless the number of images is a whole number from 1 on."""
+    if not isinstance(count, Integral) or count < 1:
         raise ConfigError(
-            f"truncation {truncation}: no latent can be within this bound. Give a number above 0, usually 0.5 to 1, "
+            f"count {count!r}: at least one image must be drawn. Give a whole number, 1 or more."
+        )
+
+
+def check_seed(seed: object) -> None:
+    """Raise ConfigError unless the seed is a whole number from 0 on."""
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ConfigError(f"seed {seed!r}: a seed is a whole number from 0 on. Give another one.")
+
+
+def check_truncation(truncation: object) -> None:
+    """Raise ConfigError unless it is None or a finite number above 0."""
+    if truncation is not None and not (isinstance(truncation, Real) and 0 < float(truncation) < math.inf):
+        raise ConfigError(
+            f"truncation {truncation!r}: no latent can be within this bound. Give a number above 0, usually 0.5 to 1, "
             "or leave it out to draw from the whole normal distribution."
         )
 
