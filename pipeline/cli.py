@@ -49,10 +49,19 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parsed, rest = parser.parse_known_args(words)
     are_overrides = hasattr(parsed, "overrides") and all("=" in word and word[0] != "-" for word in rest)
     if rest and not are_overrides:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(_describe_unknown(parsed, rest))
     if rest:
         parsed.overrides += rest
     return parsed
+
+
+def _describe_unknown(parsed: argparse.Namespace, rest: Sequence[str]) -> str:
+    """What is wrong with arguments that no command has. Those of a config may be spelled as other tools do."""
+    if not hasattr(parsed, "overrides"):
+        return f"unrecognized arguments: {' '.join(rest)}"
+    from pipeline.option_mistakes import describe_flags
+
+    return describe_flags(rest)
 
 
 class _Version(argparse.Action):

@@ -30,13 +30,13 @@ NAMES: frozenset[KeyPath] = frozenset({("data", "classes")})
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), is_trusted: bool = True) -> Config:
-    """Read `path` (a YAML file, or a preset's name), apply `overrides` (each "section.option=value"), check the result.
+    """Read `path`, apply `overrides` (each "section.option=value"), check the result.
 
-    An override whose value is a section, such as `schedule.bursts={every: 100}`, sets the options in it and leaves the
-    others of that section as they are. One that changes a section's `name` removes the file's other options of that
-    section, because they belong to another kind. If an option is given twice, the last one counts. Plug-ins that are
-    named are imported if `is_trusted`, which a file found in a run directory is not. Raises ConfigError with
-    all mistakes.
+    `path` is a YAML file, a preset's name or a run directory, which gives the options of that run. An override whose
+    value is a section, such as `schedule.bursts={every: 100}`, sets the options in it and leaves the others of that
+    section as they are. One that changes a section's `name` removes the file's other options of that section, because
+    they belong to another kind. If an option is given twice, the last one counts. Plug-ins that are named are imported
+    if `is_trusted`, which a file found in a run directory is not. Raises ConfigError with all mistakes.
     """
     return override_config(path, map(_parse_override, overrides), "command line", is_trusted)
 
@@ -51,9 +51,16 @@ def override_config(
 
     `origin` says in messages where the overrides come from.
     """
-    content, places = (
-        _read_yaml(find_config(source)) if isinstance(source, Path) else (deepcopy(dict(source)), {})
-    )
+    places: dict[KeyPath, str] = {}
+    if not isinstance(source, Path):
+        content = deepcopy(dict(source))
+    elif _is_run(source):
+        content, places = _read_yaml(source / "config.yaml")
+        content |= _place_of(source)
+        places |= {("name",): "name of the directory", ("run_root",): "place of the directory"}
+        is_trusted = False
+    else:
+        content, places = _read_yaml(find_config(source))
     single = {path: option for key, value in overrides for path, option in _options_in(key, value)}
     # In any order of the overrides: the kinds of sections come before their other options.
     for key in sorted(single, key=lambda key: (len(key), key[-1] != "name")):
@@ -110,6 +117,19 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
             section = section.setdefault(name, {})
         section[option] = value
     return content
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()
+    except OSError:
+        return False  # a name that no directory can have is no run; it may be reported as a config
+
+
+def _place_of(run: Path) -> dict[str, str]:
+    """The options by which a run is written to this directory. It may have been moved since its config was written."""
+    place = run if run.name not in ("", "..") else run.resolve()
+    return {"name": place.name, "run_root": str(place.parent)}
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:

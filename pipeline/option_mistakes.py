@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.foreign_text import printable
 from pipeline.option_fields import KeyPath, default_kind, fields
+from pipeline.option_hints import hint_for
 from pipeline.options import Config
 from pipeline.yaml_text import how_to_write
 
@@ -111,7 +112,30 @@ def _nearest_option(path: KeyPath, kind: type[Config]) -> str:
     siblings = {known_path[-1]: known_path for known_path in known if known_path[:-1] == path[:-1]}
     sections = {known_path[0]: known_path[:1] for known_path in known} if len(path) == 1 else {}
     near = difflib.get_close_matches(path[-1], [*siblings, *sections], n=1)
+    elsewhere = _called(path[-1], known)
+    if hint := None if elsewhere else hint_for(path[-1]):
+        return f"here it is {hint}"
     if near:
         return f"did you mean {'.'.join((siblings | sections)[near[0]])}?"
-    elsewhere = sorted(".".join(known_path) for known_path in known if known_path[-1] == path[-1])
     return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else f"known here: {', '.join(siblings)}"
+
+
+def _called(name: str, known: Iterable[KeyPath]) -> list[str]:
+    """The options of this name in any section."""
+    return sorted(".".join(path) for path in known if path[-1] == name)
+
+
+def describe_flags(words: Sequence[str]) -> str:
+    """What to write instead of arguments that the training command does not know, such as --epochs."""
+    known = [path for path, _ in fields(Config)]
+    remedies = []
+    for word in words:
+        if not word.startswith("-"):
+            continue
+        name = word.lstrip("-").partition("=")[0]
+        if named := _called(name.replace("-", "_"), known):
+            remedies.append(f"{word}: write {' and '.join(f'{option}=...' for option in named)}")
+        elif hint := hint_for(name):
+            remedies.append(f"{word}: here it is {hint}")
+    usual = "options of a config are arguments like schedule.steps=500"
+    return "\n  ".join([f"unrecognized arguments: {' '.join(words)}", *(remedies or [usual])])

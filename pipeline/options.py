@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from pipeline.local_paths import local_path, plain_path, with_home
 from pipeline.metric_table import METRICS, check_name
 from pipeline.plugins import IMPORT_PATH
 
@@ -18,6 +19,8 @@ Rounds = Literal["joint", "alternating"]
 FeatureKind = Literal["pixels", "classifier", "inception"]
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
+LocalPath = Annotated[Text, AfterValidator(local_path), AfterValidator(with_home)]
+PathOrUrl = Annotated[Text, AfterValidator(plain_path), AfterValidator(with_home)]
 ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 """The name of a class. It may be written as a number, such as 7 for a digit."""
 MetricName = Annotated[str, AfterValidator(check_name)]
@@ -37,10 +40,10 @@ def option(default: Any, description: str, **bounds: Any) -> Any:
 class RemoteOptions(Options):
     """How shards are downloaded from a URL: whole, into a directory that several jobs of a machine can share."""
 
-    directory: Text = option("~/.cache/wgan-pipeline/shards", "directory for downloaded shards")
-    capacity_gb: float = option(
-        100.0, "size limit of that directory in 10^9 bytes; least recently used shards are deleted", gt=0
+    directory: Annotated[Text, AfterValidator(local_path)] = option(
+        "~/.cache/wgan-pipeline/shards", "directory for downloaded shards"
     )
+    capacity_gb: float = option(100.0, "its limit in 10^9 bytes; least recently used ones are deleted", gt=0)
     parallel: int = option(4, "downloads at a time, for each rank", ge=1, le=64)
     stall_seconds: float = option(30.0, "reconnect after this long without any data", gt=0)
     deadline_seconds: float = option(600.0, "stop the run if a shard takes longer than this", gt=0)
@@ -49,8 +52,7 @@ class RemoteOptions(Options):
 class DataOptions(Options):
     """Where the images are and how they are read."""
 
-    shards: str = Field(
-        min_length=1,
+    shards: PathOrUrl = Field(
         description="directory made by `wgan shards make`, or its URL (https://, s3://, gs:// or hf://)",
     )
     cache: Literal["auto", "device", "host", "none"] = option(
@@ -300,9 +302,7 @@ class MonitorOptions(Options):
     )
     validation_every: Count = option(200, "steps between Wasserstein estimates on held-out images")
     grid: int = option(8, "rows and columns of the image grids", ge=1, le=32)
-    smoothing: float = option(
-        0.9, "weight of the past in wasserstein/estimate_smooth, for each log point", ge=0.0, lt=1.0
-    )
+    smoothing: float = option(0.9, "most weight of the past in the smoothed estimate", ge=0.0, lt=1.0)
     sinks: list[SinkOptions] = option(
         [], "sinks of your own: a list of {name: package.module:Name, option: ...}"
     )
@@ -323,8 +323,8 @@ class QualityOptions(Options):
         "what images are compared by. pixels: principal components, needs no weights; classifier: made by "
         "`wgan features train`; inception: the network that published figures use",
     )
-    classifier: Text | None = option(None, "file made by `wgan features train SHARDS`")
-    inception: Text | None = option(None, "file with the weights of torch-fidelity; null downloads them")
+    classifier: LocalPath | None = option(None, "file made by `wgan features train SHARDS`")
+    inception: LocalPath | None = option(None, "file with the weights of torch-fidelity; null downloads them")
     samples: int = option(2048, "generated images of an evaluation, and real images at most", ge=128)
     keep_best: MetricName | None = option(None, "metric whose best checkpoint is saved and kept")
     patience: Count | None = option(None, "end the run after this many evaluations without a new best")
@@ -341,10 +341,10 @@ class CheckpointOptions(Options):
 class InitOptions(Options):
     """Fine-tuning: weights to start from instead of random ones."""
 
-    generator: Text | None = option(
+    generator: LocalPath | None = option(
         None, "a run directory (its newest checkpoint), a checkpoint or a .safetensors file"
     )
-    critic: Text | None = option(None, "the same for the critic")
+    critic: LocalPath | None = option(None, "the same for the critic")
     freeze_generator: int = option(0, "first layers (from the latent) that are not trained", ge=0)
     freeze_critic: int = option(0, "first layers (from the image) that are not trained", ge=0)
 
@@ -375,7 +375,7 @@ class Config(Options):
     """All options of a run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run directory in run_root")
-    run_root: str = Field(default="runs", min_length=1)
+    run_root: LocalPath = "runs"
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["auto", "float32", "bf16", "fp16"] | None = option(
         None,

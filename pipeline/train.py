@@ -29,6 +29,7 @@ from pipeline.errors import (
     StorageError,
 )
 from pipeline.option_help import describe_options
+from pipeline.option_mistakes import describe_flags
 from pipeline.options import Config
 from pipeline.ranks.speaker import tell, tell_untold
 from pipeline.ranks.stopping import StopSignals
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the arguments say. Returns the exit code (pipeline.errors lists them)."""
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.error(describe_flags(unknown))
     try:
         run(load_config(parsed.config, parsed.overrides), tell)
         return 0
@@ -71,9 +75,9 @@ class TrainingResult:
 def train(config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any) -> TrainingResult:
     """Train a run in this process, or resume it, and return when all its steps are done.
 
-    `config` is a YAML file's path, a preset's name, its content as nested dicts, or a Config. An override is an option
-    of the top level (`name="x"`), a dict with some options of a section (`schedule={"steps": 50}`; the others stay as
-    they are in `config`), or one option by its dotted name (`**{"data.shards": "data/digits"}`).
+    `config` is the path of a YAML file or of a run, a preset's name, options as nested dicts, or a Config. An override
+    is an option of the top level (`name="x"`), a dict with some options of a section (`schedule={"steps": 50}`; the
+    others stay as they are in `config`), or one option by its dotted name (`**{"data.shards": "data/digits"}`).
 
     Ctrl-C saves the run and raises StopRequested; the same call then resumes it. In a thread other than the main one,
     Ctrl-C does not reach the run.
@@ -288,7 +292,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "config", type=Path, metavar="CONFIG", help="a YAML file, or a preset's name such as digits"
+        "config",
+        type=Path,
+        metavar="CONFIG",
+        help="a YAML file, a preset's name such as digits, or the directory of a run",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="section.option=value", help="options that go before the file's"

@@ -142,8 +142,27 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read as text"):
         load_config(tmp_path / "config.yaml")
-    with pytest.raises(ConfigError, match="is a directory, not a config"):
+    with pytest.raises(ConfigError, match=r"is a directory, not a config\. Did you mean .*/config\.yaml\?"):
         load_config(tmp_path)
+
+
+def test_a_moved_run_with_a_name_that_no_run_can_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "my run" / "checkpoints").mkdir(parents=True)
+    write(tmp_path / "my run", SMALL)
+    with pytest.raises(
+        ConfigError, match="name of the directory: name: invalid value 'my run': expected text that"
+    ):
+        load_config(tmp_path / "my run")
+    assert load_config(tmp_path / "my run", ["name=b"]).run_root == str(tmp_path)
+
+
+def test_a_plugin_that_a_run_directory_names_needs_trust(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    path = write(tmp_path, SMALL + "model: {name: 'no_such_package.parts:Net'}\n")
+    with pytest.raises(ConfigError, match="set WGAN_PLUGINS=no_such_package in the environment"):
+        load_config(tmp_path)
+    with pytest.raises(ConfigError, match=r"the module no_such_package\.parts .* cannot be imported"):
+        load_config(path)
 
 
 def test_a_missing_file_is_reported_with_the_most_similar_name(

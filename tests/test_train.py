@@ -217,6 +217,36 @@ def test_a_larger_number_of_steps_resumes_the_run(ranks: Ranks, config: str, tmp
     assert read_metrics(tmp_path / "grown") == read_metrics(tmp_path / "whole")
 
 
+def test_the_directory_of_a_run_resumes_it_where_it_is_now(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    ranks.run(1, [config, "schedule.steps=12", "seed=3"])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").rename(tmp_path / "elsewhere" / "moved")
+    run = ranks.run(1, [str(tmp_path / "elsewhere" / "moved"), "schedule.steps=20"])
+    assert f"{tmp_path}/elsewhere/moved: resumes from " in run.log(0)
+    assert not (tmp_path / "run").exists()
+    ranks.run(1, [config, "schedule.steps=20", "seed=3", "name=whole"])
+    assert_same_bits(
+        read_tensors(newest(tmp_path / "elsewhere" / "moved")), read_tensors(newest(tmp_path / "whole"))
+    )
+    run = ranks.run(1, [str(tmp_path / "whole"), "name=fresh", "schedule.steps=2"])
+    assert f"{tmp_path}/fresh: a new run, up to step 2" in run.log(0)
+
+
+def test_a_run_is_not_made_shorter_than_it_is(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    ranks.run(1, [config, "schedule.steps=4"])
+    for note in ("DONE", "FAILED"):
+        refused = ranks.start(1, [config, "schedule.steps=3"])
+        assert refused.wait() == [2]
+        assert "schedule.steps: 3 is less than the 4 steps that " in refused.output
+        assert (
+            f"{tmp_path}/run already has, and a run cannot be made shorter. Give 4 or more" in refused.output
+        )
+        read_note(tmp_path / "run", note)
+        (tmp_path / "run" / note).unlink()
+    stopped = ranks.run(1, [config, "schedule.steps=4"])
+    assert "is complete: all 4 steps are done" in stopped.log(0)
+
+
 @pytest.mark.slow
 def test_bf16_trains_like_float32_up_to_rounding(ranks: Ranks, config: str, tmp_path: Path) -> None:
     options = ["schedule.steps=60", "critic_optimizer.lr=1e-3", "objective.clip=0.05"]

@@ -25,7 +25,7 @@ def add_config(parser: argparse.ArgumentParser, nargs: Literal["?"] | None = Non
         type=Path,
         nargs=nargs,
         metavar="CONFIG",
-        help="a YAML file, or a preset's name such as digits",
+        help="a YAML file, a preset's name such as digits, or the directory of a run",
     )
     parser.add_argument(
         "overrides",

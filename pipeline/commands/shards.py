@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -274,6 +275,8 @@ def make(arguments: argparse.Namespace) -> int:
     if not arguments.overwrite and find_finished(out, plan):
         print(f"{out} is already complete: nothing to do (--overwrite makes it again)")
         return 0
+    if remark := remark_on_rectangles(conversion.resolution, arguments.words):
+        print(remark, flush=True)
     manifest = make_shards(
         plan,
         out,
@@ -294,6 +297,24 @@ def make(arguments: argparse.Namespace) -> int:
         )
     print(f"next: wgan shards show {out}")
     return 0
+
+
+def remark_on_rectangles(resolution: tuple[int, int], words: Sequence[str]) -> str | None:
+    """That no network can be trained on images of this (height, width), and the command that makes squares instead.
+
+    None if they are squares. `words` are those of this command.
+    """
+    height, width = resolution
+    if height == width:
+        return None
+    kept = [
+        word for at, word in enumerate(words) if "--resolution" not in (word.partition("=")[0], words[at - 1])
+    ]
+    squares = shlex.join(["wgan", *kept, "--resolution", str(min(height, width))])
+    return (
+        f"no network takes rectangles yet: shards of {height} x {width} (height x width) can be looked at and read, "
+        f"but not trained on. For squares: {squares}"
+    )
 
 
 def merge(arguments: argparse.Namespace) -> int:

@@ -18,8 +18,10 @@ examples:
   wgan train digits                                    a preset: `wgan configs` lists them
   wgan train digits name=digits-2 schedule.steps=2000 objective.clip=0.03
   wgan train mine.yaml --processes 2                   a config of your own, with two processes
+  wgan train runs/digits                               resumes a run that was stopped, with its own options
+  wgan train runs/digits schedule.steps=4000           trains it longer
 
-The same command resumes a run that was stopped. On several machines, or under a scheduler, use
+The command that started a run resumes it, too. On several machines, or under a scheduler, use
 `accelerate launch -m pipeline.train CONFIG` instead. `python -m pipeline.train --help` lists all options of a config.
 """
 
@@ -89,10 +91,10 @@ def check_before_ranks(config: Config, processes: int) -> None:
 
 
 def check_resume(config: Config, manifest: Manifest) -> None:
-    """Raise CheckpointError if there is a checkpoint, and ranks with these options could not resume from it."""
+    """Raise CheckpointError or ConfigError if there is a checkpoint from which these options could not resume."""
     from pipeline.run.checkpoint import newest_valid
     from pipeline.run.directory import RunDirectory
-    from pipeline.training.identity import check_identity, identity_of
+    from pipeline.training.identity import check_identity, check_steps, identity_of
 
     checkpoint, _ = newest_valid(RunDirectory(Path(config.run_root) / config.name).checkpoints)
     if checkpoint is None:
@@ -103,3 +105,4 @@ def check_resume(config: Config, manifest: Manifest) -> None:
 
         precision = fastest_precision(chosen_device(config))
     check_identity(checkpoint, identity_of(config, manifest, precision))
+    check_steps(checkpoint, config.schedule.steps)

@@ -16,6 +16,7 @@ DONE | PREEMPTED | FAILED   how it stopped, and why; none of them while it train
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import json
 import os
@@ -43,12 +44,37 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
 def open_directory(path: Path, others: str = "") -> RunDirectory:
     """The run directory at `path`. Raises ConfigError if it is none; `others` names what else a user may give."""
     directory = RunDirectory(path)
-    if not directory.config.is_file():
+    if not _is_run(path):
+        meant = f"Did you mean {near}? " if (near := _nearest_run(path)) else ""
         raise ConfigError(
-            f"{path} is not a run directory: it has no config.yaml. Name a directory that training made, such as "
-            f"runs/digits{others}."
+            f"{path} is not a run directory: it has no config.yaml. {meant}Name a directory that training made, such "
+            f"as runs/digits{others}."
         )
     return directory
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return RunDirectory(path).config.is_file()
+    except OSError:
+        return False  # a name that is too long, for example
+
+
+def _nearest_run(path: Path) -> Path | None:
+    """The run that may be meant by a path that is none: of the same name in runs/, or one with a similar name."""
+    if _is_run(Path("runs") / path):
+        return Path("runs") / path
+    runs = {str(run): run for place in (path.parent, Path("runs")) for run in _runs_in(place)}
+    wanted = (str(path), str(Path("runs") / path))
+    near = [name for text in wanted for name in difflib.get_close_matches(text, runs, n=1)]
+    return runs[near[0]] if near else None
+
+
+def _runs_in(place: Path) -> list[Path]:
+    try:
+        return [path for path in place.iterdir() if _is_run(path)]
+    except OSError:
+        return []  # it does not exist or may not be read, and this is for a hint only
 
 
 class RunDirectory:

@@ -113,7 +113,7 @@ def read_generator(path: Path, which: Which = None, use_ema: bool = True) -> Tra
     It is float32 and on a GPU if there is one. Raises ConfigError if the path has no generator or not the one that
     the arguments ask for, CheckpointError if it is damaged.
     """
-    if which is not None and not (path / "checkpoints").is_dir():
+    if which is not None and (path.is_file() or _is_checkpoint(path)):
         raise ConfigError(
             f"{path} is not a run directory, so there is no checkpoint {which} to choose. Name the run, or leave the "
             "checkpoint out."

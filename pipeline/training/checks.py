@@ -15,7 +15,7 @@ from pipeline.ranks.runtime import Runtime
 from pipeline.run.checkpoint import Checkpoint
 from pipeline.training.context import RunContext
 from pipeline.training.describe import describe_ending
-from pipeline.training.identity import check_identity
+from pipeline.training.identity import check_identity, check_steps
 from pipeline.training.profile_window import choose_window
 from pipeline.training.resume import find_checkpoint
 from pipeline.training.schedule import check_batches
@@ -61,6 +61,7 @@ def check_run(run: RunContext) -> Start:
     checkpoint = find_checkpoint(run)
     if checkpoint is not None:
         check_identity(checkpoint, run.identity)
+        check_steps(checkpoint, run.config.schedule.steps)
         if (ending := _find_ending(checkpoint, run)) is not None:
             return Start(checkpoint, ending)
     start = Start(checkpoint)
@@ -129,8 +130,8 @@ def square_resolution(manifest: Manifest) -> int:
     height, width = manifest.resolution
     if height != width:
         raise ConfigError(
-            f"The shards contain images of {width}x{height} pixels (width x height), and the networks take square ones "
-            "only. Make the shards again with `wgan shards make --resolution SIDE`."
+            f"The shards contain images of {height} x {width} pixels (height x width), and the networks take square "
+            f"ones only. Make the shards again with `wgan shards make --resolution {min(height, width)}`."
         )
     return height
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from pipeline.config import flatten
 from pipeline.data.format.manifest import Manifest
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.option_plugins import versions
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint
+from pipeline.wording import counted
 
 FREE = (
     "name",
@@ -54,6 +55,16 @@ def identity_of(config: Config, manifest: Manifest, precision: str) -> dict[str,
         "data.manifest": manifest.sha256,
         **versions(config),
     }
+
+
+def check_steps(checkpoint: Checkpoint, steps: int) -> None:
+    """Raise ConfigError if a run is to have fewer steps than it already has: it would be noted as done."""
+    if steps < checkpoint.step:
+        raise ConfigError(
+            f"schedule.steps: {steps} is less than the {counted(checkpoint.step, 'step')} that "
+            f"{checkpoint.path.parent.parent} already has, and a run cannot be made shorter. Give {checkpoint.step} or "
+            "more, or another name for a new run."
+        )
 
 
 def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline import load_generator
 from pipeline.cli import main
+from pipeline.commands.export import choose_format
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.options import (
     DcganOptions,
@@ -85,6 +86,38 @@ def test_every_network_makes_the_same_images_after_export(
         assert found.shape == (count, 3, side, side)
         assert found.std() > 0.05
         torch.testing.assert_close(found, expected, rtol=0, atol=0 if kind == "safetensors" else 1e-4)
+
+
+def test_the_ending_of_the_file_names_the_format(run: Path, tmp_path: Path) -> None:
+    assert main(["export", str(run), "--out", str(tmp_path / "a.SAFETENSORS")]) == 0
+    assert load_generator(tmp_path / "a.SAFETENSORS").card.step == 4
+    assert choose_format(None, Path("a.onnx")) == "onnx"
+    assert choose_format(None, Path("a.pt2")) == "program"
+    assert choose_format("program", Path("a.v2")) == "program"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--out", "a"],
+            "in which format the generator is written, and this name has no ending. Name a file that",
+        ),
+        (
+            ["--out", "a.pt"],
+            "and this name ends in .pt. Name a file that ends in .safetensors, .onnx, .pt2, or add",
+        ),
+        (
+            ["--format", "safetensors", "--out", "a.onnx"],
+            "--format safetensors contradicts --out a.onnx, which is named like the format onnx. Leave --format out",
+        ),
+    ],
+)
+def test_a_format_that_is_unknown_or_contradicts_the_ending_is_refused(
+    run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run), *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_exports_take_the_moving_average_last_weights_or_an_earlier_step(run: Path) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import RunLockedError, StorageError
-from pipeline.run.directory import RunDirectory
+from pipeline.errors import ConfigError, RunLockedError, StorageError
+from pipeline.run.directory import RunDirectory, open_directory
 
 HOLD = """\
 import sys, time
@@ -188,3 +188,27 @@ def test_a_file_in_the_way_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="run cannot be written: "), RunDirectory(tmp_path / "run"):
         pass
     assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("poke", "runs/poke"),
+        ("pokr", "runs/poke"),
+        ("runs/poek", "runs/poke"),
+        ("other/one", "other/one-2"),
+        ("nothing-like-it", None),
+        ("x" * 300, None),
+    ],
+)
+def test_a_run_that_may_be_meant_is_named(
+    given: str, meant: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run in ("runs/poke", "other/one-2"):
+        Path(run).mkdir(parents=True)
+        (Path(run) / "config.yaml").touch()
+    with pytest.raises(ConfigError, match="is not a run directory: it has no") as caught:
+        open_directory(Path(given))
+    asked = f"Did you mean {meant}? Name a directory" if meant else "config.yaml. Name a directory"
+    assert asked in str(caught.value)

@@ -1,0 +1,50 @@
+"""Paths that a config names. A shell replaces `~` and `$HOME` in its words, and nothing does so in a YAML file.
+
+Each function is what pydantic calls a validator: it returns the path, or refuses it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_VARIABLE = re.compile(r"\$(\{\w+\}|[A-Za-z_]\w*)")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def plain_path(path: str) -> str:
+    """Refuse variables of the shell: a directory of that name would be made."""
+    if found := _VARIABLE.search(path):
+        raise _expected(
+            f"a path without variables, because {found[0]} is not replaced in a config. Write out what it stands for, "
+            'or give the option on the command line in double quotes, such as "section.option=$NAME/..."'
+        )
+    return path
+
+
+def local_path(path: str) -> str:
+    """Refuse what is not in this machine's file systems."""
+    if _URL.match(path):
+        raise _expected(
+            "a path of this machine's file systems, and this is a URL. Name a directory or file, for example where "
+            "that storage is mounted"
+        )
+    return plain_path(path)
+
+
+def with_home(path: str) -> str:
+    """Replace `~` at the start by the home directory."""
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        expected = "a path of which the home directory is known. Write the whole path, or ./~ for a name"
+        raise _expected(expected) from None
+
+
+def _expected(text: str) -> Exception:
+    # Not above: the help of a command reads the options and must be quick.
+    from pydantic_core import PydanticCustomError
+
+    return PydanticCustomError("path", "{expected}", {"expected": text})
