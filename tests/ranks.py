@@ -31,7 +31,9 @@ _SPAWN = multiprocessing.get_context("forkserver")
 _SPAWN.set_forkserver_preload(
     [
         "pytest",
-        "torch.utils.tensorboard",
+        # torch imports it when it makes its first optimizer.
+        "torch._dynamo",
+        "pipeline.profiling.profiler",
         "pipeline.training.build",
         "pipeline.training.resume",
         "pipeline.train",

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
+from torch.nn import functional as F
 
 from pipeline.durable import replacing
 from pipeline.pixels import to_uint8
 
 SMALLEST_SIDE = 32
+FRAME, GREY = 2, 128
 
 
 class Png(NamedTuple):
@@ -29,13 +30,21 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
     """Images in rows of `columns`, as one picture: uint8 (3, height, width) on the host.
 
     `images` are uint8, or float32 in [-1, 1], (count, channels, height, width) with 1 or 3 channels, on any device.
-    Small images are enlarged by a whole factor to at least 32 pixels, so that a person can see them.
+    Small images are enlarged by a whole factor to at least 32 pixels, so that a person can see them. Between images and
+    around them is a grey frame; a single image has none.
     """
     pixels = images if images.dtype == torch.uint8 else to_uint8(images)
     factor = max(1, -(-SMALLEST_SIDE // min(images.shape[-2:])))
     pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    grid: Tensor = make_grid(pixels, nrow=columns, padding=2, pad_value=128)
-    return grid.cpu()
+    count, channels, height, width = pixels.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    frame = FRAME if count > 1 else 0
+    # Not with torchvision, whose import takes seconds. Each image has its frame above and to its left.
+    cells = F.pad(pixels, (frame, 0, frame, 0, 0, 0, 0, rows * columns - count), value=GREY)
+    grid = cells.view(rows, columns, *cells.shape[1:]).permute(2, 0, 3, 1, 4)
+    grid = grid.reshape(channels, rows * (frame + height), columns * (frame + width))
+    return F.pad(grid, (0, frame, 0, frame), value=GREY).expand(3, -1, -1).cpu()
 
 
 def encode_png(picture: Tensor) -> Png:

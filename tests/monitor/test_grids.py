@@ -59,6 +59,15 @@ def test_small_images_are_enlarged_each_pixel_to_a_square() -> None:
     assert torch.equal(picture, to_uint8(images)[0, 0].kron(torch.ones(4, 4, dtype=torch.uint8)))
 
 
+def test_the_cells_without_an_image_are_grey() -> None:
+    assert (image_grid(levels(7, 1, 32), 3)[:, 2 * 34 :, 34 + 2 :] == 128).all()
+
+
+def test_a_single_image_has_no_frame() -> None:
+    image = torch.randint(0, 256, (1, 3, 33, 40), dtype=torch.uint8)
+    assert torch.equal(image_grid(image, 4), image[0])
+
+
 def test_colours_keep_their_channels() -> None:
     image = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
     assert image_grid(image, 1)[:, 10, 10].tolist() == [255, 0, 128]
