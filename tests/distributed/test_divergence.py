@@ -27,7 +27,8 @@ def flip_a_bit(arguments: list[str], group: str, name: str) -> int:
         result = take(self, batches)
         if self.state.counters.step == STEP and self.runtime.rank == 1:
             bits = self.state.named_tensors()[group][name].data.view(torch.int32)
-            bits[(-1,) * bits.ndim] ^= 1
+            # Not the last bit of the fraction, which the rounding of later steps may set right again.
+            bits[(-1,) * bits.ndim] ^= 1 << 16
         return result
 
     TrainingStep.take = take_then_flip  # type: ignore[method-assign]
