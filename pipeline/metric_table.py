@@ -18,6 +18,12 @@ from pipeline.plugins import METRIC, is_import_path, load_plugin
 TAG_PREFIX = "quality/"
 """How the tags of all metrics begin."""
 
+PIXELS = "pixels 2"
+"""The name of the features `pixels` of quality.features in records, with the number of their version.
+
+Another number means that their figures cannot be compared. The first version had no number.
+"""
+
 Better = Literal["higher", "lower"]
 
 
@@ -85,8 +91,14 @@ class Metric:
         return f"{self.better} is better" if self.better else "neither higher nor lower is better"
 
     def tag(self, features: str) -> str:
-        """The name of its curve. It contains the kind of features if the metric compares features."""
-        return f"{TAG_PREFIX}{self.name}_{features}" if self.needs.features else f"{TAG_PREFIX}{self.name}"
+        """The name of its curve. If the metric compares features, it contains their kind and version."""
+        kind = name_of_features(features).replace(" ", "")
+        return f"{TAG_PREFIX}{self.name}_{kind}" if self.needs.features else f"{TAG_PREFIX}{self.name}"
+
+
+def name_of_features(kind: str) -> str:
+    """How records name a kind of features that has no weights of its own."""
+    return PIXELS if kind == "pixels" else kind
 
 
 FEATURES = Needs(features=True)
@@ -216,7 +228,7 @@ def needs_of(names: Iterable[str]) -> Needs:
 
 
 def metric_of_tag(tag: str, own: MetricsByTag = NO_PLUGINS) -> Metric | None:
-    """The metric of a curve, such as fid for "quality/fid_pixels", or one of `own`; None for any other tag."""
+    """The metric of a curve, such as fid for "quality/fid_pixels2", or one of `own`; None for any other tag."""
     if not tag.startswith(TAG_PREFIX):
         return None
     name = tag.removeprefix(TAG_PREFIX)
@@ -224,7 +236,7 @@ def metric_of_tag(tag: str, own: MetricsByTag = NO_PLUGINS) -> Metric | None:
 
 
 def title_of_tag(tag: str, own: MetricsByTag = NO_PLUGINS) -> str:
-    """The title of a panel for this curve: "Frechet distance (fid_pixels)"; the tag itself if it has no metric."""
+    """The title of a panel for this curve: "Frechet distance (fid_pixels2)"; the tag itself if it has no metric."""
     metric = metric_of_tag(tag, own)
     return f"{metric.title} ({tag.removeprefix(TAG_PREFIX)})" if metric else tag
 

@@ -320,7 +320,7 @@ class QualityOptions(Options):
     )
     features: FeatureKind = option(
         "pixels",
-        "what images are compared by. pixels: principal components, needs no weights; classifier: made by "
+        "what images are compared by. pixels: their frequencies, needs no weights; classifier: made by "
         "`wgan features train`; inception: the network that published figures use",
     )
     classifier: LocalPath | None = option(None, "file made by `wgan features train SHARDS`")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from pipeline.metric_table import find_metric
+from pipeline.metric_table import find_metric, name_of_features
 from pipeline.options import QualityOptions
 
 
@@ -31,9 +31,12 @@ class Best:
     _before: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(cls, options: QualityOptions) -> Self:
-        """What the options ask to keep."""
+    def of(cls, options: QualityOptions, flip: bool = False) -> Self:
+        """What the options ask to keep. With `flip` (data.flip), half of the real images are mirrored."""
         basis = options.model_dump(include={"features", "classifier", "inception", "samples"})
+        basis["features"] = name_of_features(options.features)
+        if flip:
+            basis["data.flip"] = True
         return cls(options.keep_best, options.patience, basis)
 
     def update(self, step: int, figures: Mapping[str, float]) -> bool:
@@ -73,6 +76,16 @@ class Best:
             "former": list(self.former),
         }
 
+    def changes(self, facts: Mapping[str, Any]) -> str:
+        """How saved values were measured in another way, for a reader: "features: pixels before, pixels 2 now"."""
+        before = {"keep_best": facts["metric"], **facts["basis"]}
+        now = {"keep_best": self.metric, **self.basis}
+        return "; ".join(
+            f"{name}: {_shown(before.get(name))} before, {_shown(now.get(name))} now"
+            for name in {**before, **now}
+            if before.get(name) != now.get(name)
+        )
+
     def restore(self, facts: Mapping[str, Any] | None) -> bool:
         """Take saved values if new ones can be compared with them. Returns False if the search starts over."""
         if facts is None:
@@ -85,3 +98,7 @@ class Best:
             self.former.append(facts["step"])
             return False
         return True
+
+
+def _shown(value: object) -> str:
+    return "not used" if value is None else str(value)

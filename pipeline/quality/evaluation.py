@@ -17,13 +17,12 @@ from tqdm import tqdm
 
 from pipeline.data.reading.order import Ids
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.metric_table import Needs, find_metrics, needs_of
+from pipeline.metric_table import Needs, find_metrics, name_of_features, needs_of
 from pipeline.noise import Noise, Purpose
 from pipeline.options import QualityOptions
 from pipeline.pixels import to_uint8
 from pipeline.quality.features import Features, NoFeatures, load_features
 from pipeline.quality.features.classifier import ClassifierFeatures
-from pipeline.quality.features.pixels import PixelFeatures
 from pipeline.quality.metrics import MOST_IMAGES, NEIGHBOURS, measure_all
 from pipeline.quality.neighbours import nearest
 from pipeline.quality.ranks import Ranks, on_all_ranks, on_main_rank, tensors_of_main_rank
@@ -31,7 +30,6 @@ from pipeline.quality.sets import Collected, RealSets, Sets
 from pipeline.wording import counted
 
 CHUNK = 64
-READ = 1024
 
 Draw = Callable[[Tensor], Tensor]
 """From latents (count, latent) to images, float32 (count, channels, height, width) in [-1, 1]."""
@@ -170,19 +168,11 @@ class Evaluation:
             return self._build_features()
         if self._options.features == "classifier" and self.classifier is not None:
             return NoFeatures(self.classifier.name)
-        return NoFeatures(self._options.features)
+        return NoFeatures(name_of_features(self._options.features))
 
     def _build_features(self) -> Features:
-        options, compared = self._options, self._real.compared
-        if options.features == "pixels":
-            # One machine's directions for all: another machine may round differently and find others.
-            batches = np.array_split(compared, -(-len(compared) // READ))
-            return PixelFeatures(
-                *tensors_of_main_rank(
-                    self._ranks, lambda: PixelFeatures.of(map(self._real.read, batches)).tensors
-                )
-            )
-        return on_all_ranks(self._ranks, lambda: load_features(options, self.classifier, self._ranks.device))
+        shape, device = self._real.shape, self._ranks.device
+        return on_all_ranks(self._ranks, lambda: load_features(self._options, self.classifier, shape, device))
 
     def _check_same_on_all_ranks(self, features: Features) -> None:
         """Raise ConfigError unless all ranks compare by the same weights, wherever each has its files."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from pipeline.config import dump_config
 from pipeline.data.reading.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
-from pipeline.data.reading.loader import Loader
-from pipeline.data.reading.order import Order, build_order
+from pipeline.data.reading.loader import Loader, mirror
+from pipeline.data.reading.order import Ids, Order, build_order
 from pipeline.data.reading.reader import ShardReader
 from pipeline.data.threads import available_cores
 from pipeline.durable import write_text
@@ -72,7 +74,7 @@ def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Traine
         noise=noise,
         recorder=recorder,
         evaluation=evaluation,
-        best=Best.of(config.quality),
+        best=Best.of(config.quality, config.data.flip),
         sinks=sinks,
         console=console,
     )
@@ -128,15 +130,29 @@ def build_evaluation(
 
     Raises ConfigError, DataError or CheckpointError.
     """
-    training = order.training_ids()
-    real = RealImages(
-        read=loader.read_pixels,
+    real = real_images(run, loader, order)
+    return Evaluation(run.config.quality, real, run.runtime, run.config.model.latent, seed, show_progress)
+
+
+def real_images(run: RunContext, loader: Loader, order: Order) -> RealImages:
+    """The images that samples are compared with, as training sees them: half of them mirrored if data.flip mirrors.
+
+    A copy may be one of an image or of its mirror image, so with data.flip both are training images.
+    """
+    training, count = order.training_ids(), run.shards.manifest.count
+
+    def read(ids: Ids) -> Tensor:
+        # The number of a mirrored image is that of the image, plus the number of all images.
+        images = loader.read_pixels(ids % count)
+        return mirror(images, torch.from_numpy(ids >= count).to(images.device))
+
+    return RealImages(
+        read=read,
         shape=loader.image_shape,
         compared=order.first(min(run.config.quality.samples, len(training))),
-        training=training,
+        training=np.concatenate([training, training + count]) if run.config.data.flip else training,
         held_out=order.held_out_ids(),
     )
-    return Evaluation(run.config.quality, real, run.runtime, run.config.model.latent, seed, show_progress)
 
 
 def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:

@@ -138,12 +138,12 @@ def square_resolution(manifest: Manifest) -> int:
 
 def _find_ending(checkpoint: Checkpoint, run: RunContext) -> str | None:
     """How the run has ended, if nothing is left to do after this checkpoint. Tells the user so."""
-    best = Best.of(run.config.quality)
-    if not best.restore(checkpoint.facts().get("best")):
+    best, former = Best.of(run.config.quality, run.config.data.flip), checkpoint.facts().get("best")
+    if not best.restore(former):
         search = "; the search for the best one starts again" if best.metric else ""
         run.say(
-            f"the quality options have changed: the checkpoint of step {best.former[-1]}, the best one with the former "
-            f"options, is kept{search}"
+            f"quality is no longer measured as before ({best.changes(former)}), so figures do not compare: the "
+            f"checkpoint of step {best.former[-1]}, the best one until now, is kept{search}"
         )
     if checkpoint.step < run.config.schedule.steps and not best.is_exhausted:
         return None

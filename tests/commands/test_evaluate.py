@@ -54,7 +54,7 @@ def test_evaluations_are_printed_and_recorded_with_all_they_depend_on(
     first, best = lines(run / "evaluations.jsonl")
     assert (first["step"], best["step"]) == (10, 20)
     kept = {name: first[name] for name in ("weights", "samples", "real", "seed", "features")}
-    assert kept == {"weights": "ema", "samples": 128, "real": 128, "seed": 0, "features": "pixels"}
+    assert kept == {"weights": "ema", "samples": 128, "real": 128, "seed": 0, "features": "pixels 2"}
     assert set(first["metrics"]) == {"fid", "recall"}  # type: ignore[call-overload]
     assert f"step       10  fid {first['metrics']['fid']:.4g}" in out  # type: ignore[index]
 
@@ -66,13 +66,13 @@ def test_a_run_is_evaluated_afterwards_as_it_was_while_training(run: Path) -> No
     figures = line["metrics"]
     assert isinstance(figures, dict)
     assert {name: figures[name] for name in ("fid", "swd")} == pytest.approx(
-        {"fid": trained["quality/fid_pixels"], "swd": trained["quality/swd"]}, rel=1e-6
+        {"fid": trained["quality/fid_pixels2"], "swd": trained["quality/swd"]}, rel=1e-6
     )
 
 
 def test_a_picture_shows_what_samples_may_be_copies_of(run: Path) -> None:
     assert main(["evaluate", str(run), "--metrics", "fid", "--neighbours", *SMALL]) == 0
-    with Image.open(run / "samples" / "step_00000020-neighbours-ema-seed0-pixels.png") as picture:
+    with Image.open(run / "samples" / "step_00000020-neighbours-ema-seed0-pixels-2.png") as picture:
         assert picture.size == (8 * (32 + 2) + 2, 8 * (32 + 2) + 2)
 
 
@@ -80,9 +80,9 @@ def test_pictures_of_other_weights_and_seeds_are_kept_apart(run: Path) -> None:
     for words in ([], ["--no-ema"], ["--seed", "3"]):
         assert main(["evaluate", str(run), "--metrics", "swd", "--neighbours", *SMALL, *words]) == 0
     assert sorted(path.name for path in (run / "samples").glob("*neighbours*")) == [
-        "step_00000020-neighbours-ema-seed0-pixels.png",
-        "step_00000020-neighbours-ema-seed3-pixels.png",
-        "step_00000020-neighbours-generator-seed0-pixels.png",
+        "step_00000020-neighbours-ema-seed0-pixels-2.png",
+        "step_00000020-neighbours-ema-seed3-pixels-2.png",
+        "step_00000020-neighbours-generator-seed0-pixels-2.png",
     ]
 
 
@@ -141,7 +141,7 @@ def test_a_classifier_is_trained_and_then_measures(
     for metric in ("modes", "swd"):
         assert main(["evaluate", str(run), "--classifier", str(file), "--metrics", metric, *SMALL]) == 0
     counted, uncounted = lines(run / "evaluations.jsonl")[1:]
-    assert (counted["features"], counted["classifier"]) == ("pixels", line["classifier"])
+    assert (counted["features"], counted["classifier"]) == ("pixels 2", line["classifier"])
     assert "classifier" not in uncounted
 
 

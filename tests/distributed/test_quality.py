@@ -51,7 +51,7 @@ def test_one_rank_and_two_measure_the_same(ranks: Ranks, config: str, tmp_path: 
     one, two = quality(tmp_path / "w1"), quality(tmp_path / "w2")
     assert list(one) == list(two) == [5, 10, 15, 20]
     for step, figures in one.items():
-        assert figures.keys() == {"quality/fid_pixels", "quality/recall_pixels", "quality/swd"}
+        assert figures.keys() == {"quality/fid_pixels2", "quality/recall_pixels2", "quality/swd"}
         # The weights agree to rounding; a recall of 1 in 192 images is one image.
         assert two[step] == pytest.approx(figures, rel=1e-3, abs=2 / 192)
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from pipeline.options import QualityOptions
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+from pipeline.data.format.shard_set import ShardSet
+from pipeline.options import Config, DataOptions, QualityOptions, ScheduleOptions
 from pipeline.quality.best import Best
+from pipeline.ranks.runtime import Runtime
+from pipeline.run.checkpoint import Checkpoint
+from pipeline.run.directory import RunDirectory
+from pipeline.training.checks import _find_ending
+from pipeline.training.context import RunContext
 
 
 def test_lower_is_better_for_distances_and_higher_for_coverage() -> None:
@@ -88,3 +99,46 @@ def test_the_options_say_what_is_kept() -> None:
     assert not Best.of(QualityOptions()).update(10, {"fid": 1.0})
     best = Best.of(QualityOptions(keep_best="fid", patience=3, samples=256))
     assert (best.metric, best.patience, best.basis["samples"]) == ("fid", 3, 256)
+
+
+def test_figures_of_another_version_of_the_features_are_not_compared() -> None:
+    options = QualityOptions(keep_best="fid", patience=2)
+    facts = Best.of(options).facts() | {"value": 0.3, "step": 20, "evaluations_since": 1}
+    old = facts | {"basis": facts["basis"] | {"features": "pixels"}}
+    best = Best.of(options)
+    assert not best.restore(old)
+    assert (best.value, best.evaluations_since, best.kept_steps) == (None, 0, {20})
+    assert best.changes(old) == "features: pixels before, pixels 2 now"
+    for features in ("classifier", "inception"):
+        by_network = QualityOptions(keep_best="fid", features=features, classifier="c.safetensors")  # type: ignore[arg-type]
+        basis = {"features": features, "classifier": "c.safetensors", "inception": None, "samples": 2048}
+        assert Best.of(by_network).restore(facts | {"basis": basis}), "features of networks are as they were"
+
+
+def test_figures_of_a_reference_that_was_not_mirrored_are_not_compared() -> None:
+    options = QualityOptions(keep_best="fid")
+    before = Best.of(options)
+    before.update(10, {"fid": 0.1})
+    best = Best.of(options, flip=True)
+    assert not best.restore(before.facts())
+    assert best.changes(before.facts()) == "data.flip: not used before, True now"
+    assert Best.of(options, flip=True).restore(best.facts())
+
+
+def test_a_resumed_run_says_why_the_search_starts_again(tmp_path: Path) -> None:
+    config = Config(
+        name="run",
+        data=DataOptions(shards="x"),
+        schedule=ScheduleOptions(steps=30),
+        quality=QualityOptions(every=5, keep_best="kid", metrics=["kid"]),
+    )
+    facts = Best("fid", None, Best.of(config.quality).basis, value=0.3, step=20).facts()
+    (tmp_path / "state.json").write_text(json.dumps({"best": facts}))
+    said: list[str] = []
+    runtime = cast(Runtime, SimpleNamespace(is_main=True))
+    run = RunContext(config, cast(ShardSet, None), RunDirectory(tmp_path), runtime, said.append)
+    assert _find_ending(Checkpoint(tmp_path, 25), run) is None
+    assert said == [
+        "quality is no longer measured as before (keep_best: fid before, kid now), so figures do not compare: the "
+        "checkpoint of step 20, the best one until now, is kept; the search for the best one starts again"
+    ]

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.data.reading.order import Ids
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.metric_table import METRICS
 from pipeline.options import Config, DataOptions, QualityOptions, ScheduleOptions
 from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.quality.features.classifier import About, Classifier, ClassifierFeatures, save
-from pipeline.quality.features.pixels import PixelFeatures
 from pipeline.ranks.runtime import Runtime
 from pipeline.training.checks import check_same_on_all_ranks
 from tests.quality.together import DIGITS, Rank, Together, draw, on_ranks, options, real
@@ -75,7 +75,7 @@ def test_only_what_is_asked_for_is_measured_in_the_order_of_asking() -> None:
 
 def test_curves_are_named_after_the_features_that_they_depend_on() -> None:
     assert [METRICS[metric].tag("pixels") for metric in ("fid", "swd", "modes")] == [
-        "quality/fid_pixels",
+        "quality/fid_pixels2",
         "quality/swd",
         "quality/modes",
     ]
@@ -137,7 +137,7 @@ def test_features_that_no_metric_needs_are_neither_loaded_nor_computed(
     judged = Evaluation(chosen, real(), alone, 4, 0)
     assert list(judged.measure(draw)) == ["modes"]
     assert judged.features.name == judged.classifier.name  # type: ignore[union-attr]
-    assert Evaluation(options(["swd"]), real(), alone, 4, 0).features.name == "pixels"
+    assert Evaluation(options(["swd"]), real(), alone, 4, 0).features.name == "pixels 2"
 
 
 def test_figures_do_not_depend_on_the_metrics_beside_them(classifier: str) -> None:
@@ -163,7 +163,6 @@ def test_what_one_rank_is_enough_for_is_done_on_the_main_rank_alone(monkeypatch:
         monkeypatch.setattr(f"{place}.{name}", counted)
 
     count("pipeline.quality.evaluation", "nearest")
-    count("pipeline.quality.evaluation", "PixelFeatures.of")
     count("pipeline.quality.metrics", "RealPatches.of")
 
     def work(rank: Rank) -> None:
@@ -173,20 +172,26 @@ def test_what_one_rank_is_enough_for_is_done_on_the_main_rank_alone(monkeypatch:
         evaluation.nearest_training_images(draw, 2, 2)
 
     on_ranks(2, work)
-    assert sorted(calls) == ["PixelFeatures.of", "RealPatches.of", "nearest"]
+    assert sorted(calls) == ["RealPatches.of", "nearest"]
 
 
-def test_all_ranks_compare_pixels_along_the_directions_of_the_main_one() -> None:
-    """Also where a rank's own would be others: here as if another machine rounded very differently."""
+@pytest.mark.parametrize("count", [20, 50, 200])
+def test_figures_do_not_depend_on_the_order_of_the_real_images(count: int) -> None:
+    """Nor do they with fewer images than the features have dimensions."""
+    metrics = ["fid", "precision", "recall", "density", "coverage", "copied"]
 
-    def directions(rank: Rank) -> Tensor:
-        images = replace(real(), read=lambda chosen: DIGITS[(chosen + 700 * rank.rank) % 1700])
-        features = Evaluation(options(["fid"]), images, rank, 4, 0).features
-        assert isinstance(features, PixelFeatures)
-        return features.directions
+    def measure(order: Ids) -> dict[str, float]:
+        images = replace(
+            real(),
+            read=lambda chosen: DIGITS[order[chosen]],
+            compared=np.arange(count),
+            training=np.arange(count),
+        )
+        return Evaluation(options(metrics, samples=128), images, Rank(0, Together(1)), 4, 0).measure(draw)
 
-    first, second = on_ranks(2, directions)
-    assert torch.equal(first, second)
+    ids = np.arange(len(DIGITS))
+    shuffled = np.concatenate([np.random.default_rng(0).permutation(count), ids[count:]])
+    assert measure(ids) == pytest.approx(measure(shuffled), rel=1e-6)
 
 
 @pytest.mark.parametrize("chosen", [{"features": "classifier", "metrics": ["fid"]}, {"metrics": ["modes"]}])

@@ -10,7 +10,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from pipeline.pixels import to_uint8
 from pipeline.quality.class_balance import class_distance, class_histogram, covered_modes
+from pipeline.quality.features.pixels import PixelFeatures
 from pipeline.quality.frechet import frechet_distance, gaussian
 from pipeline.quality.kernel_distance import kernel_distance
 from pipeline.quality.neighbours import (
@@ -152,3 +154,51 @@ def test_the_share_of_copies_follows_the_share_that_is_planted(digits: Digits) -
     for count in (0, 40, 200):
         fake = torch.cat([memorised(digits)[:count], good(digits)[count:]])
         assert figures(digits, fake)["copied"] == pytest.approx(count / SAMPLES, abs=0.04)
+
+
+def framed(images: Tensor) -> Tensor:
+    """Digits in a frame of four black pixels, as in MNIST: uint8 (count, 1, 16, 16)."""
+    return to_uint8(torch.nn.functional.pad(images.view(-1, 1, 8, 8), (4,) * 4, value=-1))
+
+
+def enlarged(images: Tensor) -> Tensor:
+    """Smooth digits: uint8 (count, 1, 64, 64)."""
+    return to_uint8(torch.nn.functional.interpolate(images.view(-1, 1, 8, 8), (64, 64), mode="bilinear"))
+
+
+def with_bars(images: Tensor) -> Tensor:
+    """The images with their first and last row white."""
+    changed = images.clone()
+    changed[:, :, [0, -1]] = 255
+    return changed
+
+
+def with_checkerboard(images: Tensor) -> Tensor:
+    """The images with every second pixel 48 grey levels brighter, as upsampling layers leave it."""
+    rows, columns = (torch.arange(size) % 2 for size in images.shape[-2:])
+    brighter = 48 * (rows[:, None] ^ columns)
+    return (images + brighter).clamp(max=255).to(torch.uint8)
+
+
+@pytest.mark.parametrize(("look", "spoil"), [(framed, with_bars), (enlarged, with_checkerboard)])
+def test_what_real_images_never_show_is_seen_in_samples(
+    digits: Digits, look: Callable[[Tensor], Tensor], spoil: Callable[[Tensor], Tensor]
+) -> None:
+    """Bars where all real images are black; a pattern finer than any detail of them."""
+    real, right, wrong = look(digits.held_out), look(good(digits)), spoil(look(good(digits)))
+    features = PixelFeatures(tuple(real.shape[1:]), torch.device("cpu"))
+
+    def measure(images: Tensor) -> dict[str, float]:
+        ours, theirs = features(real), features(images)
+        return {
+            "fid": frechet_distance(gaussian(ours), gaussian(theirs)),
+            "kid": kernel_distance(ours, theirs, 20, 100, seed=0).mean,
+            **precision_recall_density_coverage(ours, theirs, 5)._asdict(),
+        }
+
+    found, expected = measure(wrong), measure(right)
+    assert min(expected["precision"], expected["recall"]) > 0.8
+    assert found["fid"] > 8 * expected["fid"]
+    assert found["kid"] > abs(expected["kid"]) + 0.05
+    for name in ("precision", "recall", "density", "coverage"):
+        assert found[name] < 0.5 * expected[name], found

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,12 +103,17 @@ class Loader:
         return images
 
     def read(self, ids: Ids) -> Tensor:
-        """These samples as float32 (count, channels, height, width) in [-1, 1], on the device."""
+        """These samples as float32 (count, channels, height, width) in [-1, 1], on the device, mirrored likewise."""
         return to_float(self.read_pixels(ids))
 
     def read_pixels(self, ids: Ids) -> Tensor:
-        """These samples as uint8 (count, channels, height, width), on the device."""
-        return self._images.read(ids).to(self._device).contiguous()
+        """These samples as uint8 (count, channels, height, width), on the device.
+
+        If images are mirrored at random, these are as in the first epoch.
+        """
+        images = self._images.read(ids).to(self._device).contiguous()
+        flipped = self._flips_of(Batch(ids, np.zeros_like(ids)))
+        return images if flipped is None else mirror(images, flipped.to(self._device))
 
     def _announced(self, position: int) -> Iterator[int]:
         """Yield the positions of the batches, and announce their shards to the images when these change.

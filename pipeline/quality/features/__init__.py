@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.options import QualityOptions
 from pipeline.quality.features.classifier import ClassifierFeatures
 from pipeline.quality.features.inception import InceptionFeatures
+from pipeline.quality.features.pixels import PixelFeatures
 
 
 class Features(Protocol):
@@ -38,12 +39,17 @@ class NoFeatures:
 
 
 def load_features(
-    options: QualityOptions, classifier: ClassifierFeatures | None, device: torch.device
+    options: QualityOptions,
+    classifier: ClassifierFeatures | None,
+    shape: tuple[int, int, int],
+    device: torch.device,
 ) -> Features:
-    """The features that the options choose, if these come from a network.
+    """The features that the options choose, for images (channels, height, width).
 
-    Raises ConfigError, DataError or CheckpointError if its weights cannot be loaded.
+    Raises ConfigError, DataError or CheckpointError if the weights of a network cannot be loaded.
     """
+    if options.features == "pixels":
+        return PixelFeatures(shape, device)
     if options.features == "classifier":
         assert classifier is not None, "the config's rules require one"
         return classifier
