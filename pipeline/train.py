@@ -240,8 +240,8 @@ def _result(run: RunContext, ending: str, steps: int) -> TrainingResult:
 def _draw_pictures(directory: RunDirectory) -> None:
     """Curves and animation of the whole run. A failed plot is a warning and never fails the run."""
     from pipeline.monitor.animation import draw_animation
-    from pipeline.monitor.console import say_warning
     from pipeline.monitor.plots import draw_curves
+    from pipeline.stderr import say_warning
 
     for draw, path in ((draw_curves, directory.curves), (draw_animation, directory.animation)):
         try:

@@ -20,6 +20,8 @@ HELD_OUT_SHARE = 5
 """One in this many of the images that are not trained on is held out: `copied` compares samples with these."""
 NOISE = 8.0
 """Standard deviation in grey levels"""
+CHECKERBOARD = 64
+"""Grey levels"""
 BLUR = 5
 """A blurred pixel is the mean of so many pixels along each axis."""
 DISTANCES: frozenset[str] = frozenset({"fid", "kid", "swd"})
@@ -125,6 +127,8 @@ def plant(parts: Parts, samples: int) -> list[Planted]:
         Planted("noise", noise_like(unseen), DISTANCES | FIDELITY | COVERING, open_to=CLASSES),
         # Whether blurred images still surround sharp ones depends on how much detail the features see.
         Planted("blurred", blurred(unseen), DISTANCES | FIDELITY, open_to=COVERING),
+        Planted("white bars", with_bars(unseen), DISTANCES | FIDELITY | COVERING, open_to=CLASSES),
+        Planted("checkerboard", with_checkerboard(unseen), DISTANCES | FIDELITY | COVERING, open_to=CLASSES),
     ]
 
 
@@ -151,6 +155,19 @@ def blurred(images: Tensor) -> Tensor:
     edge = BLUR // 2
     padded = torch.nn.functional.pad(images.float(), (edge,) * 4, mode="replicate")
     return torch.nn.functional.avg_pool2d(padded, BLUR, stride=1).round().to(torch.uint8)
+
+
+def with_bars(images: Tensor) -> Tensor:
+    """The uint8 images with two white rows at the upper and at the lower edge."""
+    changed = images.clone()
+    changed[:, :, [0, 1, -2, -1]] = 255
+    return changed
+
+
+def with_checkerboard(images: Tensor) -> Tensor:
+    """The uint8 images with every second pixel 64 grey levels brighter."""
+    rows, columns = (torch.arange(size) % 2 for size in images.shape[-2:])
+    return (images + CHECKERBOARD * (rows[:, None] ^ columns)).clamp(max=255).to(torch.uint8)
 
 
 def _training_order(parts: Parts) -> Tensor:

@@ -18,7 +18,6 @@ from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.durable import storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.metric_table import METRICS
-from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import RankRows
 from pipeline.option_mistakes import invalid_value
@@ -29,10 +28,11 @@ from pipeline.ranks.devices import best_device, check_gpu_count
 from pipeline.ranks.failures import peer_losses
 from pipeline.ranks.launcher import is_launched, launch
 from pipeline.ranks.runtime import Runtime, join
-from pipeline.run.checkpoint import Checkpoint, list_checkpoints
+from pipeline.run.checkpoint import Checkpoint, Say, list_checkpoints
 from pipeline.run.directory import RunDirectory, open_directory
 from pipeline.run.generator import TrainedGenerator, open_run, read_generator
 from pipeline.run.latents import check_seed
+from pipeline.stderr import say_warning
 from pipeline.training.build import build_evaluation, build_loader
 from pipeline.training.context import RunContext
 
@@ -47,7 +47,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.processes is not None and arguments.processes > 1 and not is_launched():
         # Mistakes in checkpoints or shards are reported once, before any rank starts.
         check_gpu_count(best_device(), arguments.processes)
-        open_images(config, choose_checkpoints(run, arguments.checkpoint)).files.close()
+        # The ranks say what is no mistake, such as a damaged checkpoint that is passed over.
+        open_images(config, choose_checkpoints(run, arguments.checkpoint, _say_nothing)).files.close()
         return launch(arguments.processes, "pipeline.cli", arguments.words)
     runtime = join(config)
     with peer_losses():
@@ -143,10 +144,10 @@ def check_quality(given: Mapping[str, Any]) -> None:
         raise ConfigError(f"--{mistake['loc'][0]}: {invalid_value(mistake)}.") from None
 
 
-def choose_checkpoints(run: Path, wanted: Sequence[str] | None) -> list[Checkpoint]:
+def choose_checkpoints(run: Path, wanted: Sequence[str] | None, say: Say = say_warning) -> list[Checkpoint]:
     """The checkpoints of these steps, "best" or "all"; the newest for None. Raises ConfigError or CheckpointError."""
     if wanted is None:
-        return [open_run(run, None)[1]]
+        return [open_run(run, None, say)[1]]
     if wanted == ["all"]:
         found = list_checkpoints(RunDirectory(run).checkpoints)
         if not found:
@@ -161,7 +162,7 @@ def choose_checkpoints(run: Path, wanted: Sequence[str] | None) -> list[Checkpoi
         raise ConfigError(
             f"--checkpoint: invalid value {' '.join(wrong)}: expected steps, such as 1000 2000, best or all."
         )
-    return [open_run(run, "best" if word == "best" else int(word))[1] for word in wanted]
+    return [open_run(run, "best" if word == "best" else int(word), say)[1] for word in wanted]
 
 
 def choose_together(run: Path, wanted: Sequence[str] | None, runtime: Runtime) -> list[Checkpoint]:

@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.durable import make_directory_of, replacing
 from pipeline.errors import ConfigError
-from pipeline.monitor.console import say_warning
 from pipeline.monitor.records import nothing_to_draw
 from pipeline.run.directory import RunDirectory
+from pipeline.stderr import say_warning
 
 ANIMATION = "training.gif"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import timedelta
 
 from tqdm import tqdm
+
+from pipeline.stderr import say_line
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -41,19 +42,8 @@ class Console:
             self._last_line = time.monotonic()
             per_step = (time.monotonic() - self._started) / (step - self._first_step)
             left = timedelta(seconds=round(per_step * (self._steps - step)))
-            _say(f"step {step}/{self._steps}, {text}, {left} left")
+            say_line(f"step {step}/{self._steps}, {text}, {left} left")
 
     def close(self) -> None:
         """End the bar, and leave it on the screen."""
         self._bar.close()
-
-
-def say_warning(text: str) -> None:
-    """Print a warning, on standard error. The run continues."""
-    _say(f"warning: {text}")
-
-
-def _say(text: str) -> None:
-    # The console may be a log file on a full disk, and that must not stop the run.
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.durable import replacing, storage_errors, write_text
-from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import Png
 from pipeline.monitor.sinks import ALARM_PREFIX, Sink
 from pipeline.run.directory import parse_record
+from pipeline.stderr import say_warning
 from pipeline.wording import counted
 
 

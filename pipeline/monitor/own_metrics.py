@@ -11,11 +11,11 @@ from pipeline.documents import Document, parse_json
 from pipeline.durable import write_text
 from pipeline.foreign_text import printable
 from pipeline.metric_table import Metric, MetricsByTag, Needs, find_metric
-from pipeline.monitor.console import say_warning
 from pipeline.options import QualityOptions
 from pipeline.plugins import is_import_path
 from pipeline.regular_files import read_regular
 from pipeline.run.directory import RunDirectory
+from pipeline.stderr import say_warning
 
 MOST_BYTES = 1 << 20
 LONGEST_TITLE = 60

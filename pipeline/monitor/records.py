@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import ConfigError
-from pipeline.monitor.console import say_warning
 from pipeline.run.directory import RunDirectory, parse_record
+from pipeline.stderr import say_warning
 from pipeline.wording import counted
 
 Record = Mapping[str, Any]

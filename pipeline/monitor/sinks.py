@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.errors import StorageError
-from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import Png, encode_png
+from pipeline.stderr import say_warning
 from pipeline.wording import counted
 
 ALARM_PREFIX = "health/"

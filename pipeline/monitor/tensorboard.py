@@ -15,9 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from pipeline.monitor.charts import Layout
-from pipeline.monitor.console import say_warning
 from pipeline.monitor.grids import Png
 from pipeline.monitor.sinks import ALARM_PREFIX, Sink
+from pipeline.stderr import say_warning
 
 BOX_BINS = 64
 NUMBERS = (int, float)

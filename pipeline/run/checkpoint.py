@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from pipeline.durable import advice, storage_errors, sync_directory
 from pipeline.errors import CheckpointError, StorageError
+from pipeline.stderr import say_warning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 FORMAT = "wgan-checkpoint/1"
 Tensors: TypeAlias = "dict[str, Tensor]"
+Say = Callable[[str], None]
+"""Tells the user of something."""
 NAME = re.compile(r"^step_(\d{8,})$")
 
 
@@ -113,6 +116,25 @@ def newest_valid(directory: Path) -> tuple[Checkpoint | None, list[str]]:
             return checkpoint, defects
         defects.append(defect)
     return None, defects
+
+
+def newest_usable(directory: Path, say: Say = say_warning) -> Checkpoint | None:
+    """The newest valid checkpoint, or None if there is none yet. Says so if a newer one is passed over.
+
+    Raises CheckpointError if there are some, but none can be used.
+    """
+    checkpoint, defects = newest_valid(directory)
+    if checkpoint is None:
+        if not defects:
+            return None
+        raise CheckpointError(
+            f"None of the checkpoints in {directory} can be used:\n  "
+            + "\n  ".join(defects)
+            + "\nNothing was changed. Restore one from a copy, or train a new run under another name."
+        )
+    for defect in defects:
+        say(f"{defect}; the checkpoint of step {checkpoint.step} is used instead")
+    return checkpoint
 
 
 def find_defect(checkpoint: Checkpoint) -> str | None:

@@ -20,14 +20,16 @@ from pipeline.options import Config, ModelOptions, Options
 from pipeline.ranks.devices import best_device
 from pipeline.run.checkpoint import (
     Checkpoint,
+    Say,
     Tensors,
     check_same_tensors,
     find_defect,
     list_checkpoints,
-    newest_valid,
+    newest_usable,
 )
 from pipeline.run.directory import RunDirectory, open_directory
 from pipeline.run.latents import check_count, check_seed, check_truncation, latent_batches
+from pipeline.stderr import say_warning
 
 FORMAT: Literal["wgan-generator/1"] = "wgan-generator/1"
 
@@ -143,19 +145,22 @@ def default_directory(path: Path) -> Path:
     return RunDirectory(directory.parent).samples if is_in_run else directory
 
 
-def open_run(run: Path, which: Which) -> tuple[Config, Checkpoint]:
-    """A run's options and one of its checkpoints. Raises ConfigError or CheckpointError."""
+def open_run(run: Path, which: Which, say: Say = say_warning) -> tuple[Config, Checkpoint]:
+    """A run's options and one of its checkpoints. Says so if a newer one is damaged and passed over.
+
+    Raises ConfigError or CheckpointError.
+    """
     directory = open_directory(run, ", a checkpoint in it, or a .safetensors file that `wgan export` made")
-    return load_config(directory.config, is_trusted=False), _checkpoint_in(directory.checkpoints, which)
+    return load_config(directory.config, is_trusted=False), _checkpoint_in(directory.checkpoints, which, say)
 
 
-def checkpoint_of(path: Path) -> Checkpoint | None:
+def checkpoint_of(path: Path, say: Say = say_warning) -> Checkpoint | None:
     """The newest usable checkpoint of a run directory, or the directory itself as a checkpoint; None if it is neither.
 
     Raises CheckpointError if it is damaged, ConfigError if it was renamed.
     """
     if (path / "checkpoints").is_dir():
-        return _checkpoint_in(path / "checkpoints", None)
+        return _checkpoint_in(path / "checkpoints", None, say)
     return _open_checkpoint(path) if _is_checkpoint(path) else None
 
 
@@ -222,14 +227,13 @@ def _open_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _checkpoint_in(directory: Path, which: Which) -> Checkpoint:
+def _checkpoint_in(directory: Path, which: Which, say: Say) -> Checkpoint:
     if which is None:
-        checkpoint, defects = newest_valid(directory)
+        checkpoint = newest_usable(directory, say)
         if checkpoint is None:
-            found = "; ".join(defects) or "the run has saved none yet"
-            raise CheckpointError(f"{directory} has no usable checkpoint: {found}.")
+            raise CheckpointError(f"{directory} has no checkpoint: the run has saved none yet. Train longer.")
         return checkpoint
-    step = _best_step(directory) if which == "best" else which
+    step = _best_step(directory, say) if which == "best" else which
     known = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(directory)}
     if step not in known:
         steps = ", ".join(map(str, known)) or "none"
@@ -239,8 +243,8 @@ def _checkpoint_in(directory: Path, which: Which) -> Checkpoint:
     return known[step]
 
 
-def _best_step(directory: Path) -> int:
-    best = _checkpoint_in(directory, None).facts().get("best")
+def _best_step(directory: Path, say: Say) -> int:
+    best = _checkpoint_in(directory, None, say).facts().get("best")
     if best is not None and best["step"] is None and best.get("former"):
         steps = ", ".join(map(str, best["former"]))
         raise ConfigError(

@@ -8,14 +8,19 @@ from torch import nn
 
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.options import InitOptions
-from pipeline.run.checkpoint import Tensors, check_same_tensors
+from pipeline.run.checkpoint import Say, Tensors, check_same_tensors
 from pipeline.run.generator import FORMAT, checkpoint_of, read_safetensors
+from pipeline.stderr import say_warning
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
-def load_initial_weights(options: InitOptions, generator: nn.Module, critic: nn.Module) -> list[str]:
+def load_initial_weights(
+    options: InitOptions, generator: nn.Module, critic: nn.Module, say: Say = say_warning
+) -> list[str]:
     """Load the weights that the options name. Returns a line of text for each network that got some.
+
+    Says so if they are not those of the newest checkpoint, because it is damaged.
 
     Every tensor must match in name, shape and type. Raises CheckpointError that lists those that do not, or
     ConfigError if a path has no weights.
@@ -26,7 +31,7 @@ def load_initial_weights(options: InitOptions, generator: nn.Module, critic: nn.
         ("critic", critic, options.critic),
     ):
         if source is not None:
-            path, tensors = read_weights(Path(source), group)
+            path, tensors = read_weights(Path(source), group, say)
             remedy = f"Name weights of the same networks in init_from.{group}, or set model to the options of these."
             check_same_tensors({group: dict(network.state_dict())}, {group: tensors}, path, remedy)
             network.load_state_dict(tensors)
@@ -35,19 +40,19 @@ def load_initial_weights(options: InitOptions, generator: nn.Module, critic: nn.
     return lines
 
 
-def read_weights(source: Path, group: str) -> tuple[Path, Tensors]:
+def read_weights(source: Path, group: str, say: Say = say_warning) -> tuple[Path, Tensors]:
     """Read the tensors of `group` ("generator" or "critic") at `source`. Returns their file and the tensors.
 
     Raises ConfigError or CheckpointError.
     """
     try:
-        return _read_weights(source, group)
+        return _read_weights(source, group, say)
     except (ConfigError, CheckpointError) as error:
         raise type(error)(f"init_from.{group}: {error}") from None
 
 
-def _read_weights(source: Path, group: str) -> tuple[Path, Tensors]:
-    if (checkpoint := checkpoint_of(source)) is not None:
+def _read_weights(source: Path, group: str, say: Say) -> tuple[Path, Tensors]:
+    if (checkpoint := checkpoint_of(source, say)) is not None:
         return checkpoint.path / f"{group}.safetensors", checkpoint.tensors(group)
     if not source.is_file():
         raise ConfigError(

@@ -195,7 +195,7 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
 def start_from_saved(run: RunContext, generator: nn.Module, critic: nn.Module) -> None:
     """Load the weights that init_from names, on all ranks or on none, and say what was loaded."""
     with run.runtime.agreement():
-        for line in load_initial_weights(run.config.init_from, generator, critic):
+        for line in load_initial_weights(run.config.init_from, generator, critic, run.warn):
             run.say(line)
 
 

@@ -12,6 +12,7 @@ from pipeline.noise import RankRows
 from pipeline.options import Config
 from pipeline.ranks.runtime import Runtime
 from pipeline.run.directory import RunDirectory
+from pipeline.stderr import say_warning
 from pipeline.training.identity import identity_of
 
 
@@ -55,3 +56,8 @@ class RunContext:
         """Tell the user, on the main rank; the other ranks stay silent."""
         if self.runtime.is_main:
             self.output(text)
+
+    def warn(self, text: str) -> None:
+        """Warn the user, on the main rank."""
+        if self.runtime.is_main:
+            say_warning(text)

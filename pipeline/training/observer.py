@@ -12,7 +12,7 @@ from pipeline.data.reading.loader import Loader
 from pipeline.data.reading.order import Ids
 from pipeline.errors import NonFiniteError
 from pipeline.metric_table import find_metric
-from pipeline.monitor.console import Console, say_warning
+from pipeline.monitor.console import Console
 from pipeline.monitor.grids import image_grid
 from pipeline.monitor.recorder import Recorder, non_finite
 from pipeline.monitor.sinks import ALARM_PREFIX, Sinks
@@ -129,8 +129,7 @@ class Observer:
         self.console.show(step, values)
         for alarm in self.recorder.alarms.check(values):
             self.sinks.text(step, f"{ALARM_PREFIX}{alarm.name}", alarm.text)
-            if self.runtime.is_main:
-                say_warning(f"step {step}: {alarm.text}")
+            self.run.warn(f"step {step}: {alarm.text}")
 
     def _scalars(self, seen: CriticBatch) -> dict[str, float]:
         real, fake, uniform = seen

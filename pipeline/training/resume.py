@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.errors import CheckpointError
-from pipeline.monitor.console import say_warning
 from pipeline.monitor.recorder import Recorder
 from pipeline.quality.best import Best
 from pipeline.run.checkpoint import (
     Checkpoint,
     check_same_tensors,
     list_checkpoints,
-    newest_valid,
+    newest_usable,
     save_checkpoint,
     set_aside,
 )
+from pipeline.stderr import say_warning
 from pipeline.training.context import RunContext
 from pipeline.training.state import Counters, TrainingState
 
@@ -36,17 +35,12 @@ def find_checkpoint(run: RunContext) -> Checkpoint | None:
 
 
 def _find_checkpoint(directory: Path) -> Checkpoint | None:
-    checkpoint, defects = newest_valid(directory)
-    if checkpoint is None and defects:
-        raise CheckpointError(
-            f"None of the checkpoints in {directory} can be used:\n  "
-            + "\n  ".join(defects)
-            + "\nNothing was changed. Restore one from a copy, or choose another name for a new run."
-        )
-    for damaged, defect in zip(reversed(list_checkpoints(directory)), defects, strict=False):
-        say_warning(
-            f"{defect}; it was renamed to {set_aside(damaged).name}, and an earlier checkpoint is used"
-        )
+    checkpoint = newest_usable(directory)
+    for found in list_checkpoints(directory):
+        if checkpoint is not None and found.step > checkpoint.step:
+            say_warning(
+                f"{found.path} was renamed to {set_aside(found).name}: it is kept, and not used again"
+            )
     return checkpoint
 
 

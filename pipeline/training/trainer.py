@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from pipeline.data.reading.loader import Loader, Staged
 from pipeline.errors import DivergenceError, StopRequested, StorageError
-from pipeline.monitor.console import say_warning
 from pipeline.options import Config
 from pipeline.phases import phase
 from pipeline.ranks.digest import differing, digest
 from pipeline.ranks.runtime import Runtime
 from pipeline.ranks.stopping import StopSignals
 from pipeline.run.checkpoint import prune
+from pipeline.stderr import say_warning
 from pipeline.training.context import RunContext
 from pipeline.training.observer import Observer
 from pipeline.training.resume import save_run

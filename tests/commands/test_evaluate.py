@@ -70,6 +70,18 @@ def test_a_run_is_evaluated_afterwards_as_it_was_while_training(run: Path) -> No
     )
 
 
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "checkpoints" / "step_00000020" / "ema.safetensors").unlink()
+    assert main(["evaluate", str(run), "--metrics", "swd", *SMALL]) == 0
+    assert [line["step"] for line in lines(run / "evaluations.jsonl")] == [10]
+    assert (
+        capsys.readouterr().err.count("ema.safetensors is missing; the checkpoint of step 10 is used instead")
+        == 1
+    )
+
+
 def test_a_picture_shows_what_samples_may_be_copies_of(run: Path) -> None:
     assert main(["evaluate", str(run), "--metrics", "fid", "--neighbours", *SMALL]) == 0
     with Image.open(run / "samples" / "step_00000020-neighbours-ema-seed0-pixels-2.png") as picture:

@@ -103,11 +103,11 @@ def evaluate(words: list[str]) -> int:
 def evaluate_where_rank_1_sees_only_the_oldest_checkpoint(words: list[str]) -> int:
     from pipeline.run import generator as generator_files
 
-    def oldest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
-        return list_checkpoints(directory)[0], []
+    def oldest(directory: Path, say: object) -> Checkpoint | None:
+        return list_checkpoints(directory)[0]
 
     if os.environ.get("RANK") == "1":
-        generator_files.newest_valid = oldest  # type: ignore[attr-defined]
+        generator_files.newest_usable = oldest  # type: ignore[attr-defined]
     return main(words)
 
 

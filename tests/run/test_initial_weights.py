@@ -93,7 +93,7 @@ def test_each_kind_of_path_without_weights_has_its_message(trained: Path, tmp_pa
     with pytest.raises(CheckpointError, match=r"cannot be read as safetensors .* Other formats can run code"):
         read_weights(pickle, "critic")
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="has no usable checkpoint: the run has saved none yet"):
+    with pytest.raises(CheckpointError, match="has no checkpoint: the run has saved none yet"):
         read_weights(tmp_path / "empty", "critic")
     moved = newest(trained).rename(tmp_path / "mine")
     with pytest.raises(ConfigError, match="is not named like a checkpoint"):

@@ -1,0 +1,20 @@
+"""Lines on standard error, for the user."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+from pipeline.foreign_text import printable_lines
+
+
+def say_warning(text: str) -> None:
+    """Print a warning, on standard error. What is done goes on."""
+    say_line(f"warning: {text}")
+
+
+def say_line(text: str) -> None:
+    """Print a line, or several, on standard error."""
+    # It may be a log file on a full disk, and that must not stop a run.
+    with suppress(OSError):
+        print(printable_lines(text), file=sys.stderr, flush=True)
