@@ -138,8 +138,9 @@ def square_resolution(manifest: Manifest) -> int:
 
 def _find_ending(checkpoint: Checkpoint, run: RunContext) -> str | None:
     """How the run has ended, if nothing is left to do after this checkpoint. Tells the user so."""
-    best, former = Best.of(run.config.quality, run.config.data.flip), checkpoint.facts().get("best")
-    if not best.restore(former):
+    best = Best.of(run.config.quality, run.config.data.flip)
+    former = checkpoint.facts().get("best")  # checkpoints of earlier versions have none
+    if former is not None and not best.restore(former):
         search = "; the search for the best one starts again" if best.metric else ""
         run.say(
             f"quality is no longer measured as before ({best.changes(former)}), so figures do not compare: the "

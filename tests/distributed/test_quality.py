@@ -107,7 +107,7 @@ def evaluate_where_rank_1_sees_only_the_oldest_checkpoint(words: list[str]) -> i
         return list_checkpoints(directory)[0]
 
     if os.environ.get("RANK") == "1":
-        generator_files.newest_usable = oldest  # type: ignore[attr-defined]
+        generator_files.newest_usable = oldest  # type: ignore[attr-defined, assignment]
     return main(words)
 
 

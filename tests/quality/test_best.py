@@ -110,7 +110,7 @@ def test_figures_of_another_version_of_the_features_are_not_compared() -> None:
     assert (best.value, best.evaluations_since, best.kept_steps) == (None, 0, {20})
     assert best.changes(old) == "features: pixels before, pixels 2 now"
     for features in ("classifier", "inception"):
-        by_network = QualityOptions(keep_best="fid", features=features, classifier="c.safetensors")  # type: ignore[arg-type]
+        by_network = QualityOptions(keep_best="fid", features=features, classifier="c.safetensors")
         basis = {"features": features, "classifier": "c.safetensors", "inception": None, "samples": 2048}
         assert Best.of(by_network).restore(facts | {"basis": basis}), "features of networks are as they were"
 

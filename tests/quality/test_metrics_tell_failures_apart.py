@@ -186,7 +186,8 @@ def test_what_real_images_never_show_is_seen_in_samples(
 ) -> None:
     """Bars where all real images are black; a pattern finer than any detail of them."""
     real, right, wrong = look(digits.held_out), look(good(digits)), spoil(look(good(digits)))
-    features = PixelFeatures(tuple(real.shape[1:]), torch.device("cpu"))
+    height, width = real.shape[2:]
+    features = PixelFeatures((1, height, width), torch.device("cpu"))
 
     def measure(images: Tensor) -> dict[str, float]:
         ours, theirs = features(real), features(images)
