@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.foreign_text import printable
 from pipeline.option_fields import KeyPath, default_kind, fields
 from pipeline.option_mistakes import describe_mistake, path_in, shown
 from pipeline.option_plugins import config_type
@@ -108,13 +109,15 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested mappings: the inverse of `flatten`."""
+    """Dotted keys as nested mappings: the inverse of `flatten`. Raises ValueError if a key is a value and a section."""
     content: dict[str, Any] = {}
     for path, value in flat.items():
         *sections, option = path.split(".")
         section = content
         for name in sections:
             section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise ValueError(f"{printable(path)} is below an option, which has a value")
         section[option] = value
     return content
 

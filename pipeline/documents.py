@@ -29,10 +29,14 @@ def parse_json(text: bytes | str, model: type[Model]) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        mistakes = error.errors(include_url=False, include_context=False)
-        shown = "; ".join(_describe(mistake) for mistake in mistakes[:MOST_MISTAKES])
-        more = f"; and {len(mistakes) - MOST_MISTAKES} more" if len(mistakes) > MOST_MISTAKES else ""
-        raise ValueError(shown + more) from None
+        raise ValueError(describe_mistakes(error)) from None
+
+
+def describe_mistakes(error: ValidationError) -> str:
+    """The first of pydantic's mistakes, in a few words each."""
+    mistakes = error.errors(include_url=False, include_context=False)
+    shown = "; ".join(_describe(mistake) for mistake in mistakes[:MOST_MISTAKES])
+    return shown + (f"; and {len(mistakes) - MOST_MISTAKES} more" if len(mistakes) > MOST_MISTAKES else "")
 
 
 def _describe(mistake: object) -> str:

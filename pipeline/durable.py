@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,10 @@ def create_file(path: Path) -> IO[bytes]:
 
 
 def open_for_append(path: Path) -> IO[bytes]:
-    """Open a file for reading and appending, or create it. Raises OSError unless it is a regular file."""
+    """Open a file for reading and appending, or create it.
+
+    Raises OSError unless it is a regular file with one name: with a second one (a hard link), both would change.
+    """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o666)
@@ -92,6 +96,10 @@ def open_for_append(path: Path) -> IO[bytes]:
         raise
     try:
         check_regular(descriptor, path)
+        if os.fstat(descriptor).st_nlink > 1:
+            raise OSError(
+                errno.EINVAL, "it has a second name (a hard link), whose file would change too", str(path)
+            )
         return os.fdopen(descriptor, "a+b")
     except BaseException:
         os.close(descriptor)
@@ -103,6 +111,14 @@ def make_directory(path: Path) -> None:
     if path.is_symlink():
         raise OSError(errno.ELOOP, _link(path), str(path))
     path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a directory with all that is in it; of a link, only the link. Raises OSError."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _link(path: Path) -> str:

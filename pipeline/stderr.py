@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-from pipeline.foreign_text import printable_lines
+from pipeline.foreign_text import printable_lines, without_secrets
 
 
 def say_warning(text: str) -> None:
@@ -14,7 +14,7 @@ def say_warning(text: str) -> None:
 
 
 def say_line(text: str) -> None:
-    """Print a line, or several, on standard error."""
+    """Print a line, or several, on standard error. They may hold names and texts from outside."""
     # It may be a log file on a full disk, and that must not stop a run.
     with suppress(OSError):
-        print(printable_lines(text), file=sys.stderr, flush=True)
+        print(printable_lines(without_secrets(text)), file=sys.stderr, flush=True)

@@ -53,7 +53,7 @@ def read_shards(directory: Path) -> LabelledImages:
 def check_comparable(config: Config, checkpoint: Checkpoint, real: LabelledImages) -> None:
     """Raise ConfigError unless the run's images have the size of the real ones and the real ones have its classes."""
     remedy = "Name shards of the images that the run was trained on."
-    drawn, expected = list(checkpoint.facts()["identity"]["images"]), list(real.images.shape[1:])
+    drawn, expected = list(checkpoint.facts().identity.images), list(real.images.shape[1:])
     if drawn != expected:
         raise ConfigError(
             f"{checkpoint.path} draws images of (channels, height, width) {drawn}, but the real images have "

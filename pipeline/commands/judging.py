@@ -188,7 +188,7 @@ def open_images(config: Config, checkpoints: Sequence[Checkpoint]) -> ShardSet:
 
 def check_shape(checkpoint: Checkpoint, shards: ShardSet, place: str) -> None:
     """Raise ConfigError unless the shards at `place` hold images of the size that the run draws."""
-    drawn = tuple(checkpoint.facts()["identity"]["images"])
+    drawn = checkpoint.facts().identity.images
     found = (shards.manifest.channels, *shards.manifest.resolution)
     if drawn != found:
         raise ConfigError(
@@ -199,7 +199,7 @@ def check_shape(checkpoint: Checkpoint, shards: ShardSet, place: str) -> None:
 
 def describe_other_images(checkpoint: Checkpoint, shards: ShardSet) -> str | None:
     """A warning if the shards are not those that the run was trained on, by the hashes of their manifests."""
-    trained, found = checkpoint.facts()["identity"]["data.manifest"], shards.manifest.sha256
+    trained, found = checkpoint.facts().identity.manifest, shards.manifest.sha256
     if trained == found:
         return None
     return (

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import shlex
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
 
 from pipeline.commands.report_charts import draw_charts, read_grids
 from pipeline.commands.report_tables import (
     Quality,
     format_number,
-    mapping,
     newest_of_equal,
     summarise_quality,
     tabulate,
 )
 from pipeline.config import flatten, load_config
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.foreign_text import printable_lines
 from pipeline.monitor.own_metrics import read_own_metrics
-from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_lines
+from pipeline.monitor.records import (
+    AlarmRecord,
+    EvaluationLine,
+    Line,
+    Record,
+    points_of,
+    read_alarms,
+    read_lines,
+)
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint, list_checkpoints
+from pipeline.run.directory import Environment as RunEnvironment
 from pipeline.run.directory import RunDirectory, open_directory
 
 
@@ -74,7 +83,7 @@ def render(run: Path) -> str:
     quality = summarise_quality(records, own)
     checkpoints = list_checkpoints(directory.checkpoints)
     config, config_mistake = _read_config(directory)
-    environment = _read_json(directory.environment)
+    environment = directory.read_environment()
     return _template().render(
         name=run.resolve().name,
         ending=ending,
@@ -85,11 +94,14 @@ def render(run: Path) -> str:
         quality=quality,
         quality_samples=config.quality.samples if config else None,
         alarms=alarms,
-        evaluations=tabulate(newest_of_equal(_lines(directory.evaluations))),
+        evaluations=tabulate(newest_of_equal(_lines(directory.evaluations, EvaluationLine))),
         config=directory.config.read_text(encoding="utf-8", errors="replace") if config else "",
         config_mistake=config_mistake,
         environment=[
-            (name, "none" if value is None else str(value)) for name, value in flatten(environment).items()
+            (name, "none" if value is None else str(value))
+            for name, value in flatten(
+                environment.model_dump(exclude_unset=True) if environment else {}
+            ).items()
         ],
         data=describe_data(config, checkpoints),
         commands=commands_again(run, config, environment),
@@ -99,10 +111,9 @@ def render(run: Path) -> str:
 
 def read_ending(directory: RunDirectory) -> Ending:
     """How the run stopped, from the note that it left."""
-    for word in ("FAILED", "PREEMPTED", "DONE"):
-        if (directory.path / word).is_file():
-            note = _read_json(directory.path / word)
-            return Ending(word, str(note.get("reason", "")), str(note.get("time", "")))
+    if (noted := directory.ending()) is not None:
+        word, note = noted
+        return Ending(word, note.reason, note.time)
     written = directory.metrics if directory.metrics.is_file() else directory.config
     since = _time_of(written) if written.is_file() else ""
     return Ending("RUNNING", "It has left no note of its end: it is still training, or was killed.", since)
@@ -113,7 +124,7 @@ def summarise(
     alarms: Sequence[AlarmRecord],
     checkpoints: Sequence[Checkpoint],
     config: Config | None,
-    environment: Mapping[str, Any],
+    environment: RunEnvironment | None,
     quality: Sequence[Quality],
 ) -> list[Fact]:
     """The most important figures of a run; those that it has not measured are left out."""
@@ -136,9 +147,9 @@ def summarise(
         facts.append(Fact(f"Best {figure.name}", format_number(value), f"step {step:,}"))
     if alarms:
         facts.append(Fact("Alarms", f"{len(alarms):,}", f"the first at step {alarms[0].step:,}"))
-    if setup := mapping(environment.get("setup")):
-        device = f"{setup.get('world_size', '?')} x {setup.get('device_name', '?')}"
-        facts.append(Fact("Ranks", device, str(setup.get("precision", ""))))
+    if environment is not None:
+        setup = environment.setup
+        facts.append(Fact("Ranks", f"{setup.world_size} x {setup.device_name}", setup.precision))
     return facts
 
 
@@ -157,27 +168,27 @@ def describe_data(config: Config | None, checkpoints: Sequence[Checkpoint]) -> l
     if not checkpoints:
         return [*facts, Fact("Manifest", "not known: there is no checkpoint yet")]
     try:
-        identity = checkpoints[-1].facts().get("identity", {})
+        identity = checkpoints[-1].facts().identity
     except CheckpointError as error:
         return [*facts, Fact("Manifest", f"not known: {error}")]
-    images = " x ".join(map(str, identity.get("images", [])))
+    images = " x ".join(map(str, identity.images))
     return [
         *facts,
-        Fact("Manifest", str(identity.get("data.manifest", "not known")), "SHA-256"),
+        Fact("Manifest", identity.manifest, "SHA-256"),
         Fact("Images", images, "channels, height, width"),
     ]
 
 
-def commands_again(run: Path, config: Config | None, environment: Mapping[str, Any]) -> list[str]:
+def commands_again(run: Path, config: Config | None, environment: RunEnvironment | None) -> list[str]:
     """The commands that repeat the run under another name."""
     if config is None:
         return []
-    revision = environment.get("revision")
-    ranks = mapping(environment.get("setup")).get("world_size", 1)
+    revision = environment.revision if environment else None
+    ranks = environment.setup.world_size if environment else 1
     words = ["wgan", "train", str(run / "config.yaml"), f"name={config.name}-again"]
     if ranks != 1:
         words += ["--processes", str(ranks)]
-    commands = [] if revision is None else [shlex.join(["git", "checkout", str(revision)])]
+    commands = [] if revision is None else [shlex.join(["git", "checkout", revision])]
     if "://" not in config.data.shards:
         commands.append(shlex.join(["sha256sum", str(Path(config.data.shards) / "manifest.json")]))
     return [*commands, shlex.join(words)]
@@ -191,18 +202,10 @@ def _read_config(directory: RunDirectory) -> tuple[Config | None, str]:
         return None, str(error)
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object; an empty one if the file is absent or has other content."""
-    try:
-        return mapping(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def _lines(path: Path) -> list[Record]:
+def _lines(path: Path, kind: type[Line] = Line) -> list[Record]:
     """Records of a file that the run may not have written yet. Raises ConfigError if it cannot be read."""
     try:
-        return read_lines(path)
+        return read_lines(path, kind)
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -231,12 +234,21 @@ def format_size(count: int) -> str:
 
 def _template() -> Template:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters.update(number=format_number, size=format_size, csp_hash=_csp_hash)
     return environment.from_string(
         files("pipeline.commands").joinpath("report.html").read_text(encoding="utf-8")
     )
+
+
+def _shown(value: object) -> object:
+    """What the page shows of a value: names and texts of the run may hold anything."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else printable_lines(value)
 
 
 def _csp_hash(script: str) -> str:

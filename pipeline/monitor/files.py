@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.durable import replacing, storage_errors, write_text
+from pipeline.durable import open_for_append, replacing, storage_errors, write_text
 from pipeline.monitor.grids import Png
+from pipeline.monitor.records import MOST_BYTES, parse_line
 from pipeline.monitor.sinks import ALARM_PREFIX, Sink
-from pipeline.run.directory import parse_record
+from pipeline.regular_files import read_regular
 from pipeline.stderr import say_warning
 from pipeline.wording import counted
 
@@ -25,13 +26,13 @@ class Lines(Sink):
         """
         with storage_errors(path):
             write_text(path, "".join(_lines_before(path, first_step)))
-            self._file = path.open("a", encoding="utf-8")
+            self._file = open_for_append(path)
 
     def close(self) -> None:
         self._file.close()
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
 
 
@@ -72,9 +73,12 @@ class PngFiles(Sink):
 
 
 def _lines_before(path: Path, first_step: int) -> list[str]:
-    # A last line without an end was cut short by a crash.
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    records = [parse_record(line) for line in lines]
+    try:
+        # A last line without an end was cut short by a crash.
+        lines = read_regular(path, MOST_BYTES).split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    records = [parse_line(line) for line in lines]
     if foreign := records.count(None):
         say_warning(f"{path}: dropped {counted(foreign, 'line')} (of {len(lines):,}) that no run has written")
     return [

@@ -1,4 +1,4 @@
-"""What a run has logged, read back from metrics.jsonl and alarms.jsonl."""
+"""What a run has logged, read back from metrics.jsonl, alarms.jsonl and evaluations.jsonl."""
 
 from __future__ import annotations
 
@@ -6,13 +6,41 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ConfigDict, Field
+
+from pipeline.documents import Document, parse_json
 from pipeline.errors import ConfigError
-from pipeline.run.directory import RunDirectory, parse_record
+from pipeline.regular_files import read_regular
+from pipeline.run.directory import RunDirectory
 from pipeline.stderr import say_warning
 from pipeline.wording import counted
 
+MOST_BYTES, MOST_LINE_BYTES = 1 << 30, 1 << 20
+LARGEST = 1e300
+
 Record = Mapping[str, Any]
 """A line of metrics.jsonl: "step" is a whole number, and every other name is a figure at this step."""
+
+
+class Line(Document):
+    """A line of metrics.jsonl, and what those of the other files have in common."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+
+    step: int = Field(ge=0, lt=2**53)
+
+
+class AlarmLine(Line):
+    """A line of alarms.jsonl."""
+
+    name: str
+    text: str
+
+
+class EvaluationLine(Line):
+    """A line of evaluations.jsonl."""
+
+    metrics: dict[str, float]
 
 
 class AlarmRecord(NamedTuple):
@@ -37,18 +65,25 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def read_lines(path: Path) -> list[Record]:
-    """The JSON objects of `path`, one per line, that have a step. Other lines are skipped with a warning.
+def read_lines(path: Path, kind: type[Line] = Line) -> list[Record]:
+    """The lines of `path` that are JSON objects of this kind. Other lines are skipped with a warning.
 
     Raises OSError if the file cannot be read.
     """
-    with path.open("rb") as file:
-        records = [parse_record(line) for line in file]
-    if damaged := records.count(None):
-        say_warning(
-            f"{path}: skipped {counted(damaged, 'line')} (of {len(records):,}) that no run has written"
-        )
-    return [record for record in records if record is not None]
+    found = [parse_line(line, kind) for line in read_regular(path, MOST_BYTES).splitlines()]
+    if damaged := found.count(None):
+        say_warning(f"{path}: skipped {counted(damaged, 'line')} (of {len(found):,}) that no run has written")
+    return [record for record in found if record is not None]
+
+
+def parse_line(text: bytes, kind: type[Line] = Line) -> dict[str, Any] | None:
+    """A line as an object of this kind, or None if it is not one."""
+    if len(text) > MOST_LINE_BYTES:
+        return None
+    try:
+        return dict(parse_json(text, kind))
+    except ValueError:
+        return None
 
 
 def points_of(records: Iterable[Record], tag: str) -> list[tuple[int, float]]:
@@ -59,14 +94,15 @@ def points_of(records: Iterable[Record], tag: str) -> list[tuple[int, float]]:
 def read_alarms(run: Path) -> list[AlarmRecord]:
     """The alarms of a run, in their order."""
     try:
-        lines = read_lines(RunDirectory(run).alarms)
+        lines = read_lines(RunDirectory(run).alarms, AlarmLine)
     except OSError:  # of a run without alarms, or of a version that had none
         return []
-    return [AlarmRecord(line["step"], str(line.get("name")), str(line.get("text"))) for line in lines]
+    return [AlarmRecord(line["step"], line["name"], line["text"]) for line in lines]
 
 
 def is_figure(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value can be drawn and compared: a number, and no whole number beyond those of floats."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def tags_of(records: Iterable[Record]) -> set[str]:

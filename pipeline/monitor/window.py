@@ -19,8 +19,10 @@ class Window:
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Add one step's metrics: the same names each time."""
-        values = torch.stack(list(metrics.values()))
-        self._names = list(metrics)
+        values, names = torch.stack(list(metrics.values())), list(metrics)
+        if names != self._names:
+            # The first step, or one after a checkpoint of a version that had other metrics.
+            self._names, self._sums, self._count = names, None, 0
         self._sums = values if self._sums is None else self._sums.add_(values)
         self._count += 1
 

@@ -28,7 +28,7 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import CheckpointError, ConfigError, PipelineError
 from pipeline.models.norms import BatchNorm2d
 from pipeline.options import Config
 from pipeline.ranks import devices, meeting
@@ -195,8 +195,16 @@ class Runtime:
         return dict(scaler.state_dict()) if scaler is not None else {}
 
     def restore_scaler(self, state: dict[str, float]) -> None:
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.load_state_dict(state)
+        """Take what `scaler_state` returned. Raises CheckpointError if a value is missing."""
+        scaler = self._accelerator.scaler
+        if scaler is None:
+            return
+        if missing := scaler.state_dict().keys() - state.keys():
+            raise CheckpointError(
+                f"The checkpoint has no {', '.join(sorted(missing))} of the float16 scale, so it is damaged. Use "
+                "another checkpoint."
+            )
+        scaler.load_state_dict(state)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all ranks, on all ranks, in place."""

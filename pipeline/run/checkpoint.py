@@ -12,31 +12,61 @@ files are right: if a single bit has changed, or a save was interrupted, an earl
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, Any, TypeVar
 
-from safetensors import SafetensorError
+from pydantic import Field
 
-from pipeline.durable import advice, storage_errors, sync_directory
+from pipeline.documents import Document, parse_json
+from pipeline.durable import advice, create_file, remove_tree, storage_errors, sync_directory
 from pipeline.errors import CheckpointError, StorageError
+from pipeline.regular_files import open_regular, read_regular
+from pipeline.run.saved_state import ResumableState, SavedState, Step
+from pipeline.run.tensor_files import Tensors, read_tensors
 from pipeline.stderr import say_warning
-
-if TYPE_CHECKING:
-    from torch import Tensor
-# Importing torch takes seconds, and finding checkpoints does not need it.
+from pipeline.wording import counted
 
 FORMAT = "wgan-checkpoint/1"
-Tensors: TypeAlias = "dict[str, Tensor]"
 Say = Callable[[str], None]
 """Tells the user of something."""
-NAME = re.compile(r"^step_(\d{8,})$")
+NAME = re.compile(r"^step_([0-9]{8,16})$")
+
+
+MOST_TEXT_BYTES = 1 << 22
+NEVER_READABLE = {errno.EISDIR, errno.EINVAL, errno.EFBIG}
+"""What `open_regular` says of anything that is no file of such a size; other errors may pass."""
+State = TypeVar("State", bound=SavedState)
+
+
+class FileNote(Document):
+    """Size and hash of a file of a checkpoint."""
+
+    bytes: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{counted(self.bytes, 'byte')} with SHA-256 {self.sha256[:16]}…"
+
+
+class Versioned(Document):
+    """What manifest.json has in every version."""
+
+    format: str | None = None
+
+
+class Manifest(Document):
+    """manifest.json of a checkpoint."""
+
+    step: Step
+    files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+\.(safetensors|json)$")], FileNote]
 
 
 @dataclass(frozen=True)
@@ -46,28 +76,36 @@ class Checkpoint:
     path: Path
     step: int
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> SavedState:
         """The plain values that were saved with the tensors. Raises CheckpointError if they cannot be read."""
+        return self._read_state(SavedState)
+
+    def resumable_facts(self) -> ResumableState:
+        """The same with those that only a resumed run needs. Raises CheckpointError if they cannot be read."""
+        return self._read_state(ResumableState)
+
+    def _read_state(self, kind: type[State]) -> State:
+        path = self.path / "state.json"
         try:
-            content: dict[str, Any] = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+            return parse_json(read_regular(path, MOST_TEXT_BYTES), kind)
         except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.path / 'state.json'} cannot be read: {error}. If the run uses several machines, run_root must "
-                "be on storage that all of them share."
-            ) from None
-        return content
+            raise _unreadable(path, error) from None
 
     def tensors(self, group: str) -> Tensors:
         """One group of tensors by name, in host memory. Raises CheckpointError if the file cannot be read."""
-        from safetensors.torch import load_file
-
+        path = self.path / f"{group}.safetensors"
         try:
-            return load_file(self.path / f"{group}.safetensors")
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{self.path / group}.safetensors cannot be read: {error}. If the run uses several machines, run_root "
-                "must be on storage that all of them share."
-            ) from None
+            return read_tensors(path).tensors
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
+    why = error.strerror if isinstance(error, OSError) else error
+    return CheckpointError(
+        f"{path} cannot be read: {why}. If the run uses several machines, run_root must be on storage that all of them "
+        "share."
+    )
 
 
 def save_checkpoint(
@@ -87,23 +125,32 @@ def save_checkpoint(
         sizes["state.json"] = _write(temporary / "state.json", _json(facts))
         _write(temporary / "manifest.json", _json({"format": FORMAT, "step": step, "files": sizes}))
         sync_directory(temporary)
-        if final.exists():
+        if os.path.lexists(final):
             # It is damaged, because a run resumes from a valid checkpoint and does not train this step again.
             final.rename(_free_name(final, "damaged"))
         temporary.rename(final)
         sync_directory(directory)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(temporary)
         raise StorageError(
-            f"The checkpoint of step {step} cannot be written to {directory}: {error.strerror}. Earlier "
+            f"The checkpoint of step {step} cannot be written to {directory}: {error.strerror or error}. Earlier "
             f"checkpoints are untouched. {advice(error)}, and run the same command again."
         ) from None
     return Checkpoint(final, step)
 
 
 def list_checkpoints(directory: Path) -> list[Checkpoint]:
-    """All checkpoints in a directory, valid or not, in the order of their steps."""
-    found = [(NAME.match(path.name), path) for path in directory.iterdir()] if directory.is_dir() else []
+    """All checkpoints in a directory, valid or not, in the order of their steps. Raises CheckpointError."""
+    try:
+        paths = list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CheckpointError(
+            f"{directory} cannot be read: {error.strerror}. Make it readable, and run the same command again."
+        ) from None
+    found = [(NAME.match(path.name), path) for path in paths]
     return sorted((Checkpoint(path, int(match[1])) for match, path in found if match), key=lambda c: c.step)
 
 
@@ -144,27 +191,39 @@ def find_defect(checkpoint: Checkpoint) -> str | None:
     """
     path = checkpoint.path
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            return f"{path} has the format {manifest['format']!r}; this version reads {FORMAT!r}"
-        if manifest["step"] != checkpoint.step:
-            return f"{path} contains step {manifest['step']}"
-        if missing := {"state.json", "generator.safetensors"} - manifest["files"].keys():
+        text = read_regular(path / "manifest.json", MOST_TEXT_BYTES)
+        if (found_format := parse_json(text, Versioned).format) != FORMAT:
+            return f"{path} has the format {found_format!r}; this version reads {FORMAT!r}"
+        manifest = parse_json(text, Manifest)
+        if manifest.step != checkpoint.step:
+            return f"{path} contains step {manifest.step}"
+        if missing := {"state.json", "generator.safetensors"} - manifest.files.keys():
             return f"{path / 'manifest.json'} does not list {', '.join(sorted(missing))}"
-        for name, expected in manifest["files"].items():
-            content = (path / Path(name).name).read_bytes()
-            found = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, expected in manifest.files.items():
+            found = _describe_file(path / name)
             if found != expected:
-                return f"{path / name} has changed: {found}, but its manifest says {expected}"
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                return f"{path / name} has changed: it has {found}, but its manifest says {expected}"
+    except ValueError as error:
+        return f"{path / 'manifest.json'} is damaged ({error})"
+    except (FileNotFoundError, NotADirectoryError) as error:
         return f"{error.filename} is missing"
     except OSError as error:
+        if error.errno in NEVER_READABLE:
+            return f"{error.filename} cannot be used: {error.strerror}"
         raise CheckpointError(
             f"{error.filename} cannot be read: {error.strerror}. Make it readable, and run the same command again."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return f"{path / 'manifest.json'} is damaged ({error!r})"
     return None
+
+
+def _describe_file(path: Path) -> FileNote:
+    """Size and hash of a file. Raises OSError."""
+    digest, size = hashlib.sha256(), 0
+    with open_regular(path) as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            size += len(block)
+    return FileNote(bytes=size, sha256=digest.hexdigest())
 
 
 def set_aside(checkpoint: Checkpoint) -> Path:
@@ -181,7 +240,7 @@ def prune(directory: Path, keep_last: int, keep_every: int | None, kept_steps: C
         is_kept = keep_every is not None and checkpoint.step % keep_every == 0
         if not is_kept and checkpoint.step not in kept_steps:
             try:
-                shutil.rmtree(checkpoint.path)
+                remove_tree(checkpoint.path)
             except OSError as error:
                 raise StorageError(
                     f"{checkpoint.path} cannot be deleted: {error.strerror}. Delete it yourself, and run the same "
@@ -223,7 +282,7 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> dict[str, Any]:
-    with path.open("wb") as file:
+    with create_file(path) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -232,11 +291,11 @@ def _write(path: Path, content: bytes) -> dict[str, Any]:
 
 def _remove_leftovers(directory: Path) -> None:
     for path in directory.glob(".tmp_step_*"):
-        shutil.rmtree(path)
+        remove_tree(path)
 
 
 def _free_name(path: Path, suffix: str) -> Path:
     number = 1
-    while (target := path.with_name(f"{path.name}.{suffix}-{number}")).exists():
+    while os.path.lexists(target := path.with_name(f"{path.name}.{suffix}-{number}")):
         number += 1
     return target

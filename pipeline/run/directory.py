@@ -17,28 +17,49 @@ DONE | PREEMPTED | FAILED   how it stopped, and why; none of them while it train
 from __future__ import annotations
 
 import difflib
-import fcntl
-import json
-import os
-import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self, get_args
 
-from pipeline.durable import storage_errors, write_text
+from pydantic import ConfigDict, Field
+
+from pipeline.documents import Document, parse_json
+from pipeline.durable import create_file, make_directory, storage_errors, write_text
 from pipeline.errors import ConfigError, RunLockedError
+from pipeline.file_lock import FileLock, HeldError
+from pipeline.regular_files import read_regular
 
-Ending = Literal["DONE", "PREEMPTED", "FAILED"]
+Ending = Literal["FAILED", "PREEMPTED", "DONE"]
+MOST_NOTE_BYTES = 1 << 20
 
 
-def parse_record(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics.jsonl or alarms.jsonl as an object with a whole "step", or None if it is not one."""
-    try:
-        record = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+class Note(Document):
+    """The content of FAILED, PREEMPTED and DONE."""
+
+    reason: str = ""
+    exit_code: int = 0
+    time: str = ""
+
+
+class Setup(Document):
+    """What a run really ran on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    world_size: int = Field(default=1, ge=1, le=1 << 20)
+    device_name: str = "?"
+    precision: str = ""
+
+
+class Environment(Document):
+    """The content of environment.json."""
+
+    model_config = ConfigDict(extra="allow")
+
+    setup: Setup = Setup()
+    revision: str | None = Field(default=None, pattern="^[0-9a-f]{4,64}$")
 
 
 def open_directory(path: Path, others: str = "") -> RunDirectory:
@@ -92,6 +113,7 @@ class RunDirectory:
         self.own_metrics = path / "own_metrics.json"
         self.curves = path / "curves.png"
         self.animation = path / "training.gif"
+        self._lock = FileLock(path / "lock")
 
     def __enter__(self) -> Self:
         """Create what is missing and take the lock.
@@ -99,37 +121,32 @@ class RunDirectory:
         Raises StorageError if the directory cannot be written, RunLockedError if another process has the lock.
         """
         with storage_errors(self.path):
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self.samples.mkdir(exist_ok=True)
-            # Opened for appending: if the lock is taken, the note of the process that holds it must stay.
-            self._lock = (self.path / "lock").open("a+", encoding="utf-8")
-        try:
-            self._take()
-        except BaseException:
-            self._lock.close()
-            raise
+            self.path.mkdir(parents=True, exist_ok=True)
+        for directory in (self.checkpoints, self.samples):
+            with storage_errors(directory):
+                make_directory(directory)
+        with ExitStack() as if_it_fails:
+            try:
+                if_it_fails.enter_context(self._lock)
+            except HeldError as held:
+                raise RunLockedError(
+                    f"{self.path} is in use by {held}. Wait until it ends, stop it, or choose another name for this "
+                    "run."
+                ) from None
+            with storage_errors(self.path):
+                for ending in ("PREEMPTED", "FAILED"):
+                    (self.path / ending).unlink(missing_ok=True)
+            if_it_fails.pop_all()
         return self
-
-    def _take(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            raise RunLockedError(
-                f"{self.path} is in use by {holder}. Wait until it ends, stop it, or choose another name for this run."
-            ) from None
-        with storage_errors(self.path):
-            self._lock.truncate(0)
-            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-            self._lock.flush()
-            for ending in ("PREEMPTED", "FAILED"):
-                (self.path / ending).unlink(missing_ok=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.close()
+        self._lock.__exit__(kind, error, trace)
+
+    def check_lock(self) -> None:
+        """Raise RunLockedError if the lock was lost, so that nothing more may be written."""
+        self._lock.check()
 
     def start(self, config: str) -> None:
         """Note that training begins: remove DONE, and write the resolved options to config.yaml."""
@@ -141,21 +158,41 @@ class RunDirectory:
         """Write a note of how the run stopped. Returns False if nothing was written.
 
         Of several ranks that fail only the first one writes FAILED, since the other failures are consequences of it.
-        In a run that is done, a command that is refused writes nothing.
+        In a run that is done, a command that is refused writes nothing, nor does a process that lost its lock.
         """
-        if ending == "FAILED" and (self.path / "DONE").exists():
+        if self._lock.is_lost:
             return False
-        note = {"reason": reason, "exit_code": exit_code, "time": time.strftime("%FT%T%z")}
-        text = json.dumps(note, indent=1) + "\n"
-        if ending != "FAILED":
-            write_text(self.path / ending, text)
-            return True
-        draft = self.path / f".FAILED.{socket.gethostname()}.{os.getpid()}"
-        write_text(draft, text)
-        try:
-            os.link(draft, self.path / ending)
-        except FileExistsError:
+        if ending == "FAILED" and not self._is_first_failure():
             return False
-        finally:
-            draft.unlink()
+        note = Note(reason=reason, exit_code=exit_code, time=time.strftime("%FT%T%z"))
+        write_text(self.path / ending, note.model_dump_json(indent=1) + "\n")
         return True
+
+    def _is_first_failure(self) -> bool:
+        """Claim FAILED for this process, by a file that only one of several can create."""
+        if (self.path / "DONE").exists():
+            return False
+        with storage_errors(self.path / "FAILED"):
+            try:
+                create_file(self.path / "FAILED").close()
+            except FileExistsError:
+                return False
+        return True
+
+    def read_environment(self) -> Environment | None:
+        """What environment.json holds; None if the file is absent or has other content."""
+        try:
+            return parse_json(read_regular(self.environment, MOST_NOTE_BYTES), Environment)
+        except (OSError, ValueError):
+            return None
+
+    def ending(self) -> tuple[Ending, Note] | None:
+        """The note of how the run stopped; None if it has left none. One that cannot be read is empty."""
+        for word in get_args(Ending):
+            try:
+                return word, parse_json(read_regular(self.path / word, MOST_NOTE_BYTES), Note)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError):
+                return word, Note()
+        return None

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import safetensors.torch
 import torch
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from torch import Tensor, nn
 
 from pipeline.config import load_config, nested
+from pipeline.documents import Document, describe_mistakes, parse_json
 from pipeline.durable import replacing, write_text
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models import build_generator
 from pipeline.option_plugins import SavedModelOptions
-from pipeline.options import Config, ModelOptions, Options
+from pipeline.options import Config, ModelOptions
 from pipeline.ranks.devices import best_device
 from pipeline.run.checkpoint import (
     Checkpoint,
     Say,
-    Tensors,
     check_same_tensors,
     find_defect,
     list_checkpoints,
@@ -29,28 +28,28 @@ from pipeline.run.checkpoint import (
 )
 from pipeline.run.directory import RunDirectory, open_directory
 from pipeline.run.latents import check_count, check_seed, check_truncation, latent_batches
+from pipeline.run.saved_state import ImageShape, Step
+from pipeline.run.tensor_files import TensorFile, Tensors, read_tensors
 from pipeline.stderr import say_warning
 
 FORMAT: Literal["wgan-generator/1"] = "wgan-generator/1"
 
-Channels = Annotated[int, Field(ge=1, le=4)]
-Side = Annotated[int, Field(ge=1, le=4096)]
 
-
-class Card(Options):
+class Card(Document):
     """Describes a generator and its origin, with everything needed to build it again."""
+
+    model_config = ConfigDict(extra="forbid")
 
     format: Literal["wgan-generator/1"]
     run: str
     """The run's name."""
-    step: int
+    step: Step
     weights: Literal["ema", "generator"]
     """The moving average of the weights, or the last ones."""
     model: SavedModelOptions
     latent: int
     """Dimensions of a latent, which is drawn from N(0, 1)."""
-    image_shape: tuple[Channels, Side, Side]
-    """Channels, height, width."""
+    image_shape: ImageShape
     value_range: tuple[float, float] = (-1.0, 1.0)
     manifest: str
     """SHA-256 of the manifest of the shards that it was trained on."""
@@ -164,20 +163,19 @@ def checkpoint_of(path: Path, say: Say = say_warning) -> Checkpoint | None:
     return _open_checkpoint(path) if _is_checkpoint(path) else None
 
 
-def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+def read_safetensors(path: Path) -> TensorFile:
     """The tensors of a file, on the host, and its metadata. Raises CheckpointError if it is not safetensors."""
     try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+        return read_tensors(path)
+    except (OSError, ValueError) as error:
         if path.suffix.lower() == ".onnx":
             raise CheckpointError(
                 f"{path} is named like an ONNX model, which onnxruntime runs and this package cannot load. Name the "
                 "run directory, or a .safetensors file that `wgan export --format safetensors` made."
             ) from None
+        why = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}). Other formats can run code when they are read, so "
+            f"{path} cannot be read as safetensors ({why}). Other formats can run code when they are read, so "
             "they are refused: convert the file first, or name the run."
         ) from None
 
@@ -191,11 +189,9 @@ def read_exported(path: Path) -> TrainedGenerator:
             f"not {FORMAT!r}. Name the run, or a file that `wgan export` made."
         )
     try:
-        card = Card.model_validate_json(metadata.get("card", ""))
-    except ValidationError as error:
-        raise CheckpointError(
-            f"{path} has a damaged card: {_first_mistake(error)}. Export the run again."
-        ) from None
+        card = parse_json(metadata.get("card", ""), Card)
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a damaged card: {error}. Export the run again.") from None
     return TrainedGenerator(_filled(card.model, card.image_shape, tensors, path, card.weights), card)
 
 
@@ -244,34 +240,32 @@ def _checkpoint_in(directory: Path, which: Which, say: Say) -> Checkpoint:
 
 
 def _best_step(directory: Path, say: Say) -> int:
-    best = _checkpoint_in(directory, None, say).facts().get("best")
-    if best is not None and best["step"] is None and best.get("former"):
-        steps = ", ".join(map(str, best["former"]))
+    best = _checkpoint_in(directory, None, say).facts().best
+    if best is not None and best.step is None and best.former:
+        steps = ", ".join(map(str, best.former))
         raise ConfigError(
             f"{directory.parent} no longer keeps the best checkpoint. These steps were the best with earlier options "
             f"and are kept: {steps}. Choose one of them."
         )
-    if best is None or best["step"] is None:
+    if best is None or best.step is None:
         raise ConfigError(
             f"{directory.parent} has no best checkpoint. Train with quality.every and quality.keep_best, or choose "
             "the step of a checkpoint."
         )
-    step: int = best["step"]
-    return step
+    return best.step
 
 
 def _of_checkpoint(checkpoint: Checkpoint, use_ema: bool) -> TrainedGenerator:
     """Build it from the options in the checkpoint itself, which may have been moved out of its run."""
-    identity = checkpoint.facts()["identity"]
-    options = nested(
-        {key.removeprefix("model."): value for key, value in identity.items() if key.startswith("model.")}
-    )
+    identity = checkpoint.facts().identity.values()
+    flat = {key.removeprefix("model."): value for key, value in identity.items() if key.startswith("model.")}
     try:
-        model: ModelOptions = TypeAdapter(SavedModelOptions).validate_python(options)
-    except ValidationError as error:
+        model: ModelOptions = TypeAdapter(SavedModelOptions).validate_python(nested(flat))
+    except ValueError as error:
+        why = describe_mistakes(error) if isinstance(error, ValidationError) else error
         raise CheckpointError(
-            f"{checkpoint.path / 'state.json'} describes a network that this version does not know: "
-            f"{_first_mistake(error)}. Name the run that it belongs to."
+            f"{checkpoint.path / 'state.json'} describes a network that this version does not know: {why}. Name the "
+            "run that it belongs to."
         ) from None
     directory = checkpoint.path.resolve()
     name = directory.parent.parent.name if directory.parent.name == "checkpoints" else directory.name
@@ -279,11 +273,10 @@ def _of_checkpoint(checkpoint: Checkpoint, use_ema: bool) -> TrainedGenerator:
 
 
 def _card(run: str, model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) -> Card:
-    identity = checkpoint.facts()["identity"]
-    channels, height, width = identity["images"]
+    identity = checkpoint.facts().identity
     training = {
         key: value
-        for key, value in identity.items()
+        for key, value in identity.values().items()
         if key not in ("images", "data.manifest") and not key.startswith("model.")
     }
     return Card(
@@ -293,15 +286,15 @@ def _card(run: str, model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) 
         weights="ema" if use_ema else "generator",
         model=model,
         latent=model.latent,
-        image_shape=(channels, height, width),
-        manifest=identity["data.manifest"],
+        image_shape=identity.images,
+        manifest=identity.manifest,
         training=training,
     )
 
 
 def _network(model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) -> nn.Module:
     group = "ema" if use_ema else "generator"
-    shape = checkpoint.facts()["identity"]["images"]
+    shape = checkpoint.facts().identity.images
     return _filled(model, shape, checkpoint.tensors(group), checkpoint.path, group)
 
 
@@ -316,11 +309,6 @@ def _filled(
     # Copied, because the offset in the file decides the alignment, and that the last bits of sums.
     network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     return network.eval()
-
-
-def _first_mistake(error: ValidationError) -> str:
-    mistake = error.errors()[0]
-    return f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}".removeprefix(": ")
 
 
 @torch.no_grad()

@@ -8,8 +8,9 @@ from torch import nn
 
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.options import InitOptions
-from pipeline.run.checkpoint import Say, Tensors, check_same_tensors
+from pipeline.run.checkpoint import Say, check_same_tensors
 from pipeline.run.generator import FORMAT, checkpoint_of, read_safetensors
+from pipeline.run.tensor_files import Tensors
 from pipeline.stderr import say_warning
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)

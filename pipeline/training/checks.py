@@ -139,7 +139,8 @@ def square_resolution(manifest: Manifest) -> int:
 def _find_ending(checkpoint: Checkpoint, run: RunContext) -> str | None:
     """How the run has ended, if nothing is left to do after this checkpoint. Tells the user so."""
     best = Best.of(run.config.quality, run.config.data.flip)
-    former = checkpoint.facts().get("best")  # checkpoints of earlier versions have none
+    saved = checkpoint.facts().best  # checkpoints of earlier versions have none
+    former = saved.model_dump() if saved else None
     if former is not None and not best.restore(former):
         search = "; the search for the best one starts again" if best.metric else ""
         run.say(

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config import flatten
 from pipeline.data.format.manifest import Manifest
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.foreign_text import printable
 from pipeline.option_plugins import versions
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint
@@ -69,9 +70,10 @@ def check_steps(checkpoint: Checkpoint, steps: int) -> None:
 
 def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
     """Raise CheckpointError, listing what differs, unless the checkpoint was made by a run of this identity."""
-    saved = checkpoint.facts()["identity"]
+    saved = checkpoint.facts().identity.values()
     differences = [
-        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {ours.get(name, 'absent')} now"
+        f"{printable(name)}: {printable(str(saved.get(name, 'absent')))} in the checkpoint, "
+        f"{ours.get(name, 'absent')} now"
         for name in sorted(saved.keys() | ours.keys())
         if saved.get(name, "absent") != ours.get(name, "absent")
     ]

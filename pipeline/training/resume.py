@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline.errors import CheckpointError
 from pipeline.monitor.recorder import Recorder
+from pipeline.options import ScheduleOptions
 from pipeline.quality.best import Best
 from pipeline.run.checkpoint import (
     Checkpoint,
@@ -15,6 +17,8 @@ from pipeline.run.checkpoint import (
     save_checkpoint,
     set_aside,
 )
+from pipeline.run.saved_state import SavedCounters, WindowFacts
+from pipeline.run.tensor_files import Tensors
 from pipeline.stderr import say_warning
 from pipeline.training.context import RunContext
 from pipeline.training.state import Counters, TrainingState
@@ -45,9 +49,13 @@ def _find_checkpoint(directory: Path) -> Checkpoint | None:
 
 
 def save_run(run: RunContext, state: TrainingState, recorder: Recorder, best: Best) -> None:
-    """Write a checkpoint on the main rank. All ranks call it together. Raises StorageError on the main rank."""
+    """Write a checkpoint on the main rank. All ranks call it together.
+
+    Raises StorageError or RunLockedError on the main rank.
+    """
     window, window_facts = recorder.window.save(run.runtime.gather)
     if run.runtime.is_main:
+        run.directory.check_lock()
         facts = {
             "identity": run.identity,
             "counters": asdict(state.counters),
@@ -64,14 +72,43 @@ def restore_run(
     checkpoint: Checkpoint, run: RunContext, state: TrainingState, recorder: Recorder, best: Best
 ) -> None:
     """Restore everything that `save_run` saved. Raises CheckpointError if the tensors do not fit this run."""
-    facts, runtime = checkpoint.facts(), run.runtime
+    facts, runtime = checkpoint.resumable_facts(), run.runtime
+    check_position(checkpoint, facts.counters, run.config.schedule)
     expected = state.named_tensors()
     groups = {name: checkpoint.tensors(name) for name in expected}
     check_same_tensors(expected, groups, checkpoint.path)
     state.load_tensors(groups)
-    state.counters = Counters(**facts["counters"])
-    runtime.restore_scaler(facts["scaler"])
+    state.counters = Counters(facts.counters.step, facts.counters.position)
+    runtime.restore_scaler(facts.scaler)
     window = checkpoint.tensors("window")
-    recorder.window.restore(window, facts["window"], runtime.rank, runtime.world_size, runtime.device)
-    recorder.restore(facts["recorder"])
-    best.restore(facts.get("best"))  # checkpoints of earlier versions have none
+    check_window(checkpoint, window, facts.window)
+    recorder.window.restore(
+        window, facts.window.model_dump(), runtime.rank, runtime.world_size, runtime.device
+    )
+    # Without what earlier versions did not note.
+    recorder.restore(facts.recorder.model_dump(exclude_none=True))
+    best.restore(facts.best.model_dump() if facts.best else None)
+
+
+def check_position(checkpoint: Checkpoint, counters: SavedCounters, schedule: ScheduleOptions) -> None:
+    """Raise CheckpointError unless a run with this schedule can be there after the checkpoint's step."""
+    if counters.step != checkpoint.step or counters.position % schedule.real_images != 0:
+        raise CheckpointError(
+            f"{checkpoint.path} has step {counters.step} and position {counters.position} in state.json, which no run "
+            f"with batches of {schedule.real_images} saves as step {checkpoint.step}. Use another checkpoint."
+        )
+
+
+def check_window(checkpoint: Checkpoint, tensors: Tensors, facts: WindowFacts) -> None:
+    """Raise CheckpointError unless the sums of metrics have the shape that their names say."""
+    sums = tensors.get("sums")
+    if sums is None:
+        is_right = facts.count == 0
+    else:
+        is_table = sums.is_floating_point() and sums.ndim == 2 and len(sums) > 0
+        is_right = is_table and facts.count > 0 and sums.shape[1] == len(facts.names)
+    if not is_right:
+        raise CheckpointError(
+            f"{checkpoint.path / 'window.safetensors'} does not hold the sums that state.json names. Use another "
+            "checkpoint."
+        )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.noise import Noise, Purpose
 from pipeline.options import OptimizerOptions
-from pipeline.run.checkpoint import Tensors
+from pipeline.run.tensor_files import Tensors
 from pipeline.training.updates import Player
 
 

@@ -280,7 +280,7 @@ def test_shards_that_the_run_was_not_trained_on_give_a_warning(
     write(digits_source(), other, 16, 1, 500)
     assert main(["evaluate", str(run), "--metrics", "swd", *SMALL, "--shards", str(other)]) == 0
     (line,) = lines(run / "evaluations.jsonl")
-    trained = Checkpoint(run / "checkpoints" / "step_00000020", 20).facts()["identity"]["data.manifest"]
+    trained = Checkpoint(run / "checkpoints" / "step_00000020", 20).facts().identity.manifest
     assert capsys.readouterr().err.splitlines() == [
         f"warning: the run was trained on shards {trained[:8]}, and these are {str(line['manifest'])[:8]} (SHA-256 of "
         "the manifest), so the figures are not for the images that it was trained on"

@@ -270,7 +270,7 @@ def test_a_report_leaves_the_run_as_it_was(run: Path, tmp_path: Path) -> None:
 
 def test_metrics_that_cannot_be_read_are_named(begun: Path) -> None:
     (begun / "metrics.jsonl").mkdir()
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl cannot be read \(Is a directory\)"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl cannot be read \(it is a directory\)"):
         render(begun)
 
 

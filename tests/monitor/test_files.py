@@ -93,7 +93,9 @@ def test_lines_that_are_no_records_are_dropped_with_a_warning(
 
 def test_a_directory_in_the_place_of_the_lines_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(StorageError, match=r"metrics\.jsonl cannot be written: Is a directory\. Move away"):
+    with pytest.raises(
+        StorageError, match=r"metrics\.jsonl cannot be written: it is a directory\. Move away"
+    ):
         JsonLines(tmp_path / "metrics.jsonl", 1)
 
 

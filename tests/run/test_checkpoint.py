@@ -25,7 +25,19 @@ from pipeline.run.checkpoint import (
     set_aside,
 )
 
-FACTS = {"counters": {"step": 3, "position": 2**40}, "smooth": 0.1, "names": ["a", "b"], "scaler": {}}
+FACTS: dict[str, Any] = {
+    "identity": {
+        "seed": 3,
+        "images": [1, 8, 8],
+        "data.manifest": "5ea1",
+        "objective.clip": 0.1,
+        "data.classes": None,
+    },
+    "counters": {"step": 3, "position": 2**40},
+    "scaler": {},
+    "window": {"names": ["a", "b"], "count": 2},
+    "recorder": {"smooth": 0.1, "smooth_weight": 0.2},
+}
 FILES = ["generator.safetensors", "critic.safetensors", "window.safetensors", "state.json", "manifest.json"]
 
 
@@ -55,7 +67,8 @@ def names(directory: Path) -> list[str]:
 
 def test_what_was_saved_is_loaded_with_the_same_bits(tmp_path: Path) -> None:
     (checkpoint,) = save(tmp_path, 3)
-    assert checkpoint.facts() == FACTS
+    assert checkpoint.resumable_facts().model_dump(exclude_unset=True, by_alias=True, mode="json") == FACTS
+    assert checkpoint.facts().identity.values() == FACTS["identity"]
     for group, tensors in groups(3).items():
         found = checkpoint.tensors(group)
         assert found.keys() == tensors.keys()
@@ -138,7 +151,8 @@ def rewrite(checkpoint: Checkpoint, **changes: Any) -> None:
         ({"format": None}, "has the format None"),
         ({"step": 3}, "contains step 3"),
         ({"files": None}, "manifest.json is damaged"),
-        ({"files": {"critic.safetensors": 3}}, "does not list generator.safetensors, state.json"),
+        ({"files": {}}, "does not list generator.safetensors, state.json"),
+        ({"files": {"critic.safetensors": 3}}, "manifest.json is damaged"),
         ({"files": ["critic.safetensors"]}, "manifest.json is damaged"),
     ],
 )
@@ -164,7 +178,62 @@ def test_a_manifest_names_no_file_outside_its_checkpoint(tmp_path: Path) -> None
     (tmp_path / "secret").write_text("x")
     manifest = json.loads((checkpoint.path / "manifest.json").read_text())
     rewrite(checkpoint, files=manifest["files"] | {"../secret": {"bytes": 1, "sha256": "x"}})
-    assert find_defect(checkpoint) == f"{checkpoint.path / 'secret'} is missing"
+    defect = find_defect(checkpoint)
+    assert defect is not None
+    assert f"{checkpoint.path / 'manifest.json'} is damaged (files.../secret" in defect
+
+
+@pytest.mark.parametrize("file", ["critic.safetensors", "manifest.json"])
+def test_a_named_pipe_in_the_place_of_a_file_is_a_defect_and_not_waited_for(
+    tmp_path: Path, file: str
+) -> None:
+    (checkpoint,) = save(tmp_path, 1)
+    (checkpoint.path / file).unlink()
+    os.mkfifo(checkpoint.path / file)
+    assert (
+        find_defect(checkpoint) == f"{checkpoint.path / file} cannot be used: it is a named pipe, not a file"
+    )
+    os.mkfifo(checkpoint.path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="it is a named pipe"):
+        checkpoint.tensors("x")
+
+
+def test_links_among_the_checkpoints_are_removed_and_never_followed(tmp_path: Path) -> None:
+    outside, directory = tmp_path / "outside", tmp_path / "checkpoints"
+    directory.mkdir()
+    outside.mkdir()
+    (outside / "precious").write_text("precious")
+    for name in ("step_00000001", ".tmp_step_00000002", ".tmp_step_00000003", "step_00000003"):
+        (directory / name).symlink_to(outside)
+    save(directory, 2, 3)
+    assert names(directory) == ["step_00000001", "step_00000002", "step_00000003", "step_00000003.damaged-1"]
+    prune(directory, keep_last=1, keep_every=None)
+    assert names(directory) == ["step_00000003", "step_00000003.damaged-1"]
+    assert names(outside) == ["precious"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"counters": {"step": 3, "position": -1}}, "counters.position is -1: input should be greater than"),
+        ({"counters": {"step": 3.5, "position": 1}}, "counters.step is 3.5: input should be a valid integer"),
+        ({"window": {"names": "ab", "count": 1}}, "window.names is 'ab': input should be a valid"),
+        (
+            {"identity": {"images": [1, 8, 10**9], "data.manifest": ""}},
+            r"identity.images\[2\] is 1000000000: ",
+        ),
+        ({"identity": {}}, "identity.images is missing"),
+        ({"recorder": None}, "recorder is None"),
+        ({"scaler": {"scale": "x"}}, "scaler.scale"),
+        ({"best": {"metric": "fid"}}, "best.basis is missing"),
+    ],
+)
+def test_a_state_of_other_content_is_refused_with_its_place(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    checkpoint = save_checkpoint(tmp_path, 3, groups(), FACTS | change)
+    with pytest.raises(CheckpointError, match=rf"state\.json cannot be read: {message}"):
+        checkpoint.resumable_facts()
 
 
 def test_all_damaged_gives_none_and_every_defect_newest_first(tmp_path: Path) -> None:

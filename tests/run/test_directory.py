@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError, RunLockedError, StorageError
-from pipeline.run.directory import RunDirectory, open_directory
+from pipeline.run.directory import Note, RunDirectory, open_directory
 
 HOLD = """\
 import sys, time
@@ -177,10 +177,52 @@ def test_a_run_that_became_read_only_is_named_in_the_error(read_only: Path) -> N
         pass
     subprocess.run(["mount", "-o", "remount,ro", str(read_only)], check=True)
     with (
-        pytest.raises(StorageError, match="run cannot be written: Read-only"),
+        pytest.raises(StorageError, match="run/lock cannot be written: Read-only"),
         RunDirectory(read_only / "run"),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples"])
+def test_a_folder_that_is_a_link_is_not_written_to(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to("../elsewhere")
+    with (
+        pytest.raises(StorageError, match=f"{name} cannot be written: it is a link to {tmp_path}/elsewhere"),
+        RunDirectory(tmp_path / "run"),
+    ):
+        pass
+
+
+def test_a_note_that_is_no_file_or_no_json_is_empty(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert run.ending() is None
+    os.mkfifo(tmp_path / "DONE")
+    assert run.ending() == ("DONE", Note())
+    (tmp_path / "FAILED").write_text('{"reason": 3}')
+    assert run.ending() == ("FAILED", Note())
+    (tmp_path / "FAILED").write_text('{"reason": "x", "exit_code": 5, "time": "now", "more": 1}')
+    assert run.ending() == ("FAILED", Note(reason="x", exit_code=5, time="now"))
+
+
+def test_an_environment_of_other_content_counts_as_absent(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for text in (
+        "{",
+        "[]",
+        '{"setup": 3}',
+        '{"revision": "--upload-pack=x"}',
+        '{"setup": {"world_size": 0}}',
+    ):
+        run.environment.write_text(text)
+        assert run.read_environment() is None, text
+    run.environment.write_text(
+        '{"python": "3.12", "setup": {"world_size": 2, "threads": 3}, "revision": "c0ffee"}'
+    )
+    found = run.read_environment()
+    assert found is not None
+    assert (found.revision, found.setup.world_size) == ("c0ffee", 2)
 
 
 def test_a_file_in_the_way_is_a_storage_error(tmp_path: Path) -> None:

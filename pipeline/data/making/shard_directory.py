@@ -12,19 +12,18 @@ after a power failure, and a directory without one can be finished from the shar
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pipeline.data.format.manifest import FILE_NAME, load_manifest
 from pipeline.data.making.shard_writer import Record, shard_path
 from pipeline.durable import replacing, storage_errors, sync_directory
-from pipeline.errors import ConfigError, DataError, RunLockedError, StorageError
+from pipeline.errors import ConfigError, DataError, RunLockedError
+from pipeline.file_lock import LEASE_NAME, FileLock, HeldError
 from pipeline.wording import counted
 
 LOCK_NAME = ".making"
@@ -33,38 +32,29 @@ BAD_NAME = "bad-images.txt"
 FINISHED_FILES = re.compile(rf"\d{{6}}\.(tar|npy)|{re.escape(FILE_NAME)}|{re.escape(BAD_NAME)}")
 RECORDS = re.compile(r"\d{6}\.json")
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-PASSING_FILES = re.compile(rf"{RECORDS.pattern}|\.making|\.plan\.json|{HALF_WRITTEN.pattern}")
+PASSING_FILES = re.compile(rf"{RECORDS.pattern}|\.plan\.json|{HALF_WRITTEN.pattern}")
+LOCK_FILES = re.compile(rf"{re.escape(LOCK_NAME)}({LEASE_NAME})?")
 REMEDY = "Replace them with --overwrite, or give another directory."
 
 
 @contextmanager
-def locked(out: Path, is_shared: bool) -> Iterator[None]:
+def locked(out: Path, is_shared: bool) -> Iterator[FileLock]:
     """Hold the directory's lock: shared for parts, exclusive for a whole set, a merge and --overwrite.
 
     If a process is killed, its lock ends but the lock file remains. The file also remains if the body fails: tar
     files in a directory with neither a lock file nor a manifest are treated as someone else's.
     """
-    path = out / LOCK_NAME
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab+")
-    with file:
-        _lock(file, out, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX)
-        yield
-
-
-def _lock(file: IO[bytes], out: Path, kind: int) -> None:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunLockedError(
-            f"Another process is making shards in {out}. Wait until it ends, or give another directory."
-        ) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):  # file systems without locks
-            raise StorageError(
-                f"{out / LOCK_NAME} cannot be locked: {error.strerror}. Give another directory."
+    lock = FileLock(out / LOCK_NAME, is_shared)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock)
+        except HeldError:
+            raise RunLockedError(
+                f"Another process is making shards in {out}. Wait until it ends, or give another directory."
             ) from None
+        yield lock
 
 
 def refuse_other_files(out: Path) -> None:
@@ -74,7 +64,8 @@ def refuse_other_files(out: Path) -> None:
     if not out.is_dir():
         raise ConfigError(f"{out} is a file, not a directory. Give a directory for the shards.")
     names = sorted(_list_names(out))
-    other = [name for name in names if not (FINISHED_FILES.fullmatch(name) or PASSING_FILES.fullmatch(name))]
+    ours = (FINISHED_FILES, PASSING_FILES, LOCK_FILES)
+    other = [name for name in names if not any(kind.fullmatch(name) for kind in ours)]
     # Tar files with such names are common: without a manifest or a lock file they are someone else's.
     if not other and FILE_NAME not in names and LOCK_NAME not in names:
         other = names
@@ -103,12 +94,12 @@ def _list_names(out: Path) -> list[str]:
         return [entry.name for entry in out.iterdir()]
 
 
-def remove(out: Path, *kinds: re.Pattern[str], but: str = "") -> None:
+def remove(out: Path, *kinds: re.Pattern[str]) -> None:
     """Remove files of these kinds, the manifest first, so that an incomplete set never looks complete."""
     with storage_errors(out):
         names = sorted(_list_names(out), key=lambda name: (name != FILE_NAME, name == LOCK_NAME))
         for name in names:
-            if name != but and any(kind.fullmatch(name) for kind in kinds):
+            if any(kind.fullmatch(name) for kind in kinds):
                 (out / name).unlink(missing_ok=True)
         sync_directory(out)
 

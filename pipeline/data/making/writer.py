@@ -24,7 +24,7 @@ from pipeline.data.making.shard_directory import (
     BAD_NAME,
     FINISHED_FILES,
     HALF_WRITTEN,
-    LOCK_NAME,
+    LOCK_FILES,
     PASSING_FILES,
     PLAN_NAME,
     REMEDY,
@@ -84,18 +84,19 @@ def make_shards(
             "--overwrite with --part would remove the finished shards of the other parts. Remove the directory by hand."
         )
     if not overwrite and (finished := find_finished(out, plan)):
-        remove(out, PASSING_FILES)
+        remove(out, PASSING_FILES, LOCK_FILES)
         return finished
     if overwrite:
         refuse_other_files(out)
     _check_space(plan, out, part)
-    with locked(out, is_shared=not part.is_whole):
+    with locked(out, is_shared=not part.is_whole) as lock:
         if overwrite:
-            remove(out, FINISHED_FILES, PASSING_FILES, but=LOCK_NAME)
+            remove(out, FINISHED_FILES, PASSING_FILES)
         if part.is_whole:
             remove(out, HALF_WRITTEN)
         agree_on_plan(out, plan.facts)
         _write_part(plan, out, workers, part, skip_bad)
+        lock.check()
         return _finish(out, plan.facts) if part.is_whole else None
 
 
@@ -204,7 +205,7 @@ def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
             )
     with replacing(out / FILE_NAME, is_shared=True) as file:
         file.write(manifest.to_json().encode())
-    remove(out, PASSING_FILES)
+    remove(out, PASSING_FILES, LOCK_FILES)
     return manifest
 
 

@@ -1,0 +1,95 @@
+"""What state.json of a checkpoint holds besides its tensors: the fields, their types and their bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from pipeline.documents import Document
+
+Channels = Annotated[int, Field(ge=1, le=4)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+ImageShape = tuple[Channels, Side, Side]
+"""Channels, height, width."""
+Step = Annotated[int, Field(ge=0, lt=2**53)]
+Whole = Annotated[int, Field(ge=0, lt=2**62)]
+
+
+class Facts(Document):
+    """The base of what follows. Figures may be infinite or NaN, as those of a metric are now and then."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+
+class Identity(Facts):
+    """What must be equal for a checkpoint to be resumed: these, and the run's options by their dotted names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    images: ImageShape
+    manifest: str = Field(alias="data.manifest")
+    """SHA-256 of the manifest of the shards"""
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON values, by dotted name."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class BestFacts(Facts):
+    """Which evaluation was the best. Earlier versions did not note the `former` ones."""
+
+    metric: str | None
+    basis: dict[str, Any]
+    value: float | None
+    step: Step | None
+    evaluations_since: Whole
+    former: list[Step] = Field(default=[])
+
+
+class SavedState(Facts):
+    """What everything that reads a checkpoint needs. Checkpoints of earlier versions have no `best`."""
+
+    identity: Identity
+    best: BestFacts | None = None
+
+
+class SavedCounters(Facts):
+    """How far the run had come."""
+
+    step: Step
+    position: Whole
+
+
+class WindowFacts(Facts):
+    """The metrics that are summed up since the last log point, and over how many steps."""
+
+    names: list[str]
+    count: Whole
+
+
+class AlarmFacts(Facts):
+    """What the alarms have seen. Earlier versions did not note the `last` figures."""
+
+    log_points: Whole
+    highest: dict[str, float]
+    in_a_row: dict[str, Whole]
+    told: list[str]
+    last: dict[str, float] = Field(default={})
+
+
+class RecorderFacts(Facts):
+    """The smoothed estimate and the alarms, which earlier versions did not have."""
+
+    smooth: float
+    smooth_weight: float
+    health: AlarmFacts | None = None
+
+
+class ResumableState(SavedState):
+    """What a run needs besides to go on from a checkpoint."""
+
+    counters: SavedCounters
+    scaler: dict[str, int | float]
+    window: WindowFacts
+    recorder: RecorderFacts
