@@ -5,42 +5,47 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
-from pipeline.commands import (
-    configs,
-    doctor,
-    evaluate,
-    export,
-    features,
-    interpolate,
-    plot,
-    report,
-    sample,
-    shards,
-    train,
-)
-from pipeline.errors import PipelineError
+from pipeline import stopping
+from pipeline.errors import Interrupted, PipelineError
 from pipeline.ranks.speaker import tell_untold
 
-COMMANDS = (shards, configs, train, sample, interpolate, export, plot, report, evaluate, features, doctor)
-"""In the order of the help. Their modules import heavy libraries only when they run, which keeps --help fast."""
+# Nothing above takes long to import: until `main` listens to signals, they end the process in their own way.
+
+COMMANDS = (
+    "shards",
+    "configs",
+    "train",
+    "sample",
+    "interpolate",
+    "export",
+    "plot",
+    "report",
+    "evaluate",
+    "features",
+    "doctor",
+)
+"""Modules of pipeline.commands, in the order of the help. They import heavy libraries only when they run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code (pipeline.errors lists them)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parse(words)
-    parsed.words = words
-    try:
-        code: int = parsed.func(parsed)
-        return code
-    except PipelineError as error:
-        tell_untold(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    with stopping.listening(words[:1] == ["train"], ends_process=arguments is None, last_words=tell_untold):
+        try:
+            parsed = _parse(words)
+            parsed.words = words
+            code: int = parsed.func(parsed)
+        except PipelineError as error:
+            tell_untold(error)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            tell_untold(interruption := Interrupted("Ctrl-C came twice."))
+            code = interruption.exit_code
+        stopping.leave(code)
+    return code
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -100,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for name in COMMANDS:
+        import_module(f"pipeline.commands.{name}").add_parser(commands)
     return parser
 
 

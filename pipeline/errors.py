@@ -79,15 +79,21 @@ class DivergenceError(PipelineError):
 
 
 class StopRequested(PipelineError):  # noqa: N818 - a request, not an error
-    """A signal asked the run to stop; its state is saved."""
+    """A signal asked a run to stop; its state is saved, or there is nothing to save."""
 
     exit_code = 75
 
 
 class Interrupted(PipelineError):  # noqa: N818 - a request, not an error
-    """Ctrl-C, a second time: the run stopped at once, and nothing was saved."""
+    """Ctrl-C ended a command; or it came twice while a run trained, and nothing was saved."""
 
     exit_code = 130
+
+
+class Terminated(PipelineError):  # noqa: N818 - a request, not an error
+    """SIGTERM ended a command."""
+
+    exit_code = 143
 
 
 KINDS: list[type[PipelineError]] = [PipelineError, *PipelineError.__subclasses__()]
@@ -97,5 +103,5 @@ BY_NAME = {kind.__name__: kind for kind in KINDS}
 
 def describe(error: PipelineError) -> str:
     """The text that is printed for an error."""
-    labels = {StopRequested: "stopped", Interrupted: "interrupted"}
+    labels = {StopRequested: "stopped", Interrupted: "interrupted", Terminated: "stopped"}
     return f"{labels.get(type(error), f'error (exit {error.exit_code})')}: {error}"

@@ -14,34 +14,41 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import dump_config, load_config, override_config
-from pipeline.data.format.shard_set import open_shards
+from pipeline import stopping
 from pipeline.errors import (
     ConfigError,
     Interrupted,
+    PeerLostError,
     PipelineError,
     RunLockedError,
     StopRequested,
     StorageError,
 )
-from pipeline.option_help import describe_options
-from pipeline.option_mistakes import describe_flags
-from pipeline.options import Config
-from pipeline.ranks.speaker import tell, tell_untold
-from pipeline.ranks.stopping import StopSignals
-from pipeline.run.directory import RunDirectory
+from pipeline.ranks.speaker import has_launcher, tell, tell_untold
 
 if TYPE_CHECKING:
+    from pipeline.options import Config
+    from pipeline.run.directory import RunDirectory
     from pipeline.training.context import RunContext
-# Nothing above imports torch, so a mistake in a config or a missing shard is reported within a second.
+# Nothing above takes long to import: until `main` listens to signals, they end the process in their own way.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the arguments say. Returns the exit code (pipeline.errors lists them)."""
+    with stopping.listening(saves=True, ends_process=arguments is None, last_words=tell_untold):
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    # Not above, and without torch: a mistake in a config or a missing shard is reported within a second.
+    from pipeline.config import load_config
+    from pipeline.option_mistakes import describe_flags
+
     parser = _parser()
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -53,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell_untold(error)
         return error.exit_code
     except KeyboardInterrupt:
-        interruption = Interrupted("the steps after the last checkpoint are not saved")
+        interruption = Interrupted("Ctrl-C came twice. The steps after the last checkpoint are not saved.")
         tell_untold(interruption)
         return interruption.exit_code
 
@@ -111,13 +118,16 @@ def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult
 
     `tell` is called with an error if this rank is the one that tells the user, before it leaves the process group.
     """
+    from pipeline.data.format.shard_set import open_shards
+    from pipeline.run.directory import RunDirectory
+
     directory = RunDirectory(Path(config.run_root) / config.name)
-    is_main = int(os.environ.get("RANK", "0")) == 0
+    is_main = _rank() == 0
     with ExitStack() as stack:
         stack.enter_context(_only_run())
+        stack.enter_context(stopping.listening(saves=True))
         if is_main:
             stack.enter_context(directory)
-        stop = stack.enter_context(StopSignals())
         # Before the ranks meet, only the main rank has the lock, and so only it may write to the directory.
         with _noting_failure(directory, tell) if is_main else nullcontext():
             shards = open_shards(config.data)
@@ -130,7 +140,7 @@ def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult
             stack.enter_context(settings_given_back())
             runtime = join(config)
         with _noting_failure(directory, tell):
-            result = _train(RunContext(config, shards, directory, runtime), stop)
+            result = _train(RunContext(config, shards, directory, runtime))
         if is_main:
             directory.mark("DONE", result.ending, 0)
         runtime.close()
@@ -160,42 +170,68 @@ def _noting_failure(directory: RunDirectory, tell: Callable[[PipelineError], Non
 
     It does so before anything else: leaving a process group that has lost ranks can take minutes.
     """
-    try:
-        yield
-    except StopRequested as request:
-        if int(os.environ.get("RANK", "0")) == 0:
-            directory.mark("PREEMPTED", str(request), request.exit_code)
-            tell(request)
-        request.is_told = True
-        raise
-    except PipelineError as error:
-        if not error.is_told and _mark_failed(directory, str(error), error.exit_code):
-            tell(error)
-        error.is_told = (directory.path / "FAILED").exists()
-        raise
-    except Exception as error:
-        _mark_failed(directory, repr(error), 1)
-        raise
+    with stopping.last_words(partial(_note_stop, directory, tell)):
+        try:
+            yield
+        except StopRequested as request:
+            _note_stop(directory, tell, request)
+            raise
+        except PeerLostError as error:
+            if directory.has_ended_by("PREEMPTED"):
+                stop = StopRequested("A signal has stopped another rank, and with it this one.")
+                _tell_stop(tell, stop)
+                raise stop from None
+            _note_failure(directory, tell, error)
+            raise
+        except PipelineError as error:
+            _note_failure(directory, tell, error)
+            raise
+        except Exception as error:
+            _mark_failed(directory, repr(error), 1)
+            raise
+
+
+def _note_stop(
+    directory: RunDirectory, tell: Callable[[PipelineError], None], request: PipelineError
+) -> None:
+    """Write PREEMPTED, also on a rank that stops alone: ranks that lose another one look for this note."""
+    _tell_stop(tell, request)
+    directory.mark("PREEMPTED", str(request), request.exit_code, is_first=_rank() > 0)
+
+
+def _tell_stop(tell: Callable[[PipelineError], None], request: PipelineError) -> None:
+    if (_rank() == 0 or has_launcher()) and not request.is_told:
+        tell(request)
+    request.is_told = True
+
+
+def _note_failure(
+    directory: RunDirectory, tell: Callable[[PipelineError], None], error: PipelineError
+) -> None:
+    if not error.is_told and _mark_failed(directory, str(error), error.exit_code):
+        tell(error)
+    error.is_told = directory.has_ended_by("FAILED")
 
 
 def _mark_failed(directory: RunDirectory, reason: str, exit_code: int) -> bool:
     """Write FAILED to the run's directory. Returns whether this rank was the first to fail."""
     try:
-        return directory.mark("FAILED", reason, exit_code)
+        return directory.mark("FAILED", reason, exit_code, is_first=True)
     except StorageError:
         # The failure itself may be a full disk. The user sees the error in any case.
         return False
 
 
-def _train(run: RunContext, stop: StopSignals) -> TrainingResult:
+def _train(run: RunContext) -> TrainingResult:
     """Train on this rank, and report failures of torch in terms of the run."""
     from pipeline.ranks.failures import memory_shortage, peer_losses
 
     with peer_losses(), memory_shortage(run.config.schedule.global_batch):
-        return _train_ranks(run, stop)
+        return _train_ranks(run)
 
 
-def _train_ranks(run: RunContext, stop: StopSignals) -> TrainingResult:
+def _train_ranks(run: RunContext) -> TrainingResult:
+    from pipeline.config import dump_config
     from pipeline.profiling.profiler import StepProfiler
     from pipeline.training.build import build_trainer
     from pipeline.training.checks import check_run
@@ -208,7 +244,7 @@ def _train_ranks(run: RunContext, stop: StopSignals) -> TrainingResult:
     if run.runtime.is_main:
         run.directory.start(dump_config(run.config))
     with ExitStack() as stack:
-        trainer = stack.enter_context(closing(build_trainer(run, start.first_step, stop)))
+        trainer = stack.enter_context(closing(build_trainer(run, start.first_step)))
         if start.checkpoint is not None:
             restore_run(
                 start.checkpoint, run, trainer.state, trainer.observer.recorder, trainer.observer.best
@@ -246,12 +282,17 @@ def _draw_pictures(directory: RunDirectory) -> None:
     for draw, path in ((draw_curves, directory.curves), (draw_animation, directory.animation)):
         try:
             draw(directory.path, path)
+        except StopRequested:
+            raise
         except Exception as error:  # Pillow and matplotlib raise nearly anything
             say_warning(f"no {path.name}: {error}")
 
 
 def _as_config(config: Config | Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]) -> Config:
     """The options of a call. Raises ConfigError."""
+    from pipeline.config import override_config
+    from pipeline.options import Config
+
     source: Path | Mapping[str, Any]
     if isinstance(config, str | Path):
         source = Path(config)
@@ -266,6 +307,11 @@ def _as_config(config: Config | Mapping[str, Any] | str | Path, overrides: Mappi
         )
     options = [(tuple(name.split(".")), _plain(value)) for name, value in overrides.items()]
     return override_config(source, options, "override")
+
+
+def _rank() -> int:
+    """This process's rank, also before the ranks meet."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def _plain(value: Any) -> Any:
@@ -285,6 +331,8 @@ def _clear_frames(error: BaseException | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from pipeline.option_help import describe_options
+
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.train",
         description="Train a Wasserstein GAN. The same command starts a run and resumes it.",

@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline import stopping
 from pipeline.errors import DataError, PeerLostError, StopRequested
 from pipeline.ranks.speaker import tell
-from pipeline.ranks.stopping import StopSignals
 
 
 def main(words: list[str]) -> int:
@@ -71,14 +71,14 @@ def _wait_deaf(file: str) -> None:
 
 def _save_when_told(file: str) -> int:
     """Like training: note the signal, save, stop."""
-    with StopSignals() as stop:
+    with stopping.held():
         Path(file).touch()
-        while stop.received is None:
+        while (signal_name := stopping.received()) is None:
             time.sleep(0.01)
         time.sleep(0.2)
-    Path(file).write_text(stop.received)
-    if os.environ["RANK"] == "0":
-        tell(StopRequested(f"Stopped by {stop.received} at step 7."))
+        Path(file).write_text(signal_name)
+        if os.environ["RANK"] == "0":
+            tell(StopRequested(f"Stopped by {signal_name} at step 7."))
     return StopRequested.exit_code
 
 

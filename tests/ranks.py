@@ -132,9 +132,12 @@ class Ranks:
 
 def train(arguments: list[str]) -> int:
     """The default target of a rank: `python -m pipeline.train`."""
+    from pipeline import stopping
+    from pipeline.ranks.speaker import tell_untold
     from pipeline.train import main
 
-    return main(arguments)
+    with stopping.listening(saves=True, ends_process=True, last_words=tell_untold):
+        return main(arguments)
 
 
 def free_port() -> int:

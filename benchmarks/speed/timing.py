@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from pipeline import stopping
 from pipeline.data.format.shard_set import open_shards
 from pipeline.durable import replacing, storage_errors, write_text
 from pipeline.errors import ConfigError, PipelineError, describe
 from pipeline.options import Config
 from pipeline.ranks.runtime import Runtime
-from pipeline.ranks.stopping import StopSignals
 from pipeline.run.directory import RunDirectory
 from pipeline.training.build import build_trainer
 from pipeline.training.context import RunContext
@@ -35,10 +35,10 @@ def open_trainer(config: Config, runtime: Runtime, place: Path) -> Iterator[Trai
     """The trainer of a new run in `place`, with all that such a run writes, as pipeline/train.py builds it."""
     check_batches(config.schedule, runtime.world_size)
     directory = RunDirectory(place)
-    with directory if runtime.is_main else nullcontext(), StopSignals() as stop:
+    with directory if runtime.is_main else nullcontext(), stopping.listening(saves=True):
         shards = open_shards(config.data)
         context = RunContext(config, shards, directory, runtime, output=lambda text: None)
-        with closing(shards.files), closing(build_trainer(context, 1, stop)) as trainer:
+        with closing(shards.files), closing(build_trainer(context, 1)) as trainer:
             yield trainer
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from pathlib import Path
 from textwrap import indent
 
@@ -73,11 +72,6 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure samples of the chosen checkpoints, print the figures, and add a line for each to evaluations.jsonl."""
     check_processes(arguments.processes)
-    from pipeline.ranks.launcher import is_launched
-
-    if is_launched():
-        # A rank that waits for another one hears no KeyboardInterrupt until that one answers.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from pipeline.commands.judging import evaluate
 
     return evaluate(arguments)

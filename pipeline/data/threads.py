@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from pipeline import stopping
+
 Advance = Callable[[int], None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,12 +27,13 @@ def in_threads(
 ) -> Iterator[Result]:
     """Yield the results of work(item, advance) in the order of `items`, computed by one thread for each core.
 
-    Each call of `advance(count)` moves the progress bar. After an error or Ctrl-C, the other threads stop at their
-    next call of `advance`.
+    Each call of `advance(count)` moves the progress bar. After an error or a signal, the threads stop at their next
+    call of `advance`.
     """
     lock, stopped = Lock(), Event()
 
     def advance(count: int) -> None:
+        stopping.check()
         if stopped.is_set():
             raise CancelledError
         with lock:

@@ -16,39 +16,40 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
 import psutil
 
-from pipeline.errors import PeerLostError
+from pipeline import stopping
+from pipeline.errors import Interrupted, PeerLostError, PipelineError, StopRequested, Terminated
 from pipeline.ranks.meeting import LOOPBACK
 from pipeline.ranks.speaker import Report, has_launcher
-from pipeline.ranks.stopping import SIGNALS
 
 SECONDS_ALONE = 5.0
 """How long ranks may take to end by themselves, after one has failed, before they are told to."""
 SECONDS_TO_END = 5.0
 """How long ranks that were told to end may take before they are killed."""
 SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_BETWEEN_INTERRUPTS = 1.0
-"""A second Ctrl-C counts as one only after this time, for the launcher as for its ranks."""
+STOPS = {kind.exit_code for kind in (StopRequested, Interrupted, Terminated)}
 
 
 def launch(processes: int, module: str, words: Sequence[str]) -> int:
     """Run `module.main(words)` as this many ranks of this machine. Returns the exit code of the cause.
 
     The cause is the first failure that is no consequence of another one; its text is printed. Raises PeerLostError if
-    a signal that nobody sent through the launcher ended a rank, KeyboardInterrupt if Ctrl-C ended ranks that do not
-    save.
+    a signal that nobody sent through the launcher ended a rank, and what `stopping.check` raises if a signal to the
+    launcher ended ranks that could not report it.
     """
-    with Launch(processes, module, words) as ranks:
-        ranks.watch()
-    return ranks.conclude()
+    with stopping.listening(saves=module != "pipeline.cli"):
+        stopping.check()
+        with stopping.held(), Launch(processes, module, words) as ranks:
+            ranks.watch()
+        return ranks.conclude()
 
 
 @dataclass
@@ -89,15 +90,17 @@ class Launch:
     ranks: list[Rank] = field(default_factory=list)
     failures: list[Rank] = field(default_factory=list)
     """The ranks that reported an error or ended with one, in this order."""
-    stopped_by: signal.Signals | None = None
+    stopped_by: int | None = None
     """The first signal that asked the launcher to stop."""
     _compiled: TemporaryDirectory[str] = field(default_factory=lambda: TemporaryDirectory(prefix="wgan-"))
     """For code that torch.compile makes: it loads what it finds, so only this user may write there."""
-    _stopped_at: float = 0.0
+    _hearing: ExitStack = field(default_factory=ExitStack)
     _deadline: float | None = None
 
     def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
+        self._hearing.enter_context(stopping.heard_by(self._pass_on))
+        # If this process has to be ended, by Ctrl-C twice, no rank may be left.
+        self._hearing.enter_context(stopping.last_words(lambda error: self._kill()))
         try:
             self._start()
         except BaseException:
@@ -108,14 +111,17 @@ class Launch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._kill()
+        for rank in self.ranks:
+            rank.process.wait()
+            os.close(rank.pipe)
+        self._hearing.close()
+        self._compiled.cleanup()
+
+    def _kill(self) -> None:
         for rank in self.ranks:
             if rank.process.poll() is None:
                 rank.process.kill()
-            rank.process.wait()
-            os.close(rank.pipe)
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._compiled.cleanup()
 
     def _start(self) -> None:
         with socket.create_server((LOOPBACK, 0), backlog=self.processes) as meeting:
@@ -137,13 +143,14 @@ class Launch:
         pipe, reports = os.pipe()
         arguments = [str(os.getpid()), str(reports), str(store), self.module, *self.words]
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-u", str(Path(__file__).with_name("rank.py")), *arguments],
-                env=environment | {"RANK": str(number), "LOCAL_RANK": str(number)},
-                pass_fds=[reports] if store == -1 else [reports, store],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            with stopping.delayed():
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-u", str(Path(__file__).with_name("rank.py")), *arguments],
+                    env=environment | {"RANK": str(number), "LOCAL_RANK": str(number)},
+                    pass_fds=[reports] if store == -1 else [reports, store],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
         except BaseException:
             os.close(pipe)
             raise
@@ -183,6 +190,10 @@ class Launch:
             self.failures.append(rank)
         if self._deadline is None:
             self._deadline = time.monotonic() + SECONDS_ALONE
+            if (rank.report.exit_code if rank.report else rank.exit_code) in STOPS:
+                # A rank that was stopped alone: the others need not find out by themselves. Those that save go on.
+                for other in self.ranks:
+                    other.process.terminate()
 
     def _enforce(self, running: Sequence[Rank]) -> None:
         """Once their time is over, tell the ranks to end, and later kill them."""
@@ -196,15 +207,9 @@ class Launch:
                 rank.process.terminate()
         self._deadline = time.monotonic() + SECONDS_TO_END
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _pass_on(self, number: int) -> None:
         """Give the signal to all ranks. They save and end in their own time, unless Ctrl-C comes again."""
-        now = time.monotonic()
-        if self.stopped_by is None:
-            self.stopped_by, self._stopped_at = signal.Signals(number), now
-        elif number == signal.SIGINT and now - self._stopped_at > SECONDS_BETWEEN_INTERRUPTS:
-            self._deadline = now + SECONDS_TO_END
-            for rank in self.ranks:
-                rank.was_told_to_end = True
+        self.stopped_by = self.stopped_by or number
         for rank in self.ranks:
             rank.process.send_signal(number)
 
@@ -212,11 +217,13 @@ class Launch:
         """Print the text of the cause, and return its exit code. Raises as `launch` does."""
         cause = self._cause()
         if cause is None:
-            return 0 if len(self.ranks) == self.processes else self._ended_by_request()
+            if self.stopped_by is not None and len(self.ranks) < self.processes:
+                raise self._stop_error()
+            return 0
         if text := self._text_of(cause):
             print(text, file=sys.stderr, flush=True)
-        elif cause.exit_code < 0 and self._was_ended(cause):
-            return self._ended_by_request()
+        elif cause.exit_code < 0 and self.stopped_by is not None and self._was_ended(cause):
+            raise self._stop_error()
         elif cause.exit_code < 0:
             raise PeerLostError(
                 f"Rank {cause.number} was ended by {signal.Signals(-cause.exit_code).name}. If nobody sent that "
@@ -235,7 +242,7 @@ class Launch:
 
     def _was_ended(self, rank: Rank) -> bool:
         """Whether the launcher's own signal ended the rank before it could report anything."""
-        was_sent = self.stopped_by is not None and -rank.exit_code in SIGNALS
+        was_sent = self.stopped_by is not None and -rank.exit_code in stopping.TRAINING_SIGNALS
         return rank.report is None and (rank.was_told_to_end or was_sent)
 
     def _text_of(self, cause: Rank) -> str | None:
@@ -243,11 +250,9 @@ class Launch:
         alike = [rank.report for rank in [cause, *self.failures] if rank.exit_code == cause.exit_code]
         return next((report.text for report in alike if report is not None), None)
 
-    def _ended_by_request(self) -> int:
-        """The exit code after a signal that ranks did not catch. Raises KeyboardInterrupt after Ctrl-C."""
-        if self.stopped_by == signal.SIGINT:
-            raise KeyboardInterrupt
-        return 128 + (self.stopped_by or signal.SIGKILL)
+    def _stop_error(self) -> PipelineError:
+        """What ends the launcher after a signal that its ranks could not report."""
+        return stopping.stop_error(self.stopped_by or signal.SIGTERM, saves=self.module != "pipeline.cli")
 
 
 def rank_environment(processes: int, port: int) -> dict[str, str]:

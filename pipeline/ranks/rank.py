@@ -9,7 +9,6 @@ It is run as a file and with -P, not with -m: no file in the user's working dire
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from importlib import import_module
@@ -18,21 +17,29 @@ from pathlib import Path
 
 def main() -> int:
     """Run the module's `main` as one rank. Returns its exit code."""
-    # Until the program handles signals, Ctrl-C ends it at once and without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent, reports, store, module, *words = sys.argv[1:]
     package = str(Path(__file__).parents[2])
     if package not in sys.path:
         sys.path.insert(0, package)
-    from pipeline.ranks import launcher, meeting, speaker
+    from pipeline import stopping
+    from pipeline.ranks import speaker
 
     speaker.report_to(int(reports))
     os.set_inheritable(int(reports), False)
+    # Signals that came before this wait until now, because the launcher has started this process with them blocked.
+    is_command = module == "pipeline.cli"
+    with stopping.listening(not is_command, ends_process=True, last_words=speaker.tell_untold):
+        return _run(int(parent), int(store), module, words)
+
+
+def _run(parent: int, store: int, module: str, words: list[str]) -> int:
+    from pipeline.ranks import launcher, meeting, speaker
+
     launcher.follow_launcher()
-    if os.getppid() != int(parent):
+    if os.getppid() != parent:
         return 1  # The launcher died before this rank could follow it.
-    if store != "-1":
-        meeting.listen_on(int(store))
+    if store != -1:
+        meeting.listen_on(store)
     sys.argv = [module, *words]
     try:
         code: int = import_module(module).main(words)

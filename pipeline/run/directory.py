@@ -154,27 +154,30 @@ class RunDirectory:
             (self.path / "DONE").unlink(missing_ok=True)
         write_text(self.config, config)
 
-    def mark(self, ending: Ending, reason: str, exit_code: int) -> bool:
+    def has_ended_by(self, ending: Ending) -> bool:
+        """Whether the run has this note of how it stopped."""
+        return (self.path / ending).exists()
+
+    def mark(self, ending: Ending, reason: str, exit_code: int, is_first: bool = False) -> bool:
         """Write a note of how the run stopped. Returns False if nothing was written.
 
-        Of several ranks that fail only the first one writes FAILED, since the other failures are consequences of it.
-        In a run that is done, a command that is refused writes nothing, nor does a process that lost its lock.
+        With `is_first`, nothing is written if there is such a note. Of several ranks that fail only the first one
+        writes FAILED, since the other failures are consequences of it. In a run that is done, a command that is refused
+        writes nothing, nor does a process that lost its lock.
         """
-        if self._lock.is_lost:
+        if self._lock.is_lost or (ending == "FAILED" and self.has_ended_by("DONE")):
             return False
-        if ending == "FAILED" and not self._is_first_failure():
+        if is_first and not self._claim(ending):
             return False
         note = Note(reason=reason, exit_code=exit_code, time=time.strftime("%FT%T%z"))
         write_text(self.path / ending, note.model_dump_json(indent=1) + "\n")
         return True
 
-    def _is_first_failure(self) -> bool:
-        """Claim FAILED for this process, by a file that only one of several can create."""
-        if (self.path / "DONE").exists():
-            return False
-        with storage_errors(self.path / "FAILED"):
+    def _claim(self, ending: Ending) -> bool:
+        """Claim the note for this process, by a file that only one of several can create."""
+        with storage_errors(self.path / ending):
             try:
-                create_file(self.path / "FAILED").close()
+                create_file(self.path / ending).close()
             except FileExistsError:
                 return False
         return True

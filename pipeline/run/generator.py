@@ -10,6 +10,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from torch import Tensor, nn
 
+from pipeline import stopping
 from pipeline.config import load_config, nested
 from pipeline.documents import Document, describe_mistakes, parse_json
 from pipeline.durable import replacing, write_text
@@ -314,8 +315,10 @@ def _filled(
 @torch.no_grad()
 def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
     """Images in evaluation mode, with running statistics in batch norm: float32 (count, channels, height, width)."""
-    was_training = generator.training
+    was_training, images = generator.training, []
     generator.eval()
-    images = torch.cat([generator(part) for part in torch.split(latents, batch)])
+    for part in torch.split(latents, batch):
+        stopping.check()
+        images.append(generator(part))
     generator.train(was_training)
-    return images
+    return torch.cat(images)

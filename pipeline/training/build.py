@@ -29,7 +29,6 @@ from pipeline.noise import Noise, RankRows
 from pipeline.objectives import Objective, build_objective
 from pipeline.quality.best import Best
 from pipeline.quality.evaluation import Evaluation, RealImages
-from pipeline.ranks.stopping import StopSignals
 from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
 from pipeline.training.checks import square_resolution
 from pipeline.training.context import RunContext
@@ -45,7 +44,7 @@ from pipeline.wording import counted
 MOST_THREADS = 16
 
 
-def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Trainer:
+def build_trainer(run: RunContext, first_step: int) -> Trainer:
     """A trainer at step 0, with fresh weights that are the same on all ranks, ready to be restored.
 
     `first_step`, counted from 1, is the first step that it trains and records. All ranks call it together; the caller
@@ -78,7 +77,7 @@ def build_trainer(run: RunContext, first_step: int, stop: StopSignals) -> Traine
         sinks=sinks,
         console=console,
     )
-    return Trainer(run=run, state=state, step=step, loader=loader, observer=observer, stop=stop)
+    return Trainer(run=run, state=state, step=step, loader=loader, observer=observer)
 
 
 def open_records(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from pipeline import stopping
 from pipeline.data.reading.loader import Loader, Staged
 from pipeline.errors import DivergenceError, StopRequested, StorageError
 from pipeline.options import Config
 from pipeline.phases import phase
 from pipeline.ranks.digest import differing, digest
 from pipeline.ranks.runtime import Runtime
-from pipeline.ranks.stopping import StopSignals
 from pipeline.run.checkpoint import prune
 from pipeline.stderr import say_warning
 from pipeline.training.context import RunContext
@@ -34,7 +34,6 @@ class Trainer:
     step: TrainingStep
     loader: Loader
     observer: Observer
-    stop: StopSignals
     after_step: Callable[[int], None] | None = None
     """Called after each step with the number of steps done so far; its time does not count as training."""
     failed_saves: int = field(default=0, init=False)
@@ -43,18 +42,19 @@ class Trainer:
         """Train until all steps are done. Raises StopRequested after the save that a signal asked for."""
         batches, counters = self._batches(), self.state.counters
         self.observer.recorder.restart_clock()
-        while not self.is_complete:
-            stop_vote = self.runtime.vote(self.stop.received is not None)
-            position = counters.position
-            metrics, seen = self.step.take(batches)
-            self.observer.recorder.add(metrics, images=counters.position - position)
-            with phase("logging"):
-                is_best = self.observer.watch(seen)
-            with phase("digest"):
-                self._keep_ranks_equal()
-            with phase("saving"):
-                self._save(is_best, is_stopping=stop_vote())
-            self._look_into_step()
+        with stopping.held():
+            while not self.is_complete:
+                stop_vote = self.runtime.vote(stopping.received() is not None)
+                position = counters.position
+                metrics, seen = self.step.take(batches)
+                self.observer.recorder.add(metrics, images=counters.position - position)
+                with phase("logging"):
+                    is_best = self.observer.watch(seen)
+                with phase("digest"):
+                    self._keep_ranks_equal()
+                with phase("saving"):
+                    self._save(is_best, is_stopping=stop_vote())
+                self._look_into_step()
 
     @property
     def config(self) -> Config:
@@ -120,7 +120,8 @@ class Trainer:
         self.observer.refuse_non_finite_state()
         self._write_checkpoint(is_best, must_succeed=is_stopping or is_last)
         if is_stopping and not is_last:
-            reason = self.stop.received or "another rank's signal"
+            reason = stopping.received() or "another rank's signal"
+            stopping.settle()
             raise StopRequested(
                 f"Stopped by {reason} at step {step} and saved. The same command resumes from there."
             )

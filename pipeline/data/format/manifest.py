@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from pipeline import stopping
 from pipeline.data.format.codecs import Encoding
 from pipeline.errors import DataError
 from pipeline.presets import shards_command
@@ -233,6 +234,7 @@ def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -
     try:
         with path.open("rb") as file:
             while block := file.read(1 << 22):
+                stopping.check()
                 digest.update(block)
                 advance(len(block))
     except OSError as error:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from pipeline import stopping
 from pipeline.data.format.manifest import INDEX_COLUMNS, Manifest
 from pipeline.data.format.shard_set import ShardSet, open_directory
 from pipeline.data.threads import available_cores
@@ -195,6 +196,7 @@ def _count_values(shards: ShardSet) -> Counts:
     batches = [np.arange(first, min(first + at_once, count)) for first in range(0, count, at_once)]
 
     def count_batch(ids: Counts) -> Counts:
+        stopping.check()
         channels = reader.read(ids).numpy().swapaxes(0, 1)
         return np.stack([np.bincount(channel.ravel(), minlength=VALUES) for channel in channels])
 

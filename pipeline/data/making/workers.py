@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline import stopping
 from pipeline.data.making.plan import Plan
 from pipeline.data.making.shard_writer import Record, write_shard
 from pipeline.errors import PipelineError
@@ -44,25 +45,33 @@ def write_shards(
     """
     workers = min(workers, len(numbers))
     if workers <= 1:
-        yield from (job.write(number, advance) for number in numbers)
+        yield from (job.write(number, partial(_advance_or_stop, advance)) for number in numbers)
         return
     # Not forked: libraries may have started threads, and a forked process would keep their locks locked forever.
     context = multiprocessing.get_context("spawn")
     written = context.Value("q", 0)
     with _ending_children(ProcessPoolExecutor(workers, context, _start_worker, (job, written))) as pool:
-        pending = {pool.submit(_write_in_worker, number) for number in numbers}
+        with stopping.delayed():
+            pending = {pool.submit(_write_in_worker, number) for number in numbers}
         reported = 0
         while pending:
+            stopping.check()
             done, pending = wait(pending, PROGRESS_SECONDS, FIRST_COMPLETED)
             advance(written.value - reported)
             reported = written.value
             yield from (_result(future) for future in done)
 
 
+def _advance_or_stop(advance: Callable[[int], object], count: int) -> None:
+    stopping.check()
+    advance(count)
+
+
 def _result(future: Future[Record]) -> Record:
     try:
         return future.result()
     except BrokenProcessPool:
+        stopping.check()
         raise PipelineError(
             "A worker process was killed, perhaps because memory ran out. Run the same command again with fewer "
             "--workers: finished shards are kept."
@@ -91,8 +100,7 @@ _written: Any
 def _start_worker(job: Job, written: Any) -> None:
     global _job, _written
     _job, _written = job, written
-    # Ctrl-C reaches every process of the group; only the parent reports it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stopping.leave_to_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

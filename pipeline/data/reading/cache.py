@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline import stopping
 from pipeline.data.reading.order import Ids
 from pipeline.data.reading.reader import ShardReader
 from pipeline.data.threads import available_cores
@@ -186,6 +187,7 @@ def _fill(
     ) as bar:
 
         def decode(start: int, stop: int) -> None:
+            stopping.check()
             images[start:stop].copy_(reader.read(np.arange(start, stop, dtype=np.int64)).flatten(1))
             bar.update(stop - start)
 

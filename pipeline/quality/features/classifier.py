@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pipeline import stopping
 from pipeline.durable import replacing, storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.pixels import to_float
@@ -246,6 +247,7 @@ def train_classifier(
             for _ in range(plan.epochs):
                 order = torch.randperm(len(images))
                 for chosen in torch.split(order[: per_epoch * BATCH], BATCH):
+                    stopping.check()
                     value = plan.loss(network, to_float(images[chosen].to(device)), labels[chosen].to(device))
                     optimizer.zero_grad()
                     torch.autograd.backward(value)
