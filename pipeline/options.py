@@ -45,8 +45,9 @@ class RemoteOptions(Options):
     )
     capacity_gb: float = option(100.0, "its limit in 10^9 bytes; least recently used ones are deleted", gt=0)
     parallel: int = option(4, "downloads at a time, for each rank", ge=1, le=64)
-    stall_seconds: float = option(30.0, "reconnect after this long without any data", gt=0)
+    stall_seconds: float = option(30.0, "reconnect after this long with almost no data", gt=0)
     deadline_seconds: float = option(600.0, "stop the run if a shard takes longer than this", gt=0)
+    redirect_hosts: list[Text] = option([], "other hosts, with subdomains, that a server may redirect to")
 
 
 class DataOptions(Options):

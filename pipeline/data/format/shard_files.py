@@ -22,6 +22,9 @@ class ShardFiles(Protocol):
     def expect(self, now: Sequence[str], later: Sequence[str]) -> None:
         """Announce which files are being read and which come next, so that they can be downloaded ahead."""
 
+    def renew(self, names: Sequence[str]) -> bool:
+        """Remove those of these files that are copies and have changed. Returns whether opening them again may help."""
+
     def where(self, name: str) -> str:
         """The file's path or URL, to be used in messages."""
 
@@ -43,6 +46,10 @@ class LocalFiles:
 
     def expect(self, now: Sequence[str], later: Sequence[str]) -> None:
         """Nothing to do: the files are there."""
+
+    def renew(self, names: Sequence[str]) -> bool:
+        """They are no copies."""
+        return False
 
     def where(self, name: str) -> str:
         return str(self.directory / name)

@@ -69,7 +69,13 @@ class ShardReader:
         """
         images = np.empty((len(ids), *self.manifest.resolution, self.manifest.channels), dtype=np.uint8)
         for number, rows, places in self._by_shard(ids):
-            self._read_shard(images, number, rows, places)
+            try:
+                self._read_shard(images, number, rows, places)
+            except DataError:
+                # The shard may be a copy that has changed, on the disk of this machine.
+                if not self._renew(number):
+                    raise
+                self._read_shard(images, number, rows, places)
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def labels(self, ids: Ids) -> Tensor:
@@ -91,6 +97,12 @@ class ShardReader:
                 decode_into(images[row], encoded, self.manifest.encoding)
             except DataError as error:
                 raise DataError(self._damaged(number, place, error)) from None
+
+    def _renew(self, number: int) -> bool:
+        """Whether the shard was damaged on this machine, and is to be opened again."""
+        with self._lock:
+            self._opened.pop(number, None)
+        return self.shards.files.renew(self._file_names([number]))
 
     def _by_shard(self, ids: Ids) -> Iterator[tuple[int, list[int], list[int]]]:
         """Yield for each shard its number, the rows of the batch, and the places in the shard of their samples."""

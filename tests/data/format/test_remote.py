@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import stopping
+from pipeline.data.format import disk_cache
+from pipeline.data.format.downloads import Patience
 from pipeline.data.format.remote import RemoteFiles, Transport
 from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.data.reading.cache import Node, decode_all
 from pipeline.data.reading.reader import ShardReader
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, Terminated
 from pipeline.options import DataOptions, RemoteOptions
 from tests.chaos_server import chaos
 from tests.data.format.downloads import options
@@ -233,9 +236,10 @@ def test_a_manifest_of_many_megabytes_is_downloaded_completely(tmp_path: Path) -
     (tmp_path / "manifest.json").write_bytes(text := b"{" + b" " * 12_000_000 + b"}")
     with chaos(tmp_path) as server:
         transport = Transport(server.url, RemoteOptions())
-        assert transport.read("manifest.json", 1 << 24) == text
+        patience = Patience.of("the manifest", RemoteOptions())
+        assert transport.read("manifest.json", 1 << 24, patience) == text
         with pytest.raises(DataError, match=r"manifest\.json is larger than 1 MiB, so it is not a manifest"):
-            transport.read("manifest.json", 1 << 20)
+            transport.read("manifest.json", 1 << 20, patience)
 
 
 def test_an_existing_manifest_is_never_reported_as_missing(shards: Path, tmp_path: Path) -> None:
@@ -246,6 +250,42 @@ def test_an_existing_manifest_is_never_reported_as_missing(shards: Path, tmp_pat
         open_remote(f"{server.url}/set", tmp_path, deadline_seconds=1)
     with (
         chaos(shards.parent, rate=1.0, faults=("denied",)) as server,
-        pytest.raises(DataError, match=r"manifest\.json may not be read: access was denied \(401"),
+        pytest.raises(
+            DataError, match=r"manifest\.json may not be read: access was denied \(the server answered 401"
+        ),
     ):
         open_remote(f"{server.url}/set", tmp_path)
+
+
+def test_a_copy_that_has_changed_unseen_is_downloaded_again(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that loses bits leaves the time of the last change as it was."""
+    monkeypatch.setattr(disk_cache, "SMALL", 0)
+    ids = np.arange(100)
+    with chaos(shards.parent) as server:
+        remote = open_remote(f"{server.url}/set", tmp_path)
+        whole = ShardReader(remote).read(ids)
+        remote.files.close()
+        path = tmp_path / remote.manifest.shards[0].sha256
+        content, status = bytearray(path.read_bytes()), path.stat()
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        remote = open_remote(f"{server.url}/set", tmp_path)
+        assert torch.equal(ShardReader(remote).read(ids), whole)
+        remote.files.close()
+        assert server.whole["/set/000000.tar"] == 2
+    assert f"warning: {path} has changed since it was downloaded" in capfd.readouterr().err
+
+
+def test_a_signal_ends_a_download_that_would_take_minutes(shards: Path, tmp_path: Path) -> None:
+    with chaos(shards.parent) as server, stopping.listening(saves=False):
+        remote = open_remote(f"{server.url}/set", tmp_path, stall_seconds=60)
+        server.rate, server.faults = 1.0, ("stalled",)
+        threading.Timer(0.3, signal.raise_signal, [signal.SIGTERM]).start()
+        began = time.monotonic()
+        with pytest.raises(Terminated):
+            remote.files.open("000000.tar")
+        assert time.monotonic() - began < 20
+        remote.files.close()

@@ -1,0 +1,158 @@
+"""Downloads of whole files below a URL, of each supported kind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.asyn import get_loop
+
+from pipeline.data.format import web
+from pipeline.data.format.downloads import Patience, Progress, TooLargeError
+from pipeline.errors import ConfigError, DataError
+from pipeline.foreign_text import printable, without_credentials
+from pipeline.options import RemoteOptions
+
+LIBRARIES = (
+    "aiohttp",
+    "aiobotocore",
+    "asyncio",
+    "botocore",
+    "fsspec",
+    "gcsfs",
+    "httpx",
+    "huggingface_hub",
+    "s3fs",
+)
+"""Those whose logs can hold URLs."""
+ONE_STREAM = {"s3": {"max_concurrency": 1}, "gs": {"concurrency": 1}}
+"""For each kind, what makes its library read a file piece by piece, and not in parts that it keeps in memory."""
+
+
+class Transport:
+    """Downloads files below a URL: from web servers with aiohttp, from all others with fsspec."""
+
+    def __init__(self, url: str, options: RemoteOptions) -> None:
+        """Raises ConfigError if the library for this kind of URL is not installed."""
+        self._url, self._options, self._scheme = url, options, urlsplit(url).scheme
+        try:
+            self._files = self._open()
+        except ImportError as error:
+            raise ConfigError(
+                f"data.shards: {self._scheme}:// URLs need a library that is not installed ({error}). Install it: "
+                "pip install 'wgan-pipeline[remote]'"
+            ) from None
+        if self._scheme == "s3":
+            self._files.retries = 1  # `Patience.repeat` tries again
+        guard_logs()
+
+    def _open(self) -> Any:
+        if self._scheme in ("http", "https"):
+            import aiohttp  # noqa: F401 - an ImportError is to come now
+
+            return None
+        # Not a cached instance: that may have been created with other timeouts.
+        return fsspec.filesystem(
+            self._scheme, skip_instance_cache=True, **_timeouts(self._scheme, self._options.stall_seconds)
+        )
+
+    def read(self, name: str, limit: int, patience: Patience) -> bytes:
+        """The content of a small file. Raises DataError if it has more than `limit` bytes, and as `save` does."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "file"
+            try:
+                self.save(name, path, limit, patience)
+            except TooLargeError:
+                raise DataError(
+                    f"{self._url}/{name} is larger than {limit >> 20} MiB, so it is not a manifest. Correct "
+                    "data.shards."
+                ) from None
+            return path.read_bytes()
+
+    def save(self, name: str, path: Path, size: int, patience: Patience) -> None:
+        """Download a file to `path`.
+
+        Raises TooLargeError as soon as it is larger than `size` bytes, TimeoutError if that is too slow for `patience`,
+        what `patience.check` raises, and any error of the library.
+        """
+        progress = Progress(size)
+        patience.follow(self._start(f"{self._url}/{name}", path, progress), progress)
+
+    def _start(self, url: str, path: Path, progress: Progress) -> Future[None]:
+        if self._files is None:
+            return _in_loop(web.fetch(url, path, progress, self._options))
+        if self._files.async_impl:
+            extra = ONE_STREAM.get(self._scheme, {})
+            return _in_loop(self._files._get_file(url, str(path), callback=progress, **extra))
+        return _in_thread(lambda: self._files.get_file(url, str(path), callback=progress))
+
+
+def _in_loop(coroutine: Coroutine[Any, Any, Any]) -> Future[None]:
+    """Run it in the loop of fsspec's own thread, where the libraries have their connections."""
+
+    async def run() -> None:
+        await coroutine
+
+    return asyncio.run_coroutine_threadsafe(run(), get_loop())
+
+
+def _in_thread(download: Any) -> Future[None]:
+    """Run it in a thread of its own, which cannot be cancelled: `progress` ends it when the next bytes arrive."""
+    future: Future[None] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            download()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    # A daemon: it must not keep the process alive while it waits for a server.
+    threading.Thread(target=run, name="download", daemon=True).start()
+    return future
+
+
+def _timeouts(scheme: str, seconds: float) -> dict[str, Any]:
+    """Options with which a connection that sends nothing for so many seconds is an error."""
+    if scheme == "s3":
+        limits = {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"max_attempts": 1}}
+        return {"config_kwargs": limits}
+    if scheme == "gs":
+        from aiohttp import ClientTimeout
+
+        return {"requests_timeout": ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)}
+    return {}
+
+
+class _WithoutSecrets(logging.Filter):
+    """Takes what could be a secret out of what libraries log, whoever prints it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = _safe(record.getMessage()), ()
+        if record.exc_info:
+            record.exc_text = _safe(logging.Formatter().formatException(record.exc_info))
+        return True
+
+
+_FILTER = _WithoutSecrets()
+
+
+def guard_logs() -> None:
+    """Filter the logs of the libraries that are imported by now."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in LIBRARIES:
+            logging.getLogger(name).addFilter(_FILTER)
+
+
+def _safe(text: str) -> str:
+    return "\n".join(printable(line, 2000) for line in without_credentials(text).splitlines())
