@@ -170,7 +170,8 @@ class RunDirectory:
         if is_first and not self._claim(ending):
             return False
         note = Note(reason=reason, exit_code=exit_code, time=time.strftime("%FT%T%z"))
-        write_text(self.path / ending, note.model_dump_json(indent=1) + "\n")
+        with replacing(self.path / ending, is_shared=True) as file:
+            file.write((note.model_dump_json(indent=1) + "\n").encode())
         return True
 
     def _claim(self, ending: Ending) -> bool:

@@ -68,7 +68,7 @@ class DiskCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._remove_other(path, error.strerror)
+            self._remove_other(path, error)
             return None
         try:
             # Only a process that removes the file holds an exclusive lock on it.
@@ -152,18 +152,18 @@ class DiskCache:
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EACCES, errno.EPERM):
                 raise
-            self._remove_other(path, error.strerror)
+            self._remove_other(path, error)
             return open_for_append(path)
 
-    def _remove_other(self, path: Path, reason: str) -> None:
+    def _remove_other(self, path: Path, reason: OSError) -> None:
         """Remove what is in the place of a file of ours: a link, a named pipe, or another user's file."""
         try:
             path.unlink(missing_ok=True)
         except OSError:
             raise StorageError(
-                f"{path} is in the way of a downloaded file, and cannot be removed: {reason}. Remove it."
+                f"{path} is in the way of a downloaded file, and cannot be removed: {reason.strerror}. Remove it."
             ) from None
-        say_warning(f"{path} is removed, because {reason}")
+        say_warning(f"{path} is removed, because {reason.strerror}")
 
     def _is_sound(self, file: IO[bytes], digest: str, check: Check) -> bool:
         """Whether the open file has this hash, which is computed unless that is known."""

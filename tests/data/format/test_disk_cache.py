@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -187,12 +188,13 @@ def test_a_sound_file_is_hashed_by_each_process_unless_it_is_marked(
 ) -> None:
     files, place, digests = three
     files.open("a.tar").close()
-    hashed = []
-    monkeypatch.setattr(
-        disk_cache,
-        "_sha256",
-        lambda file, check: hashed.append(1) or hashlib.sha256(file.read()).hexdigest(),
-    )
+    hashed: list[object] = []
+
+    def hash_and_count(file: IO[bytes], check: object) -> str:
+        hashed.append(file)
+        return hashlib.sha256(file.read()).hexdigest()
+
+    monkeypatch.setattr(disk_cache, "_sha256", hash_and_count)
     path = place / digests["a.tar"]
     files.open("a.tar").close()
     assert hashed == [], "this process has downloaded it"

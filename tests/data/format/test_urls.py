@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.data.format.remote import Transport, check_url, is_url
+from pipeline.data.format.remote import check_url, is_url
+from pipeline.data.format.transport import Transport
 from pipeline.errors import ConfigError
 from pipeline.options import RemoteOptions
 

@@ -25,7 +25,7 @@ class Connection:
         self.socket.sendall(content)
         self.server.sent[self.path] += len(content)
 
-    def head(self, status: str = "200 OK", **headers: object) -> None:
+    def head(self, status: str = "200 OK", /, **headers: object) -> None:
         """Send a status line and headers; `_` in their names stands for `-`."""
         lines = [
             f"HTTP/1.1 {status}",
