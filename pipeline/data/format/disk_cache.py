@@ -28,10 +28,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from pipeline.data.format.downloads import NoRoomError, say_warning
+from pipeline.data.format.downloads import NoRoomError
 from pipeline.durable import create_file, open_for_append, storage_errors, sync_directory
 from pipeline.errors import ConfigError, StorageError
 from pipeline.regular_files import open_regular
+from pipeline.stderr import say_warning
 
 WHOLE = re.compile(r"[0-9a-f]{64}")
 PARTIAL = re.compile(r"[0-9a-f]{64}\.(\d{1,18})\.[0-9a-f]{8}")

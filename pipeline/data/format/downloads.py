@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fsspec.callbacks import Callback
-from tqdm import tqdm
 
 from pipeline import stopping
 from pipeline.errors import DataError, PipelineError, StorageError
 from pipeline.foreign_text import printable, without_credentials
 from pipeline.options import RemoteOptions
+from pipeline.stderr import say_warning
 from pipeline.wording import counted
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -84,11 +83,6 @@ class Outage:
         """A download has worked."""
         with self._lock:
             self._is_said = False
-
-
-def say_warning(text: str) -> None:
-    """Print a warning above the progress bars, on standard error."""
-    tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
