@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from pipeline import stopping
 from pipeline.documents import Document, parse_json
 from pipeline.durable import create_file, open_for_append, storage_errors
 from pipeline.errors import RunLockedError
@@ -146,7 +147,7 @@ class Lease:
             for path, before in seen.items():
                 if _time_of(path) not in (before, None):
                     raise HeldError(self._holders([path]))
-            time.sleep(LOOK_SECONDS)
+            stopping.wait(LOOK_SECONDS)
         for path in seen:
             path.unlink(missing_ok=True)
 

@@ -26,7 +26,7 @@ from typing import Literal, Self, get_args
 from pydantic import ConfigDict, Field
 
 from pipeline.documents import Document, parse_json
-from pipeline.durable import create_file, make_directory, storage_errors, write_text
+from pipeline.durable import create_file, make_directory, replacing, storage_errors, write_text
 from pipeline.errors import ConfigError, RunLockedError
 from pipeline.file_lock import FileLock, HeldError
 from pipeline.regular_files import read_regular

@@ -31,6 +31,7 @@ from typing import IO
 from pipeline.data.format.downloads import NoRoomError
 from pipeline.durable import create_file, open_for_append, storage_errors, sync_directory
 from pipeline.errors import ConfigError, StorageError
+from pipeline.file_lock import WITHOUT_LOCKS
 from pipeline.regular_files import open_regular
 from pipeline.stderr import say_warning
 
@@ -40,7 +41,6 @@ POLL_SECONDS = 0.05
 BLOCK = 1 << 22
 SMALL = 1 << 22
 """Files up to this size are hashed even if they have a mark, because that takes no time."""
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF)
 
 Check = Callable[[], None]
 Wait = Callable[[float], None]
