@@ -216,7 +216,7 @@ def _note_failure(
 def _mark_failed(directory: RunDirectory, reason: str, exit_code: int) -> bool:
     """Write FAILED to the run's directory. Returns whether this rank was the first to fail."""
     try:
-        return directory.mark("FAILED", reason, exit_code, is_first=True)
+        return directory.mark("FAILED", reason, exit_code)
     except StorageError:
         # The failure itself may be a full disk. The user sees the error in any case.
         return False

@@ -161,13 +161,13 @@ class RunDirectory:
     def mark(self, ending: Ending, reason: str, exit_code: int, is_first: bool = False) -> bool:
         """Write a note of how the run stopped. Returns False if nothing was written.
 
-        With `is_first`, nothing is written if there is such a note. Of several ranks that fail only the first one
-        writes FAILED, since the other failures are consequences of it. In a run that is done, a command that is refused
-        writes nothing, nor does a process that lost its lock.
+        Of several ranks that fail only the first one writes FAILED, since the other failures are consequences of it.
+        With `is_first`, the same holds for another note. In a run that is done, a command that is refused writes
+        nothing, nor does a process that lost its lock.
         """
         if self._lock.is_lost or (ending == "FAILED" and self.has_ended_by("DONE")):
             return False
-        if is_first and not self._claim(ending):
+        if (is_first or ending == "FAILED") and not self._claim(ending):
             return False
         note = Note(reason=reason, exit_code=exit_code, time=time.strftime("%FT%T%z"))
         with replacing(self.path / ending, is_shared=True) as file:
