@@ -16,5 +16,5 @@ cat <<'END'
 
 images      runs/digits/samples/demo.png     (64 new digits; the grids from training are in the same directory)
 run         runs/digits                      (config, metrics, checkpoints)
-curves      tensorboard --logdir runs/digits (in .venv: source .venv/bin/activate)
+curves      tensorboard --samples_per_plugin images=200 --logdir runs/digits (in .venv: source .venv/bin/activate)
 END

@@ -14,7 +14,11 @@ def say_warning(text: str) -> None:
 
 
 def say_line(text: str) -> None:
-    """Print a line, or several, on standard error. They may hold names and texts from outside."""
+    """Print a line, or several, on standard error, above a progress bar. They may hold names and texts from outside."""
+    # Not above: no command's help needs it.
+    from tqdm import tqdm
+
     # It may be a log file on a full disk, and that must not stop a run.
     with suppress(OSError):
-        print(printable_lines(without_secrets(text)), file=sys.stderr, flush=True)
+        tqdm.write(printable_lines(without_secrets(text)), file=sys.stderr)
+        sys.stderr.flush()

@@ -84,4 +84,5 @@ def test_a_preset_knows_the_command_that_makes_its_shards() -> None:
     assert shards_command("data/digits") == "wgan shards make digits data/digits"
     assert shards_command("data/mnist") == "wgan shards make mnist data/mnist"
     assert shards_command("data/faces") == "wgan shards make FOLDER data/faces --resolution 64"
+    assert shards_command("data/photos") == "wgan shards make FOLDER data/photos --resolution 64"
     assert shards_command("data/other") is None

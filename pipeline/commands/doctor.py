@@ -111,7 +111,7 @@ def _plan(config: Config) -> dict[str, str]:
     from pipeline.data.format.manifest import check_hashes
     from pipeline.data.format.shard_set import open_shards
     from pipeline.data.reading.cache import choose_cache
-    from pipeline.data.reading.order import build_order
+    from pipeline.data.reading.order import build_order, describe_validation
     from pipeline.models import build_critic, build_generator
     from pipeline.ranks.devices import chosen_device, fastest_precision
     from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
@@ -144,6 +144,7 @@ def _plan(config: Config) -> dict[str, str]:
         else f"{torch.get_num_threads()} if there is only 1 rank",
         "shards": f"{images} in {counted(len(manifest.shards), 'shard')}, each checked {checked}",
         "epoch": f"{counted(order.epoch_size, 'training image')}, {len(order.held_out_ids()):,} held out",
+        **({"": remark} if (remark := describe_validation(config, order)) else {}),
         "cache": f"{cache} ({reason})",
         **{name: counted(count, "parameter") for name, count in parameters.items()},
     }

@@ -16,6 +16,11 @@ from pipeline.monitor.alarms import Alarms
 from pipeline.monitor.window import Window
 from pipeline.ranks.devices import allocated_memory
 
+EARLY_SHARE = 10
+"""At first, the moving average is over about one part in so many of the run so far."""
+SETTLED = 10**6
+"""The log points of a run whose checkpoint does not say how many were smoothed: more than matter."""
+
 
 class Recorder:
     """Collects a run's figures between log points."""
@@ -23,7 +28,7 @@ class Recorder:
     def __init__(self, smoothing: float, device: torch.device) -> None:
         self.window, self.alarms = Window(), Alarms()
         self._smoothing, self._device = smoothing, device
-        self._smooth, self._smooth_weight = 0.0, 0.0
+        self._smooth, self._smoothed = 0.0, 0
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -51,10 +56,15 @@ class Recorder:
         self._images += images
 
     def smooth(self, estimate: float) -> float:
-        """The exponential moving average of the logged estimates, without bias towards its start at 0."""
-        self._smooth = self._smoothing * self._smooth + (1 - self._smoothing) * estimate
-        self._smooth_weight = self._smoothing * self._smooth_weight + (1 - self._smoothing)
-        return self._smooth / self._smooth_weight
+        """A moving average of the logged estimates, over the last tenth or so of the run, and at most `smoothing`.
+
+        The weight of the past grows as the run does. The first estimates are many times as large as later ones: with
+        a fixed weight they would show in the average long after the estimate has fallen.
+        """
+        weight = min(self._smoothing, self._smoothed / (self._smoothed + EARLY_SHARE - 1))
+        self._smooth = weight * self._smooth + (1 - weight) * estimate
+        self._smoothed += 1
+        return self._smooth
 
     def speed(self) -> dict[str, float]:
         """Figures of the time since the last call, in seconds and real images over all ranks."""
@@ -75,11 +85,12 @@ class Recorder:
 
     def facts(self) -> dict[str, Any]:
         """The plain values that a resumed run needs."""
-        smooth = {"smooth": self._smooth, "smooth_weight": self._smooth_weight}
-        return {**smooth, "health": self.alarms.facts()}
+        return {"smooth": self._smooth, "smoothed": self._smoothed, "health": self.alarms.facts()}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        self._smooth, self._smooth_weight = facts["smooth"], facts["smooth_weight"]
+        # Earlier versions saved the average with its weight, which was less than 1, and not how many it is of.
+        self._smooth = facts["smooth"] / (facts.get("smooth_weight") or 1.0)
+        self._smoothed = facts.get("smoothed", SETTLED)
         if "health" in facts:  # checkpoints of earlier versions have none
             self.alarms.restore(facts["health"])
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.config import dump_config
 from pipeline.data.reading.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.reading.loader import Loader, mirror
-from pipeline.data.reading.order import Ids, Order, build_order
+from pipeline.data.reading.order import Ids, Order, build_order, describe_validation
 from pipeline.data.reading.reader import ShardReader
 from pipeline.data.threads import available_cores
 from pipeline.durable import write_text
@@ -202,7 +202,10 @@ def build_loader(run: RunContext, rows: RankRows) -> tuple[Loader, Order]:
     """The images, read from the fastest place that holds them, and their order."""
     config, runtime = run.config, run.runtime
     order = build_order(config, run.shards)
-    run.say(describe_images(config, order.epoch_size, run.shards.manifest.count))
+    held_out = len(order.held_out_ids())
+    run.say(describe_images(config, order.epoch_size, run.shards.manifest.count, held_out))
+    if remark := describe_validation(config, order):
+        run.say(remark)
     reader = ShardReader(run.shards)
     images = build_images(run, reader)
     workers = 0

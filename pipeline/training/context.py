@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from tqdm import tqdm
 
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.noise import RankRows
@@ -17,8 +21,11 @@ from pipeline.training.identity import identity_of
 
 
 def print_line(text: str) -> None:
-    """Print on standard output at once, also if that is a file."""
-    print(text, flush=True)
+    """Print on standard output at once, also if that is a file, above a progress bar if there is one."""
+    # Whoever reads it may have left (`wgan train digits | head`), and that must not stop a run.
+    with suppress(OSError):
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
 
 
 @dataclass(frozen=True)

@@ -36,15 +36,15 @@ def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint
         f"{run.rows.count}\n"
         f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "
         f"{config.objective.name}, {counted(config.schedule.critic_updates, 'critic update')} per step\n"
-        f"watch: tensorboard --logdir {path}"
+        f"watch: tensorboard --samples_per_plugin images=200 --logdir {path}"
     )
 
 
-def describe_images(config: Config, used: int, count: int) -> str:
-    """How many of the set's images one epoch of training has, and which options leave the others out."""
+def describe_images(config: Config, used: int, count: int, held_out: int) -> str:
+    """How many of the set's `count` images one epoch of training has, and which options leave the others out."""
     if used == count:
         return f"trains on {counted(count, 'image')}"
-    chosen = {"data.classes": config.data.classes is not None, "data.validation": config.data.validation > 0}
+    chosen = {"data.classes": config.data.classes is not None, "data.validation": held_out > 0}
     options = " and ".join(name for name, is_set in chosen.items() if is_set)
     return f"trains on {used:,} of {counted(count, 'image')}; {options} left the others out"
 

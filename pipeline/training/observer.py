@@ -79,6 +79,7 @@ class Observer:
         Raises NonFiniteError.
         """
         step, steps, monitor = self.state.counters.step, self.config.schedule.steps, self.config.monitor
+        self.console.advance(step)
         values, is_best = self._evaluate(step)
         # If the patience has run out, this is the last step.
         last = step if self.is_exhausted else steps

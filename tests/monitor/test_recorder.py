@@ -37,12 +37,46 @@ def test_a_constant_is_smoothed_to_itself_from_the_start(smoothing: float) -> No
         assert recorder.smooth(3.5) == pytest.approx(3.5, rel=1e-12)
 
 
-def test_the_smooth_value_is_the_weighted_mean_of_all_that_came() -> None:
-    recorder, values = Recorder(0.8, CPU), [1.0, -4.0, 2.5, 0.0, 9.0]
-    for count in range(1, len(values) + 1):
-        weights = [0.8 ** (count - 1 - place) for place in range(count)]
-        expected = sum(w * v for w, v in zip(weights, values, strict=False)) / sum(weights)
-        assert recorder.smooth(values[count - 1]) == pytest.approx(expected)
+def weights_of(smoothing: float, count: int) -> list[float]:
+    """How much each of so many estimates counts in the smoothed one, first to last: the answer to a unit impulse."""
+    weights = []
+    for place in range(count):
+        recorder = Recorder(smoothing, CPU)
+        *_, weight = (recorder.smooth(float(number == place)) for number in range(count))
+        weights.append(weight)
+    return weights
+
+
+def test_the_smoothed_estimate_is_over_the_last_tenth_of_the_run() -> None:
+    for count in (20, 40, 80):
+        weights = weights_of(0.9, count)
+        assert sum(weights) == pytest.approx(1)
+        age = sum(weight * (count - 1 - place) for place, weight in enumerate(weights))
+        assert age == pytest.approx(count / 11, rel=0.1), "the mean age of what it is over"
+        assert sum(weights[: count // 2]) < 0.01, "the first half of the run has left no trace"
+
+
+def test_the_smoothed_estimate_of_the_demo_follows_its_fall() -> None:
+    """Its first 15 log points. With a fixed weight of 0.9 it ended at 7.2."""
+    estimates = [30.3, 16.0, 15.6, 18.8, 23.9, 5.7, 6.5, 6.6, 4.7, 3.8, 3.9, 2.9, 3.5, 3.4, 3.8]
+    recorder = Recorder(0.9, CPU)
+    smooth = [recorder.smooth(estimate) for estimate in estimates]
+    assert smooth[-4:] == pytest.approx([3.75, 3.65, 3.54, 3.65], abs=0.05)
+
+
+def test_smoothing_is_the_most_weight_that_the_past_gets() -> None:
+    weights = weights_of(0.5, 200)
+    assert weights[-4:] == pytest.approx([1 / 16, 1 / 8, 1 / 4, 1 / 2])
+    assert weights_of(0.9, 200)[-2:] == pytest.approx([0.09, 0.1])
+
+
+def test_an_average_of_an_earlier_version_goes_on_from_its_value() -> None:
+    recorder = Recorder(0.9, CPU)
+    recorder.restore({"smooth": 1.0, "smooth_weight": 0.5})
+    assert recorder.smooth(4.0) == pytest.approx(0.9 * 2.0 + 0.1 * 4.0)
+    fresh = Recorder(0.9, CPU)
+    fresh.restore({"smooth": 0.0, "smooth_weight": 0.0})
+    assert fresh.smooth(0.0) == 0
 
 
 def test_without_smoothing_the_value_is_the_last() -> None:

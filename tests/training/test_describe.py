@@ -36,7 +36,8 @@ def test_the_images_that_are_used_are_counted(
 ) -> None:
     options = DataOptions.model_validate({"shards": "data/mnist", **data})
     config = Config(name="run", data=options, schedule=ScheduleOptions(steps=1))
-    assert describe_images(config, used, count) == said
+    held_out = round(options.validation * count)
+    assert describe_images(config, used, count, held_out) == said
 
 
 def test_a_run_names_the_command_for_what_it_has_not_drawn(tmp_path: Path) -> None:
@@ -58,4 +59,5 @@ def test_a_run_ends_with_the_places_of_its_samples_and_curves(
     assert f"\ncurves:  {run}/curves.png, {run}/training.gif\n" in said
     assert f"\nreport:  wgan report {run}\n" in said
     assert " of 600 images; data.validation left the others out\n" in said
+    assert f"watch: tensorboard --samples_per_plugin images=200 --logdir {run}\n" in said
     assert "estimate (smoothed) " in said

@@ -130,7 +130,7 @@ class Order:
         """
         self._chosen = chosen
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._held_out = held_out
+        self.held_out_share = held_out
         ends = np.cumsum([len(self._kept(shard)) for shard in range(len(counts))])
         self.epoch_size = int(ends[-1])
         window_shards = max(1, shuffle_shards // streams)
@@ -202,8 +202,17 @@ class Order:
         return ids if self._chosen is None else ids[self._chosen[first:end]]
 
     def _is_held_out(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        # The top 53 bits of a hash, as a fraction of 1.
-        return (mix64(ids) >> np.uint64(11)) < np.uint64(round(self._held_out * 2**53))
+        return _fractions(ids) < np.uint64(round(self.held_out_share * 2**53))
+
+    def share_for(self, count: int) -> float:
+        """The share that holds out exactly this many of the chosen samples, of which there must be as many."""
+        fractions = _fractions(self._chosen_ids(0, int(self._starts[-1])))
+        return (int(np.partition(fractions, count - 1)[count - 1]) + 1) / 2**53
+
+
+def _fractions(ids: Ids) -> npt.NDArray[np.uint64]:
+    """For each id its place in the order in which samples are held out: the top 53 bits of a hash."""
+    return mix64(ids) >> np.uint64(11)
 
 
 def _cut(ends: npt.NDArray[np.int64], number: int, streams: int) -> list[tuple[int, int, int]]:
@@ -222,24 +231,42 @@ def _cut(ends: npt.NDArray[np.int64], number: int, streams: int) -> list[tuple[i
 
 
 def build_order(config: Config, shards: ShardSet) -> Order:
-    """The order of a run. Raises DataError or ConfigError if there are too few images for one global batch."""
+    """The order of a run. Raises DataError if there are too few images for one batch, ConfigError for unknown classes.
+
+    If `data.validation` holds out less than a global batch, a whole one is held out, or none if too few images would be
+    left to train on. `describe_validation` says so.
+    """
     batch, data = config.schedule.real_images, config.data
-    manifest = shards.manifest
-    counts = [shard.count for shard in manifest.shards]
+    counts = [shard.count for shard in shards.manifest.shards]
     chosen = None if data.classes is None else of_classes(data.classes, shards)
-    order = Order(counts, config.seed, data.shuffle_shards, data.validation, chosen, data.streams)
-    held_out = len(order.held_out_ids())
+
+    def ordered(held_out: float) -> Order:
+        return Order(counts, config.seed, data.shuffle_shards, held_out, chosen, data.streams)
+
+    order = ordered(data.validation)
+    held_out, wanted = len(order.held_out_ids()), config.schedule.global_batch
+    if data.validation > 0 and held_out < wanted:
+        # An estimate is of whole batches, and of a handful of images it would say nothing.
+        left = order.epoch_size + held_out - wanted
+        order = ordered(order.share_for(wanted) if left >= max(wanted, batch) else 0.0)
     if order.epoch_size < batch:
         raise DataError(
             f"{data.shards} has {counted(order.epoch_size, 'training image')}, fewer than one batch of {batch}. "
             "Lower schedule.global_batch (or critic_batch), or use more images or classes."
         )
-    if data.validation > 0 and held_out < config.schedule.global_batch:
-        raise ConfigError(
-            f"data.validation: {data.validation} holds out {held_out:,} of {counted(manifest.count, 'image')}, fewer "
-            f"than one global batch of {config.schedule.global_batch}. Raise it, or set it to 0."
-        )
     return order
+
+
+def describe_validation(config: Config, order: Order) -> str | None:
+    """That another share than `data.validation` is held out, and why; None if it is that one."""
+    share, batch = config.data.validation, config.schedule.global_batch
+    if order.held_out_share == share:
+        return None
+    held_out = len(order.held_out_ids())
+    images = counted(order.epoch_size + held_out, "image")
+    return f"data.validation: {share} of {images} is less than one batch of {batch}, so " + (
+        f"{held_out} are held out" if held_out else "no image is held out: too few would be left to train on"
+    )
 
 
 def of_classes(names: Sequence[str], shards: ShardSet) -> npt.NDArray[np.bool_]:

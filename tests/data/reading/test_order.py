@@ -18,6 +18,7 @@ from pipeline.data.reading.order import (
     Ids,
     Order,
     build_order,
+    describe_validation,
     flips,
     of_classes,
     shuffled,
@@ -267,6 +268,43 @@ def test_only_samples_of_the_chosen_classes_are_held_out(digits: Path) -> None:
     assert 8 <= len(held_out) < order.epoch_size
     assert set(labels(digits)[held_out]) == {7}
     assert not set(held_out.tolist()) & set(samples(order, 0, order.epoch_size).tolist())
+
+
+@pytest.mark.parametrize(("share", "batch"), [(0.001, 12), (0.02, 64), (0.01, 300)])
+def test_a_validation_share_of_less_than_a_batch_becomes_one_batch(
+    share: float, batch: int, digits: Path
+) -> None:
+    options = config(digits, batch, validation=share)
+    order = build_order(options, open_directory(digits))
+    held_out, asked = order.held_out_ids(), Order([600], 0, 1, held_out=share).held_out_ids()
+    assert (len(held_out), order.epoch_size) == (batch, 600 - batch)
+    assert len(asked) < batch
+    assert set(asked) < set(held_out), "the same images first, and more of them"
+    assert describe_validation(options, order) == (
+        f"data.validation: {share} of 600 images is less than one batch of {batch}, so {batch} are held out"
+    )
+    assert order.training_ids().tolist() == sorted(samples(order, 0, order.epoch_size).tolist())
+
+
+@pytest.mark.parametrize(("batch", "critic_batch"), [(301, None), (600, None), (100, 501)])
+def test_nothing_is_held_out_if_too_little_would_be_left(
+    batch: int, critic_batch: int | None, digits: Path
+) -> None:
+    options = config(digits, batch, critic_batch, validation=0.02)
+    order = build_order(options, open_directory(digits))
+    assert (len(order.held_out_ids()), order.epoch_size) == (0, 600)
+    assert describe_validation(options, order) == (
+        f"data.validation: 0.02 of 600 images is less than one batch of {batch}, so no image is held out: too few "
+        "would be left to train on"
+    )
+
+
+def test_a_validation_share_of_a_batch_or_more_stays_as_it_is(digits: Path) -> None:
+    options = config(digits, 8, validation=0.02)
+    order = build_order(options, open_directory(digits))
+    assert order.held_out_ids().tolist() == Order([600], 0, 1, held_out=0.02).held_out_ids().tolist()
+    assert len(order.held_out_ids()) >= 8
+    assert describe_validation(options, order) is None
 
 
 def test_shards_without_samples_of_the_chosen_classes_are_skipped() -> None:
