@@ -79,10 +79,14 @@ class AlarmFacts(Facts):
 
 
 class RecorderFacts(Facts):
-    """The smoothed estimate and the alarms, which earlier versions did not have."""
+    """The smoothed estimate and the alarms, which earlier versions did not have.
+
+    It is of as many log points as `smoothed` says. Earlier versions noted the sum of their weights instead.
+    """
 
     smooth: float
-    smooth_weight: float
+    smoothed: Whole | None = None
+    smooth_weight: float | None = None
     health: AlarmFacts | None = None
 
 

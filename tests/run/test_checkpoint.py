@@ -36,7 +36,7 @@ FACTS: dict[str, Any] = {
     "counters": {"step": 3, "position": 2**40},
     "scaler": {},
     "window": {"names": ["a", "b"], "count": 2},
-    "recorder": {"smooth": 0.1, "smooth_weight": 0.2},
+    "recorder": {"smooth": 0.1, "smoothed": 2},
 }
 FILES = ["generator.safetensors", "critic.safetensors", "window.safetensors", "state.json", "manifest.json"]
 
