@@ -1,7 +1,12 @@
-"""Counts in messages: "1 image", "2 images", "1,234 classes"."""
+"""Counts and lists in messages: "1 image", "2 images", "1,234 classes"; "cat, dog and 3 more"."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pipeline.foreign_text import printable
+
+MOST_LISTED = 5
 SIBILANTS = ("s", "x", "ch", "sh")
 
 
@@ -17,3 +22,9 @@ def plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
     return noun + "s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of others in a row, made safe to show; of many only the first: "cat, dog and 3 more"."""
+    shown = ", ".join(map(printable, names[:MOST_LISTED]))
+    return f"{shown} and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else shown

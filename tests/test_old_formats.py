@@ -18,6 +18,7 @@ import pipeline
 from pipeline.cli import main
 from pipeline.data.format.manifest import check_hashes, load_manifest
 from pipeline.errors import DataError
+from pipeline.quality.features.classifier import About, ClassifierFeatures
 from tests import shards
 
 OLD = Path(__file__).with_name("old_formats")
@@ -65,3 +66,11 @@ def test_shards_of_format_1_can_be_made_into_new_ones(tmp_path: Path) -> None:
     assert main(["shards", "make", str(OLD / "shards-1"), str(tmp_path / "new"), "--workers", "1"]) == 0
     made, kept = load_manifest(tmp_path / "new"), load_manifest(OLD / "shards-2")
     assert (made.count, made.resolution, made.channels, made.classes) == (4, (8, 8), 1, kept.classes)
+
+
+def test_a_classifier_of_format_1_is_read_without_recall_by_class() -> None:
+    classifier = ClassifierFeatures.load(OLD / "classifier-1.safetensors", torch.device("cpu"))
+    assert classifier.about == About(1, 8, 8, ("cat", "dog"), "f" * 64, 3, 0, 0.75)
+    assert classifier.about.recall_by_class == {}
+    images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    assert torch.allclose(classifier.probabilities(images), torch.tensor([[0.7311, 0.2689]] * 2), atol=1e-4)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.commands.arguments import Commands, add_command
 from pipeline.durable import storage_errors
 from pipeline.errors import ConfigError
-from pipeline.wording import counted
+from pipeline.foreign_text import printable
+from pipeline.stderr import say_warning
+from pipeline.wording import counted, listed
 
+if TYPE_CHECKING:
+    from pipeline.quality.features.classifier import About
+
+MOST_CLASSES = 10
 EXAMPLES = """\
 examples:
   wgan features train data/mnist                       data/mnist.classifier.safetensors
@@ -45,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pipeline.data.format.shard_set import open_directory
     from pipeline.data.reading.reader import ShardReader
-    from pipeline.quality.features.classifier import About, TrainingPlan, accuracy, save, train_classifier
+    from pipeline.quality.class_balance import recall_by_class
+    from pipeline.quality.features.classifier import About, TrainingPlan, classify, save, train_classifier
     from pipeline.quality.features.labelled import read_images, read_labels, split
     from pipeline.ranks.devices import best_device
     from pipeline.run.latents import check_seed
@@ -75,21 +83,46 @@ def run(arguments: argparse.Namespace) -> int:
         TrainingPlan(arguments.epochs, arguments.seed),
         device,
     )
-    right = accuracy(classifier, read_images(reader, test), labels[test])
+    predicted = classify(classifier, read_images(reader, test))
+    right = (predicted == labels[test]).double().mean().item()
+    classes = tuple(shards.manifest.classes)
     about = About(
         channels=shards.manifest.channels,
         height=shards.manifest.resolution[0],
         width=shards.manifest.resolution[1],
-        classes=tuple(shards.manifest.classes),
+        classes=classes,
         shards=shards.manifest.sha256,
         epochs=arguments.epochs,
         seed=arguments.seed,
         accuracy=right,
+        recall=recall_by_class(predicted, labels[test], len(classes)),
     )
     save(classifier, about, out)
     commonest = float(torch.bincount(labels[test]).max()) / len(test)
     print(
         f"accuracy {right:.1%} on {counted(len(test), 'held-out image')} (most common class alone: {commonest:.1%})"
     )
+    print(describe_recall(about))
+    warn_of_unseen_classes(about)
     print(f"{out}\nto use it: wgan evaluate RUN --features classifier --classifier {out}")
     return 0
+
+
+def describe_recall(about: About) -> str:
+    """The recall of each class, lowest first; of many classes only the lowest."""
+    found = sorted(about.recall_by_class.items(), key=lambda item: item[1])
+    shown = [f"{printable(name)} {recall:.0%}" for name, recall in found[:MOST_CLASSES]]
+    more = f", and {len(found) - MOST_CLASSES} more" if len(found) > MOST_CLASSES else ""
+    return f"recall by class, lowest first: {', '.join(shown)}{more}"
+
+
+def warn_of_unseen_classes(about: About) -> None:
+    """Say of which classes the metrics that count classes say nothing with this classifier."""
+    from pipeline.quality.class_balance import SEEN
+
+    if unseen := [name for name, recall in about.recall_by_class.items() if recall < SEEN]:
+        say_warning(
+            f"it does not see {listed(unseen)}: of these classes it finds fewer than one held-out image in "
+            f"{round(1 / SEEN)}, so modes and class_distance say nothing of them. Train longer (--epochs), or with "
+            "more of their images."
+        )

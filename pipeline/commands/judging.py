@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from pipeline.config import load_config
 from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.durable import storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
-from pipeline.metric_table import METRICS
+from pipeline.metric_table import METRICS, find_metric
 from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import RankRows
 from pipeline.option_mistakes import invalid_value
 from pipeline.options import Config, QualityOptions
 from pipeline.plugins import METRIC, is_import_path, load_plugin
-from pipeline.quality.evaluation import Evaluation
+from pipeline.quality.class_balance import RealClasses
+from pipeline.quality.evaluation import Evaluation, Floor
 from pipeline.ranks.devices import best_device, check_gpu_count
 from pipeline.ranks.failures import peer_losses
 from pipeline.ranks.launcher import is_launched, launch
@@ -35,8 +36,11 @@ from pipeline.run.latents import check_seed
 from pipeline.stderr import say_warning
 from pipeline.training.build import build_evaluation, build_loader
 from pipeline.training.context import RunContext
+from pipeline.wording import counted, listed
 
 NEIGHBOUR_ROWS, NEIGHBOURS = 8, 7
+TITLE = len("step") + 1 + 8
+"""Characters before the figures of a line."""
 BY_CLASS = {name for name, metric in METRICS.items() if metric.needs.classes}
 
 
@@ -78,24 +82,26 @@ def judge(
     loader, order = build_loader(context, rows)
     evaluation = build_evaluation(context, loader, order, arguments.seed, show_progress=True)
     say(describe(evaluation, config, arguments))
+    floor = evaluation.floor()
+    for line in describe_floor(floor, evaluation, config.quality.samples):
+        say(line)
     for checkpoint in checkpoints:
         with runtime.agreement():
             generator = read_generator(run, checkpoint.step, arguments.ema).to(runtime.device)
         figures = evaluation.measure(generator.draw)
-        say(
-            "  ".join(
-                [f"step {checkpoint.step:>8,}", *(f"{name} {value:.4g}" for name, value in figures.items())]
-            )
-        )
+        for line in describe_figures(f"step {checkpoint.step:>8,}", figures, evaluation):
+            say(line)
         record = {
             "step": checkpoint.step,
             "weights": generator.card.weights,
             **evaluation.counts,
             "seed": arguments.seed,
             "features": evaluation.features.name,
-            **name_classifier(evaluation, figures),
+            **({"mirrored": True} if config.data.flip else {}),
+            **describe_classes(evaluation, figures),
             "manifest": shards.manifest.sha256,
             "metrics": figures,
+            "real_against_real": {"images": floor.images, "metrics": floor.figures},
             "time": time.strftime("%FT%T%z"),
         }
         with runtime.agreement():
@@ -218,11 +224,43 @@ def describe(evaluation: Evaluation, config: Config, arguments: argparse.Namespa
     )
 
 
-def name_classifier(evaluation: Evaluation, figures: Mapping[str, float]) -> dict[str, str]:
-    """The classifier of class metrics, for the record; empty if none was used."""
-    if evaluation.classifier is None or not BY_CLASS & figures.keys():
+def describe_floor(floor: Floor, evaluation: Evaluation, samples: int) -> Iterator[str]:
+    """The lines that show what figures a perfect generator can have."""
+    if not floor.figures:
+        return
+    yield from describe_figures("real images", floor.figures, evaluation)
+    halves = f"{counted(floor.images, 'training image')} against {floor.images:,} others, as good as samples can be"
+    few = f"; {samples:,} samples can have better figures, because there are more of them"
+    yield f"{'':{TITLE}}  ({halves}{few if floor.images < samples else ''})"
+
+
+def describe_figures(title: str, figures: Mapping[str, float], evaluation: Evaluation) -> Iterator[str]:
+    """The lines of one set of images: its figures, and what a reader should know of them."""
+    shown = [
+        describe_modes(value, evaluation.classes) if name == "modes" else f"{name} {value:.4g}"
+        for name, value in figures.items()
+    ]
+    yield "  ".join([f"{title:{TITLE}}", *shown])
+    fidelity = [name for name in ("precision", "density") if name in figures]
+    if fidelity and figures.get("recall") == 0:
+        verb = "means" if len(fidelity) == 1 else "mean"
+        yield (
+            f"{'':{TITLE}}  recall 0: no real image is near a sample, so {' and '.join(fidelity)} {verb} nothing here"
+        )
+
+
+def describe_modes(value: float, classes: RealClasses) -> str:
+    """The number of classes that were found, of how many, and those that could not be found."""
+    unseen = f", the classifier does not see {listed(classes.unseen)}" if classes.unseen else ""
+    return f"modes {value:g} of {classes.total:,}{unseen}"
+
+
+def describe_classes(evaluation: Evaluation, figures: Mapping[str, float]) -> dict[str, Any]:
+    """The classifier of class metrics and the classes that it should see, for the record; empty if none was used."""
+    if evaluation.classifier is None or not any(find_metric(name).needs.classes for name in figures):
         return {}
-    return {"classifier": evaluation.classifier.name}
+    total, unseen = evaluation.classes
+    return {"classifier": evaluation.classifier.name, "classes": total, "unseen_classes": list(unseen)}
 
 
 def neighbours_name(record: Mapping[str, Any]) -> str:

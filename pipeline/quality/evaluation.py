@@ -7,8 +7,9 @@ its number, and each chunk is computed by itself, so any number of ranks compare
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from pipeline.metric_table import Needs, find_metrics, name_of_features, needs_o
 from pipeline.noise import Noise, Purpose
 from pipeline.options import QualityOptions
 from pipeline.pixels import to_uint8
+from pipeline.quality.class_balance import RealClasses, real_classes
 from pipeline.quality.features import Features, NoFeatures, load_features
 from pipeline.quality.features.classifier import ClassifierFeatures
 from pipeline.quality.metrics import MOST_IMAGES, NEIGHBOURS, measure_all
@@ -33,6 +35,11 @@ CHUNK = 64
 
 Draw = Callable[[Tensor], Tensor]
 """From latents (count, latent) to images, float32 (count, channels, height, width) in [-1, 1]."""
+
+
+def no_classes(ids: Ids) -> list[str | None]:
+    """Of images without labels."""
+    return [None] * len(ids)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,18 @@ class RealImages:
     training: Ids
     """All training images."""
     held_out: Ids
+    others: Ids = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """More training images, drawn in the same way: as many as are compared, or fewer if there are no more."""
+    classes: Callable[[Ids], Sequence[str | None]] = no_classes
+    """From ids to the names of their classes, None where there is no label."""
+
+
+class Floor(NamedTuple):
+    """Real images compared with other real images, which shows what figures a perfect generator can have."""
+
+    images: int
+    """How many each set has. With fewer images, most figures are worse."""
+    figures: dict[str, float]
 
 
 class Evaluation:
@@ -69,6 +88,7 @@ class Evaluation:
         self._collected: dict[str, Collected] = {}
         self._real_sets: RealSets | None = None
         self._are_finite = True
+        self._classes: RealClasses | None = None
         self.classifier = on_all_ranks(ranks, self._check_and_load_classifier)
         self.features = self._choose_features()
         # Pictures of neighbours need features even if no metric does; they are built on request.
@@ -93,6 +113,38 @@ class Evaluation:
                 "measure them. Evaluate an earlier checkpoint."
             )
         return on_main_rank(self._ranks, lambda: measure_all(self._options.metrics, Sets(real, fake)))
+
+    def floor(self) -> Floor:
+        """Figures of real images against others, without those of metrics that need held-out images.
+
+        Two halves are compared if there are fewer than twice as many real images as samples. All ranks call it
+        together.
+        """
+        drawn = np.concatenate([self._real.compared, self._real.others])
+        names = [metric.name for metric in find_metrics(self._options.metrics) if not metric.needs.held_out]
+        count = min(len(self._real.compared), len(drawn) // 2)
+        if count <= NEIGHBOURS or not names:
+            return Floor(count, {})
+        first, second = drawn[:count], drawn[count : 2 * count]
+        is_whole = count == len(self._real.compared)
+        one = (
+            self.reference
+            if is_whole
+            else self._collect_real(first, "half of the real images", self.features, self._needs)
+        )
+        other = self._collect_real(second, "other real images", self.features, self._needs)
+        nothing = one.features[:0]
+        real = RealSets(one, nothing, nothing, count, self._seed, self._collect_real_sets().unseen)
+        return Floor(count, on_main_rank(self._ranks, lambda: measure_all(names, Sets(real, other))))
+
+    @property
+    def classes(self) -> RealClasses:
+        """The classes of the real images, for metrics that count classes. All ranks ask for it together."""
+        if self._classes is None:
+            probabilities = self.reference.probabilities
+            found = on_main_rank(self._ranks, lambda: self._find_classes(probabilities))
+            self._classes = RealClasses(found[0], tuple(found[1]))
+        return self._classes
 
     def samples(self, draw: Draw) -> Collected:
         """The generated images that are compared."""
@@ -201,8 +253,26 @@ class Evaluation:
         if self._needs.held_out:
             training = self._training_features(self.features)
             held_out = self._collect_real(self._real.held_out, "held-out images", self.features).features
-        self._real_sets = RealSets(compared, training, held_out, self._options.samples, self._seed)
+        unseen: tuple[int, ...] = ()
+        if self._needs.classes and self.classifier is not None:
+            known = self.classifier.about.classes
+            unseen = tuple(known.index(name) for name in self.classes.unseen if name in known)
+        self._real_sets = RealSets(compared, training, held_out, self._options.samples, self._seed, unseen)
         return self._real_sets
+
+    def _find_classes(self, probabilities: Tensor) -> RealClasses:
+        assert self.classifier is not None, "metrics that count classes need one"
+        about = self.classifier.about
+        predicted = [about.classes[number] for number in probabilities.argmax(1).tolist()]
+        labels = self._real.classes(self._real.compared)
+        labelled = [
+            (guess, label) for guess, label in zip(predicted, labels, strict=True) if label is not None
+        ]
+        return real_classes(
+            [guess for guess, _ in labelled] or predicted,
+            [label for _, label in labelled],
+            about.recall_by_class,
+        )
 
     def _training_features(self, features: Features) -> Tensor:
         return self._collect_real(self._real.training, "training images", features).features

@@ -58,8 +58,10 @@ def swd(sets: Sets) -> float:
 
 
 def modes(sets: Sets) -> float:
-    """The number of classes that occur."""
-    return float(covered_modes(class_histogram(sets.fake.probabilities), sets.real.once(_real_histogram)))
+    """The number of classes that occur. Those that the classifier does not see are never counted."""
+    expected = sets.real.once(_real_histogram).clone()
+    expected[list(sets.real.unseen)] = 0
+    return float(covered_modes(class_histogram(sets.fake.probabilities), expected))
 
 
 def distance_of_shares(sets: Sets) -> float:

@@ -50,6 +50,8 @@ class RealSets(Remembering):
     """How many generated images each evaluation compares."""
     seed: int
     """The seed of metrics that draw at random."""
+    unseen: tuple[int, ...] = ()
+    """The classes that the classifier does not see in real images: columns of the probabilities."""
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.config import dump_config
 from pipeline.data.reading.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.reading.loader import Loader, mirror
-from pipeline.data.reading.order import Ids, Order, build_order, describe_validation
+from pipeline.data.reading.order import Ids, Order, build_order, class_names, describe_validation
 from pipeline.data.reading.reader import ShardReader
 from pipeline.data.threads import available_cores
 from pipeline.durable import write_text
@@ -139,6 +139,8 @@ def real_images(run: RunContext, loader: Loader, order: Order) -> RealImages:
     A copy may be one of an image or of its mirror image, so with data.flip both are training images.
     """
     training, count = order.training_ids(), run.shards.manifest.count
+    compared = order.first(min(run.config.quality.samples, len(training)))
+    drawn = order.first(min(2 * len(compared), len(training)))
 
     def read(ids: Ids) -> Tensor:
         # The number of a mirrored image is that of the image, plus the number of all images.
@@ -148,9 +150,11 @@ def real_images(run: RunContext, loader: Loader, order: Order) -> RealImages:
     return RealImages(
         read=read,
         shape=loader.image_shape,
-        compared=order.first(min(run.config.quality.samples, len(training))),
+        compared=compared,
+        others=drawn[~np.isin(drawn, compared)],
         training=np.concatenate([training, training + count]) if run.config.data.flip else training,
         held_out=order.held_out_ids(),
+        classes=lambda ids: class_names(ids, run.shards),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -36,6 +36,7 @@ from pipeline.training.diagnostics import (
 from pipeline.training.schedule import is_due, is_picture_due
 from pipeline.training.state import TrainingState
 from pipeline.training.updates import CriticBatch, add_share, parts
+from pipeline.wording import listed
 
 VALIDATION_BATCHES = 16
 
@@ -55,6 +56,8 @@ class Observer:
     best: Best
     sinks: Sinks
     console: Console
+    has_warned: bool = field(default=False, init=False)
+    """Whether the user knows which classes the classifier does not see."""
 
     @property
     def config(self) -> Config:
@@ -121,9 +124,22 @@ class Observer:
             return {}, False
         with self.recorder.paused():
             figures = self.evaluation.measure(lambda latents: generate(self.state.ema, latents))
+            self._warn_of_unseen_classes(self.evaluation, figures)
         features = self.config.quality.features
         values = {find_metric(name).tag(features): value for name, value in figures.items()}
         return values, self.best.update(step, figures)
+
+    def _warn_of_unseen_classes(self, evaluation: Evaluation, figures: dict[str, float]) -> None:
+        """Once, with the first figures that the classifier's blindness makes worthless."""
+        concerned = [name for name in figures if find_metric(name).needs.classes]
+        if self.has_warned or not concerned:
+            return
+        self.has_warned = True
+        if unseen := evaluation.classes.unseen:
+            self.run.warn(
+                f"the classifier does not see {listed(unseen)} in real images, so {' and '.join(concerned)} cannot "
+                "show whether samples have these classes"
+            )
 
     def _record(self, step: int, values: dict[str, float]) -> None:
         self.sinks.scalars(step, values)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.cli import main
 from pipeline.data.format.shard_set import open_directory
+from pipeline.quality.features.classifier import ClassifierFeatures
 from pipeline.quality.features.labelled import read_labels, split
 from tests import shards
 
@@ -76,3 +78,21 @@ def test_shards_without_labels_or_with_too_few_images_are_refused(
         "few has 2 images, too few to hold out one in 10 for the test. Make shards of"
         in capsys.readouterr().err
     )
+
+
+def test_the_recall_of_each_class_is_printed_and_kept_and_an_unseen_class_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All images are alike, so every image is taken for one of the more frequent class."""
+    labels: list[int | None] = [int(number % 5 == 0) for number in range(600)]
+    pets = shards.Given(np.zeros((600, 8, 8), dtype=np.uint8), labels, ("cat", "dog\x1b[31m"))
+    shards.write(pets, tmp_path / "pets", 8, 1, 300)
+    assert main(["features", "train", str(tmp_path / "pets"), "--epochs", "2"]) == 0
+    printed = capsys.readouterr()
+    assert "recall by class, lowest first: dog\\x1b[31m 0%, cat 100%" in printed.out.splitlines()
+    warning = (
+        "warning: it does not see dog\\x1b[31m: of these classes it finds fewer than one held-out image in 10"
+    )
+    assert [line for line in printed.err.splitlines() if line.startswith(warning)]
+    found = ClassifierFeatures.load(tmp_path / "pets.classifier.safetensors", torch.device("cpu")).about
+    assert found.recall_by_class == {"cat": 1.0, "dog\x1b[31m": 0.0}

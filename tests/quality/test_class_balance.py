@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.quality.class_balance import class_distance, class_histogram, covered_modes
+from pipeline.quality.class_balance import (
+    RealClasses,
+    class_distance,
+    class_histogram,
+    covered_modes,
+    real_classes,
+    recall_by_class,
+)
 
 
 def shares(*values: float) -> torch.Tensor:
@@ -53,3 +60,34 @@ def test_the_distance_is_the_share_of_samples_of_a_wrong_class(
 ) -> None:
     real = shares(0.5, 0.5, 0)
     assert class_distance(histogram, real) == class_distance(real, histogram) == distance
+
+
+def test_recall_counts_the_right_images_of_each_class() -> None:
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 3])
+    predicted = torch.tensor([0, 0, 0, 1, 0, 3, 3])
+    assert recall_by_class(predicted, labels, 4) == (0.75, 0.0, None, 1.0)
+
+
+CAT_AND_DOG = ["cat"] * 40 + ["dog"] * 2
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "known", "expected"),
+    [
+        (CAT_AND_DOG, CAT_AND_DOG, {}, RealClasses(2, ())),
+        (["cat"] * 42, CAT_AND_DOG, {}, RealClasses(2, ("dog",))),
+        (["dog"] * 42, CAT_AND_DOG, {}, RealClasses(2, ("cat",))),
+        # Two images of a class may be mistaken by chance: what is known of more of them counts.
+        (["cat"] * 42, CAT_AND_DOG, {"cat": 1.0, "dog": 0.6}, RealClasses(2, ())),
+        (CAT_AND_DOG, CAT_AND_DOG, {"cat": 1.0, "dog": 0.05}, RealClasses(2, ("dog",))),
+        (["cat"] * 42, ["cat"] * 42, {"cat": 1.0, "dog": 0.0}, RealClasses(1, ())),
+        (["cat"] * 42, ["cat"] * 40 + ["cow"] * 2, {"cat": 1.0, "dog": 0.9}, RealClasses(2, ("cow",))),
+        (["cat"] * 42, [], {"cat": 1.0, "dog": 0.0}, RealClasses(2, ("dog",))),
+        (CAT_AND_DOG, [], {}, RealClasses(2, ())),
+        (CAT_AND_DOG, ["Katze"] * 40 + ["Hund"] * 2, {"cat": 1.0, "dog": 0.9}, RealClasses(2, ())),
+    ],
+)
+def test_a_class_is_seen_if_a_tenth_of_its_images_is_recognised(
+    predicted: list[str], labels: list[str], known: dict[str, float], expected: RealClasses
+) -> None:
+    assert real_classes(predicted, labels, known) == expected

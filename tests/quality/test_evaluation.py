@@ -18,8 +18,10 @@ from pipeline.data.reading.order import Ids
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.metric_table import METRICS
 from pipeline.options import Config, DataOptions, QualityOptions, ScheduleOptions
-from pipeline.quality.evaluation import Evaluation, RealImages
+from pipeline.quality.evaluation import Evaluation, Floor, RealImages
 from pipeline.quality.features.classifier import About, Classifier, ClassifierFeatures, save
+from pipeline.quality.features.pixels import PixelFeatures
+from pipeline.quality.frechet import frechet_distance, gaussian
 from pipeline.ranks.runtime import Runtime
 from pipeline.training.checks import check_same_on_all_ranks
 from tests.quality.together import DIGITS, Rank, Together, draw, on_ranks, options, real
@@ -173,6 +175,25 @@ def test_what_one_rank_is_enough_for_is_done_on_the_main_rank_alone(monkeypatch:
 
     on_ranks(2, work)
     assert sorted(calls) == ["RealPatches.of", "nearest"]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_floor_compares_real_images_with_others(world_size: int) -> None:
+    """With as many others as are compared if there are so many, else one half with the other half."""
+    names = ["fid", "swd", "recall", "copied"]
+    for others, count in ((np.arange(500, 1000), 500), (np.arange(500, 600), 300), (np.arange(0), 250)):
+        images = replace(real(), others=others)
+
+        def measure(rank: Rank, images: RealImages = images) -> Floor:
+            return Evaluation(options(names), images, rank, 4, 0).floor()
+
+        floors = on_ranks(world_size, measure)
+        features = PixelFeatures((1, 8, 8), torch.device("cpu"))
+        halves = (gaussian(features(DIGITS[first : first + count])) for first in (0, count))
+        expected = frechet_distance(*halves)
+        for floor in floors:
+            assert (floor.images, list(floor.figures)) == (count, ["fid", "swd", "recall"])
+            assert floor.figures["fid"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [20, 50, 200])

@@ -29,7 +29,7 @@ from pipeline.quality.features.pixels import PixelFeatures
 CPU = torch.device("cpu")
 FIRST, LAST = [-1.60277, 0.09103, -0.07938], [-0.31558, 0.5082, 0.34926]
 """The first frequencies and the last sums of a ramp."""
-ABOUT = About(1, 8, 8, ("a", "b"), "f" * 64, 3, 0, 0.97)
+ABOUT = About(1, 8, 8, ("a", "b"), "f" * 64, 3, 0, 0.97, (0.99, None))
 
 
 def stripes(count: int) -> tuple[Tensor, Tensor]:
@@ -101,6 +101,7 @@ def test_a_classifier_learns_and_comes_back_from_its_file(tmp_path: Path) -> Non
     save(network, ABOUT, tmp_path / "c.safetensors")
     loaded = ClassifierFeatures.load(tmp_path / "c.safetensors", CPU)
     assert loaded.about == ABOUT
+    assert loaded.about.recall_by_class == {"a": 0.99}
     assert loaded.name.startswith("classifier ")
     scaled = to_float(images)
     features = loaded(images[:1000])

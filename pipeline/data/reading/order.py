@@ -283,6 +283,18 @@ def of_classes(names: Sequence[str], shards: ShardSet) -> npt.NDArray[np.bool_]:
     return np.concatenate([np.isin(shards.load_index(shard)[:, 2], labels) for shard in manifest.shards])
 
 
+def class_names(ids: Ids, shards: ShardSet) -> list[str | None]:
+    """The name of the class of each sample, None for one without a label."""
+    manifest = shards.manifest
+    ends = np.cumsum([shard.count for shard in manifest.shards])
+    numbers, labels = np.searchsorted(ends, ids, side="right"), np.full(len(ids), -1)
+    for number in np.unique(numbers).tolist():
+        index = shards.load_index(manifest.shards[number])
+        chosen = numbers == number
+        labels[chosen] = index[ids[chosen] - (ends[number] - len(index)), 2]
+    return [manifest.classes[label] if 0 <= label < len(manifest.classes) else None for label in labels]
+
+
 def shuffled(count: int, key: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """A permutation of range(count), int64 (count,), that depends only on the key, in every version of NumPy.
 

@@ -29,7 +29,7 @@ from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.pixels import to_float
 from pipeline.wording import counted
 
-FORMAT = "wgan-classifier/1"
+FORMAT, OLDER_FORMATS = "wgan-classifier/2", ("wgan-classifier/1",)
 HIDDEN, WIDTH, MOST_WIDTH, SMALLEST_SIDE = 64, 32, 256, 8
 SCALE_IMAGES = 5000
 BATCH, LEARNING_RATE = 128, 2e-3
@@ -54,6 +54,14 @@ class About:
     seed: int
     accuracy: float
     """Share of held-out images that it classifies correctly, from 0 to 1."""
+    recall: tuple[float | None, ...] = ()
+    """The same for the held-out images of each class, None for a class that has none; () in files of format 1."""
+
+    @property
+    def recall_by_class(self) -> dict[str, float]:
+        """The recall of each class for which it is known."""
+        known = zip(self.classes, self.recall, strict=False)
+        return {name: recall for name, recall in known if recall is not None}
 
 
 class Classifier(nn.Module):
@@ -135,9 +143,11 @@ class ClassifierFeatures:
             content = path.read_bytes()
             with safetensors.safe_open(path, framework="pt") as file:
                 card = json.loads((file.metadata() or {})["card"])
-            if card.pop("format") != FORMAT:
+            if card.pop("format") not in (FORMAT, *OLDER_FORMATS):
                 raise ValueError(f"its format is not {FORMAT}")
-            about = About(**{**card, "classes": tuple(card["classes"])})
+            about = About(
+                **{**card, "classes": tuple(card["classes"]), "recall": tuple(card.get("recall", ()))}
+            )
             network = _network(about)
             network.load_state_dict(safetensors.torch.load(content))
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -269,14 +279,17 @@ def save(network: Classifier, about: About, path: Path) -> None:
 
 
 @torch.no_grad()
+def classify(network: Classifier, images: Tensor) -> Tensor:
+    """The most probable class of each uint8 image (count, channels, height, width): int64 (count,), on the host."""
+    device = next(network.parameters()).device
+    return torch.cat(
+        [network(to_float(part.to(device))).argmax(1).cpu() for part in torch.split(images, CHUNK)]
+    )
+
+
 def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
     """The share of uint8 images whose most probable class is their label."""
-    device = next(network.parameters()).device
-    right = sum(
-        int((network(to_float(part.to(device))).argmax(1).cpu() == truth).sum().item())
-        for part, truth in zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True)
-    )
-    return right / len(images)
+    return (classify(network, images) == labels).double().mean().item()
 
 
 def _network(about: About) -> Classifier:

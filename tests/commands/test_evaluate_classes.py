@@ -1,0 +1,88 @@
+"""What `wgan evaluate` says beside the figures: the floor, worthless precision, and classes that are not seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.cli import main
+from tests.conftest import CONFIG
+from tests.shards import Given, write
+from tests.test_old_formats import OLD
+from tests.trained import write_run
+
+ALWAYS_CAT = ["--classifier", str(OLD / "classifier-1.safetensors")]
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 images of noise: every tenth is called a dog."""
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 8, 8), dtype=np.uint8)
+    labels: list[int | None] = [int(number % 10 == 0) for number in range(300)]
+    out = tmp_path_factory.mktemp("pets") / "pets"
+    write(Given(pixels, labels, ("cat", "dog"), "pets"), out, 8, 1, 100)
+    return out
+
+
+def evaluate(tmp_path: Path, pets: Path, *words: str) -> dict[str, object]:
+    """The record of an evaluation of a generator that was not trained."""
+    run = write_run(tmp_path)
+    assert main(["evaluate", str(run), "--shards", str(pets), "--samples", "128", *words]) == 0
+    record: dict[str, object] = json.loads((run / "evaluations.jsonl").read_text())
+    return record
+
+
+def test_classes_that_the_classifier_does_not_see_are_named(
+    tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = evaluate(tmp_path, pets, "--metrics", "modes", "class_distance", *ALWAYS_CAT)
+    *_, real, _, samples, _ = capsys.readouterr().out.splitlines()
+    expected = "  modes 1 of 2, the classifier does not see dog  class_distance 0"
+    assert real == f"real images  {expected}"
+    assert samples == f"step        4{expected}"
+    assert (record["classes"], record["unseen_classes"]) == (2, ["dog"])
+
+
+def test_training_warns_once_of_classes_that_the_classifier_does_not_see(
+    tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG.format(root=tmp_path, shards=pets))
+    options = ["schedule.steps=4", "quality.every=2", "quality.samples=128", "quality.metrics=[modes,swd]"]
+    words = [*options, f"quality.classifier={ALWAYS_CAT[1]}", "model.width=4"]
+    assert main(["train", str(tmp_path / "config.yaml"), *words]) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "does not see" in line]
+    assert warned == [
+        "warning: the classifier does not see dog in real images, so modes cannot show whether samples have these "
+        "classes"
+    ]
+
+
+def test_real_images_are_compared_with_others_beside_the_samples(
+    tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = evaluate(tmp_path, pets, "--metrics", "fid", "precision", "recall")
+    _, real, about, samples, remark, _ = capsys.readouterr().out.splitlines()
+    floor = record["real_against_real"]
+    assert isinstance(floor, dict)
+    assert floor["images"] == 128
+    assert floor["metrics"]["precision"] > 0.5
+    figures = "  ".join(f"{name} {value:.4g}" for name, value in floor["metrics"].items())
+    assert real == f"real images    {figures}"
+    assert about == f"{'':13}  (128 training images against 128 others, as good as samples can be)"
+    assert "recall 0" in samples
+    assert remark == f"{'':13}  recall 0: no real image is near a sample, so precision means nothing here"
+
+
+def test_with_few_real_images_halves_are_compared_and_it_is_said(
+    tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = evaluate(tmp_path, pets, "--metrics", "swd", "--samples", "200")
+    *_, about, _, _ = capsys.readouterr().out.splitlines()
+    assert record["real_against_real"]["images"] == 150  # type: ignore[index]
+    assert about == (
+        f"{'':13}  (150 training images against 150 others, as good as samples can be; 200 samples can have better "
+        "figures, because there are more of them)"
+    )
