@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.commands.arguments import Commands, add_command
 from pipeline.commands.targets import check_directory
 from pipeline.errors import ConfigError
+from pipeline.stderr import say_warning
+from pipeline.wording import listed
 
 EXAMPLES = """\
 examples:
@@ -55,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         target = (arguments.out or Path()) / COMPARISON
         draw_comparison(runs, target)
         print(target)
+        _describe_differences(runs)
         return 0
     (run,) = runs
     out: Path = arguments.out or run
@@ -66,3 +70,20 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"no {ANIMATION}: {error}")
     return 0
+
+
+def _describe_differences(runs: Sequence[Path]) -> None:
+    """Print the options that differ between runs, and warn where their curves do not compare."""
+    from pipeline.monitor.differences import read_configs, table_of_differences, warnings_of_comparison
+    from pipeline.monitor.plots import distinct_names
+
+    names = distinct_names(runs)
+    configs = read_configs(names, runs)
+    if unknown := [name for name in names if name not in configs]:
+        say_warning(f"the options of {listed(unknown)} cannot be read, so they are not compared")
+    for warning in warnings_of_comparison(configs):
+        say_warning(warning)
+    if len(configs) < 2:
+        return
+    lines = list(table_of_differences(configs))
+    print("\n".join(["differing options:", *lines]) if lines else "no options differ")

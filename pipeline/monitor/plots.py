@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.config import load_config
 from pipeline.durable import make_directory_of, replacing
 from pipeline.errors import ConfigError
 from pipeline.metric_table import NO_PLUGINS, TAG_PREFIX, MetricsByTag, direction_of_tag, title_of_tag
+from pipeline.monitor.differences import SCALED, read_configs, scale_options
 from pipeline.monitor.own_metrics import read_own_metrics
 from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_records, tags_of
 from pipeline.run.directory import RunDirectory
@@ -90,9 +90,12 @@ def draw_comparison(runs: Sequence[Path], target: Path) -> None:
         )
     names = distinct_names(runs)
     records = [read_records(RunDirectory(run).metrics) for run in runs]
-    labels = label_runs(names, records, [_quality_samples(run) for run in runs])
+    configs = read_configs(names, runs)
+    samples = [configs[name].quality.samples if name in configs else None for name in names]
+    labels = label_runs(names, records, samples)
     own = {tag: metric for run in runs for tag, metric in read_own_metrics(run).items()}
-    _save(comparison_figure(dict(zip(labels, records, strict=True)), own), target)
+    is_unlike = bool(scale_options(configs))
+    _save(comparison_figure(dict(zip(labels, records, strict=True)), own, is_unlike), target)
 
 
 def label_runs(
@@ -189,10 +192,13 @@ def draw_panel(axes: Axes, records: Sequence[Record], panel: Panel, alarms: Sequ
     _dress(axes, [record["step"] for record in records])
 
 
-def comparison_figure(runs: Mapping[str, Sequence[Record]], own: MetricsByTag = NO_PLUGINS) -> Figure:
+def comparison_figure(
+    runs: Mapping[str, Sequence[Record]], own: MetricsByTag = NO_PLUGINS, scales_differ: bool = False
+) -> Figure:
     """The curves of several runs, by their names: a panel for each figure that at least one of them has.
 
-    If none has a Wasserstein estimate or a quality figure, their losses are compared.
+    If none has a Wasserstein estimate or a quality figure, their losses are compared. If the scales of their critics
+    differ, the titles of panels in these scales say so.
     """
     titles = compared_figures(runs.values(), own)
     rows = -(-len(titles) // 2)
@@ -203,7 +209,8 @@ def comparison_figure(runs: Mapping[str, Sequence[Record]], own: MetricsByTag = 
     for axes, (tag, title) in zip(places, titles.items(), strict=False):
         for (name, records), style in zip(runs.items(), styles, strict=True):
             _draw_points(axes, points_of(records, tag), name, {"linewidth": 1.4, **style})
-        axes.set_title(title, loc="left", fontsize=10, parse_math=False)
+        note = " (scales differ)" if scales_differ and tag in SCALED else ""
+        axes.set_title(f"{title}{note}", loc="left", fontsize=10, parse_math=False)
         _dress(axes, steps)
     for axes in figure.axes[len(titles) :]:
         axes.remove()
@@ -277,11 +284,3 @@ def _save(figure: Figure, target: Path) -> None:
     make_directory_of(target)
     with replacing(target) as file:
         figure.savefig(file, format="png")
-
-
-def _quality_samples(run: Path) -> int | None:
-    """How many samples the run's quality figures are of; None if its config is of another version."""
-    try:
-        return load_config(RunDirectory(run).config, is_trusted=False).quality.samples
-    except ConfigError:
-        return None

@@ -18,6 +18,7 @@ from pipeline.durable import write_text
 from pipeline.models import build_critic, build_generator
 from pipeline.monitor.charts import Layout, Logged, layout
 from pipeline.monitor.console import Console
+from pipeline.monitor.differences import compared_options
 from pipeline.monitor.files import AlarmLines, JsonLines, PngFiles
 from pipeline.monitor.grids import image_grid
 from pipeline.monitor.own_metrics import write_own_metrics
@@ -32,7 +33,7 @@ from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
 from pipeline.training.checks import square_resolution
 from pipeline.training.context import RunContext
-from pipeline.training.describe import compared_options, describe_environment, describe_images
+from pipeline.training.describe import describe_environment, describe_images
 from pipeline.training.graphed_step import GraphedStep
 from pipeline.training.observer import Observer
 from pipeline.training.state import TrainingState, build_optimizer, seed_weights

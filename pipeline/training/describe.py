@@ -7,9 +7,7 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from pipeline.config import flatten
 from pipeline.options import Config
 from pipeline.quality.best import Best
 from pipeline.ranks.runtime import Runtime
@@ -80,14 +78,6 @@ def describe_environment(runtime: Runtime) -> str:
         "revision": find_revision(),
     }
     return json.dumps(content, indent=1) + "\n"
-
-
-def compared_options(config: Config) -> dict[str, Any]:
-    """The options by which runs are compared, by their dotted names."""
-    parts = config.model_dump(
-        mode="json", exclude={"name", "run_root", "monitor", "checkpoint", "runtime", "profile"}
-    )
-    return {name: value for name, value in flatten(parts).items() if not name.startswith("data.remote.")}
 
 
 def find_revision() -> str | None:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.config import dump_config, load_config
 from pipeline.errors import ConfigError
 from pipeline.metric_table import MetricsByTag
 from pipeline.monitor.plots import comparison_figure, distinct_names, draw_comparison, label_runs, run_styles
@@ -115,10 +116,85 @@ def test_a_comparison_reads_the_sample_counts_of_its_runs(
         write_records(run, records([2], **{"quality/swd": 0.5}))
     drawn: list[str] = []
 
-    def note(compared: Mapping[str, Sequence[Record]], own: MetricsByTag) -> Figure:
+    def note(compared: Mapping[str, Sequence[Record]], own: MetricsByTag, scales_differ: bool) -> Figure:
         drawn.extend(compared)
-        return comparison_figure(compared, own)
+        return comparison_figure(compared, own, scales_differ)
 
     monkeypatch.setattr("pipeline.monitor.plots.comparison_figure", note)
     draw_comparison(runs, tmp_path / "comparison.png")
     assert drawn == ["few (quality by 500 samples)", "many (quality by 2,000 samples)"]
+
+
+def write_run(path: Path, *options: str) -> Path:
+    """A run that has logged two steps."""
+    path.mkdir()
+    config = load_config(Path("digits"), [f"name={path.name}", *options])
+    (path / "config.yaml").write_text(dump_config(config))
+    write_records(path, records([2, 4], **ESTIMATES, **{"wasserstein/normalized": 0.5}))
+    return path
+
+
+def compare(tmp_path: Path, capsys: pytest.CaptureFixture[str], *runs: Path) -> tuple[list[str], list[str]]:
+    """What `wgan plot` prints after the picture's name: the differing options and the warnings."""
+    assert main(["plot", *map(str, runs), "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    return printed.out.splitlines()[1:], printed.err.splitlines()
+
+
+def test_runs_with_different_constraints_are_compared_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow = write_run(tmp_path / "narrow", "objective.clip=0.01", "seed=1")
+    wide = write_run(tmp_path / "wide", "objective.clip=0.1", "seed=2")
+    table, warnings = compare(tmp_path, capsys, narrow, wide)
+    assert table == [
+        "differing options:",
+        "  seed            narrow 1, wide 2",
+        "  objective.clip  narrow 0.01, wide 0.1",
+    ]
+    assert warnings == [
+        "warning: objective.clip differs, so the critics have different scales: do not compare the heights of scores, "
+        "losses and Wasserstein estimates. Compare wasserstein/normalized or figures of quality"
+    ]
+
+
+def test_runs_with_different_objectives_networks_and_images_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clipped = write_run(tmp_path / "clipped")
+    penalized = write_run(tmp_path / "penalized", "objective.name=gradient_penalty", "model.critic_norm=none")
+    wider = write_run(tmp_path / "wider", "model.width=40", "data.classes=[010]")
+    table, (scales,) = compare(tmp_path, capsys, clipped, penalized)
+    assert "  objective.name    clipped wasserstein, penalized gradient_penalty" in table
+    assert "  objective.clip    clipped 0.1, penalized none" in table
+    assert scales.startswith("warning: objective.name, objective.clip, ")
+    table, (scales, images) = compare(tmp_path, capsys, clipped, wider)
+    assert "  model.width   clipped 32, wider 40" in table
+    assert scales.startswith("warning: model.width differs, so the critics")
+    assert images.startswith("warning: data.classes differs, so the runs may have learned different images")
+
+
+def test_runs_that_differ_by_their_seed_alone_are_compared_without_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        write_run(tmp_path / name, f"seed={seed}", "checkpoint.every=7") for seed, name in enumerate("ab")
+    ]
+    assert compare(tmp_path, capsys, *runs) == (["differing options:", "  seed  a 0, b 1"], [])
+    (runs[1] / "config.yaml").write_text("name: of another version")
+    table, (warning,) = compare(tmp_path, capsys, *runs)
+    assert table == []
+    assert warning == "warning: the options of b cannot be read, so they are not compared"
+
+
+def test_panels_whose_scales_differ_say_so() -> None:
+    runs = {
+        name: records([2], **ESTIMATES, **{"wasserstein/normalized": 0.5, "quality/swd": 1.0})
+        for name in "ab"
+    }
+    titles = [axes.get_title("left") for axes in comparison_figure(runs, scales_differ=True).axes]
+    assert titles == [
+        "Wasserstein estimate, smoothed (scales differ)",
+        "Wasserstein estimate / critic's slope",
+        "sliced Wasserstein distance (swd)",
+    ]
