@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.commands.shards import add_parser, remark_on_rectangles
+from pipeline.commands.shards import add_parser
+from pipeline.commands.shards_make import remark_on_rectangles
 from pipeline.data.format.manifest import load_manifest
 from pipeline.errors import ConfigError, DataError, StorageError
 
@@ -77,12 +79,15 @@ def test_a_named_source_has_its_own_resolution_and_channels(tmp_path: Path) -> N
     assert (chosen.resolution, chosen.channels) == ((8, 8), 3)
 
 
-def test_a_missing_resolution_names_the_sizes_found(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_resolution_is_that_of_images_of_one_size(folder: Path, tmp_path: Path) -> None:
+    run("make", folder, tmp_path / "shards", "--encoding", "jpeg")
+    assert load_manifest(tmp_path / "shards").resolution == (30, 20)
+    Image.new("RGB", (21, 30)).save(folder / "dog" / "2.png")
     with pytest.raises(
-        ConfigError, match=r"--resolution is missing: the first 2 images of pets are 30 x 20 pixels"
+        ConfigError, match=r"--resolution is missing: .* of pets have different sizes \(30 x 2"
     ):
-        run("make", folder, tmp_path / "shards")
-    assert not (tmp_path / "shards").exists()
+        run("make", folder, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_check_prints_each_finding_and_returns_3(
@@ -141,14 +146,59 @@ def test_images_that_were_left_out_are_counted(
     ):
         run(*command)
     assert run(*command, "--skip-bad", 1) == 0
-    assert (
-        f"left out 1 image that cannot be used, see {tmp_path}/out/bad-images.txt" in capsys.readouterr().out
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"left out: 1 image that cannot be used (see {tmp_path}/out/bad-images.txt)"
+
+
+def test_labels_background_and_limits_reach_the_shards(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "dog" / "1.json").write_text('{"kind": 1}')
+    (folder / "cat" / "1.json").write_text('{"kind": 0}')
+    (folder / "dog" / "2.png").write_bytes(b"no image")
+    (folder / "dog" / "2.json").write_text('{"kind": 1}')
+    (tmp_path / "names.txt").write_text("tabby\npoodle\n")
+    form = ("--resolution", 16, "--fit", "pad", "--background", "red", "--skip-bad", "50%")
+    which = ("--labels", "json:kind", "--class-names", tmp_path / "names.txt", "--images", "png")
+    assert run("make", folder, tmp_path / "out", *form, *which) == 0
+    manifest = load_manifest(tmp_path / "out")
+    assert (manifest.count, manifest.classes, manifest.plan["background"]) == (
+        2,
+        ("tabby", "poodle"),
+        [255, 0, 0],
     )
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"next: wgan shards show {tmp_path / 'out'}",
+        "labels: from KEY.json: kind",
+        f"left out: 1 image that cannot be used (see {tmp_path / 'out'}/bad-images.txt)",
+    ]
+
+
+def test_duplicates_are_counted_or_dropped(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(folder / "dog" / "1.png", folder / "dog" / "2.png")
+    run("make", folder, tmp_path / "out")
+    listed = tmp_path / "out" / "duplicates.txt"
+    assert f"duplicates: 1 image equal to others, see {listed} (--drop-dup" in capsys.readouterr().out
+    assert set(listed.read_text().split()) == {"dog/1.png", "dog/2.png"}
+    run("make", folder, tmp_path / "out", "--drop-duplicates", "--overwrite")
+    assert capsys.readouterr().out.splitlines()[-1] == f"left out: 1 copy of other images (see {listed})"
+
+
+def test_several_sources_get_an_answer_that_fits(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"3 SOURCEs were given \(a\.tar, b\.tar, \.\.\.\), but a set of shards is"
+    ):
+        run("make", "a.tar", "b.tar", "c.tar", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--labels", "jsn:x"), "--labels jsn:x is not known"),
+        (("--background", "blu"), "--background blu is not a colour"),
+        (("--skip-bad", "x"), "--skip-bad x is not a limit"),
         (("--part", "3/2"), "--part 3/2 does not exist"),
         (("--workers", 0), "--workers 0 leaves no process to do the work"),
         (("--validation", 1.5), "--validation 1.5 is out of range"),

@@ -27,9 +27,14 @@ from pipeline.data.format.manifest import (
     load_index,
     load_manifest,
 )
-from pipeline.data.format.tar_index import ShardIndex, index_shard
+from pipeline.data.inspecting.shard_index import ShardIndex, index_shard
+from pipeline.data.sources.labels import AUTO, LabelChoice
+from pipeline.data.sources.leftovers import describe_left_out
+from pipeline.data.sources.members import is_hidden
+from pipeline.data.sources.webdataset_shards import OURS
 from pipeline.data.threads import Advance, in_threads
 from pipeline.errors import DataError
+from pipeline.foreign_text import printable
 from pipeline.wording import counted
 
 DIGEST_BYTES = 16
@@ -60,7 +65,9 @@ class Report:
     """One line per defect, with the file and the place in it; empty if there are no defects."""
     duplicates: Duplicates
     remarks: tuple[str, ...]
-    """Facts that are not defects, one line each: duplicates, and files and members that are not used."""
+    """Facts that are not defects, one line each: duplicates"""
+    left_out: tuple[str, ...]
+    """What the directory and its tar files hold besides, which is not used"""
 
     @property
     def is_valid(self) -> bool:
@@ -81,7 +88,7 @@ class _Checked:
     """The result for one shard. `digests`, `places` and `labels` are those of its undamaged images, 32 bytes each."""
 
     findings: list[str] = field(default_factory=list)
-    ignored: int = 0
+    others: list[str] = field(default_factory=list)
     digests: bytearray = field(default_factory=bytearray)
     places: array[int] = field(default_factory=lambda: array("q"))
     labels: array[int] = field(default_factory=lambda: array("q"))
@@ -106,15 +113,13 @@ def check_shards(directory: Path) -> Report:
     with tqdm(total=manifest.count, unit="image", desc="check", disable=None) as bar:
         checked = list(in_threads(check, manifest.shards, bar))
     duplicates = _find_duplicates(manifest, checked)
+    others = [name for shard in checked for name in shard.others]
     return Report(
         manifest,
         tuple(finding for shard in checked for finding in shard.findings),
         duplicates,
-        (
-            *_describe_duplicates(duplicates),
-            *_describe_ignored(sum(shard.ignored for shard in checked)),
-            *_describe_unlisted(directory, manifest),
-        ),
+        tuple(_describe_duplicates(duplicates)),
+        tuple(describe_left_out([], [*_unlisted(directory, manifest), *others], "not used")),
     )
 
 
@@ -157,8 +162,10 @@ def _check_shard(directory: Path, manifest: Manifest, shard: Shard, advance: Adv
         return checked
     stored = checked.attempt(load_index, directory, shard) if index.is_file() else None
     found = None
-    if members := checked.attempt(index_shard, path, ignores_others=not manifest.plan):
-        found, checked.ignored = members.rows, members.ignored
+    # Tar files of others may hold labels that are not used.
+    labels = AUTO if manifest.plan or manifest.classes else LabelChoice("none")
+    if members := checked.attempt(index_shard, path, ignores_others=not manifest.plan, labels=labels):
+        found, checked.others = members.rows, list(members.others)
         checked.findings += _check_members(path, members, manifest, shard)
     if found is not None and stored is not None:
         checked.findings += _compare(index, stored, found)
@@ -264,7 +271,7 @@ def _find_duplicates(manifest: Manifest, checked: Sequence[_Checked]) -> Duplica
     differ = labels[firsts] != labels[copies]
 
     def name(image: int, with_label: bool) -> str:
-        label = f" ({manifest.classes[labels[image]]})" if with_label else ""
+        label = f" ({printable(manifest.classes[labels[image]])})" if with_label else ""
         return f"{manifest.shards[numbers[image]].name} {places[image]}{label}"
 
     shown = np.lexsort((copies, ~differ))[:MOST_EXAMPLES]
@@ -281,13 +288,9 @@ def _describe_duplicates(duplicates: Duplicates) -> Iterator[str]:
     yield f"{counted(duplicates.copies, 'duplicate')}{labels}: {', '.join(duplicates.examples)}{more}"
 
 
-def _describe_ignored(count: int) -> Iterator[str]:
-    if count:
-        yield f"{counted(count, 'member')} of the tar files skipped: neither image nor label"
-
-
-def _describe_unlisted(directory: Path, manifest: Manifest) -> Iterator[str]:
-    listed = {name for shard in manifest.shards for name in (shard.name, shard.index)}
-    present = {path.name for path in directory.iterdir() if path.suffix in (".tar", ".npy")}
-    for name in sorted(present - listed):
-        yield f"{directory / name} is not used: {FILE_NAME} does not list it"
+def _unlisted(directory: Path, manifest: Manifest) -> list[str]:
+    """The visible files of the directory that the manifest does not list."""
+    known = OURS.union(name for shard in manifest.shards for name in (shard.name, shard.index))
+    return sorted(
+        path.name for path in directory.iterdir() if path.name not in known and not is_hidden(path.name)
+    )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from pipeline.data.format.codecs import Bytes, Encoding, Shape, decode_into, encode, read_header, shape_of
 from pipeline.data.sources import Picture
+from pipeline.data.sources.git_lfs import REASON as POINTER_REASON
+from pipeline.data.sources.git_lfs import is_pointer
 from pipeline.data.sources.pictures import check_size, decode_picture
 from pipeline.errors import ConfigError, DataError
 
 Fit = Literal["crop", "fit", "pad"]
+Colour = tuple[int, int, int]
+"""Red, green and blue from 0 to 255."""
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 MAX_SIDE = 4096
 
 
@@ -22,8 +27,9 @@ class Conversion:
     """The form that every image is converted to.
 
     `resolution` is (height, width) in pixels, 1 to 4096 each. Images with another aspect ratio are cropped at the
-    centre (`crop`), stretched (`fit`), or padded with black (`pad`). `quality` is the JPEG quality, 1 to 100.
-    Raises ConfigError for values out of range.
+    centre (`crop`), stretched (`fit`), or padded (`pad`). `quality` is the JPEG quality, 1 to 100. `background` is the
+    colour behind transparent images and around padded ones; by default these are white and black. If not `resizes`,
+    images of another size are refused. Raises ConfigError for values out of range.
     """
 
     resolution: tuple[int, int]
@@ -31,6 +37,8 @@ class Conversion:
     fit: Fit = "crop"
     encoding: Encoding = "png"
     quality: int = 95
+    background: Colour | None = None
+    resizes: bool = True
 
     def __post_init__(self) -> None:
         height, width = self.resolution
@@ -51,27 +59,59 @@ class Conversion:
         return (*self.resolution, self.channels)
 
 
+def parse_colour(text: str) -> Colour:
+    """The colour with a name, such as white, or in the form #rrggbb. Raises ConfigError for anything else."""
+    try:
+        red, green, blue, *alpha = ImageColor.getrgb(text)
+    except ValueError:
+        raise ConfigError(
+            f"--background {text} is not a colour. Give a name, such as grey, or #rrggbb."
+        ) from None
+    if alpha not in ([], [255]):
+        raise ConfigError(
+            f"--background {text} is transparent. Give an opaque colour, such as white or #808080."
+        )
+    return red, green, blue
+
+
+class Converted(NamedTuple):
+    """An image in the form of a conversion: the bytes of its file, and its pixels before they were encoded."""
+
+    content: bytes
+    pixels: Bytes
+
+
 def convert(picture: Picture, conversion: Conversion) -> bytes:
-    """Convert an image and return the bytes of the new file.
+    """Like `convert_image`, without the pixels."""
+    return convert_image(picture, conversion).content
+
+
+def convert_image(picture: Picture, conversion: Conversion) -> Converted:
+    """Convert an image to the bytes of the new file, and its pixels, uint8 (height, width, channels).
 
     A file that already has the wanted form is decoded, to check it, and then kept byte for byte. Raises DataError if
     the image is damaged or not supported; the message does not name the file, so callers must add its name.
     """
     if isinstance(picture, np.ndarray):
         return _encode(to_pixels(picture, conversion), conversion)
+    if is_pointer(picture):
+        raise DataError(f"it is {POINTER_REASON}")
     header = read_header(picture)
     if header is None or header.shape != conversion.shape:
-        return _encode(to_pixels(decode_picture(picture), conversion), conversion)
+        decoded = decode_picture(picture, conversion.background or WHITE)
+        return _encode(to_pixels(decoded, conversion), conversion)
     pixels = np.empty(conversion.shape, dtype=np.uint8)
     try:
         decode_into(pixels, np.frombuffer(picture, dtype=np.uint8), header.encoding)
     except DataError as error:
         raise DataError(f"it is {error}") from None
-    return picture if header.encoding == conversion.encoding else _encode(pixels, conversion)
+    return (
+        Converted(picture, pixels) if header.encoding == conversion.encoding else _encode(pixels, conversion)
+    )
 
 
-def _encode(pixels: Bytes, conversion: Conversion) -> bytes:
-    return encode(pixels, conversion.encoding, conversion.quality)
+def _encode(pixels: Bytes, conversion: Conversion) -> Converted:
+    return Converted(encode(pixels, conversion.encoding, conversion.quality), pixels)
 
 
 def to_pixels(image: Image.Image | Bytes, conversion: Conversion) -> Bytes:
@@ -86,10 +126,21 @@ def to_pixels(image: Image.Image | Bytes, conversion: Conversion) -> Bytes:
             return image.reshape(conversion.shape)
         check_size(*image.shape[1::-1])
         image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+    if not conversion.resizes and (image.height, image.width) != conversion.resolution:
+        height, width = conversion.resolution
+        raise DataError(
+            f"it has {image.height} x {image.width} pixels, but the first images have {height} x {width}; give a "
+            "size to which all are resized, for example --resolution "
+            f"{height if height == width else f'{height}x{width}'}"
+        )
     mode = "L" if conversion.channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
-    return np.asarray(_FITS[conversion.fit](image, *conversion.resolution)).reshape(conversion.shape)
+    if conversion.fit == "pad":
+        fitted = _pad(image, *conversion.resolution, conversion.background or BLACK)
+    else:
+        fitted = _FITS[conversion.fit](image, *conversion.resolution)
+    return np.asarray(fitted).reshape(conversion.shape)
 
 
 def _crop(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -101,11 +152,11 @@ def _crop(image: Image.Image, height: int, width: int) -> Image.Image:
     return _resize(image.crop((left, top, left + cut_width, top + cut_height)), height, width)
 
 
-def _pad(image: Image.Image, height: int, width: int) -> Image.Image:
+def _pad(image: Image.Image, height: int, width: int, background: Colour) -> Image.Image:
     scale = min(height / image.height, width / image.width)
     inner_height = max(1, min(height, round(image.height * scale)))
     inner_width = max(1, min(width, round(image.width * scale)))
-    canvas = Image.new(image.mode, (width, height))
+    canvas = Image.new("RGB", (width, height), background).convert(image.mode)
     inner = _resize(image, inner_height, inner_width)
     canvas.paste(inner, ((width - inner_width) // 2, (height - inner_height) // 2))
     return canvas
@@ -119,4 +170,4 @@ def _resize(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.resize((width, height), method)
 
 
-_FITS = {"crop": _crop, "fit": _resize, "pad": _pad}
+_FITS = {"crop": _crop, "fit": _resize}

@@ -78,11 +78,16 @@ WHOLE = Part()
 
 
 def plan_shards(
-    source: Source, conversion: Conversion, selection: Selection = ALL, samples_per_shard: int = 4096
+    source: Source,
+    conversion: Conversion,
+    selection: Selection = ALL,
+    samples_per_shard: int = 4096,
+    drops_duplicates: bool = False,
 ) -> Plan:
     """Plan how the selected images of a source are divided into shards.
 
-    Raises ConfigError for values out of range, and DataError if no image is left to write.
+    With `drops_duplicates`, only the first of equal images stays in the finished set. Raises ConfigError for values out
+    of range, and DataError if no image is left to write.
     """
     if samples_per_shard < 1:
         raise ConfigError(
@@ -91,6 +96,8 @@ def plan_shards(
     chosen = choose(source, selection)
     count = len(chosen.positions)
     facts = _facts(source, chosen, conversion, samples_per_shard)
+    if drops_duplicates:
+        facts["drop_duplicates"] = True
     plan = Plan(source, conversion, samples_per_shard, chosen, facts)
     if plan.shards > MAX_SHARDS:
         raise ConfigError(
@@ -102,7 +109,7 @@ def plan_shards(
 
 def _facts(source: Source, chosen: Chosen, conversion: Conversion, samples_per_shard: int) -> dict[str, Any]:
     height, width = conversion.resolution
-    return {
+    facts = {
         "source": source.name,
         "images": len(chosen.positions),
         "listing": _listing(source, chosen),
@@ -116,6 +123,10 @@ def _facts(source: Source, chosen: Chosen, conversion: Conversion, samples_per_s
         "samples_per_shard": samples_per_shard,
         "shards": -(-len(chosen.positions) // samples_per_shard),
     }
+    # Later options are facts only if they are used: finished sets of earlier versions stay complete.
+    if conversion.background is not None:
+        facts["background"] = list(conversion.background)
+    return facts
 
 
 def _listing(source: Source, chosen: Chosen) -> str:

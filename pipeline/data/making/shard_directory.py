@@ -14,22 +14,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.format.manifest import FILE_NAME, load_manifest
 from pipeline.data.making.shard_writer import Record, shard_path
+from pipeline.data.sources.members import unreadable
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, RunLockedError
 from pipeline.file_lock import LEASE_NAME, FileLock, HeldError
+from pipeline.regular_files import read_regular
 from pipeline.wording import counted
 
 LOCK_NAME = ".making"
 PLAN_NAME = ".plan.json"
 BAD_NAME = "bad-images.txt"
-FINISHED_FILES = re.compile(rf"\d{{6}}\.(tar|npy)|{re.escape(FILE_NAME)}|{re.escape(BAD_NAME)}")
+DUPLICATES_NAME = "duplicates.txt"
+MOST_LIST_BYTES = 1 << 32
+FINISHED_FILES = re.compile(
+    rf"\d{{6}}\.(tar|npy)|{'|'.join(map(re.escape, (FILE_NAME, BAD_NAME, DUPLICATES_NAME)))}"
+)
 RECORDS = re.compile(r"\d{6}\.json")
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 PASSING_FILES = re.compile(rf"{RECORDS.pattern}|\.plan\.json|{HALF_WRITTEN.pattern}")
@@ -104,7 +110,7 @@ def remove(out: Path, *kinds: re.Pattern[str]) -> None:
         sync_directory(out)
 
 
-def agree_on_plan(out: Path, facts: Mapping[str, Any]) -> None:
+def agree_on_plan(out: Path, facts: dict[str, Any]) -> None:
     """Save the plan, or raise ConfigError if the shards that are being made here follow another plan."""
     if (out / PLAN_NAME).exists():
         refuse_difference(out, read_plan(out), facts)
@@ -129,16 +135,16 @@ def read_plan(out: Path) -> dict[str, Any]:
         raise DataError(f"{out / PLAN_NAME} cannot be read ({error}). {REMEDY}") from None
 
 
-def refuse_difference(out: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def refuse_difference(out: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Raise ConfigError, naming each difference, unless the facts of both plans are equal."""
-    differing = [name for name in ours if theirs.get(name) != ours[name]]
+    differing = [name for name in ours | theirs if theirs.get(name) != ours.get(name)]
     if not differing:
         return
     shown = [name for name in differing if name not in ("listing", "shards")] or ["listing"]
     what = "; ".join(
         "other images or labels under the same name"
         if name == "listing"
-        else f"their {name} is {_short(theirs.get(name))}, not {_short(ours[name])}"
+        else f"their {name} is {_short(theirs.get(name))}, not {_short(ours.get(name))}"
         for name in shown
     )
     raise ConfigError(f"{out} already holds different shards: {what}. {REMEDY}")
@@ -159,5 +165,17 @@ def find_record(out: Path, number: int) -> Record | None:
     shard = record.shard
     if shard is None:
         return record
+    if not len(record.names) == len(record.marks) == shard.count:
+        return None
     is_whole = path.is_file() and path.stat().st_size == shard.bytes and path.with_suffix(".npy").is_file()
     return record if is_whole else None
+
+
+def count_lines(path: Path) -> int:
+    """The number of lines in a list of images that was written here; 0 if there is none. Raises DataError."""
+    try:
+        return read_regular(path, MOST_LIST_BYTES).count(b"\n")
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise unreadable(path, error) from None

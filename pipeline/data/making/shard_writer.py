@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.data.format.codecs import EXTENSIONS
+from pipeline.data.format.codecs import EXTENSIONS, Bytes
 from pipeline.data.format.manifest import INDEX_COLUMNS, Shard, file_sha256
 from pipeline.data.format.tar_writer import TarWriter
-from pipeline.data.making.convert import convert
+from pipeline.data.making.convert import Converted, convert_image
 from pipeline.data.making.plan import Plan
 from pipeline.durable import replacing
 from pipeline.errors import DataError
@@ -29,24 +29,49 @@ class BadImage(NamedTuple):
     reason: str
 
 
+class Copy(NamedTuple):
+    """An image with the same pixels as an earlier one, both by their names in the source."""
+
+    original: str
+    copy: str
+
+
 @dataclass(frozen=True)
 class Record:
-    """A file next to a finished shard until the whole set is finished. `shard` is None if no image could be used."""
+    """A file next to a finished shard until the whole set is finished. `shard` is None if it holds no image."""
 
     shard: Shard | None
     bad: tuple[BadImage, ...]
+    names: tuple[str, ...] = ()
+    """The names of the shard's images in the source."""
+    marks: tuple[int, ...] = ()
+    """Numbers of these images, which are equal if their pixels are."""
+    dropped: tuple[Copy, ...] = ()
+    """Copies that were in the shard and no longer are."""
 
     def to_json(self) -> str:
         """The record as JSON text; the same content always gives the same text."""
-        shard = asdict(self.shard) if self.shard else None
-        return json.dumps({"shard": shard, "bad": self.bad}, indent=1) + "\n"
+        content = {
+            "shard": asdict(self.shard) if self.shard else None,
+            "bad": self.bad,
+            "names": self.names,
+            "marks": self.marks,
+            "dropped": self.dropped,
+        }
+        return json.dumps(content) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Record:
         """Parse a record. Raises ValueError, KeyError or TypeError if the text is not one."""
         content = json.loads(text)
         shard = Shard(**content["shard"]) if content["shard"] else None
-        return Record(shard, tuple(BadImage(*bad) for bad in content["bad"]))
+        return Record(
+            shard,
+            tuple(BadImage(*bad) for bad in content["bad"]),
+            tuple(content["names"]),
+            tuple(content["marks"]),
+            tuple(Copy(*copy) for copy in content["dropped"]),
+        )
 
 
 def shard_path(out: Path, number: int) -> Path:
@@ -64,45 +89,65 @@ def write_shard(
     """
     path = shard_path(out, number)
     bad: list[BadImage] = []
-    rows = []
+    rows, names, marks = [], [], []
     # Shared: workers of a killed process may still be writing the same files.
     with replacing(path, is_shared=True) as file:
         tar = TarWriter(file)
-        for place, picture in _convert(plan, number, skip_bad, bad):
+        for place, converted in _convert(plan, number, skip_bad, bad):
             label = int(plan.chosen.labels[place])
             key = f"{place:08d}"
-            offset = tar.add(f"{key}.{EXTENSION_OF[plan.conversion.encoding]}", picture)
+            offset = tar.add(f"{key}.{EXTENSION_OF[plan.conversion.encoding]}", converted.content)
             if plan.chosen.classes:
                 tar.add(f"{key}.cls", b"%d" % label)
-            rows.append(_row(picture, offset, label, plan))
+            rows.append(_row(converted.content, offset, label, plan))
+            names.append(plan.source.key(int(plan.chosen.positions[place])))
+            marks.append(mark_of(converted.pixels))
             advance(1)
         sha256 = tar.finish()
     if not rows:
         path.unlink()
-        record = Record(None, tuple(bad))
-    else:
-        index = path.with_suffix(".npy")
-        with replacing(index, is_shared=True) as file:
-            np.save(file, np.array(rows, dtype=np.int64).reshape(-1, len(INDEX_COLUMNS)), allow_pickle=False)
-        shard = Shard(path.name, len(rows), tar.bytes, sha256, index.name, file_sha256(index))
-        record = Record(shard, tuple(bad))
-    with replacing(path.with_suffix(".json"), is_shared=True) as file:
-        file.write(record.to_json().encode())
+    shard = finish_shard(path, tar.bytes, sha256, rows) if rows else None
+    record = Record(shard, tuple(bad), tuple(names), tuple(marks))
+    write_record(path, record)
     return record
 
 
-def _convert(plan: Plan, number: int, skip_bad: int, bad: list[BadImage]) -> Iterator[tuple[int, bytes]]:
-    """Yield the index and the encoded bytes of each usable image; the other images are added to `bad`."""
+def mark_of(pixels: Bytes) -> int:
+    """A number that is equal for equal pixels, uint8 (height, width, channels), and seldom equal for others.
+
+    It is the checksum of two rows, because one of all pixels would slow down the making of shards.
+    """
+    height = len(pixels)
+    upper = zlib.crc32(np.ascontiguousarray(pixels[height // 3]).data)
+    return zlib.crc32(np.ascontiguousarray(pixels[2 * height // 3]).data, upper)
+
+
+def finish_shard(path: Path, size: int, sha256: str, rows: Sequence[tuple[int, ...]]) -> Shard:
+    """Write the index of a tar file that is complete, and describe both."""
+    index = path.with_suffix(".npy")
+    with replacing(index, is_shared=True) as file:
+        np.save(file, np.array(rows, dtype=np.int64).reshape(-1, len(INDEX_COLUMNS)), allow_pickle=False)
+    return Shard(path.name, len(rows), size, sha256, index.name, file_sha256(index))
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write the record of a shard: from then on, all of the shard is on disk."""
+    with replacing(path.with_suffix(".json"), is_shared=True) as file:
+        file.write(record.to_json().encode())
+
+
+def _convert(plan: Plan, number: int, skip_bad: int, bad: list[BadImage]) -> Iterator[tuple[int, Converted]]:
+    """Yield the index and the converted form of each usable image; the other images are added to `bad`."""
     for place in plan.places(number):
         position = int(plan.chosen.positions[place])
         try:
-            picture = convert(plan.source.read(position), plan.conversion)
+            converted = convert_image(plan.source.read(position), plan.conversion)
         except DataError as error:
             bad.append(BadImage(plan.source.key(position), str(error).rstrip(".")))
             if len(bad) > skip_bad:
                 raise too_many(plan.source.name, bad, skip_bad) from None
             continue
-        yield place, picture
+        yield place, converted
 
 
 def too_many(source: str, bad: list[BadImage], skip_bad: int) -> DataError:
@@ -111,11 +156,13 @@ def too_many(source: str, bad: list[BadImage], skip_bad: int) -> DataError:
     if skip_bad == 0:
         return DataError(
             f"{source}: {last.key} cannot be used: {last.reason}. Replace or remove this image, or leave out up to N "
-            "such images with --skip-bad N."
+            "such images with --skip-bad N, or a share of them with --skip-bad 5%. There may be more: --skip-bad "
+            "all leaves out all of them, counts them, and lists them in bad-images.txt."
         )
     return DataError(
-        f"{source}: {len(bad)} images cannot be used, more than --skip-bad {skip_bad} allows; for example "
-        f"{last.key}: {last.reason}. Replace or remove them, or raise --skip-bad."
+        f"{source}: {len(bad)} images cannot be used, more than --skip-bad {skip_bad} allows, and there may be "
+        f"more; for example {last.key}: {last.reason}. Replace or remove them, or raise --skip-bad: --skip-bad all "
+        "counts them all."
     )
 
 

@@ -19,9 +19,11 @@ from tqdm import tqdm
 from pipeline.data.format.manifest import FILE_NAME, Manifest, check_sizes, load_manifest
 from pipeline.data.format.tar_writer import BLOCK
 from pipeline.data.making.convert import convert
+from pipeline.data.making.duplicates import drop_copies, find_copies, name_copies
 from pipeline.data.making.plan import WHOLE, Part, Plan
 from pipeline.data.making.shard_directory import (
     BAD_NAME,
+    DUPLICATES_NAME,
     FINISHED_FILES,
     HALF_WRITTEN,
     LOCK_FILES,
@@ -40,9 +42,11 @@ from pipeline.data.making.shard_writer import BadImage, shard_path, too_many
 from pipeline.data.making.workers import Job, write_shards
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, StorageError
+from pipeline.foreign_text import printable
 from pipeline.wording import counted
 
 TRIED_IMAGES = 16
+LONGEST_TEXT = 10_000
 
 
 def find_finished(out: Path, plan: Plan) -> Manifest | None:
@@ -104,7 +108,9 @@ def _write_part(plan: Plan, out: Path, workers: int, part: Part, skip_bad: int) 
     bad: list[BadImage] = []
     missing = _missing(plan, out, part)
     total, left = _count(plan, part.shards(plan)), _count(plan, missing)
-    with tqdm(total=total, initial=total - left, unit="image", desc=plan.source.name, disable=None) as bar:
+    with tqdm(
+        total=total, initial=total - left, unit="image", desc=printable(plan.source.name), disable=None
+    ) as bar:
         job = Job(plan, out, skip_bad)
         for record in write_shards(job, missing, workers, bar.update):
             bad += record.bad
@@ -175,16 +181,22 @@ def _link_or_copy(path: Path, out: Path) -> None:
 
 def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
     """Write the manifest from the records, and remove the files that only unfinished sets have."""
-    records = [find_record(out, number) for number in range(facts["shards"])]
-    missing = [number for number, record in enumerate(records) if record is None]
+    found = [find_record(out, number) for number in range(facts["shards"])]
+    missing = [number for number, record in enumerate(found) if record is None]
     if missing:
         names = ", ".join(f"{number:06d}" for number in missing[:8]) + (" …" if len(missing) > 8 else "")
         raise DataError(
-            f"{out} is not complete: {len(missing)} of {counted(len(records), 'shard')} are missing: {names}. Make "
+            f"{out} is not complete: {len(missing)} of {counted(len(found), 'shard')} are missing: {names}. Make "
             "the parts that they belong to, or name the directories that hold them."
         )
-    shards = tuple(record.shard for record in records if record and record.shard)
-    bad = [image for record in records if record for image in record.bad]
+    records = [record for record in found if record is not None]
+    shape = (facts["height"], facts["width"], facts["channels"])
+    copies = find_copies(out, records, shape, facts["encoding"])
+    named = name_copies(records, copies)
+    if facts.get("drop_duplicates"):
+        records = drop_copies(out, records, copies)
+    shards = tuple(record.shard for record in records if record.shard)
+    bad = [image for record in records for image in record.bad]
     if not shards:
         raise DataError(
             f"{facts['source']}: no image can be used, for example {bad[0].key}: {bad[0].reason}. Give another source."
@@ -198,15 +210,19 @@ def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
         shards=shards,
         plan=dict(facts),
     )
-    if bad:
-        with replacing(out / BAD_NAME, is_shared=True) as file:
-            file.write(
-                "".join(f"{key}\t{reason}\n" for key, reason in bad).encode("utf-8", "backslashreplace")
-            )
+    _write_list(out / BAD_NAME, bad)
+    _write_list(out / DUPLICATES_NAME, named)
     with replacing(out / FILE_NAME, is_shared=True) as file:
         file.write(manifest.to_json().encode())
     remove(out, PASSING_FILES, LOCK_FILES)
     return manifest
+
+
+def _write_list(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
+    """Write one line per image, with tabs between its columns; no file if there are none."""
+    if lines := ["\t".join(printable(text, LONGEST_TEXT) for text in row) + "\n" for row in rows]:
+        with replacing(path, is_shared=True) as file:
+            file.write("".join(lines).encode())
 
 
 def _check_space(plan: Plan, out: Path, part: Part) -> None:

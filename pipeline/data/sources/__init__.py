@@ -6,7 +6,6 @@ or in `_kind_of` below (for a kind of path).
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Protocol, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.sources.labels import AUTO, LabelChoice
 from pipeline.errors import ConfigError, DataError, PipelineError
 from pipeline.plugins import SOURCE, is_import_path, load_plugin
 
@@ -27,8 +27,33 @@ Picture = bytes | Pixels
 """The content of an image file, or pixels if the source has no image files."""
 
 
+@dataclass(frozen=True)
+class Remarks:
+    """What a user should know of a source besides its images: where its labels come from, and what is not used."""
+
+    labels_from: str = ""
+    left_out: tuple[str, ...] = ()
+    """For example "3 files of other kinds (2 .txt, 1 .csv), for example notes.txt"."""
+    unused_labels: tuple[str, ...] = ()
+    """Labels that are there and not used: which, and how to use them or why they cannot be used."""
+
+    def __str__(self) -> str:
+        parts = []
+        if self.left_out:
+            parts.append(f"left out: {'; '.join(self.left_out)}")
+        if self.unused_labels:
+            parts.append(f"labels not used: {'; '.join(self.unused_labels)}")
+        return "; ".join(parts)
+
+
+NOTHING_TO_SAY = Remarks()
+
+
 class Source(Protocol):
-    """A fixed list of images that can be read in any order and in any process. A source must be picklable."""
+    """A fixed list of images that can be read in any order and in any process. A source must be picklable.
+
+    It may also have `remarks`, which are printed at the end.
+    """
 
     @property
     def name(self) -> str:
@@ -65,6 +90,14 @@ class Spec:
     name: str
     root: Path | None = None
     split: str = "train"
+    labels: LabelChoice = AUTO
+    """Where the labels come from"""
+    class_names: Path | None = None
+    """A file with the names of numbered classes"""
+    ending: str | None = None
+    """How the names of image files end; None for any image"""
+    scratch: Path | None = None
+    """A directory to which compressed tar files may be unpacked; without it they are refused"""
 
     def refuse_root(self) -> None:
         """Raise ConfigError if a root was given, because this source does not use one."""
@@ -120,13 +153,17 @@ REGISTRY: dict[str, str] = {
 HUGGING_FACE = "hf:"
 PATHS = (
     ("photos/", "a folder of images; its subfolders, if it has any, are the classes"),
-    ("photos.zip, photos.tar", "the same as an archive; a tar file must not be compressed"),
-    ("shards/", "webdataset shards: a folder of .tar files of KEY.jpg and KEY.cls"),
+    ("photos.zip, photos.tar", "the same as an archive; also .tar.gz, .tgz, .tar.bz2, .tar.xz"),
+    ("shards/", "webdataset shards: a folder of tar files of KEY.jpg and KEY.cls"),
     ("photos.npy, photos.npz", "uint8 arrays (count, height, width) or with 1 or 3 channels; labels in .npz"),
     ("hf:NAME, hf:USER/NAME", "a Hugging Face dataset; with --root, one that save_to_disk wrote"),
     ("package.module:Name", "a source of your own, see docs/extending.md"),
 )
-ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+TAR_ENDINGS = (
+    *(".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
+    *(".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4"),
+)
+ARCHIVES = (".zip", *TAR_ENDINGS)
 ARRAYS = (".npy", ".npz")
 
 
@@ -146,13 +183,22 @@ def open_source(spec: Spec) -> Source:
     Raises ConfigError for an unknown source and for options that it does not have, and DataError if its files are
     missing or cannot be used.
     """
+    from pipeline.data.sources.chosen_labels import apply_labels, refuse_other_choices
+
+    if spec.name not in REGISTRY and is_import_path(spec.name) and not Path(spec.name).exists():
+        refuse_other_choices(spec, frozenset())
+        return apply_labels(_open_own(spec), spec)
+    module = import_module(_module_of(spec))
+    refuse_other_choices(spec, getattr(module, "LABELS", frozenset()))
+    return apply_labels(cast(Source, module.open_source(spec)), spec)
+
+
+def _module_of(spec: Spec) -> str:
+    """The module that opens the source."""
     if spec.name in REGISTRY:
-        return _open_with(REGISTRY[spec.name], spec)
-    if spec.name.startswith(HUGGING_FACE):
-        return _open_with("pipeline.data.sources.hugging_face", spec)
-    if is_import_path(spec.name) and not Path(spec.name).exists():
-        return _open_own(spec)
-    return _open_with(f"pipeline.data.sources.{_kind_of(Path(spec.name))}", spec)
+        return REGISTRY[spec.name]
+    is_hugging_face = spec.name.startswith(HUGGING_FACE)
+    return f"pipeline.data.sources.{'hugging_face' if is_hugging_face else _kind_of(spec.name)}"
 
 
 def _open_own(spec: Spec) -> Source:
@@ -172,17 +218,20 @@ def _open_own(spec: Spec) -> Source:
     return source
 
 
-def _open_with(module: str, spec: Spec) -> Source:
-    return cast(Source, import_module(module).open_source(spec))
-
-
-def _kind_of(path: Path) -> str:
+def _kind_of(source: str) -> str:
     """The module that opens the file or folder at this path."""
+    from pipeline.data.sources.source_mistakes import explain_unknown
+
+    path = Path(source)
     name = path.name.lower()
-    if path.is_dir():
-        return _kind_of_folder(path)
-    if not path.is_file():
-        raise ConfigError(_unknown(str(path)))
+    try:
+        if path.is_dir():
+            return _kind_of_folder(path)
+        is_file = path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_file = False
+    if not is_file:
+        raise explain_unknown(source)
     if name.endswith(ARCHIVES):
         return "archive"
     if name.endswith(ARRAYS):
@@ -194,31 +243,20 @@ def _kind_of(path: Path) -> str:
 
 
 def _kind_of_folder(path: Path) -> str:
-    from pipeline.data.sources.listing import is_hidden, is_image
-
     try:
-        entries = [entry for entry in path.iterdir() if not is_hidden(entry.name)]
+        has_tars = any(
+            entry.name.lower().endswith(TAR_ENDINGS) and not entry.name.startswith(".") and not entry.is_dir()
+            for entry in path.iterdir()
+        )
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
-    shards = [entry.name for entry in entries if entry.name.lower().endswith(".tar") and entry.is_file()]
-    if not shards or any(is_image(entry.name) for entry in entries):
-        return "folder"
-    folders = [entry.name for entry in entries if entry.is_dir()]
-    if folders:
-        raise DataError(
-            f"{path} holds both tar files ({min(shards)}) and folders ({min(folders)}), so it is unclear which of "
-            "them hold the images. Give a folder with only tar files or only folders."
-        )
-    return "webdataset_shards"
+    return "webdataset_shards" if has_tars else "folder"
 
 
-def _unknown(name: str) -> str:
-    nearest = difflib.get_close_matches(name, REGISTRY, n=1)
-    hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    return (
-        f"There is no folder, file or named source {name}.{hint} The named sources are {', '.join(REGISTRY)} and "
-        "hf:NAME."
-    )
+def remarks_of(source: Source) -> Remarks:
+    """What the user should know of a source; one of their own may have nothing to say."""
+    found: Remarks = getattr(source, "remarks", NOTHING_TO_SAY)
+    return found
 
 
 def stable_hash(text: str) -> int:

@@ -2,7 +2,7 @@
 
     faces.npy    uint8 (count, height, width), grey; (count, height, width, 1 or 3);
                  or (count, 1 or 3, height, width), as in PyTorch
-    faces.npz    such an array and, optionally, an integer array (count,) of labels
+    faces.npz    such an array and, optionally, labels: whole numbers or words (count,) or (count, 1), or one-hot rows
 
 Images of a .npy file are read one by one; a .npz file is compressed, so all of it is read into memory.
 """
@@ -19,16 +19,19 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from pipeline.data.sources import Pixels, Source, Spec
+from pipeline.data.sources import Pixels, Remarks, Source, Spec
+from pipeline.data.sources.array_labels import choose_labels, describe_arrays, label_candidates
+from pipeline.data.sources.git_lfs import POINTER, refuse_pointer
 from pipeline.data.sources.in_memory import InMemory
+from pipeline.data.sources.labels import LabelChoice, labels_in, to_classes
 from pipeline.data.sources.npy import NpyHeader, read_npy_header, to_array
 from pipeline.data.sources.zip_files import list_zip
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
+from pipeline.regular_files import open_regular
 from pipeline.wording import counted
 
+LABELS = frozenset(("column",))
 IMAGE_NAMES = ("images", "x", "data", "arr_0")
-LABEL_NAMES = ("labels", "label", "y", "targets", "arr_1")
-MOST_CLASSES = 1_000_000
 SHAPES = "(count, height, width), with 1 or 3 channels in the second or the last place"
 
 
@@ -56,7 +59,7 @@ class NpyFile:
     def read(self, position: int) -> Pixels:
         size = self._image.bytes
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(self._header.start + position * size)
                 image = to_array(self._image, file.read(size))
         except OSError as error:
@@ -79,12 +82,20 @@ def open_source(spec: Spec) -> Source:
     spec.refuse_root()
     spec.refuse_splits(f"Give a file that holds only the {spec.split} images.")
     path = Path(spec.name)
-    return _open_npz(path) if path.suffix.lower() == ".npz" else _open_npy(path)
+    if path.suffix.lower() == ".npz":
+        return _open_npz(path, spec.labels)
+    if spec.labels.kind == "column":
+        raise ConfigError(
+            f"--labels {spec.labels}: {path} is one array, without labels. Give an .npz file, or a file of labels."
+        )
+    return _open_npy(path)
 
 
 def _open_npy(path: Path) -> NpyFile:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            refuse_pointer(path, file.read(len(POINTER)))
+            file.seek(0)
             header = read_npy_header(file)
         size = path.stat().st_size
     except OSError as error:
@@ -105,15 +116,21 @@ def _open_npy(path: Path) -> NpyFile:
     return NpyFile(path, header)
 
 
-def _open_npz(path: Path) -> InMemory:
+def _open_npz(path: Path, choice: LabelChoice) -> InMemory:
     headers = _read_headers(path)
     name = _find_images(path, headers)
     _check_images(path, headers[name])
-    label_name = _find_labels(path, headers, headers[name].shape[0])
-    arrays = _read_arrays(path, {key: headers[key] for key in (name, label_name) if key is not None})
-    labels = None if label_name is None else _check_labels(path, arrays[label_name])
-    classes = () if labels is None else tuple(str(label) for label in range(int(labels.max()) + 1))
-    return InMemory(path.stem, _channels_last(arrays[name]), labels, classes)
+    candidates = label_candidates(path, headers, name, choice)
+    loadable = [key for key in (name, *candidates) if not headers[key].dtype.hasobject]
+    arrays = _read_arrays(path, {key: headers[key] for key in loadable})
+    images = _channels_last(arrays.pop(name))
+    found, unused = choose_labels(path, {key: arrays.get(key) for key in candidates}, len(images), choice)
+    others = {key: header for key, header in headers.items() if key not in (name, found)}
+    left_out = (f"{counted(len(others), 'array')} ({describe_arrays(others)})",) if others else ()
+    if found is None:
+        return InMemory(path.stem, images, remarks=Remarks(left_out=left_out, unused_labels=unused))
+    labels, classes = to_classes(path, labels_in(arrays[found]))
+    return InMemory(path.stem, images, labels, classes, Remarks(f"the array {found}", left_out, unused))
 
 
 def _read_headers(path: Path) -> dict[str, NpyHeader]:
@@ -140,27 +157,9 @@ def _find_images(path: Path, headers: Mapping[str, NpyHeader]) -> str:
         if name in candidates:
             return name
     raise DataError(
-        f"{path} holds {_describe(headers)}, so it is unclear which array holds the images. Write one array "
+        f"{path} holds {describe_arrays(headers)}, so it is unclear which array holds the images. Write one array "
         f"{SHAPES}, or name it {', '.join(IMAGE_NAMES[:-1])} or {IMAGE_NAMES[-1]}."
     )
-
-
-def _find_labels(path: Path, headers: Mapping[str, NpyHeader], count: int) -> str | None:
-    candidates = [
-        name for name, header in headers.items() if header.shape == (count,) and header.dtype.kind in "iu"
-    ]
-    if len(candidates) <= 1:
-        return candidates[0] if candidates else None
-    for name in LABEL_NAMES:
-        if name in candidates:
-            return name
-    raise DataError(
-        f"{path} holds {_describe(headers)}, so it is unclear which array holds the labels. Name it labels."
-    )
-
-
-def _describe(headers: Mapping[str, NpyHeader]) -> str:
-    return ", ".join(f"{name}: {header}" for name, header in headers.items()) or "no arrays"
 
 
 def _read_arrays(path: Path, headers: Mapping[str, NpyHeader]) -> dict[str, npt.NDArray[Any]]:
@@ -205,16 +204,6 @@ def _check_images(path: Path, header: NpyHeader) -> None:
         raise DataError(f"{what}, but images must be {SHAPES}. Reshape them.")
     if 0 in shape:
         raise DataError(f"{what}, so it holds no images. Give a file that does.")
-
-
-def _check_labels(path: Path, labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest >= MOST_CLASSES:
-        raise DataError(
-            f"{path} holds labels from {lowest} to {highest}, but labels must be 0 to {MOST_CLASSES - 1:,}. Renumber "
-            "the classes, or leave the labels out."
-        )
-    return labels.astype(np.int64)
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pipeline.data.sources import Source, Spec
 from pipeline.data.sources.folder import read_image_file
-from pipeline.data.sources.listing import Listed
 from pipeline.data.sources.torchvision_sets import Files, open_with_torchvision
 from pipeline.errors import DataError
 from pipeline.wording import counted
@@ -20,14 +19,24 @@ ALL = "all"
 LINE = re.compile(r"(\w+\.(?:jpg|png)) +([012])", re.ASCII)
 
 
-class CelebA(Listed):
+class CelebA:
     """The faces of one split, in the order of the partition file."""
 
-    native_resolution = (218, 178)
+    classes: tuple[str, ...] = ()
+    native_resolution: tuple[int, int] | None = (218, 178)
+    native_channels = 3
 
     def __init__(self, folder: Path, split: str, names: list[str]) -> None:
-        super().__init__(f"celeba-{split}", (), [(name, None) for name in names])
-        self.folder = folder
+        self.name, self.folder, self.names = f"celeba-{split}", folder, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def key(self, position: int) -> str:
+        return self.names[position]
+
+    def label(self, position: int) -> None:
+        return None
 
     def read(self, position: int) -> bytes:
         return read_image_file(self.folder / IMAGES / self.key(position))

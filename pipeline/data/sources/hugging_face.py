@@ -2,30 +2,37 @@
 
     wgan shards make hf:USER/NAME OUT --split train
     wgan shards make hf:NAME OUT --root DIR          a dataset that `Dataset.save_to_disk` wrote to DIR
+    wgan shards make hf:cifar100 OUT --labels column:coarse_label
 
-Code in a dataset repository is never run. Needs the extra `hf`.
+Labels are the only column of the type ClassLabel, or else a column named `label` or the like. Code in a dataset
+repository is never run, and files outside of the dataset are never read. Needs the extra `hf`.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.data.format.codecs import MAX_FILE_BYTES
 from pipeline.data.sources import Source, Spec, stable_hash
+from pipeline.data.sources.column_labels import NO_LABELS, FoundLabels, find_column_labels
 from pipeline.data.sources.folder import read_image_file
-from pipeline.data.sources.listing import too_large
+from pipeline.data.sources.members import too_large
 from pipeline.errors import ConfigError, DataError
-from pipeline.wording import counted
+from pipeline.foreign_text import printable
 
+LABELS = frozenset(("column",))
 PREFIX = "hf:"
 
 
 class HuggingFace:
-    """The rows of a dataset, shuffled, because many are sorted by class. `images` has one column, not decoded."""
+    """The rows of a dataset, shuffled, because many are sorted by class. `images` has one column, not decoded.
+
+    Images that are files are read only below `places`.
+    """
 
     native_resolution: tuple[int, int] | None = None
     native_channels = 3
@@ -34,11 +41,11 @@ class HuggingFace:
         self,
         name: str,
         images: Any,
-        labels: npt.NDArray[np.int64] | None,
-        classes: tuple[str, ...],
+        labels: FoundLabels = NO_LABELS,
+        places: tuple[Path, ...] = (),
     ) -> None:
-        self.name, self.classes = name, classes
-        self._images, self._labels = images, labels
+        self.name, self.classes, self.remarks = name, labels.classes, labels.remarks
+        self._images, self._labels, self._places = images, labels.labels, places
         (self._column,) = images.column_names
         order = sorted(range(len(images)), key=lambda row: stable_hash(str(row)))
         self._rows = np.array(order, dtype=np.int64)
@@ -58,24 +65,34 @@ class HuggingFace:
         if stored is None or (stored["bytes"] is None and stored["path"] is None):
             raise DataError(f"{where} has no image. Remove such rows from the dataset.")
         if stored["bytes"] is None:
-            return _read_local(where, stored["path"])
+            return self._read_file(where, stored["path"])
         content: bytes = stored["bytes"]
         if len(content) > MAX_FILE_BYTES:
             raise too_large(where)
         return content
 
-
-def _read_local(where: str, name: str) -> bytes:
-    try:
-        is_here = Path(name).is_file()
-    except OSError:  # a URL can be too long for a path, and the folder may be unreadable
-        is_here = False
-    if not is_here:
+    def _read_file(self, where: str, name: str) -> bytes:
+        """A file of the dataset that is not in its table. Raises DataError if it is missing or lies elsewhere."""
+        paths = [Path(os.path.realpath(place / name)) for place in self._places] if "\0" not in name else []
+        for place, path in zip(self._places, paths, strict=False):
+            if path.is_relative_to(os.path.realpath(place)) and _is_file(path):
+                return read_image_file(path)
+        if any(map(_is_file, paths)):
+            raise DataError(
+                f"{where} refers to the file {printable(name)!r}, which lies outside of the dataset, so it is not "
+                "read. Save the dataset together with its images."
+            )
         raise DataError(
-            f"{where} refers to the file {name!r}, which does not exist here. Save the dataset together with its "
-            "images."
+            f"{where} refers to the file {printable(name)!r}, which does not exist here. Save the dataset together "
+            "with its images."
         )
-    return read_image_file(Path(name))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a URL can be too long for a path, and the folder may be unreadable
+        return False
 
 
 def open_source(spec: Spec) -> Source:
@@ -93,16 +110,23 @@ def open_source(spec: Spec) -> Source:
         ) from None
     dataset = _load_saved(spec, spec.root) if spec.root is not None else _load_from_hub(spec)
     image = _only_image_column(spec, dataset)
-    label = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.ClassLabel)]
     # A saved dataset keeps its format, in which rows may be tables instead of dictionaries.
     plain = dataset.with_format(None).select_columns([image])
     images = plain.cast_column(image, datasets.Image(decode=False))
-    name = f"{spec.name}-{spec.split}"
-    if len(label) != 1:
-        return HuggingFace(name, images, None, ())
-    classes = tuple(dataset.features[label[0]].names)
-    labels = _read_labels(spec, dataset, label[0], len(classes))
-    return HuggingFace(name, images, labels, () if labels is None else classes)
+    labels = find_column_labels(spec, dataset, image)
+    return HuggingFace(f"{spec.name}-{spec.split}", images, labels, _places(spec))
+
+
+def _places(spec: Spec) -> tuple[Path, ...]:
+    """The directories below which image files of the dataset may lie."""
+    if spec.root is not None:
+        return (spec.root,)
+    import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
+    local = Path(spec.name.removeprefix(PREFIX))
+    return (*map(Path, caches), *([local] if local.is_dir() else []))
 
 
 def _load_from_hub(spec: Spec) -> Any:
@@ -151,17 +175,3 @@ def _only_image_column(spec: Spec, dataset: Any) -> str:
         f"({', '.join(found) or 'none'}) among {', '.join(dataset.features)}. Save it with one such column, with "
         "select_columns and save_to_disk, and give --root."
     )
-
-
-def _read_labels(spec: Spec, dataset: Any, column: str, classes: int) -> npt.NDArray[np.int64] | None:
-    labels = dataset.select_columns([column]).with_format("arrow")[:][column].to_numpy()
-    if (labels == -1).all():
-        return None  # on the Hub this means that the labels of a test split are secret
-    wrong = ~((labels >= 0) & (labels < classes))  # also true of a missing label, which is NaN
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise DataError(
-            f"{spec.name}: row {row} has label {labels[row]}, but the dataset has {counted(classes, 'class')}, "
-            f"numbered from 0. Remove such rows, or the column {column}."
-        )
-    return np.asarray(labels, dtype=np.int64)

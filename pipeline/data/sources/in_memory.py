@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.sources import Pixels
+from pipeline.data.sources import NOTHING_TO_SAY, Pixels, Remarks
 from pipeline.errors import DataError
 from pipeline.wording import counted
 
@@ -23,8 +23,9 @@ class InMemory:
         images: Pixels,
         labels: npt.NDArray[np.int64] | None = None,
         classes: tuple[str, ...] = (),
+        remarks: Remarks = NOTHING_TO_SAY,
     ) -> None:
-        self.name, self.classes = name, classes
+        self.name, self.classes, self.remarks = name, classes, remarks
         self.native_resolution: tuple[int, int] = (images.shape[1], images.shape[2])
         self.native_channels = 1 if images.ndim == 3 else 3
         if labels is not None:

@@ -1,147 +1,168 @@
-"""Lists of image files: which files are images, which folders are classes, and the base of sources of such files.
+"""The one listing of a source's content: its images in order, their labels, and what is left out.
 
-    0001.jpg                   all images in one place: no labels
-    cat/one/a.png              the class is the first folder; folders inside it do not matter
-    train/cat/a.png            a single folder that holds only folders is not a class
+`wgan shards make`, `index` and `check` all work from it, for folders, zip files and tar files alike. Labels come from
 
-Hidden files and folders are skipped. Files with other endings are skipped with a warning that counts them.
+    KEY.cls                    the number of the class, next to KEY.jpg
+    dataset.json               as StyleGAN's tools write it; its folders are no classes
+    cat/0001.jpg               otherwise, from the folders
+
+or from where --labels says.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.format.codecs import MAX_FILE_BYTES
-from pipeline.data.sources import mixed
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.sources import Picture, Remarks, mixed
+from pipeline.data.sources.leftovers import describe_left_out, describe_unused_labels
+from pipeline.data.sources.members import WHERE_COLUMNS, Container, Members
+from pipeline.data.sources.npy import read_pixels
 from pipeline.data.sources.pictures import EXTENSIONS
+from pipeline.data.sources.sample_labels import FoundLabels, find_labels
+from pipeline.data.sources.samples import Asked, Samples, sort_samples
 from pipeline.errors import DataError
+from pipeline.foreign_text import printable
 from pipeline.wording import counted
 
-SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
-MAC_FOLDER = "__MACOSX"  # macOS adds this folder to archives
-
-Entry = tuple[str, int | None]
-"""A file's path within its source, and its label."""
+ARCHIVES = (".tar", ".zip", ".gz", ".bz2", ".xz", ".zst", ".tgz", ".tbz2", ".txz", ".7z", ".rar")
+CONTAINER, LABEL, WHERE = 0, 1, 2
+"""The columns of a listing's rows; the last one is the first of several."""
 
 
-class Listed:
-    """The base of all sources of named image files. `files` lists them in their order."""
+@dataclass(frozen=True)
+class Listing:
+    """Images of one or several containers, in order.
 
-    native_resolution: tuple[int, int] | None = None
-    native_channels = 3
+    `names` are the names of their files and `keys` their unique keys; `rows`, int64 (count, 7), has for each the number
+    of its container, its label (-1 if there are none), and its place there.
+    """
 
-    def __init__(self, name: str, classes: tuple[str, ...], files: Sequence[Entry]) -> None:
-        self.name, self.classes, self.files = name, classes, files
+    containers: tuple[Container, ...]
+    names: list[str]
+    keys: list[str]
+    rows: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    are_labels_in_files: bool
+    """Whether each image has its own label file"""
+    remarks: Remarks
+
+
+class ListedImages:
+    """The source of the images of a listing."""
+
+    def __init__(
+        self,
+        name: str,
+        listing: Listing,
+        native_resolution: tuple[int, int] | None = None,
+        native_channels: int = 3,
+    ) -> None:
+        self.name, self.classes, self.remarks = name, listing.classes, listing.remarks
+        self.native_resolution, self.native_channels = native_resolution, native_channels
+        self._listing = listing
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._listing.keys)
 
     def key(self, position: int) -> str:
-        return self.files[position][0]
+        return self._listing.keys[position]
+
+    def file_name(self, position: int) -> str:
+        """The name of the image's file, with the name of its shard if there are several."""
+        container, name = self._container(position), self._listing.names[position]
+        return name if len(self._listing.containers) == 1 else f"{container.path.name}/{name}"
 
     def label(self, position: int) -> int | None:
-        return self.files[position][1]
+        label = int(self._listing.rows[position, LABEL])
+        return None if label < 0 else label
+
+    def read(self, position: int) -> Picture:
+        container, name = self._container(position), self._listing.names[position]
+        content = container.read(container, name, tuple(self._listing.rows[position, WHERE:].tolist()))
+        if container.kind == "tar" and name.lower().endswith(".npy"):
+            return read_pixels(f"{container.path}: {name}", content)
+        return content
+
+    def _container(self, position: int) -> Container:
+        return self._listing.containers[int(self._listing.rows[position, CONTAINER])]
 
 
-def sort_into_classes(
-    place: Path, files: Iterable[str], folders: Iterable[str] = (), wrapped: bool = False
-) -> tuple[tuple[str, ...], list[Entry]]:
-    """The class names, and all images with their labels in an order that mixes the classes.
+def list_images(
+    place: Path, containers: Sequence[Members], asked: Asked, left_out: Sequence[str] = ()
+) -> Listing:
+    """List the images in containers, which all belong to the source at `place`: a folder, an archive, or several.
 
-    `files` and `folders` are paths within `place` with "/" between their parts; only folders without files must be
-    given. `wrapped` says that a single folder around all images is not a class, as in archives. Raises DataError if
-    there are no images, if a class folder has none, if there are images both in class folders and next to them, and
-    if the folders are splits.
+    `left_out` is what else `place` holds. Raises DataError if there are no images, and if it is unclear which files are
+    images or which labels they have.
     """
-    files = list(files)
-    images = [name for name in files if is_image(name)]
-    warn_of_others(place, [name for name in files if not is_image(name)])
-    looked_for = f"no files that end in {', '.join(EXTENSIONS)}"
-    if not images:
-        raise DataError(f"{place} holds no images: {looked_for}. Give a folder or an archive that does.")
-    all_folders = _with_parents(files, folders)
-    top = _class_level(images, all_folders, wrapped)
-    loose = [name for name in images if "/" not in name[len(top) :]]
-    filled = {name[len(top) :].partition("/")[0] for name in images if "/" in name[len(top) :]}
-    if loose and filled:
-        raise DataError(
-            f"{place / top} holds images both directly ({loose[0][len(top) :]}) and in folders ({min(filled)}), so "
-            "it is unclear whether the folders are classes. Move the images that are not in a folder into one, or "
-            "remove them."
-        )
-    if loose:
-        return (), mixed((name, None) for name in loose)
-    classes = sorted(name[len(top) :] for name in _folders_in(top, all_folders))
-    for name in classes:
-        if name not in filled:
-            raise DataError(
-                f"The class folder {place / top / name} holds no images: {looked_for}. Add some, or remove the folder."
-            )
-    if len(classes) > 1 and SPLITS.issuperset(name.lower() for name in classes):
-        raise DataError(
-            f"{place / top} holds the folders {', '.join(classes)}, which are splits, not classes. Give only one of "
-            "them; unpack an archive first."
-        )
-    labels = {name: label for label, name in enumerate(classes)}
-    return tuple(classes), mixed((name, labels[name[len(top) :].partition("/")[0]]) for name in images)
-
-
-def _class_level(images: Sequence[str], folders: Collection[str], wrapped: bool) -> str:
-    """The common start of the paths of all class folders: "", or "train/" if that folder holds all of them."""
-    top = ""
-    while True:
-        inside = _folders_in(top, folders)
-        if len(inside) != 1 or _any_directly_in(top, images):
-            return top
-        inner = f"{inside[0]}/"
-        if _any_directly_in(inner, images) and not wrapped:
-            return top
-        top = inner
-
-
-def _folders_in(top: str, folders: Iterable[str]) -> list[str]:
-    return [name for name in folders if name.startswith(top) and "/" not in name[len(top) :]]
-
-
-def _any_directly_in(top: str, images: Iterable[str]) -> bool:
-    return any("/" not in name[len(top) :] for name in images)
-
-
-def _with_parents(files: Iterable[str], folders: Iterable[str]) -> set[str]:
-    found = set(folders)
-    parents = {name.rpartition("/")[0] for name in (*files, *found)} - {""}
-    while parents:
-        found |= parents
-        parents = {name.rpartition("/")[0] for name in parents} - {""}
-    return found
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a path within a source is hidden because of its own name or that of a folder above it."""
-    return any(part.startswith(".") or part == MAC_FOLDER for part in name.split("/"))
-
-
-def is_image(name: str) -> bool:
-    """Whether the name of a file ends like that of an image."""
-    return name.lower().endswith(EXTENSIONS)
-
-
-def warn_of_others(place: Path, others: Sequence[str], kinds: str = ", ".join(EXTENSIONS)) -> None:
-    """Print one warning with the number of files that are not read, and the name of one."""
-    if others:
-        name = others[0].rpartition("/")[2]
-        which = (
-            f"1 file was skipped: {name}"
-            if len(others) == 1
-            else f"{counted(len(others), 'file')} were skipped, for example {name}"
-        )
-        print(f"warning: {place}: {which}. Only files that end in {kinds} are read.", file=sys.stderr)
-
-
-def too_large(file: Path | str) -> DataError:
-    """The error for a file that is larger than MAX_FILE_BYTES."""
-    return DataError(
-        f"{file} is larger than {MAX_FILE_BYTES >> 20} MiB, which is too large for an image. Remove it."
+    samples = [sort_samples(members, asked) for members in containers]
+    names = [name for part in samples for name in part.names]
+    if not names:
+        raise DataError(_no_images(place, samples, asked.ending))
+    labels = find_labels(place, samples, asked)
+    keys, is_shuffled = _keys(place, samples, labels), _is_shuffled(place, samples, labels)
+    order = list(range(len(keys)))
+    if not is_shuffled:
+        order = [number for _, number in mixed(zip(keys, order, strict=True))]
+    others = [name for part in samples for name in part.others if name not in labels.used]
+    unread = describe_left_out([part.members for part in samples], others, "with another ending")
+    return Listing(
+        tuple(part.members.container for part in samples),
+        [names[number] for number in order],
+        [keys[number] for number in order],
+        _rows(samples, labels)[order],
+        labels.classes,
+        labels.are_in_files,
+        Remarks(
+            labels.origin,
+            (*left_out, *unread),
+            (*labels.unused, *describe_unused_labels(samples, asked.labels, bool(labels.classes))),
+        ),
     )
+
+
+def _are_shards(place: Path, samples: Sequence[Samples], labels: FoundLabels) -> bool:
+    """Whether these are webdataset shards: a folder of tar files, or one tar file with label files."""
+    return samples[0].members.container.kind == "tar" and (place.is_dir() or labels.are_in_files)
+
+
+def _is_shuffled(place: Path, samples: Sequence[Samples], labels: FoundLabels) -> bool:
+    """Whether the order of the files is kept: shards are shuffled when they are made, unless they hold folders."""
+    return _are_shards(place, samples, labels) and (labels.are_in_files or not labels.classes)
+
+
+def _keys(place: Path, samples: Sequence[Samples], labels: FoundLabels) -> list[str]:
+    if not _are_shards(place, samples, labels):
+        return [name for part in samples for name in part.names]
+    return [f"{part.members.path.name}/{key}" for part in samples for key in part.keys]
+
+
+def _rows(samples: Sequence[Samples], labels: FoundLabels) -> npt.NDArray[np.int64]:
+    """Arrays, because they need much less memory than tuples."""
+    rows = np.zeros((len(labels.labels), WHERE + WHERE_COLUMNS), dtype=np.int64)
+    rows[:, LABEL] = labels.labels
+    start = 0
+    for number, part in enumerate(samples):
+        wheres = np.array([part.members.files[name] for name in part.names], dtype=np.int64)
+        places = rows[start : start + len(part.names)]
+        places[:, CONTAINER] = number
+        if wheres.size:
+            places[:, WHERE : WHERE + wheres.shape[1]] = wheres
+        start += len(part.names)
+    return rows
+
+
+def _no_images(place: Path, samples: Sequence[Samples], ending: str | None) -> str:
+    others = [name for part in samples for name in part.others]
+    if ending is not None:
+        return f"{place} holds no images that end in {ending}. Correct --images."
+    looked_for = f"{place} holds no images: no files that end in {', '.join(EXTENSIONS)}."
+    if archives := sorted(name for name in others if name.lower().endswith(ARCHIVES)):
+        what = "1 archive" if len(archives) == 1 else f"{counted(len(archives), 'archive')}, for example"
+        return f"{looked_for} It holds {what} {printable(archives[0])}. Give a folder of tar files, or one archive."
+    return f"{looked_for} Give a folder or an archive that does."

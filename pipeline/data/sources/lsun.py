@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.data.format.codecs import MAX_FILE_BYTES
 from pipeline.data.sources import Source, Spec
-from pipeline.data.sources.listing import too_large
+from pipeline.data.sources.members import too_large
 from pipeline.errors import ConfigError, DataError
 
 PREFIX = "lsun-"

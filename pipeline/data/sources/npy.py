@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.data.sources import Pixels
+from pipeline.errors import DataError
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -49,3 +53,19 @@ def to_array(header: NpyHeader, elements: bytes) -> npt.NDArray[Any]:
         raise ValueError(f"{header} takes {header.bytes:,} bytes, but there are {len(elements):,}")
     flat = np.frombuffer(elements, dtype=header.dtype)
     return flat.reshape(header.shape, order="F" if header.fortran else "C")
+
+
+def read_pixels(where: str, content: bytes) -> Pixels:
+    """The image in a .npy file of a shard. Raises DataError, which starts with `where`, if it is none."""
+    stream = io.BytesIO(content)
+    try:
+        header = read_npy_header(stream)
+        array = to_array(header, content[header.start :])
+    except ValueError as error:
+        raise DataError(f"{where} cannot be read: {error}. Write it again with numpy.save.") from None
+    if array.dtype != np.uint8 or array.shape[2:] not in ((), (1,), (3,)) or array.ndim < 2 or not array.size:
+        raise DataError(
+            f"{where} holds {header}, but an image must be uint8 (height, width), or (height, width, 1 or 3). "
+            "Convert it."
+        )
+    return array[:, :, 0] if array.shape[2:] == (1,) else array

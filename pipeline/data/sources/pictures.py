@@ -38,8 +38,9 @@ SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 MAX_PIXELS = 64_000_000
 
 
-def decode_picture(content: bytes) -> Image.Image:
-    """Decode an image file to Pillow mode L or RGB by the table above.
+def decode_picture(content: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """Decode an image file to Pillow mode L or RGB by the table above; `background` is the colour behind transparent
+    parts.
 
     The size and the mode are checked before the pixels are decoded. Raises DataError if the file is damaged, has more
     than 64 million pixels, or is refused by the table; the message does not name the file, so callers must add its
@@ -49,7 +50,7 @@ def decode_picture(content: bytes) -> Image.Image:
         with warnings.catch_warnings():
             # Warnings about sizes, which are checked here, and about metadata, which are not used.
             warnings.simplefilter("ignore")
-            return _decode(content)
+            return _decode(content, background)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -60,7 +61,7 @@ def decode_picture(content: bytes) -> Image.Image:
         raise DataError(f"it is damaged: {error}") from None
 
 
-def _decode(content: bytes) -> Image.Image:
+def _decode(content: bytes, background: tuple[int, int, int]) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     check_size(*image.size)
     _check_mode(image)
@@ -69,7 +70,7 @@ def _decode(content: bytes) -> Image.Image:
         image.verify()
         image = Image.open(io.BytesIO(content), formats=("PNG",))
     image.load()
-    return _plain(ImageOps.exif_transpose(image))
+    return _plain(ImageOps.exif_transpose(image), background)
 
 
 def check_size(width: int, height: int) -> None:
@@ -89,11 +90,11 @@ def _check_mode(image: ImageFile.ImageFile) -> None:
     )
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if image.mode in SIXTEEN_BIT_GREY:
         return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     mode = "L" if image.mode in GREY_MODES else "RGB"
     if not image.has_transparency_data:
         return image if image.mode == mode else image.convert(mode)
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert(mode)
+    behind = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(behind, image.convert("RGBA")).convert(mode)

@@ -1,248 +1,159 @@
-"""Webdataset shards of any program: a folder of .tar files, or a single one.
+"""Webdataset shards of any program: a folder of .tar files, which may be compressed.
 
     photos/000000.tar:  0001.jpg 0001.cls 0002.jpg 0002.cls ...
     photos/classes.txt  the class names by label, one per line; optional
 
-A sample is KEY.(png, jpg, webp, ...), and KEY.cls holds its label in decimal digits; a key ends at the first dot
-after the last slash. KEY.npy holds pixels, as in this program's own raw shards, whose manifest has the class names.
-All other members (.json, .txt, .pkl, ...) are skipped and never opened, because loading some of them could run code.
-Samples keep their order, because shards are normally shuffled when they are made.
+A sample is KEY.(png, jpg, webp, ...), and KEY.cls holds its label in decimal digits; `samples` says what a key is.
+KEY.npy holds pixels, as in this program's own raw shards, whose manifest has the class names. All other members (.json,
+.txt, .pkl, ...) are skipped; loading some of them could run code. Samples keep their order, because shards are normally
+shuffled when they are made.
 """
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline.data.format.codecs import MAX_FILE_BYTES
 from pipeline.data.format.manifest import FILE_NAME as MANIFEST
-from pipeline.data.format.tar_index import split_name
-from pipeline.data.sources import Picture, Pixels, Source, Spec
-from pipeline.data.sources.listing import is_hidden, too_large, warn_of_others
-from pipeline.data.sources.members import Members
-from pipeline.data.sources.npy import read_npy_header, to_array
-from pipeline.data.sources.pictures import EXTENSIONS
-from pipeline.data.sources.tar_files import list_tar, read_tar_member
+from pipeline.data.sources import TAR_ENDINGS, Source, Spec
+from pipeline.data.sources.class_names import FILE_NAME as CLASS_NAMES
+from pipeline.data.sources.folder import list_folder
+from pipeline.data.sources.leftovers import describe_left_out
+from pipeline.data.sources.listing import ListedImages, Listing, list_images
+from pipeline.data.sources.members import Members, unreadable
+from pipeline.data.sources.samples import FILE_LABELS, Asked, asked_of, is_image
+from pipeline.data.sources.tar_files import list_tar
+from pipeline.documents import Document, parse_json
 from pipeline.errors import DataError
+from pipeline.regular_files import read_regular
 from pipeline.wording import counted
 
-IMAGES = frozenset((*(extension[1:] for extension in EXTENSIONS), "npy"))
-KINDS = f"{', '.join(EXTENSIONS)}, .npy and .cls"
-LABEL_DIGITS = 9
-MOST_CLASSES = 1_000_000
-CLASS_NAMES = "classes.txt"
+LABELS = FILE_LABELS
+LARGEST_MANIFEST = 1 << 28
+OURS = frozenset((MANIFEST, CLASS_NAMES, "bad-images.txt", "duplicates.txt"))
 
 
-class Sample(NamedTuple):
-    key: str
-    size: int
-    offset: int
-    is_pixels: bool
-    label: int  # -1 if there is none
+class OurManifest(Document):
+    """What this program's manifest says of the images; that of another program has other fields."""
 
-
-class WebdatasetShards:
-    """The samples of several tar files. `shards` are the files with their samples."""
-
-    def __init__(
-        self,
-        name: str,
-        shards: Sequence[tuple[Path, Sequence[Sample]]],
-        classes: tuple[str, ...],
-        native_resolution: tuple[int, int] | None = None,
-        native_channels: int = 3,
-    ) -> None:
-        self.name, self.classes = name, classes
-        self.native_resolution, self.native_channels = native_resolution, native_channels
-        self._paths = [path for path, _ in shards]
-        self._keys = [sample.key for _, samples in shards for sample in samples]
-        # An array needs much less memory than tuples.
-        self._rows = np.array([sample[1:] for _, samples in shards for sample in samples], dtype=np.int64)
-        self._ends = np.cumsum([len(samples) for _, samples in shards])
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def key(self, position: int) -> str:
-        return f"{self._path(position).name}/{self._keys[position]}"
-
-    def label(self, position: int) -> int | None:
-        label = int(self._rows[position, 3])
-        return None if label < 0 else label
-
-    def read(self, position: int) -> Picture:
-        path, key = self._path(position), self._keys[position]
-        size, offset, is_pixels, _ = self._rows[position].tolist()
-        content = read_tar_member(path, key, (size, offset))
-        return _read_pixels(path, key, content) if is_pixels else content
-
-    def _path(self, position: int) -> Path:
-        return self._paths[int(np.searchsorted(self._ends, position, side="right"))]
-
-
-def _read_pixels(path: Path, key: str, content: bytes) -> Pixels:
-    stream = io.BytesIO(content)
-    try:
-        header = read_npy_header(stream)
-        array = to_array(header, content[header.start :])
-    except ValueError as error:
-        raise DataError(
-            f"{path}: {key}.npy cannot be read: {error}. Write it again with numpy.save."
-        ) from None
-    if array.dtype != np.uint8 or array.shape[2:] not in ((), (1,), (3,)) or array.ndim < 2 or not array.size:
-        raise DataError(
-            f"{path}: {key}.npy holds {header}, but an image must be uint8 (height, width), or (height, width, 1 or "
-            "3). Convert it."
-        )
-    return array[:, :, 0] if array.shape[2:] == (1,) else array
+    format: str
+    classes: list[str]
+    resolution: tuple[int, int] | None = None
+    channels: Literal[1, 3] = 3
 
 
 def open_source(spec: Spec) -> Source:
-    """List the samples of all .tar files in the folder `spec.name`.
+    """List the samples of all tar files in the folder `spec.name`; if these hold no images, the images next to them.
 
     Raises DataError for tar files that `archive` would refuse, if there are no images, and for labels that are not
     whole numbers, that only some images have, or that have no class name; ConfigError if a root or a split is given.
     """
     spec.refuse_root()
     spec.refuse_splits(f"Give a folder that holds only the {spec.split} shards.")
-    path = Path(spec.name)
-    return open_shards(path, [list_tar(tar) for tar in tar_files(path)])
+    path, asked = Path(spec.name), asked_of(spec)
+    beside, tars = _open_tars(path, spec.scratch)
+    if not any(is_image(name) or name.endswith(".npy") for members in tars for name in members.files):
+        beside.files.update({members.path.name: () for members in tars})
+        return ListedImages(path.resolve().name, list_images(path, [beside], asked))
+    manifest = _read_manifest(path)
+    if manifest and not asked.is_named_later:
+        asked = replace(asked, class_names=tuple(manifest.classes))
+    listing = _list(path, asked, beside, tars)
+    resolution, channels = (manifest.resolution, manifest.channels) if manifest else (None, 3)
+    return ListedImages(path.resolve().name, listing, resolution, channels)
 
 
-def tar_files(folder: Path) -> list[Path]:
-    """The visible .tar files of a folder, sorted by name."""
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.name.lower().endswith(".tar") and not is_hidden(file.name) and file.is_file()
-    )
+def list_shards(folder: Path, asked: Asked) -> Listing:
+    """The images of all tar files in a folder, in the order of the files' names.
+
+    Raises DataError if one is compressed, and if it is unclear what in the folder the images are.
+    """
+    return _list(folder, asked, *_open_tars(folder, None))
 
 
-def has_labels(members: Members) -> bool:
-    """Whether a tar file holds labels (KEY.cls), so that it is a webdataset shard."""
-    return any(split_name(name)[1] == "cls" for name in members.files)
+def _open_tars(folder: Path, scratch: Path | None) -> tuple[Members, list[Members]]:
+    """What a folder holds besides tar files, and the members of each tar file, sorted by name."""
+    beside = list_folder(folder)
+    names = [name for name in sorted(beside.files) if is_tar(name)]
+    if not names:
+        raise DataError(f"{folder} holds no tar files. Give a folder that does.")
+    _refuse_copies(folder, names)
+    for name in names:
+        del beside.files[name]
+    return beside, [list_tar(folder / name, folder, scratch) for name in names]
 
 
-def open_shards(path: Path, shards: Sequence[Members]) -> WebdatasetShards:
-    """The source at `path`, a tar file or a folder of tar files, whose members are `shards`."""
-    found = [(members.path, _samples(members)) for members in shards]
-    samples = [sample for _, samples in found for sample in samples]
-    others = [name for members in shards for name in members.files if not _is_read(name)]
-    warn_of_others(path, others, KINDS)
-    if not samples:
+def _list(folder: Path, asked: Asked, beside: Members, tars: Sequence[Members]) -> Listing:
+    images, left_out = _left_out(beside, [members.path.name for members in tars])
+    if empty := [members.path.name for members in tars if not members.files]:
+        left_out.append(f"{counted(len(empty), 'empty tar file')} ({empty[0]})")
+    listing = list_images(folder, tars, asked, left_out)
+    if images > len(listing.keys):
         raise DataError(
-            f"{path} holds no images: no members that end in {', '.join(EXTENSIONS)} or .npy. Give tar files that do."
+            f"{folder} holds {counted(images, 'image')} next to tar files ({tars[0].path.name}) of "
+            f"{counted(len(listing.keys), 'image')}, so it is unclear which of them are meant. Give a folder with "
+            "only tar files, or only images."
         )
-    labels = np.array([sample.label for sample in samples], dtype=np.int64)
-    _check_labelled(path, samples, labels)
-    folder = path if path.is_dir() else path.parent
-    manifest = _read_manifest(folder) if path.is_dir() else {}
-    classes = _class_names(folder, manifest, int(labels.max()))
-    return WebdatasetShards(path.resolve().name, found, classes, *_native(manifest))
-
-
-def _is_read(name: str) -> bool:
-    extension = split_name(name)[1]
-    return extension in IMAGES or extension == "cls"
-
-
-def _samples(members: Members) -> list[Sample]:
-    images: dict[str, tuple[int, int, bool]] = {}
-    labels: dict[str, int] = {}
-    for name, (size, offset) in members.files.items():
-        key, extension = split_name(name)
-        if extension == "cls":
-            labels[key] = _read_label(members, name, size, offset)
-        elif extension in IMAGES:
-            if key in images:
-                raise DataError(
-                    f"{members.path} holds two images with the key {key!r}, one of them .{extension}, so it is "
-                    "unclear which is meant. Pack only one image per key."
-                )
-            if size > MAX_FILE_BYTES:
-                raise too_large(members.path / name)
-            images[key] = (size, offset, extension == "npy")
-    for key in labels.keys() - images.keys():
+    if not listing.classes and asked.labels.kind == "auto" and (folder / CLASS_NAMES).exists():
         raise DataError(
-            f"{members.path} holds a label but no image for the key {key!r}. Add the image, or remove the label."
+            f"{folder / CLASS_NAMES} names classes, but no sample has a label. Remove it, add KEY.cls to all "
+            "samples, or give --labels none."
         )
-    return [Sample(key, *image, labels.get(key, -1)) for key, image in images.items()]
+    return listing
 
 
-def _read_label(members: Members, name: str, size: int, offset: int) -> int:
-    text = read_tar_member(members.path, name, (min(size, LABEL_DIGITS + 2), offset)).strip()
-    if size > LABEL_DIGITS + 2 or not text.isdigit() or len(text) > LABEL_DIGITS:
+def is_tar(name: str) -> bool:
+    """Whether the path of a file within a folder is that of a tar file directly in it, compressed or not."""
+    return "/" not in name and name.lower().endswith(TAR_ENDINGS)
+
+
+def _refuse_copies(folder: Path, names: Sequence[str]) -> None:
+    """Raise DataError if a tar file lies next to its own compressed copy."""
+    stems: dict[str, str] = {}
+    for name in names:
+        stem = next(name[: -len(ending)] for ending in TAR_ENDINGS if name.lower().endswith(ending))
+        if stem in stems:
+            raise DataError(
+                f"{folder} holds both {stems[stem]} and {name}. If one is the compressed copy of the other, remove "
+                "one of them, or each image would be used twice; if not, rename one."
+            )
+        stems[stem] = name
+
+
+def _left_out(beside: Members, tars: Sequence[str]) -> tuple[int, list[str]]:
+    """The number of images next to the tar files, and all that is not used, in words.
+
+    Raises DataError if there are images or tar files in folders.
+    """
+    indexes = {name.rpartition(".")[0] + ".npy" for name in tars}
+    others = [name for name in beside.files if name not in OURS and name not in indexes]
+    inside = [
+        name for name in others if "/" in name and (is_image(name) or name.lower().endswith(TAR_ENDINGS))
+    ]
+    if inside:
         raise DataError(
-            f"{members.path}: {name} holds {text!r}, but a label must be a whole number of at most {LABEL_DIGITS} "
-            "digits. Write the number of the class there, and its name in classes.txt."
+            f"{beside.path} holds both tar files ({tars[0]}) and folders with images or tar files ({min(inside)}), "
+            "so it is unclear which of them are meant. Give a folder with only tar files or only folders."
         )
-    return int(text)
+    images = sum(map(is_image, others))
+    return images, describe_left_out([beside], others, "next to the tar files")
 
 
-def _check_labelled(path: Path, samples: Sequence[Sample], labels: npt.NDArray[np.int64]) -> None:
-    without = int((labels < 0).sum())
-    if 0 < without < len(labels):
-        first = samples[int((labels < 0).argmax())].key
-        raise DataError(
-            f"{path}: {without:,} of {counted(len(labels), 'image')} {'has' if without == 1 else 'have'} no .cls, "
-            f"for example {first!r}. Either all images or none must have labels: add the missing ones, or remove "
-            "these images."
-        )
-
-
-def _class_names(folder: Path, manifest: dict[str, Any], highest: int) -> tuple[str, ...]:
-    """The class names by label: from the manifest, from classes.txt, or else the numbers."""
-    if highest < 0:
-        return ()
-    if manifest.get("classes"):
-        origin, names = folder / MANIFEST, tuple(str(name) for name in manifest["classes"])
-    elif (folder / CLASS_NAMES).is_file():
-        origin, names = folder / CLASS_NAMES, _read_class_names(folder / CLASS_NAMES)
-    elif highest >= MOST_CLASSES:
-        raise DataError(
-            f"{folder}: with the label {highest} there would be more than {MOST_CLASSES:,} classes. Number the "
-            "classes from 0."
-        )
-    else:
-        return tuple(str(label) for label in range(highest + 1))
-    if highest >= len(names):
-        raise DataError(
-            f"{origin} names {counted(len(names), 'class')}, but there is a label {highest}. Add the missing names."
-        )
-    return names
-
-
-def _read_class_names(path: Path) -> tuple[str, ...]:
-    try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Write one class name per line, in UTF-8.") from None
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The fields of this program's manifest; empty if there is none, or one of another program."""
+def _read_manifest(folder: Path) -> OurManifest | None:
+    """This program's manifest; None if there is none, or one of another program."""
     path = folder / MANIFEST
-    if not path.is_file():
-        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Copy it again, or remove it.") from None
-    match content:
-        case {"format": str(found), "classes": list()} if found.startswith("wgan-shards/"):
-            return dict(content)
-    return {}
-
-
-def _native(manifest: dict[str, Any]) -> tuple[tuple[int, int] | None, int]:
-    """The resolution and the channels of this program's own shards; for others (None, 3)."""
-    match manifest:
-        case {"resolution": [int(height), int(width)], "channels": 1 | 3 as channels}:
-            return (height, width), channels
-    return None, 3
+        content = read_regular(path, LARGEST_MANIFEST, within=folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    try:
+        manifest = parse_json(content, OurManifest)
+    except ValueError as error:
+        if str(error).startswith("invalid JSON"):
+            raise DataError(f"{path} cannot be read: {error}. Copy it again, or remove it.") from None
+        return None
+    return manifest if manifest.format.startswith("wgan-shards/") else None

@@ -6,14 +6,17 @@ A member is uncompressed to at most the size that it declares, and must have tha
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 import zipfile
 import zlib
 from pathlib import Path
 
-from pipeline.data.sources.members import Members, Where
+from pipeline.data.sources.git_lfs import POINTER, refuse_pointer
+from pipeline.data.sources.members import Container, Members, Where, unreadable
 from pipeline.errors import DataError
+from pipeline.regular_files import open_regular
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1 << 0
@@ -31,13 +34,15 @@ def list_zip(path: Path) -> Members:
     Raises DataError if the file is damaged or truncated, if its contents are implausibly large (a zip bomb), and for
     members that are links, devices or encrypted, that have the same name, or whose name leads out of the archive.
     """
-    members = Members(path)
+    members = Members(Container("zip", path, path, read_zip_member))
     try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-        size = path.stat().st_size
+        with open_regular(path) as file:
+            refuse_pointer(path, file.read(len(POINTER)))
+            size = file.seek(0, os.SEEK_END)
+            with zipfile.ZipFile(file) as archive:
+                infos = archive.infolist()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from None
+        raise unreadable(path, error) from None
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
         raise DataError(f"{path} is not a complete zip file: {error}. Copy it again.") from None
     total = sum(info.file_size for info in infos)
@@ -79,10 +84,11 @@ def _add(members: Members, info: zipfile.ZipInfo, archive_bytes: int) -> None:
     return members.add_file(name, where)
 
 
-def read_zip_member(path: Path, key: str, where: Where) -> bytes:
+def read_zip_member(container: Container, key: str, where: Where) -> bytes:
     """The content of a member. Raises DataError, which names the key, if it does not match the directory."""
+    path = container.path
     try:
-        with path.open("rb") as file:
+        with open_regular(container.data) as file:
             file.seek(where[OFFSET])
             header = file.read(LOCAL_HEADER.size)
             if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):

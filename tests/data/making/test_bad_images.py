@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.data.making.bad_images import parse_limit
 from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.writer import find_finished, make_shards
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from tests.data.making.sets import make
 from tests.shards import Given, noise
 
@@ -36,7 +37,8 @@ def test_bad_images_within_the_limit_are_left_out_and_listed(tmp_path: Path, wor
     source = bad_images(4, 5, 6, 7, 9)
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
     with pytest.raises(
-        DataError, match=r"more than --skip-bad 4 allows; for example \.\./\d: it is a damaged PNG"
+        DataError,
+        match=r"more than --skip-bad 4 allows, and there may be more; for example \.\./\d: it is a damaged PNG",
     ):
         make_shards(plan, tmp_path, skip_bad=4, workers=workers)
     manifest = make_shards(plan, tmp_path, skip_bad=5, workers=workers)
@@ -72,3 +74,39 @@ def test_repaired_images_are_used_on_the_next_run(tmp_path: Path) -> None:
     manifest = make_shards(plan(bad_images()), tmp_path)
     assert manifest is not None
     assert manifest.count == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0", 0), ("3", 3), ("all", 200), ("5%", 10), ("0.5%", 1), ("100%", 200)]
+)
+def test_the_limit_is_a_number_a_percentage_or_all(text: str, expected: int) -> None:
+    assert parse_limit(text).of(200) == expected
+
+
+@pytest.mark.parametrize("text", ["-1", "5 %", "101%", "some", "", "1e3"])
+def test_other_limits_are_refused(text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--skip-bad .* is not a limit\. Give a number of images, a percentage"
+    ):
+        parse_limit(text)
+
+
+def test_the_first_bad_image_says_how_to_count_all(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"There may be more: --skip-bad all leaves out all of them, counts them"
+    ):
+        make(bad_images(5), tmp_path)
+
+
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
+    with pytest.raises(DataError, match=r"\.\./0 cannot be used: it is a Git LFS pointer.*git lfs pull"):
+        make(Given([pointer]), tmp_path)
+
+
+def test_names_with_escapes_and_newlines_are_written_on_one_line(tmp_path: Path) -> None:
+    source = bad_images(0)
+    source.key = lambda position: f"a\x1b[2J\nb/{position}"  # type: ignore[method-assign]
+    plan = plan_shards(source, Conversion((8, 8), 3))
+    make_shards(plan, tmp_path, skip_bad=1)
+    assert (tmp_path / "bad-images.txt").read_text() == "a\\x1b[2J\\nb/0\tit is a damaged PNG\n"

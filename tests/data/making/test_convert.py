@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline.data.format.codecs import decode_into, encode, read_header
-from pipeline.data.making.convert import Conversion, convert, to_pixels
-from pipeline.errors import DataError
+from pipeline.data.making.convert import Conversion, convert, convert_image, parse_colour, to_pixels
+from pipeline.errors import ConfigError, DataError
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -53,6 +53,23 @@ def test_pad_puts_the_whole_image_on_black() -> None:
     assert (padded[5:15] == 200).all()
     assert (padded[:5] == 0).all()
     assert (padded[15:] == 0).all()
+
+
+@pytest.mark.parametrize(("channels", "padding"), [(3, [0, 0, 255]), (1, [29])])
+def test_the_background_lies_around_and_behind_an_image(channels: int, padding: list[int]) -> None:
+    clear = Image.new("RGBA", (4, 2), (200, 100, 50, 0))
+    conversion = Conversion((4, 4), channels, "pad", background=parse_colour("blue"))
+    pixels = convert_image(encoded(clear), conversion).pixels
+    assert (pixels == padding).all()
+    without = convert_image(encoded(clear), Conversion((4, 4), channels, "pad")).pixels
+    assert [without[0].max(), without[1].min()] == [0, 255]
+
+
+def test_colours_that_cannot_be_a_background_are_refused() -> None:
+    assert parse_colour("#8080ff") == (128, 128, 255)
+    for text in ("blu", "#12345", "#00000000"):
+        with pytest.raises(ConfigError, match=f"--background {text} is"):
+            parse_colour(text)
 
 
 def test_fit_stretches_the_whole_image() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.format.manifest import load_manifest
-from pipeline.data.format.tar_index import index_shard
+from pipeline.data.inspecting.shard_index import index_shard
 from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.writer import make_shards

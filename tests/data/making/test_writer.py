@@ -15,8 +15,8 @@ import webdataset
 from PIL import Image
 
 from pipeline.data.format.manifest import check_hashes, check_sizes, load_index, load_manifest
-from pipeline.data.format.tar_index import index_shard
 from pipeline.data.inspecting.index_in_place import index_in_place
+from pipeline.data.inspecting.shard_index import index_shard
 from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.selection import Selection

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import lzma
 import shutil
 import stat
 import struct
@@ -19,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.sources import archive as archive_module
-from pipeline.data.sources import listing, zip_files
+from pipeline.data.sources import members, remarks_of, samples, zip_files
 from pipeline.errors import DataError
 from tests.data.sources.helpers import labels, open_path, png, put_image, put_tar, put_zip, values
 
@@ -57,20 +53,20 @@ def test_a_folder_and_its_archives_have_the_same_images_in_order(tmp_path: Path)
 
 
 @BOTH
-def test_hidden_members_are_skipped_and_others_are_counted(
-    put: Put, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    members = [
+def test_hidden_members_and_others_are_counted(put: Put, name: str, tmp_path: Path) -> None:
+    content = [
         ("a.png", png()),
         (".b.png", png()),
         ("__MACOSX/._a.png", b""),
         ("notes.txt", b""),
         ("c.csv", b""),
     ]
-    path = put(tmp_path / name, members)
-    assert list(labels(open_path(path))) == ["a.png"]
-    warning = f"warning: {path}: 2 files were skipped, for example notes.txt. Only files that end in .png"
-    assert capsys.readouterr().err.startswith(warning)
+    source = open_path(put(tmp_path / name, content))
+    assert list(labels(source)) == ["a.png"]
+    assert remarks_of(source).left_out == (
+        "2 files of other kinds (1 .txt, 1 .csv), for example notes.txt",
+        "2 hidden files (.b.png, ...)",
+    )
 
 
 @BOTH
@@ -104,7 +100,7 @@ def test_a_name_that_appears_twice_is_refused(put: Put, name: str, other: str, t
 def test_a_member_too_large_for_an_image_is_refused(
     put: Put, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (listing, archive_module):
+    for module in (members, samples):
         monkeypatch.setattr(module, "MAX_FILE_BYTES", 1 << 20)
     path = put(tmp_path / name, [("a.png", bytes((1 << 20) + 1)), ("large.txt", bytes(1 << 21))])
     with pytest.raises(DataError, match=r"a\.png is larger than 1 MiB, which is too large for an image"):
@@ -188,27 +184,6 @@ def test_a_pax_sparse_member_is_refused(headers: dict[str, str], tmp_path: Path)
         archive.addfile(info, io.BytesIO(content))
     with pytest.raises(DataError, match=r"'a\.png' is a link, a device, a pipe or a sparse file"):
         open_path(tmp_path / "a.tar")
-
-
-@pytest.mark.parametrize(
-    ("compress", "tool"), [(gzip.compress, "gunzip"), (bz2.compress, "bunzip2"), (lzma.compress, "unxz")]
-)
-@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.tar.gz", "a.tar.xz"])
-def test_a_compressed_tar_file_is_refused_with_the_command_to_type(
-    compress: Callable[[bytes], bytes], tool: str, name: str, tmp_path: Path
-) -> None:
-    content = put_tar(tmp_path / "plain.tar", [("a.png", png())]).read_bytes()
-    (tmp_path / name).write_bytes(compress(content))
-    with pytest.raises(
-        DataError, match=rf"is compressed, .*Uncompress it first: {tool} < .*{name} > unpacked\.tar"
-    ):
-        open_path(tmp_path / name)
-
-
-def test_a_tar_file_compressed_with_zstandard_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
-    with pytest.raises(DataError, match="Uncompress it first: unzstd <"):
-        open_path(tmp_path / "a.tar.zst")
 
 
 def test_data_after_the_end_mark_is_refused(tmp_path: Path) -> None:
@@ -319,10 +294,10 @@ def test_a_zip_directory_that_points_outside_the_file_is_refused(tmp_path: Path)
 def test_many_threads_and_processes_can_read_an_archive(tmp_path: Path) -> None:
     from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
-    members = [(f"{number:03}.png", png(number)) for number in range(40)]
-    for path in (put_zip(tmp_path / "a.zip", members), put_tar(tmp_path / "a.tar", members)):
+    content = [(f"{number:03}.png", png(number)) for number in range(40)]
+    for path in (put_zip(tmp_path / "a.zip", content), put_tar(tmp_path / "a.tar", content)):
         source = open_path(path)
-        expected = [dict(members)[source.key(position)] for position in range(len(source))]
+        expected = [dict(content)[source.key(position)] for position in range(len(source))]
         for pool in (ThreadPoolExecutor(4), ProcessPoolExecutor(2)):
             with pool:
                 assert list(pool.map(source.read, range(len(source)))) == expected

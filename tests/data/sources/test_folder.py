@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.sources import folder as folder_module
-from pipeline.data.sources import listing
+from pipeline.data.sources import members, remarks_of
 from pipeline.errors import DataError
 from tests.data.sources.helpers import labels, open_path, put_image, values
 
@@ -72,28 +72,52 @@ def test_hidden_files_are_skipped(tmp_path: Path) -> None:
     assert list(labels(open_path(tmp_path))) == ["a.png"]
 
 
-def test_files_of_other_kinds_are_skipped_with_one_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
     put_image(tmp_path / "cat" / "a.png")
-    open_path(tmp_path)
-    assert capsys.readouterr().err == ""
+    assert str(remarks_of(open_path(tmp_path))) == ""
     for name in ("cat/b.xyz", "cat/deep/c.xyz", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("hello")
-    assert len(open_path(tmp_path)) == 1
-    warning = (
-        f"warning: {tmp_path}: 3 files were skipped, for example b.xyz. Only files that end in .png, .jpg,"
-    )
-    assert capsys.readouterr().err.startswith(warning)
+    source = open_path(tmp_path)
+    assert len(source) == 1
+    assert remarks_of(source).left_out == ("3 files of other kinds (2 .xyz, 1 .txt), for example notes.txt",)
 
 
-def test_a_class_folder_may_be_a_link_and_circular_links_end(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_outside_is_refused(tmp_path: Path) -> None:
     put_image(tmp_path / "elsewhere" / "a.png")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
-    assert list(labels(open_path(tmp_path / "set"))) == ["cat/a.png"]
+    with pytest.raises(DataError, match=r"set/cat is a link to the folder .*elsewhere, outside of .*cp -rL"):
+        open_path(tmp_path / "set")
+
+
+def test_links_to_folders_inside_are_left_out_and_circles_end(tmp_path: Path) -> None:
+    put_image(tmp_path / "cat" / "a.png")
+    (tmp_path / "cat" / "loop").symlink_to(tmp_path)
+    (tmp_path / "kitty").symlink_to("cat")
+    (tmp_path / "itself").symlink_to("itself")
+    source = open_path(tmp_path)
+    assert labels(source) == {"cat/a.png": 0}
+    assert remarks_of(source).left_out == (
+        "1 file of another kind (itself)",
+        "2 entries that are not files (kitty, a link to another folder of the set, ...)",
+    )
+
+
+def test_a_link_to_an_image_is_read_only_inside_the_set(tmp_path: Path) -> None:
+    put_image(tmp_path / "secret.png", 1)
+    put_image(tmp_path / "set" / "a.png", 2)
+    for name, target in (("b.png", "a.png"), ("c.png", "../secret.png"), ("d.png", "nowhere")):
+        (tmp_path / "set" / name).symlink_to(target)
+    source = open_path(tmp_path / "set")
+    positions = {source.key(position): position for position in range(len(source))}
+    assert source.read(positions["b.png"]) == source.read(positions["a.png"])
+    with pytest.raises(
+        DataError, match=r"c\.png cannot be read: it is a link to .*secret\.png, outside of .*cp -rL"
+    ):
+        source.read(positions["c.png"])
+    with pytest.raises(DataError, match=r"d\.png cannot be read: No such file"):
+        source.read(positions["d.png"])
 
 
 def test_an_empty_folder_is_refused_with_the_extensions(tmp_path: Path) -> None:
@@ -133,16 +157,26 @@ def test_an_image_that_was_removed_is_named(tmp_path: Path) -> None:
         source.read(0)
 
 
-def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
-    (tmp_path / "cat").mkdir()
+def test_a_named_pipe_is_left_out_and_counted(tmp_path: Path) -> None:
+    put_image(tmp_path / "cat" / "b.png")
     os.mkfifo(tmp_path / "cat" / "a.png")
+    source = open_path(tmp_path)
+    assert list(labels(source)) == ["cat/b.png"]
+    assert remarks_of(source).left_out == ("1 entry that is not a file (cat/a.png, a named pipe)",)
+
+
+def test_an_image_that_became_a_named_pipe_does_not_block(tmp_path: Path) -> None:
+    put_image(tmp_path / "a.png")
+    source = open_path(tmp_path)
+    (tmp_path / "a.png").unlink()
+    os.mkfifo(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png is not a regular file"):
-        open_path(tmp_path).read(0)
+        source.read(0)
 
 
 def test_a_file_too_large_for_an_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(bytes(1 << 20))
-    for module in (listing, folder_module):
+    for module in (members, folder_module):
         monkeypatch.setattr(module, "MAX_FILE_BYTES", (1 << 20) - 1)
     with pytest.raises(DataError, match=r"a\.png is larger than .* MiB"):
         open_path(tmp_path).read(0)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.sources import Source, Spec, open_source
+from pipeline.data.sources import Source, Spec, open_source, remarks_of
 from pipeline.data.sources.hugging_face import HuggingFace
+from pipeline.data.sources.labels import LabelChoice
 from pipeline.errors import ConfigError, DataError
-from tests.data.sources.helpers import png, put_hugging_face, put_image, values
+from tests.data.sources.helpers import labels, png, put_hugging_face, put_image, values
 from tests.shards import reader, write
 
 
@@ -58,7 +59,7 @@ def test_a_string_too_long_for_a_path_is_reported_as_no_file(name: str) -> None:
 
     features = datasets.Features({"image": datasets.Image(decode=False)})
     rows = {"image": [{"bytes": None, "path": name}]}
-    source = HuggingFace("pets", datasets.Dataset.from_dict(rows, features=features), None, ())
+    source = HuggingFace("pets", datasets.Dataset.from_dict(rows, features=features), places=(Path(),))
     with pytest.raises(DataError, match=r"row 0 refers to the file .*, which does not exist here"):
         source.read(0)
 
@@ -88,7 +89,9 @@ def test_local_image_files_are_read_and_missing_ones_named(tmp_path: Path) -> No
     put_image(tmp_path / "a.png", 7)
     rows = [{"bytes": None, "path": str(tmp_path / "a.png")}, {"bytes": None, "path": "gone.png"}, None]
     features = datasets.Features({"image": datasets.Image(decode=False)})
-    source = HuggingFace("pets", datasets.Dataset.from_dict({"image": rows}, features=features), None, ())
+    source = HuggingFace(
+        "pets", datasets.Dataset.from_dict({"image": rows}, features=features), places=(tmp_path,)
+    )
     by_key = {source.key(position): position for position in range(3)}
     assert source.read(by_key["0"]) == (tmp_path / "a.png").read_bytes()
     with pytest.raises(DataError, match=r"row 1 refers to the file 'gone\.png', which does not exist here"):
@@ -122,3 +125,91 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'wgan-pipeline\[hf\]'"):
         open_saved(tmp_path)
+
+
+def columns(tmp_path: Path, kinds: dict[str, object], **values: list[object]) -> Path:
+    import datasets
+
+    count = len(next(iter(values.values())))
+    rows: dict[str, list[object]] = {
+        "image": [{"bytes": png(n), "path": None} for n in range(count)],
+        **values,
+    }
+    return save(tmp_path / "set", rows, {"image": datasets.Image(), **kinds})
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "classes"),
+    [
+        ("int64", [1, 0], ("0", "1")),
+        ("float32", [1.0, 0.0], ("0", "1")),
+        ("string", ["dog", "cat"], ("cat", "dog")),
+        ("bool", [True, False], ("false", "true")),
+    ],
+)
+def test_a_plain_column_named_label_is_used(
+    kind: str, values: list[object], classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    import datasets
+
+    kinds: dict[str, object] = {"label": datasets.Value(kind), "id": datasets.Value("string")}
+    source = open_saved(columns(tmp_path, kinds, label=values, id=["x", "y"]))
+    assert source.classes == classes
+    assert labels(source) == {"0": 1, "1": 0}
+    assert remarks_of(source).left_out == ("1 column (id)",)
+
+
+def test_one_hot_rows_are_labels(tmp_path: Path) -> None:
+    import datasets
+
+    kinds: dict[str, object] = {"labels": datasets.List(datasets.Value("float32"))}
+    source = open_saved(columns(tmp_path, kinds, labels=[[0, 1], [1, 0]]))
+    assert labels(source) == {"0": 1, "1": 0}
+
+
+@pytest.mark.parametrize(("values", "reason"), [([0.5, 1.0], "it holds 0.5"), ([None, 1.0], "it holds None")])
+def test_a_column_that_is_no_label_is_named(values: list[object], reason: str, tmp_path: Path) -> None:
+    import datasets
+
+    path = columns(tmp_path, {"label": datasets.Value("float32")}, label=values)
+    source = open_saved(path)
+    assert source.classes == ()
+    assert remarks_of(source).unused_labels[0].startswith(f"the column label ({reason}")
+    with pytest.raises(DataError, match=f"the column label: {reason}"):
+        open_source(Spec("hf:some/pets", path, labels=LabelChoice("column", "label")))
+
+
+def test_of_two_columns_of_classes_one_is_chosen(tmp_path: Path) -> None:
+    import datasets
+
+    kinds: dict[str, object] = {
+        "fine": datasets.ClassLabel(names=["a", "b", "c"]),
+        "coarse": datasets.ClassLabel(names=["x", "y"]),
+    }
+    path = columns(tmp_path, kinds, fine=[2, 0], coarse=[1, 0])
+    with pytest.raises(
+        DataError, match=r"2 columns of labels: fine of 3 classes, coarse of 2 classes.*column:fine"
+    ):
+        open_saved(path)
+    source = open_source(Spec("hf:some/pets", path, labels=LabelChoice("column", "coarse")))
+    assert (source.classes, labels(source)) == (("x", "y"), {"0": 1, "1": 0})
+    with pytest.raises(ConfigError, match=r"no such column of labels\. Its columns: image, fine, coarse"):
+        open_source(Spec("hf:some/pets", path, labels=LabelChoice("column", "size")))
+    assert open_source(Spec("hf:some/pets", path, labels=LabelChoice("none"))).classes == ()
+
+
+def test_files_outside_of_the_dataset_are_not_read(tmp_path: Path) -> None:
+    import datasets
+
+    put_image(tmp_path / "secret.png", 7)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link.png").symlink_to("../secret.png")
+    paths = [str(tmp_path / "secret.png"), "../secret.png", "link.png", "a\0b"]
+    rows = [{"bytes": None, "path": path} for path in paths]
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    table = datasets.Dataset.from_dict({"image": rows}, features=features)
+    source = HuggingFace("pets", table, places=(tmp_path / "set",))
+    reasons = ["which lies outside of the dataset, so it is not read"] * 3 + ["which does not exist here"]
+    for position in range(4):
+        with pytest.raises(DataError, match=reasons[int(source.key(position))]):
+            source.read(position)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.sources import Source, Spec, hugging_face, listing, open_source
+from pipeline.data.sources import Source, Spec, hugging_face, members, open_source
 from pipeline.errors import ConfigError, DataError
 from tests.data.sources.helpers import png, put_hugging_face
 
@@ -73,7 +73,7 @@ def linked(tmp_path: Path, path: str) -> Source:
     )
     # A table in memory, because saving would include the content of the file.
     return hugging_face.HuggingFace(
-        NAME, dataset.cast_column("picture", datasets.Image(decode=False)), None, ()
+        NAME, dataset.cast_column("picture", datasets.Image(decode=False)), places=(tmp_path,)
     )
 
 
@@ -87,7 +87,7 @@ def test_an_image_at_a_url_is_named_and_not_downloaded(path: str, tmp_path: Path
 
 def test_a_too_large_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(save(tmp_path / "saved", [stored(1)]))
-    for module in (listing, hugging_face):
+    for module in (members, hugging_face):
         monkeypatch.setattr(module, "MAX_FILE_BYTES", 10)
     with pytest.raises(DataError, match=r"row 0 is larger than"):
         source.read(0)

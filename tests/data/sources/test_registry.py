@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.sources import REGISTRY, Spec, describe_sources, mixed, open_source
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from tests.data.sources.helpers import png, put_image, put_tar, values
 from tests.shards import reader, write
 
@@ -17,6 +18,43 @@ from tests.shards import reader, write
 def test_an_unknown_name_is_refused_with_the_nearest_known_one() -> None:
     with pytest.raises(ConfigError, match=r"or named source mnsit\. Did you mean mnist\? .*digits, mnist"):
         open_source(Spec("mnsit"))
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("data/*.tar", r"patterns of names are not read yet\. Give the folder that holds the files, data\."),
+        ("data/{000..009}.tar", r"patterns of names .* the files, data\. .*hard-link"),
+        ("/data/set-{a,b}/x.tar", r"Give the folder that holds the files, /data\."),
+        ("[ab].tar", r"Give the folder that holds the files, \.\."),
+        (
+            "https://example.org/a.tar?token=secret",
+            r"images at a URL are not read yet\. Download the archive",
+        ),
+        ("s3://bucket/{000..009}.tar", r"images at a URL are not read yet.*see data\.shards"),
+        ("pipe:curl -s https://example.org/a.tar", r"commands are never run\. Download the tar files"),
+        ("a.tar::b.tar", r"2 SOURCEs were given \(a\.tar, b\.tar\).*Give the folder"),
+        ("x" * 300, r"There is no folder, file or named source xxx"),
+        ("a\0b", r"There is no folder, file or named source a"),
+    ],
+)
+def test_names_of_other_kinds_get_an_answer_that_fits(name: str, answer: str) -> None:
+    with pytest.raises(ConfigError, match=answer) as refused:
+        open_source(Spec(name))
+    assert "secret" not in str(refused.value)
+
+
+def test_a_named_pipe_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(ConfigError, match=r"a\.tar is neither a file nor a folder, but a named pipe"):
+        open_source(Spec(str(tmp_path / "a.tar")))
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.npy", "a.npz"])
+def test_a_pointer_of_git_lfs_is_called_that(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n")
+    with pytest.raises(DataError, match=rf"{name} is a Git LFS pointer.*git lfs pull"):
+        open_source(Spec(str(tmp_path / name)))
 
 
 def test_a_file_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,258 @@
+"""The samples of one container: its images, their labels, and the files that are neither.
+
+An image and its label file share a key. In a tar file the key follows webdataset's rule and ends at the first dot:
+img1.v2.png has the key img1. Where that gives two images one key, and in folders and zip files, the key is the whole
+name without its last ending, img1.v2. So no image is lost, and where it stays unclear which image is meant or which
+label belongs to which image, the container is refused.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import ConfigDict
+
+from pipeline import stopping
+from pipeline.data.format.codecs import MAX_FILE_BYTES
+from pipeline.data.sources import Spec
+from pipeline.data.sources.labels import (
+    AUTO,
+    BYTE_ORDER_MARK,
+    MOST_DIGITS,
+    Label,
+    LabelChoice,
+    as_label,
+    parse_label,
+    parse_number,
+)
+from pipeline.data.sources.members import Members, too_large
+from pipeline.data.sources.pictures import EXTENSIONS
+from pipeline.documents import Document, parse_json
+from pipeline.errors import DataError
+from pipeline.foreign_text import printable
+from pipeline.wording import counted
+
+FILE_LABELS = frozenset(("folders", "cls", "txt", "json"))
+"""The kinds of --labels that sources of files have"""
+LARGEST_TEXT, LARGEST_JSON = 1 << 16, 1 << 22
+MOST_FIELDS = 10
+
+Rule = Callable[[str], str]
+"""From the name of a file to the key of its sample."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user said of a source's content."""
+
+    labels: LabelChoice = AUTO
+    ending: str | None = None
+    """How the names of images end; None for any image"""
+    class_names: tuple[str, ...] = ()
+    """The names of numbered classes, if the source has them"""
+    is_named_later: bool = False
+    """Whether --class-names will name numbered classes, so that no classes.txt is looked for"""
+
+
+def asked_of(spec: Spec) -> Asked:
+    """What the user said of a source that consists of files."""
+    return Asked(spec.labels, spec.ending, is_named_later=spec.class_names is not None)
+
+
+class AnyKeys(Document):
+    """A JSON object with any keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The images `names` of a container, with unique keys, and their labels; None for an image without label file."""
+
+    members: Members
+    names: list[str]
+    keys: list[str]
+    labels: list[Label | None]
+    others: list[str]
+    """The files that are neither an image nor a label that is used."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any image has a label file."""
+        return any(label is not None for label in self.labels)
+
+
+def sort_samples(members: Members, asked: Asked) -> Samples:
+    """Sort the files of a container into images, the label files that were asked for, and others.
+
+    Raises DataError for labels that cannot be read or have no image, for images that are too large, and if it is
+    unclear which image or label belongs to a key.
+    """
+    images = _images(members, asked.ending)
+    extension = asked.labels.extension
+    label_names = _ending_in(members, extension) if extension else []
+    for name in images:
+        if members.files[name] and members.files[name][0] > MAX_FILE_BYTES:
+            raise too_large(members.path / name)
+    rule = _rule_for(members, images, label_names)
+    keys = list(map(rule, images))
+    labels: list[Label | None] = [None] * len(images)
+    if label_names:
+        found = {rule(name): name for name in label_names}
+        if lost := found.keys() - set(keys):
+            raise DataError(
+                f"{members.path} holds a label but no image for the key {min(lost)!r}. Add the image, or remove the "
+                "label."
+            )
+        if rule is not _first_rule(members) and len(found) < len(images):
+            raise _unclear(members, images)
+        labels = [read_label(members, found[key], asked.labels) if key in found else None for key in keys]
+    used = {*images, *label_names}
+    return Samples(members, images, keys, labels, [name for name in members.files if name not in used])
+
+
+def is_image(name: str) -> bool:
+    """Whether the name of a file ends like that of an image."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def _ending_in(members: Members, extension: str) -> list[str]:
+    return [name for name in members.files if name.lower().endswith(f".{extension}")]
+
+
+def _images(members: Members, ending: str | None) -> list[str]:
+    images = {name for name in members.files if is_image(name)}
+    if members.container.kind == "tar":
+        # Pixels; but next to an image of the same key they are something else, for example its features.
+        keys = set(map(first_dot_key, images)) if ending is None else set()
+        arrays = (name for name in members.files if name.lower().endswith(".npy"))
+        images.update(name for name in arrays if first_dot_key(name) not in keys)
+    if ending is not None:
+        images = {name for name in images if _has_ending(members, name, ending.lower().removeprefix("."))}
+    return [name for name in members.files if name in images]
+
+
+def _has_ending(members: Members, name: str, ending: str) -> bool:
+    """Whether a name has this ending; in a tar file, where images are fields of samples, all after the key."""
+    if members.container.kind == "tar":
+        return name[len(first_dot_key(name)) + 1 :].lower() == ending
+    return name.lower().endswith(f".{ending}")
+
+
+def first_dot_key(name: str) -> str:
+    """The key by webdataset's rule: the name up to the first dot after the last slash."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def stem(name: str) -> str:
+    """The name without its last ending."""
+    return name[: name.rindex(".")]
+
+
+def _whole(name: str) -> str:
+    return name
+
+
+def _first_rule(members: Members) -> Rule:
+    return first_dot_key if members.container.kind == "tar" else stem
+
+
+def _rule_for(members: Members, images: Sequence[str], label_names: Sequence[str]) -> Rule:
+    """The first of the rules that gives each image, and each label, its own key."""
+    first = _first_rule(members)
+    for rule in (first, stem):
+        if all(len(set(map(rule, names))) == len(names) for names in (images, label_names)):
+            if rule is not first and not label_names:
+                _refuse_fields(members, images)
+            return rule
+    if label_names:
+        raise _unclear(members, images)
+    _refuse_fields(members, images)
+    return _whole
+
+
+def _refuse_fields(members: Members, images: Sequence[str]) -> None:
+    """Raise DataError if every key has the same several images, such as KEY.jpg and KEY.mask.png.
+
+    They are the fields of one sample, of which only one is meant. Without such a pattern, they are images by
+    themselves.
+    """
+    fields: dict[str, set[str]] = defaultdict(set)
+    for name in images:
+        key = first_dot_key(name)
+        fields[key].add(name[len(key) :].lower())
+    kinds = next(iter(fields.values()))
+    is_regular = all(others == kinds for others in fields.values())
+    if members.container.kind == "tar" and is_regular and 1 < len(kinds) <= min(MOST_FIELDS, len(fields) - 1):
+        raise _unclear(members, images)
+
+
+def _unclear(members: Members, images: Sequence[str]) -> DataError:
+    """The error for several images of one key."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in images:
+        groups[_first_rule(members)(name)].append(name)
+    key, names = next(((key, names) for key, names in groups.items() if len(names) > 1), ("", list(images)))
+    rule = (
+        "a key ends at the first dot"
+        if members.container.kind == "tar"
+        else "a key is a name without its ending"
+    )
+    ending = names[0][len(key) + 1 :]
+    return DataError(
+        f"{members.path} holds {counted(len(names), 'image')} with the key {key!r}: {', '.join(names[:4])} "
+        f"({rule}), so it is unclear which is meant. Choose one by its ending, for example --images {ending}, or "
+        "pack one image per key."
+    )
+
+
+def read_label(members: Members, name: str, choice: LabelChoice) -> Label:
+    """The label in a file. Raises DataError, which names it, if there is none of the kind that was asked for."""
+    stopping.check()
+    where = f"{members.path}: {name}"
+    if choice.kind == "json":
+        return _read_json_label(where, members.read(name, LARGEST_JSON), choice.name)
+    text = members.read(name, LARGEST_TEXT)
+    label = parse_number(text) if choice.kind == "auto" else parse_label(text)
+    if label is not None:
+        return label
+    found = printable(repr(text), 80)
+    if choice.kind == "auto":
+        raise DataError(
+            f"{where} holds {found}, but a label must be a whole number of at most {MOST_DIGITS} digits. Write the "
+            "number of the class there, and its name in classes.txt; or, if these are the names of the classes, give "
+            "`wgan shards make` --labels cls."
+        )
+    raise DataError(f"{where} holds {found}, but a label must be a whole number or one line of text.")
+
+
+def keys_of_json(members: Members, name: str) -> str:
+    """The keys of a JSON object in a file; empty if it is something else."""
+    try:
+        keys = parse_json(members.read(name, LARGEST_JSON), AnyKeys).model_extra or {}
+    except (ValueError, DataError):
+        return ""
+    return printable(", ".join(keys))
+
+
+def _read_json_label(where: str, text: bytes, path: str) -> Label:
+    try:
+        content: object = parse_json(text.removeprefix(BYTE_ORDER_MARK), AnyKeys).model_extra or {}
+    except ValueError as error:
+        raise DataError(f"{where} is not a JSON object: {error}.") from None
+    value: object = None
+    for key in [path] if isinstance(content, dict) and path in content else path.split("."):
+        if not isinstance(content, dict) or key not in content:
+            keys = printable(", ".join(content) if isinstance(content, dict) else "", 200)
+            raise DataError(f"{where} has no key {path}. Its keys: {keys or 'none'}.")
+        content = value = content[key]
+    label = as_label(value)
+    if label is None:
+        shown = printable(repr(value), 80)
+        raise DataError(
+            f"{where}: {path} is {shown}, but a label must be a whole number or one line of text."
+        )
+    return label

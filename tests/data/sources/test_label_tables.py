@@ -1,0 +1,106 @@
+"""Labels in one file for a source of any kind: tables, and dataset.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.sources import Source, Spec, open_source, remarks_of
+from pipeline.data.sources.labels import parse_label_choice
+from pipeline.errors import ConfigError, DataError, PipelineError
+from tests.data.sources.helpers import labels, png, put_image, put_tar
+
+
+def labelled(path: Path, table: Path, column: str = "") -> Source:
+    return open_source(Spec(str(path), labels=parse_label_choice(f"{table}{':' if column else ''}{column}")))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number, name in enumerate(("x/1.png", "x/2.png", "y/3.png")):
+        put_image(tmp_path / "photos" / name, number)
+    return tmp_path / "photos"
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8-sig")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "file_name,label\nx/1.png,owl\nx/2.png,cat\ny/3.png,owl\n"),
+        ("a.csv", "1.png,owl\r\n2.png,cat\r\n3.png,owl\r\n"),
+        ("a.csv", "id;label\n1;owl\n2;cat\n3;owl\n"),
+        ("a.csv", "width,label,image\n4,owl,x\\1.png\n5,cat,./x/2.png\n6,owl,3\n"),
+        ("a.tsv", 'name\tkind\n1\t"owl"\n2\tcat\n3\t owl \n'),
+        ("a.json", '{"labels": [["x/1.png", "owl"], ["x/2.png", "cat"], ["y/3.png", "owl"]]}'),
+    ],
+)
+def test_images_are_found_in_a_table_by_path_name_or_stem(photos: Path, name: str, text: str) -> None:
+    source = labelled(photos, write(photos.parent / name, text))
+    assert source.classes == ("cat", "owl")
+    assert labels(source) == {"x/1.png": 1, "x/2.png": 0, "y/3.png": 1}
+    assert remarks_of(source).labels_from == str(photos.parent / name)
+
+
+def test_a_column_is_chosen_by_its_name(photos: Path) -> None:
+    table = write(photos.parent / "a.csv", "id,fine,coarse\n1,7,1\n2,8,0\n3,9,1\n4,9,1\n")
+    with pytest.raises(
+        ConfigError, match=r"unclear which column holds the labels.*columns: id, fine, coarse"
+    ):
+        labelled(photos, table)
+    with pytest.raises(ConfigError, match=r"a\.csv:size: no such column\. Its columns: id, fine, coarse"):
+        labelled(photos, table, "size")
+    source = labelled(photos, table, "coarse")
+    assert (source.classes, labels(source)) == (("0", "1"), {"x/1.png": 1, "x/2.png": 0, "y/3.png": 1})
+    assert remarks_of(source).unused_labels == (f"1 label of {table} without an image",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,label\n1,owl\n", r"a\.csv has no label for 2 of 3 images, for example .*\.png"),
+        ("id,label\n1,owl\n1,cat\n", r"a\.csv has two rows for '1'"),
+        ("id,label\n1,owl\n2,cat,dog\n3,x\n", r"row 3 has 3 values, but the first one has 2"),
+        ("", r"a\.csv is empty"),
+        ('id,label\n1,"owl\n', r"a\.csv cannot be read"),
+        ("id,label\n1,\n2,cat\n3,owl\n", r"it holds '', which is neither a whole number nor a word"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(photos: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        labelled(photos, write(photos.parent / "a.csv", text))
+
+
+def test_a_name_that_two_images_have_is_refused(photos: Path) -> None:
+    put_image(photos / "y" / "1.png")
+    with pytest.raises(
+        DataError, match=r"one label for '1', but both .*/1\.png and .*/1\.png have this name"
+    ):
+        labelled(photos, write(photos.parent / "a.csv", "id,label\n1,a\n2,a\n3,a\n"))
+
+
+def test_files_that_are_no_tables_are_refused(photos: Path) -> None:
+    (photos.parent / "b.csv").mkdir()
+    for name, message in (
+        ("a.csv", "there is no such file"),
+        ("b.csv", "it is a directory"),
+        ("c.json", r"labels is missing"),
+    ):
+        if name == "c.json":
+            write(photos.parent / name, "{}")
+        with pytest.raises(PipelineError, match=message):
+            labelled(photos, photos.parent / name)
+
+
+def test_samples_of_shards_and_named_sets_are_found_by_their_keys(tmp_path: Path) -> None:
+    put_tar(tmp_path / "set.tar", [("a.png", png()), ("a.cls", b"0"), ("b.png", png()), ("b.cls", b"0")])
+    table = write(tmp_path / "a.csv", "id,label\na.png,owl\nb.png,cat\n")
+    source = labelled(tmp_path / "set.tar", table)
+    assert source.classes == ("cat", "owl")
+    rows = "".join(f"{number},{number % 2}\n" for number in range(1797))
+    digits = labelled(Path("digits"), write(tmp_path / "b.csv", f"id,label\n{rows}"))
+    assert (digits.classes, digits.label(3)) == (("0", "1"), 1)
