@@ -4,7 +4,6 @@
         check()                     in a loop: raises if the flag is set
         wait(1.0)                   instead of time.sleep: raises as soon as it is set
         with held():                in here neither raises: the training loop looks at `received()` between its steps
-            with released():        in here they raise again
 
 Imports, native code and collective operations that wait for other ranks cannot look at a flag. So a program of its own
 also has a thread that hears of the signal at once and ends the process if the main thread has not done so in a second.
@@ -48,7 +47,6 @@ class _Flag:
     quits_at: float | None = None
     """When Ctrl-C came again."""
     holds: int = 0
-    releases: int = 0
     held_until: float = 0.0
     is_settled: bool = False
     """Whether what the signal asked for is done."""
@@ -63,7 +61,7 @@ class _Flag:
     @property
     def raises(self) -> bool:
         """Whether `check` raises now."""
-        return self.number is not None and not self.is_settled and (not self.holds or self.releases > 0)
+        return self.number is not None and not self.is_settled and not self.holds
 
     def note(self, number: int) -> None:
         """Take a signal, in any thread."""
@@ -147,6 +145,13 @@ def received() -> str | None:
     return signal.Signals(_flag.number).name if _flag is not None and _flag.number is not None else None
 
 
+def request() -> PipelineError:
+    """What `check` raises; also for a process that has no signal itself, and stops because another rank has one."""
+    if _flag is None or _flag.number is None:
+        return StopRequested("A signal has stopped another rank, and with it this one.")
+    return _flag.error()
+
+
 def check() -> None:
     """Raise StopRequested, Interrupted or Terminated if the flag is set and not held. Any thread may call it."""
     if _flag is not None and _flag.raises:
@@ -174,19 +179,6 @@ def held() -> Iterator[None]:
     finally:
         flag.held_until = time.monotonic()
         flag.holds -= 1
-
-
-@contextmanager
-def released() -> Iterator[None]:
-    """Within it `check` raises in spite of `held`; still nothing ends the process. Main thread only."""
-    if (flag := _flag_of_main_thread()) is None:
-        yield
-        return
-    flag.releases += 1
-    try:
-        yield
-    finally:
-        flag.releases -= 1
 
 
 def _flag_of_main_thread() -> _Flag | None:

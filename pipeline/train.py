@@ -236,7 +236,7 @@ def _train_ranks(run: RunContext) -> TrainingResult:
     from pipeline.training.build import build_trainer
     from pipeline.training.checks import check_run
     from pipeline.training.describe import describe_ending, describe_results, describe_setup
-    from pipeline.training.resume import restore_run
+    from pipeline.training.resume import restore_run, restore_unwatched
 
     start = check_run(run)
     if start.checkpoint is not None and start.ending is not None:
@@ -244,11 +244,12 @@ def _train_ranks(run: RunContext) -> TrainingResult:
     if run.runtime.is_main:
         run.directory.start(dump_config(run.config))
     with ExitStack() as stack:
-        trainer = stack.enter_context(closing(build_trainer(run, start.first_step)))
+        trainer = stack.enter_context(closing(build_trainer(run, start.first_step, start.first_recorded)))
         if start.checkpoint is not None:
             restore_run(
                 start.checkpoint, run, trainer.state, trainer.observer.recorder, trainer.observer.best
             )
+            trainer.unwatched = restore_unwatched(start.checkpoint, run)
         run.say(describe_setup(run, trainer.state, start.checkpoint))
         if start.profile_window is not None:
             profiler = StepProfiler(run, trainer.loader.image_shape, start.profile_window)

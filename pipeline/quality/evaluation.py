@@ -27,7 +27,7 @@ from pipeline.quality.features import Features, NoFeatures, load_features
 from pipeline.quality.features.classifier import ClassifierFeatures
 from pipeline.quality.metrics import MOST_IMAGES, NEIGHBOURS, measure_all
 from pipeline.quality.neighbours import nearest
-from pipeline.quality.ranks import Ranks, on_all_ranks, on_main_rank, tensors_of_main_rank
+from pipeline.quality.ranks import Ranks, on_all_ranks, on_main_rank, stop_together, tensors_of_main_rank
 from pipeline.quality.sets import Collected, RealSets, Sets
 from pipeline.wording import counted
 
@@ -303,6 +303,7 @@ class Evaluation:
         parts: list[Collected] = []
         turns = range(-(-count // (CHUNK * world_size)))
         for turn in tqdm(turns, desc=what, leave=False, disable=None if self._show_progress else True):
+            stop_together(self._ranks)
             images = read(turn * world_size + self._ranks.rank)
             keeps_images = turn * world_size * CHUNK < most_images
             parts.append(

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from pipeline import stopping
 from pipeline.errors import PipelineError
 
 SECONDS_BETWEEN_MEETINGS = 1.0
@@ -35,6 +36,17 @@ class Ranks(Protocol):
     def broadcast(self, values: Tensor) -> Tensor: ...
 
     def all_agree(self, error: Exception | None) -> None: ...
+
+    def vote(self, flag: bool) -> Callable[[], bool]: ...
+
+
+def stop_together(ranks: Ranks) -> None:
+    """Raise what `stopping.check` raises, on all ranks at the same point, if a signal has reached one of them.
+
+    Also where the stop flag is held: whoever evaluates while training knows how to stop there.
+    """
+    if ranks.vote(stopping.received() is not None)():
+        raise stopping.request()
 
 
 def on_all_ranks(ranks: Ranks, find: Callable[[], Result]) -> Result:
@@ -65,11 +77,15 @@ def tensors_of_main_rank(ranks: Ranks, find: Callable[[], Sequence[Tensor]]) -> 
 
 def _find_on_main_rank(ranks: Ranks, find: Callable[[], Result]) -> Result | None:
     """What the main rank finds, on it alone. All ranks meet every second, so that none runs into its time limit."""
-    with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(find) if ranks.is_main else None
-        is_done = False
-        while not is_done:
-            if work is not None:
-                wait([work], SECONDS_BETWEEN_MEETINGS)
-            is_done = ranks.gather_json(work is not None and work.done())[0]
+    pool = ThreadPoolExecutor(1)
+    work = pool.submit(find) if ranks.is_main else None
+    # After a signal the work is left alone: the process ends soon.
+    pool.shutdown(wait=False)
+    is_done = False
+    while not is_done:
+        if work is not None:
+            wait([work], SECONDS_BETWEEN_MEETINGS)
+        is_done = ranks.gather_json(work is not None and work.done())[0]
+        if not is_done:
+            stop_together(ranks)
     return on_all_ranks(ranks, lambda: None if work is None else work.result())

@@ -125,11 +125,11 @@ def save_checkpoint(
         sizes["state.json"] = _write(temporary / "state.json", _json(facts))
         _write(temporary / "manifest.json", _json({"format": FORMAT, "step": step, "files": sizes}))
         sync_directory(temporary)
-        if os.path.lexists(final):
-            # It is damaged, because a run resumes from a valid checkpoint and does not train this step again.
-            final.rename(_free_name(final, "damaged"))
+        replaced = _set_former_aside(final)
         temporary.rename(final)
         sync_directory(directory)
+        if replaced is not None:
+            remove_tree(replaced)
     except OSError as error:
         with suppress(OSError):
             remove_tree(temporary)
@@ -138,6 +138,30 @@ def save_checkpoint(
             f"checkpoints are untouched. {advice(error)}, and run the same command again."
         ) from None
     return Checkpoint(final, step)
+
+
+def _set_former_aside(final: Path) -> Path | None:
+    """Rename the checkpoint of the same step, if there is one. Returns its new path if it is not needed any more.
+
+    A run saves a step twice only if a signal stopped it before the step was recorded. Any other one is damaged, because
+    a run resumes from a valid checkpoint and does not train this step again.
+    """
+    if not os.path.lexists(final):
+        return None
+    if not (final / "unwatched.safetensors").is_file():
+        final.rename(_free_name(final, "damaged"))
+        return None
+    return final.rename(final.with_name(f"{final.name}.replaced"))
+
+
+def restore_replaced(directory: Path) -> None:
+    """Bring back a checkpoint whose replacement a kill has prevented. Raises StorageError."""
+    for path in directory.glob("step_*.replaced"):
+        with storage_errors(path):
+            if os.path.lexists(path.with_suffix("")):
+                remove_tree(path)
+            else:
+                path.rename(path.with_suffix(""))
 
 
 def list_checkpoints(directory: Path) -> list[Checkpoint]:

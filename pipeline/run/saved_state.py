@@ -90,10 +90,20 @@ class RecorderFacts(Facts):
     health: AlarmFacts | None = None
 
 
+class UnwatchedFacts(Facts):
+    """Which images in unwatched.safetensors were in channels-last memory format, on which rounding depends."""
+
+    channels_last: list[str]
+
+
 class ResumableState(SavedState):
-    """What a run needs besides to go on from a checkpoint."""
+    """What a run needs besides to go on from a checkpoint.
+
+    Most have no `unwatched`: it means that a signal stopped the run before the step of the checkpoint was recorded.
+    """
 
     counters: SavedCounters
     scaler: dict[str, int | float]
     window: WindowFacts
     recorder: RecorderFacts
+    unwatched: UnwatchedFacts | None = None

@@ -45,11 +45,11 @@ from pipeline.wording import counted
 MOST_THREADS = 16
 
 
-def build_trainer(run: RunContext, first_step: int) -> Trainer:
+def build_trainer(run: RunContext, first_step: int, first_recorded: int | None = None) -> Trainer:
     """A trainer at step 0, with fresh weights that are the same on all ranks, ready to be restored.
 
-    `first_step`, counted from 1, is the first step that it trains and records. All ranks call it together; the caller
-    closes the trainer.
+    `first_step`, counted from 1, is the first step that it trains, and `first_recorded` the first that it records, by
+    default the same. All ranks call it together; the caller closes the trainer.
     """
     config, runtime = run.config, run.runtime
     noise = Noise(config.seed, runtime.device)
@@ -64,7 +64,7 @@ def build_trainer(run: RunContext, first_step: int) -> Trainer:
     if config.runtime.cuda_graph:
         step.run = GraphedStep(step.parts, config.schedule.critic_updates, runtime.device)
     step.warm_up(loader.image_shape)
-    sinks, console = open_records(run, state, objective, loader, order, first_step)
+    sinks, console = open_records(run, state, objective, loader, order, first_recorded or first_step)
     observer = Observer(
         run=run,
         state=state,

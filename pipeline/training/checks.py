@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config import flatten
@@ -43,10 +43,18 @@ class Start:
     profile_window: range | None = None
     """The steps that the profiler looks at, counted from 0, if it is asked for"""
 
+    is_unwatched: bool = False
+    """Whether the checkpoint's step is yet to be recorded"""
+
     @property
     def first_step(self) -> int:
         """The next step to be done, counted from 1."""
         return self.checkpoint.step + 1 if self.checkpoint else 1
+
+    @property
+    def first_recorded(self) -> int:
+        """The next step to be recorded."""
+        return self.first_step - self.is_unwatched
 
 
 def check_run(run: RunContext) -> Start:
@@ -62,12 +70,15 @@ def check_run(run: RunContext) -> Start:
     if checkpoint is not None:
         check_identity(checkpoint, run.identity)
         check_steps(checkpoint, run.config.schedule.steps)
-        if (ending := _find_ending(checkpoint, run)) is not None:
+        is_unwatched = checkpoint.resumable_facts().unwatched is not None
+        if (ending := _find_ending(checkpoint, run, is_unwatched)) is not None:
             return Start(checkpoint, ending)
-    start = Start(checkpoint)
+        start = Start(checkpoint, is_unwatched=is_unwatched)
+    else:
+        start = Start(None)
     if not run.config.profile:
         return start
-    return Start(checkpoint, profile_window=choose_window(start.first_step, run.config.schedule))
+    return replace(start, profile_window=choose_window(start.first_step, run.config.schedule))
 
 
 def check_same_on_all_ranks(config: Config, identity: Mapping[str, Any], runtime: Runtime) -> None:
@@ -136,7 +147,7 @@ def square_resolution(manifest: Manifest) -> int:
     return height
 
 
-def _find_ending(checkpoint: Checkpoint, run: RunContext) -> str | None:
+def _find_ending(checkpoint: Checkpoint, run: RunContext, is_unwatched: bool) -> str | None:
     """How the run has ended, if nothing is left to do after this checkpoint. Tells the user so."""
     best = Best.of(run.config.quality, run.config.data.flip)
     saved = checkpoint.facts().best  # checkpoints of earlier versions have none
@@ -147,7 +158,7 @@ def _find_ending(checkpoint: Checkpoint, run: RunContext) -> str | None:
             f"quality is no longer measured as before ({best.changes(former)}), so figures do not compare: the "
             f"checkpoint of step {best.former[-1]}, the best one until now, is kept{search}"
         )
-    if checkpoint.step < run.config.schedule.steps and not best.is_exhausted:
+    if is_unwatched or (checkpoint.step < run.config.schedule.steps and not best.is_exhausted):
         return None
     ending = describe_ending(checkpoint.step, best)
     limit = "quality.patience" if best.is_exhausted else "schedule.steps"

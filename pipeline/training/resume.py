@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from pipeline.errors import CheckpointError
 from pipeline.monitor.recorder import Recorder
 from pipeline.options import ScheduleOptions
@@ -14,6 +17,7 @@ from pipeline.run.checkpoint import (
     check_same_tensors,
     list_checkpoints,
     newest_usable,
+    restore_replaced,
     save_checkpoint,
     set_aside,
 )
@@ -22,6 +26,7 @@ from pipeline.run.tensor_files import Tensors
 from pipeline.stderr import say_warning
 from pipeline.training.context import RunContext
 from pipeline.training.state import Counters, TrainingState
+from pipeline.training.updates import CriticBatch
 
 
 def find_checkpoint(run: RunContext) -> Checkpoint | None:
@@ -39,6 +44,7 @@ def find_checkpoint(run: RunContext) -> Checkpoint | None:
 
 
 def _find_checkpoint(directory: Path) -> Checkpoint | None:
+    restore_replaced(directory)
     checkpoint = newest_usable(directory)
     for found in list_checkpoints(directory):
         if checkpoint is not None and found.step > checkpoint.step:
@@ -48,12 +54,22 @@ def _find_checkpoint(directory: Path) -> Checkpoint | None:
     return checkpoint
 
 
-def save_run(run: RunContext, state: TrainingState, recorder: Recorder, best: Best) -> None:
+def save_run(
+    run: RunContext,
+    state: TrainingState,
+    recorder: Recorder,
+    best: Best,
+    unwatched: CriticBatch | None = None,
+) -> None:
     """Write a checkpoint on the main rank. All ranks call it together.
 
-    Raises StorageError or RunLockedError on the main rank.
+    `unwatched` are the images of the step's last critic update, if a signal came before the step was recorded. Raises
+    StorageError or RunLockedError on the main rank.
     """
     window, window_facts = recorder.window.save(run.runtime.gather)
+    seen = {} if unwatched is None else unwatched._asdict()
+    # Of all ranks, in their order: the global batch.
+    batch = {name: run.runtime.gather(value).flatten(0, 1) for name, value in seen.items()}
     if run.runtime.is_main:
         run.directory.check_lock()
         facts = {
@@ -65,6 +81,11 @@ def save_run(run: RunContext, state: TrainingState, recorder: Recorder, best: Be
             "best": best.facts(),
         }
         groups = {**state.named_tensors(), "window": window}
+        if seen:
+            facts["unwatched"] = {
+                "channels_last": [name for name, value in seen.items() if _is_channels_last(value)]
+            }
+            groups["unwatched"] = batch
         save_checkpoint(run.directory.checkpoints, state.counters.step, groups, facts)
 
 
@@ -88,6 +109,33 @@ def restore_run(
     # Without what earlier versions did not note.
     recorder.restore(facts.recorder.model_dump(exclude_none=True))
     best.restore(facts.best.model_dump() if facts.best else None)
+
+
+def restore_unwatched(checkpoint: Checkpoint, run: RunContext) -> CriticBatch | None:
+    """This rank's part of the images of a step that was not recorded yet; None if it was. Raises CheckpointError."""
+    facts = checkpoint.resumable_facts().unwatched
+    if facts is None:
+        return None
+    batch = checkpoint.tensors("unwatched")
+    if batch.keys() != set(CriticBatch._fields) or {len(v) for v in batch.values()} != {
+        run.critic_rows.total
+    }:
+        raise CheckpointError(
+            f"{checkpoint.path / 'unwatched.safetensors'} does not hold a batch of {run.critic_rows.total} images. Use "
+            "another checkpoint."
+        )
+    parts = {name: run.critic_rows.of(value).to(run.runtime.device) for name, value in batch.items()}
+    for name in facts.channels_last:
+        parts[name] = parts[name].to(memory_format=torch.channels_last)
+    return CriticBatch(**parts)
+
+
+def _is_channels_last(value: Tensor) -> bool:
+    return (
+        value.ndim == 4
+        and value.is_contiguous(memory_format=torch.channels_last)
+        and not value.is_contiguous()
+    )
 
 
 def check_position(checkpoint: Checkpoint, counters: SavedCounters, schedule: ScheduleOptions) -> None:

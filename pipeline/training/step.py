@@ -165,6 +165,11 @@ class TrainingStep:
         )
         self.run = partial(take_step, self.parts)
 
+    @property
+    def updates(self) -> int:
+        """How many critic updates, and so batches, the state's next step has."""
+        return critic_updates_at(self.state.counters.step, self.config.schedule)
+
     def take(self, batches: Iterator[Staged]) -> Result:
         """Move both networks, the average and the counters by one step."""
         inputs = self.inputs(batches)
@@ -177,7 +182,7 @@ class TrainingStep:
         """The inputs of the state's next step; its batches and random numbers come from iterators."""
         step, schedule = self.state.counters.step, self.config.schedule
         critic, generator = self.config.critic_optimizer, self.config.generator_optimizer
-        updates = critic_updates_at(step, schedule)
+        updates = self.updates
         return StepInputs(
             updates=updates,
             batches=islice(batches, updates),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import NoReturn
+
+import torch
 
 from pipeline import stopping
 from pipeline.data.reading.loader import Loader, Staged
@@ -20,9 +24,12 @@ from pipeline.training.resume import save_run
 from pipeline.training.schedule import is_due
 from pipeline.training.state import TrainingState
 from pipeline.training.step import TrainingStep
+from pipeline.training.updates import CriticBatch
 from pipeline.wording import counted
 
 SAVES_THAT_MAY_FAIL = 2
+SECONDS_BETWEEN_MEETINGS = 0.5
+"""How often ranks that wait for shards ask each other whether one has a signal."""
 
 
 @dataclass
@@ -36,25 +43,62 @@ class Trainer:
     observer: Observer
     after_step: Callable[[int], None] | None = None
     """Called after each step with the number of steps done so far; its time does not count as training."""
+    unwatched: CriticBatch | None = None
+    """What `Observer.watch` needs for the step that the run resumes from, if a signal stopped it before that"""
     failed_saves: int = field(default=0, init=False)
+    saved_step: int = field(default=0, init=False)
+    _opener: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
 
     def train(self) -> None:
         """Train until all steps are done. Raises StopRequested after the save that a signal asked for."""
         batches, counters = self._batches(), self.state.counters
+        self.saved_step = counters.step
         self.observer.recorder.restart_clock()
         with stopping.held():
+            if self.unwatched is not None:
+                self._finish_step(self.unwatched, self._vote())
             while not self.is_complete:
-                stop_vote = self.runtime.vote(stopping.received() is not None)
+                self._await_data()
+                stop_vote = self._vote()
                 position = counters.position
                 metrics, seen = self.step.take(batches)
                 self.observer.recorder.add(metrics, images=counters.position - position)
-                with phase("logging"):
-                    is_best = self.observer.watch(seen)
-                with phase("digest"):
-                    self._keep_ranks_equal()
-                with phase("saving"):
-                    self._save(is_best, is_stopping=stop_vote())
-                self._look_into_step()
+                self._finish_step(seen, stop_vote)
+
+    def _vote(self) -> Callable[[], bool]:
+        return self.runtime.vote(stopping.received() is not None)
+
+    def _await_data(self) -> None:
+        """Wait until the shards of the next step are on all machines. A signal ends the wait, before the step."""
+        if self.run.shards.directory is not None or self.loader.is_resident:
+            return
+        with self.observer.recorder.waiting_for_data():
+            opening = self._opener.submit(
+                self.loader.await_shards, self.state.counters.position, self.step.updates
+            )
+            are_ready = False
+            while not are_ready:
+                if wait([opening], SECONDS_BETWEEN_MEETINGS).done:
+                    opening.result()
+                state = torch.tensor([opening.done(), stopping.received() is not None])
+                ready, stopped = self.runtime.gather(state).T
+                are_ready = bool(ready.all())
+                if stopped.any():
+                    self._stop()
+
+    def _finish_step(self, seen: CriticBatch, stop_vote: Callable[[], bool]) -> None:
+        """Everything after the updates of a step, whose last critic update used `seen`."""
+        try:
+            with phase("logging"):
+                is_best = self.observer.watch(seen)
+        except StopRequested:
+            # In an evaluation, on all ranks alike. The resumed run begins with it.
+            self._stop(seen)
+        with phase("digest"):
+            self._keep_ranks_equal()
+        with phase("saving"):
+            self._save(is_best, is_stopping=stop_vote())
+        self._look_into_step()
 
     @property
     def config(self) -> Config:
@@ -68,6 +112,7 @@ class Trainer:
 
     def close(self) -> None:
         """Write the records that are not yet written."""
+        self._opener.shutdown(wait=False)
         self.observer.close()
 
     @property
@@ -116,25 +161,36 @@ class Trainer:
             or is_due(step, self.config.checkpoint.every, self.config.schedule.steps)
         ):
             return
-        self.compare_ranks()
-        self.observer.refuse_non_finite_state()
         self._write_checkpoint(is_best, must_succeed=is_stopping or is_last)
         if is_stopping and not is_last:
-            reason = stopping.received() or "another rank's signal"
-            stopping.settle()
-            raise StopRequested(
-                f"Stopped by {reason} at step {step} and saved. The same command resumes from there."
-            )
+            self._stop()
 
-    def _write_checkpoint(self, is_best: bool, must_succeed: bool) -> None:
+    def _stop(self, unwatched: CriticBatch | None = None) -> NoReturn:
+        """Save unless that is done, and raise StopRequested. With `unwatched`, the step is not recorded yet."""
+        step = self.state.counters.step
+        if step > self.saved_step:
+            self._write_checkpoint(is_best=False, must_succeed=True, unwatched=unwatched)
+        stopping.settle()
+        reason = stopping.received() or "another rank's signal"
+        raise StopRequested(
+            f"Stopped by {reason} at step {step} and saved. The same command resumes from there."
+            if step
+            else f"Stopped by {reason} before the first step. The same command starts again."
+        ) from None
+
+    def _write_checkpoint(
+        self, is_best: bool, must_succeed: bool, unwatched: CriticBatch | None = None
+    ) -> None:
         """Save and prune. A few saves in a row may fail, for example while a disk is full."""
+        self.compare_ranks()
+        self.observer.refuse_non_finite_state()
         # If the process is killed right after the save, everything logged before it must be on disk.
         self.observer.sinks.flush()
         recorder, best, options = self.observer.recorder, self.observer.best, self.config.checkpoint
         error, is_saved = None, False
         try:
-            save_run(self.run, self.state, recorder, best)
-            is_saved = True
+            save_run(self.run, self.state, recorder, best, unwatched)
+            is_saved, self.saved_step = True, self.state.counters.step
             if self.runtime.is_main:
                 prune(self.run.directory.checkpoints, options.keep_last, options.keep_every, best.kept_steps)
         except StorageError as failure:

@@ -84,6 +84,9 @@ class ResidentImages:
     def expect(self, now: list[int], later: list[int]) -> None:
         """Do nothing: all images are already in memory."""
 
+    def await_shards(self, numbers: list[int]) -> None:
+        """Do nothing: all images are already in memory."""
+
 
 def choose_cache(
     wanted: Literal["auto", "device", "host", "none"], size: int, node_size: int, device: torch.device

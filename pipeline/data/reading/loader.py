@@ -38,6 +38,9 @@ class Images(Protocol):
     def expect(self, now: list[int], later: list[int]) -> None:
         """Announce which shards are being read, and which come next."""
 
+    def await_shards(self, numbers: list[int]) -> None:
+        """Wait until these shards can be read at once."""
+
 
 class Staged(NamedTuple):
     """A batch that needs no more reading or decoding."""
@@ -68,6 +71,12 @@ class Loader:
         self._images, self._order, self._rows = images, order, rows
         self.image_shape = images.image_shape
         self._device, self._workers, self._flip_seed = device, workers, flip_seed
+        self._expected: tuple[list[int], list[int]] | None = None
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all images are in memory, so that no batch waits for a shard."""
+        return isinstance(self._images, ResidentImages)
 
     def batches(self, position: int) -> Iterator[Staged]:
         """Yield batches for `to_images`, starting at `position`. Raises DataError if a sample is damaged."""
@@ -75,6 +84,7 @@ class Loader:
         if self._resident:
             yield from (Staged(torch.from_numpy(batch.ids), self._flips_of(batch)) for batch in planned)
             return
+        self._expected = None
         reach = self._announced(position)
         if self._workers == 0:
             yield from (self._load(batch) for _, batch in zip(reach, planned, strict=True))
@@ -88,6 +98,13 @@ class Loader:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def await_shards(self, position: int, count: int) -> None:
+        """Wait until what the next `count` batches need is on this machine. Raises as `stopping.check` does."""
+        self._announce(position)
+        last = position + (count - 1) * self._rows.total
+        needed = {shard for at in (position, last) for shard in self._order.windows(at, self._rows)[0]}
+        self._images.await_shards(sorted(needed))
 
     def to_images(self, staged: Staged) -> Tensor:
         """The batch as float32 (count, channels, height, width) in [-1, 1], on the device."""
@@ -120,14 +137,16 @@ class Loader:
 
         Not earlier, when the batch is planned: at that time, shards of earlier batches may still be in use.
         """
-        expected = None
         while True:
-            windows = self._order.windows(position, self._rows)
-            if windows != expected:
-                self._images.expect(*windows)
-                expected = windows
+            self._announce(position)
             yield position
             position += self._rows.total
+
+    def _announce(self, position: int) -> None:
+        windows = self._order.windows(position, self._rows)
+        if windows != self._expected:
+            self._images.expect(*windows)
+            self._expected = windows
 
     def _load(self, batch: Batch) -> Staged:
         images = self._images.read(batch.ids)

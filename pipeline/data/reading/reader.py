@@ -62,6 +62,11 @@ class ShardReader:
                 del self._opened[number]
         self.shards.files.expect(self._file_names(now), self._file_names(later))
 
+    def await_shards(self, numbers: list[int]) -> None:
+        """Wait until these shards can be read at once, also from a URL. Raises as `stopping.check` does."""
+        for number in numbers:
+            self._open(number)
+
     def read(self, ids: Ids) -> Tensor:
         """The images of these samples: uint8 (count, channels, height, width), on the CPU.
 
