@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -23,6 +24,17 @@ monitor: {{log_every: 2, sample_every: 1000, grid: 2, plots: false}}
 checkpoint: {{every: 1000}}
 runtime: {{device: cpu, timeout_seconds: 60}}
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the tests that take long, so that none of them is left for the end, when other workers are idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Take what the imported modules hold out of all garbage collections: every run asks for some."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +15,11 @@ from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.selection import Selection
 from pipeline.data.making.writer import make_shards
-from pipeline.data.reading.reader import ShardReader
 from pipeline.data.sources import Picture, Source, Spec, open_source
+
+if TYPE_CHECKING:
+    from pipeline.data.reading.reader import ShardReader
+# Nothing above imports torch: processes that make shards import this file for its sources.
 
 
 class Given:
@@ -79,4 +83,6 @@ def write(
 
 def reader(directory: Path, manifest: Manifest | None = None) -> ShardReader:
     """A reader of the shards in a directory, which are not checked first."""
+    from pipeline.data.reading.reader import ShardReader
+
     return ShardReader(ShardSet(manifest or load_manifest(directory), LocalFiles(directory), directory))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from PIL import Image
 
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.noise import RankRows
 from tests.ranks import Ranks, read_metrics
 from tests.shards import digits, write
 
@@ -34,9 +37,30 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run_script(words: list[str]) -> int:
-    """Run a benchmark like `python SCRIPT WORDS...`, but in a process that has imported torch already."""
+    """Run a benchmark like `python SCRIPT WORDS...`, but in processes that have imported torch already."""
+    import torch.multiprocessing
+    from torch.multiprocessing.spawn import start_processes
+
+    torch.multiprocessing.spawn = partial(start_processes, start_method="fork")  # type: ignore[attr-defined]
+    use_one_core()
     sys.argv = words
     runpy.run_path(words[0], run_name="__main__")
+    return 0
+
+
+def use_one_core() -> None:
+    """On one core, shards are made in this process, and no other one imports everything again."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def call_loader(words: list[str]) -> int:
+    """The benchmark of readers, with a smaller batch and fewer large images."""
+    sys.path.insert(0, BENCHMARKS)
+    loader: Any = import_module("loader")
+    use_one_core()
+    loader.BATCH, loader.ROWS, loader.LARGE_COUNT = 32, RankRows(0, 32, 32), 64
+    sys.argv = ["loader.py", *words]
+    loader.main()
     return 0
 
 
@@ -48,8 +72,8 @@ def run(ranks: Ranks, *words: object) -> str:
 @pytest.mark.slow
 def test_readers_are_measured_on_three_sets(folder: Path, ranks: Ranks, tmp_path: Path) -> None:
     write(digits(), tmp_path / "mnist", 28, 1, 500)
-    sets = ("--cifar", folder, "--mnist", tmp_path / "mnist", "--work", tmp_path)
-    printed = run(ranks, "benchmarks/speed/loader.py", *sets, "--rounds", 1, "--seconds", 0.01)
+    sets = ["--cifar", str(folder), "--mnist", str(tmp_path / "mnist"), "--work", str(tmp_path)]
+    printed = ranks.run(1, [*sets, "--rounds", "1", "--seconds", "0.01"], target=call_loader).log(0)
     assert re.findall(r"^### (.*): ", printed, re.MULTILINE) == ["MNIST", "CIFAR-10", "256 pixels"]
     assert len(re.findall(r"^\| plain webdataset.* \| [\d,]+ \| 1\.0 \|$", printed, re.MULTILINE)) == 3
     assert printed.count("first batch at 90% of an epoch") == 6
@@ -107,6 +131,7 @@ def call_memory(words: list[str]) -> int:
         return json.loads(target.read_text())
 
     memory.in_process = here
+    memory.POINTS = 20
     return memory.main(words)
 
 
@@ -153,17 +178,17 @@ def test_processor_time_is_refused_on_a_gpu(
 
 @pytest.mark.slow
 def test_memory_is_watched_and_measured_by_batch(config: str, ranks: Ranks, tmp_path: Path) -> None:
-    words = [config, "--steps", "50", "--batches", "12", "24", "--out", str(tmp_path / "out")]
+    words = [config, "--steps", "20", "--batches", "12", "24", "--out", str(tmp_path / "out")]
     run_of_it = ranks.run(1, words, target=call_memory)
     assert len(re.findall(r"^\| \d+ \| [\d,]+ \| [\d,]+ \|  \|$", run_of_it.output, re.MULTILINE)) == 2
     found = json.loads((tmp_path / "out/memory-run.json").read_text())
-    assert [int(step) for step in found["seen"]] == list(range(1, 51))
+    assert [int(step) for step in found["seen"]] == list(range(1, 21))
     for look in found["seen"].values():
         parts = look["its own memory"] + look["mapped files"] + look["shared memory"]
         assert look["process"] == pytest.approx(parts, abs=1.0)
-    last = found["seen"]["50"]
+    last = found["seen"]["20"]
     # The networks, their average and two optimizers stay; no graph or batch is left over from a step.
-    assert last["live tensors"] == pytest.approx(found["seen"]["10"]["live tensors"], rel=0.01)
+    assert last["live tensors"] == pytest.approx(found["seen"]["5"]["live tensors"], rel=0.01)
     assert found["slopes"]["live tensors"]["at_end"] == last["live tensors"] > 0
     assert (tmp_path / "out/memory-run.png").stat().st_size > 0
 

@@ -1,4 +1,4 @@
-"""The levers change only the speed of a step: in twenty steps, the tutorial's loop and ours train the same weights."""
+"""The levers change only the speed of a step: in five steps, the tutorial's loop and ours train the same weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from levers import LEVERS, ROOT, build_pair, draw_batches, fast_step, plain_step
 
 pytestmark = pytest.mark.slow
 
-STEPS, SIDE, CHANNELS = 20, 8, 1
+STEPS, SIDE, CHANNELS = 5, 8, 1
 SMALL = ["schedule.global_batch=8", "model.latent=6"]
 NARROW = ["model.width=8"]
 CASES = {

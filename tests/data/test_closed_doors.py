@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset
 
 from pipeline.data.format.manifest import load_manifest
 from pipeline.data.format.shard_set import open_shards
@@ -20,6 +18,7 @@ from pipeline.data.inspecting.check import check_shards
 from pipeline.errors import ConfigError, DataError
 from pipeline.options import DataOptions
 from pipeline.train import main
+from tests.ranks import Ranks
 from tests.shards import noise, reader, write
 
 
@@ -47,6 +46,8 @@ def append(tar: Path, name: str, content: bytes) -> None:
 
 def test_the_payload_runs_if_it_is_unpickled(tmp_path: Path, canary: Path) -> None:
     """Otherwise the tests below would prove nothing."""
+    import webdataset
+
     write(noise(4), tmp_path / "set")
     append(tmp_path / "set" / "000000.tar", "00000004.pickle", pickle.dumps(Payload(canary)))
     list(
@@ -112,7 +113,12 @@ def test_no_renamed_file_reaches_a_shell(digits: Path, canary: Path, monkeypatch
     assert not canary.exists()
 
 
-def test_training_does_not_even_import_webdataset() -> None:
-    program = "import sys; import pipeline.training.build, pipeline.train; print('webdataset' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"
+def train_without_webdataset(arguments: list[str]) -> int:
+    """Train; fails if that imported webdataset."""
+    code = main(arguments)
+    assert "webdataset" not in sys.modules
+    return code
+
+
+def test_training_does_not_even_import_webdataset(ranks: Ranks, config: str) -> None:
+    ranks.run(1, [config, "schedule.steps=1"], target=train_without_webdataset)
