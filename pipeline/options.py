@@ -342,10 +342,9 @@ class CheckpointOptions(Options):
 class InitOptions(Options):
     """Fine-tuning: weights to start from instead of random ones."""
 
-    generator: LocalPath | None = option(
-        None, "a run directory (its newest checkpoint), a checkpoint or a .safetensors file"
-    )
+    generator: LocalPath | None = option(None, "a run (newest checkpoint), a checkpoint or a .safetensors")
     critic: LocalPath | None = option(None, "the same for the critic")
+    strict: bool = option(True, "false: load only the tensors that fit, for example at another image size")
     freeze_generator: int = option(0, "first layers (from the latent) that are not trained", ge=0)
     freeze_critic: int = option(0, "first layers (from the image) that are not trained", ge=0)
 

@@ -126,7 +126,7 @@ def _plan(config: Config) -> dict[str, str]:
     cache, reason = choose_cache(config.data.cache, manifest.decoded_bytes, 1, device)
     networks = {"generator": build_generator, "critic": build_critic}
     built = {name: build(config.model, resolution, channels) for name, build in networks.items()}
-    load_initial_weights(config.init_from, **built)
+    load_initial_weights(config.init_from, **built, images=(channels, resolution, resolution))
     freeze_named_layers(config.init_from, **built)
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}
     threads, ranks = config.runtime.threads, default_processes(config.runtime)

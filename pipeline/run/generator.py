@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -189,11 +190,16 @@ def read_exported(path: Path) -> TrainedGenerator:
             f"{path} has tensors, but no description of their generator: its format is {metadata.get('format')!r}, "
             f"not {FORMAT!r}. Name the run, or a file that `wgan export` made."
         )
+    card = read_card(path, metadata)
+    return TrainedGenerator(_filled(card.model, card.image_shape, tensors, path, card.weights), card)
+
+
+def read_card(path: Path, metadata: Mapping[str, str]) -> Card:
+    """The card in the metadata of an exported file. Raises CheckpointError."""
     try:
-        card = parse_json(metadata.get("card", ""), Card)
+        return parse_json(metadata.get("card", ""), Card)
     except ValueError as error:
         raise CheckpointError(f"{path} has a damaged card: {error}. Export the run again.") from None
-    return TrainedGenerator(_filled(card.model, card.image_shape, tensors, path, card.weights), card)
 
 
 def write_exported(generator: TrainedGenerator, path: Path) -> None:

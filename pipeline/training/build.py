@@ -198,8 +198,10 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
 
 def start_from_saved(run: RunContext, generator: nn.Module, critic: nn.Module) -> None:
     """Load the weights that init_from names, on all ranks or on none, and say what was loaded."""
+    manifest = run.shards.manifest
+    images = (manifest.channels, *manifest.resolution)
     with run.runtime.agreement():
-        for line in load_initial_weights(run.config.init_from, generator, critic, run.warn):
+        for line in load_initial_weights(run.config.init_from, generator, critic, images, run.warn):
             run.say(line)
 
 

@@ -31,6 +31,7 @@ FREE = (
     "profile",
     "init_from.generator",
     "init_from.critic",
+    "init_from.strict",
 )
 """Options that a resumed run may change. `precision` is compared as the device resolved it.
 

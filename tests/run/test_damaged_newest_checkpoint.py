@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
 
 def load_into_new_networks(run: Path) -> int:
     networks = build_generator(SMALL, 8, 1), build_critic(SMALL, 8, 1)
-    return len(load_initial_weights(InitOptions(generator=str(run)), *networks)) - 1
+    return len(load_initial_weights(InitOptions(generator=str(run)), *networks, (1, 8, 8))) - 1
 
 
 @pytest.mark.parametrize(

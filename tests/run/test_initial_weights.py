@@ -17,6 +17,7 @@ from pipeline.run.initial_weights import freeze_first_layers, load_initial_weigh
 from tests.ranks import Ranks, assert_same_bits, newest, read_tensors
 
 OPTIONS = DcganOptions(latent=16, width=8)
+IMAGES = (1, 16, 16)
 
 
 def pair(options: DcganOptions = OPTIONS) -> tuple[nn.Module, nn.Module]:
@@ -36,7 +37,8 @@ def test_a_run_a_checkpoint_and_a_file_give_the_same_weights(trained: Path) -> N
         file = checkpoint / f"{group}.safetensors"
         expected = safetensors.torch.load_file(file)
         for source in (trained, checkpoint, file):
-            path, tensors = read_weights(source, group)
+            path, tensors, images = read_weights(source, group)
+            assert images == (None if source == file else IMAGES)
             assert path == file
             assert tensors.keys() == expected.keys()
             assert all(torch.equal(tensors[name], value) for name, value in expected.items())
@@ -52,7 +54,7 @@ def test_an_earlier_checkpoint_may_be_named(trained: Path) -> None:
 def test_what_was_loaded_is_printed_and_only_that_changes(trained: Path) -> None:
     generator, critic = pair()
     before = {name: value.clone() for name, value in generator.state_dict().items()}
-    (line,) = load_initial_weights(InitOptions(critic=str(trained)), generator, critic)
+    (line,) = load_initial_weights(InitOptions(critic=str(trained)), generator, critic, IMAGES)
     expected = read_tensors(newest(trained))
     assert all(
         np.array_equal(value.numpy(), expected[f"critic/{name}"])
@@ -70,7 +72,7 @@ def test_weights_of_other_networks_are_refused_with_what_differs(trained: Path) 
     networks = pair(DcganOptions(latent=16, width=8, critic_norm="layer"))
     options = InitOptions(generator=str(trained), critic=str(trained))
     with pytest.raises(CheckpointError, match=r"critic\.safetensors belongs to other networks") as caught:
-        load_initial_weights(options, *networks)
+        load_initial_weights(options, *networks, IMAGES)
     assert "Name weights of the same networks in init_from.critic" in str(caught.value)
     assert "critic/layers.3.weight: absent in the checkpoint, float32 (16,) in this run" in str(caught.value)
 
@@ -78,7 +80,7 @@ def test_weights_of_other_networks_are_refused_with_what_differs(trained: Path) 
 def test_the_generators_file_does_not_fit_the_critic(trained: Path) -> None:
     options = InitOptions(critic=str(newest(trained) / "generator.safetensors"))
     with pytest.raises(CheckpointError, match="belongs to other networks"):
-        load_initial_weights(options, *pair())
+        load_initial_weights(options, *pair(), IMAGES)
 
 
 def test_each_kind_of_path_without_weights_has_its_message(trained: Path, tmp_path: Path) -> None:
@@ -108,6 +110,54 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_skipped_in_a_run(trained: P
     with pytest.raises(CheckpointError, match=r"critic\.safetensors has changed.*Choose another checkpoint"):
         read_weights(damaged, "critic")
     assert read_weights(trained, "critic")[0].parent.name == "step_00000003"
+
+
+def larger_pair() -> tuple[nn.Module, nn.Module]:
+    return build_generator(OPTIONS, 32, 1), build_critic(OPTIONS, 32, 1)
+
+
+def test_weights_for_another_size_are_refused_with_both_sizes_first(trained: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load_initial_weights(InitOptions(critic=str(trained)), *larger_pair(), (1, 32, 32))
+    assert str(caught.value).startswith(
+        "init_from.critic: these weights are for images of 1 x 16 x 16 (channels x height x width), and this run has "
+        f"images of 1 x 32 x 32. {newest(trained)}/critic.safetensors belongs to other networks"
+    )
+    assert "or load only the tensors that fit with init_from.strict=false" in str(caught.value)
+
+
+def test_the_tensors_that_fit_are_loaded_if_that_is_asked_for(trained: Path) -> None:
+    generator, critic = larger_pair()
+    before = {name: value.clone() for name, value in critic.state_dict().items()}
+    options = InitOptions(critic=str(trained), strict=False, freeze_critic=2)
+    (line,) = load_initial_weights(options, generator, critic, (1, 32, 32))
+    expected = safetensors.torch.load_file(newest(trained) / "critic.safetensors")
+    fitting = {"layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias", "score.bias"}
+    for name, value in critic.state_dict().items():
+        assert torch.equal(value, expected[name] if name in fitting else before[name])
+    assert line == (
+        f"critic: 5 of its 8 tensors (2,201 of 10,937 numbers) from {newest(trained)}/critic.safetensors; the others "
+        "start at random: layers.5.weight, layers.5.bias, score.weight"
+    )
+
+
+def test_frozen_layers_must_be_among_the_tensors_that_fit(trained: Path) -> None:
+    options = InitOptions(critic=str(trained), strict=False, freeze_critic=3)
+    with pytest.raises(
+        CheckpointError, match=r"layers\.5\.weight, layers\.5\.bias of the first 3 layers would be"
+    ):
+        load_initial_weights(options, *larger_pair(), (1, 32, 32))
+
+
+def test_weights_of_which_none_fits_are_refused(tmp_path: Path) -> None:
+    safetensors.torch.save_file(
+        {"other": torch.zeros(1), "names": torch.zeros(1)}, tmp_path / "a.safetensors"
+    )
+    options = InitOptions(critic=str(tmp_path / "a.safetensors"), strict=False)
+    with pytest.raises(
+        CheckpointError, match=r"init_from\.critic: none of the 2 tensors of .* has the name, shape"
+    ):
+        load_initial_weights(options, *pair(), IMAGES)
 
 
 @pytest.mark.parametrize("count", [1, 2])
