@@ -137,7 +137,7 @@ def test_a_resumed_run_says_why_the_search_starts_again(tmp_path: Path) -> None:
     said: list[str] = []
     runtime = cast(Runtime, SimpleNamespace(is_main=True))
     run = RunContext(config, cast(ShardSet, None), RunDirectory(tmp_path), runtime, said.append)
-    assert _find_ending(Checkpoint(tmp_path, 25), run) is None
+    assert _find_ending(Checkpoint(tmp_path, 25), run, is_unwatched=False) is None
     assert said == [
         "quality is no longer measured as before (keep_best: fid before, kid now), so figures do not compare: the "
         "checkpoint of step 20, the best one until now, is kept; the search for the best one starts again"

@@ -143,6 +143,9 @@ class Watching:
     def expect(self, now: list[int], later: list[int]) -> None:
         self.announced.append((now, later))
 
+    def await_shards(self, numbers: list[int]) -> None:
+        self.reader.await_shards(numbers)
+
     def read(self, ids: Ids) -> Tensor:
         return self.reader.read(ids)
 
