@@ -133,7 +133,8 @@ def test_a_resumed_run_says_why_the_search_starts_again(tmp_path: Path) -> None:
         quality=QualityOptions(every=5, keep_best="kid", metrics=["kid"]),
     )
     facts = Best("fid", None, Best.of(config.quality).basis, value=0.3, step=20).facts()
-    (tmp_path / "state.json").write_text(json.dumps({"best": facts}))
+    identity = {"images": [1, 8, 8], "data.manifest": "0" * 64}
+    (tmp_path / "state.json").write_text(json.dumps({"identity": identity, "best": facts}))
     said: list[str] = []
     runtime = cast(Runtime, SimpleNamespace(is_main=True))
     run = RunContext(config, cast(ShardSet, None), RunDirectory(tmp_path), runtime, said.append)
