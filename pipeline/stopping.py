@@ -191,6 +191,11 @@ def settle() -> None:
         _flag.is_settled = True
 
 
+def is_settled() -> bool:
+    """Whether `settle` was called."""
+    return _flag is not None and _flag.is_settled
+
+
 def leave(exit_code: int) -> None:
     """The user knows how the program ends. If the main thread then hangs, the process still ends, with this code."""
     if _flag is not None:

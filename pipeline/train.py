@@ -196,7 +196,8 @@ def _note_stop(
 ) -> None:
     """Write PREEMPTED, also on a rank that stops alone: ranks that lose another one look for this note."""
     _tell_stop(tell, request)
-    directory.mark("PREEMPTED", str(request), request.exit_code, is_first=_rank() > 0)
+    if _rank() == 0 or not stopping.is_settled():
+        directory.mark("PREEMPTED", str(request), request.exit_code, is_first=_rank() > 0)
 
 
 def _tell_stop(tell: Callable[[PipelineError], None], request: PipelineError) -> None:

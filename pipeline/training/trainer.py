@@ -47,6 +47,7 @@ class Trainer:
     """What `Observer.watch` needs for the step that the run resumes from, if a signal stopped it before that"""
     failed_saves: int = field(default=0, init=False)
     saved_step: int = field(default=0, init=False)
+    _awaited: list[list[int]] | None = field(default=None, init=False)
     _opener: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
 
     def train(self) -> None:
@@ -72,10 +73,12 @@ class Trainer:
         """Wait until the shards of the next step are on all machines. A signal ends the wait, before the step."""
         if self.run.shards.directory is not None or self.loader.is_resident:
             return
+        batches = self.state.counters.position, self.step.updates
+        if (reach := self.loader.reach(*batches)) == self._awaited:
+            return
+        self._awaited = reach
         with self.observer.recorder.waiting_for_data():
-            opening = self._opener.submit(
-                self.loader.await_shards, self.state.counters.position, self.step.updates
-            )
+            opening = self._opener.submit(self.loader.await_shards, *batches)
             are_ready = False
             while not are_ready:
                 if wait([opening], SECONDS_BETWEEN_MEETINGS).done:

@@ -66,7 +66,7 @@ def train_and_evaluate_slowly(arguments: list[str], step: int, sign: str) -> int
         return draw(*arguments)  # type: ignore[arg-type]
 
     Observer._evaluate, Evaluation._draw = note_step, draw_slowly  # type: ignore[assignment, method-assign]
-    return train([*arguments, "quality.samples=8192"] if step == 0 else arguments)
+    return train(arguments)
 
 
 def assert_same_end(stopped: Path, whole: Path) -> None:

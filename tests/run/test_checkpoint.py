@@ -21,6 +21,7 @@ from pipeline.run.checkpoint import (
     list_checkpoints,
     newest_valid,
     prune,
+    restore_replaced,
     save_checkpoint,
     set_aside,
 )
@@ -301,6 +302,30 @@ def test_the_newest_and_every_nth_checkpoint_are_kept(
     prune(tmp_path, keep_last, keep_every)
     assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path)] == left
     assert (tmp_path / "step_00000010.damaged-1").exists()
+
+
+def save_unwatched(directory: Path, step: int) -> Checkpoint:
+    """Save a step that a signal stopped before it was recorded."""
+    return save_checkpoint(directory, step, {**groups(step), "unwatched": {"real": torch.zeros(1)}}, FACTS)
+
+
+def test_a_step_saved_before_it_was_recorded_is_replaced_once_it_is(tmp_path: Path) -> None:
+    save_unwatched(tmp_path, 20)
+    save(tmp_path, 20)
+    assert names(tmp_path) == ["step_00000020"]
+    assert not (tmp_path / "step_00000020" / "unwatched.safetensors").exists()
+
+
+def test_a_kill_while_it_is_replaced_loses_neither(tmp_path: Path) -> None:
+    path = save_unwatched(tmp_path, 20).path
+    path.rename(tmp_path / "step_00000020.replaced")
+    restore_replaced(tmp_path)
+    assert names(tmp_path) == ["step_00000020"]
+    path.rename(tmp_path / "step_00000020.replaced")
+    save(tmp_path, 20)
+    restore_replaced(tmp_path)
+    assert names(tmp_path) == ["step_00000020"]
+    assert not (path / "unwatched.safetensors").exists()
 
 
 @pytest.fixture

@@ -102,9 +102,17 @@ class Loader:
     def await_shards(self, position: int, count: int) -> None:
         """Wait until what the next `count` batches need is on this machine. Raises as `stopping.check` does."""
         self._announce(position)
-        last = position + (count - 1) * self._rows.total
-        needed = {shard for at in (position, last) for shard in self._order.windows(at, self._rows)[0]}
-        self._images.await_shards(sorted(needed))
+        self._images.await_shards(
+            sorted({shard for now in self._windows(position, count, self._rows) for shard in now})
+        )
+
+    def reach(self, position: int, count: int) -> list[list[int]]:
+        """The shards that the next `count` batches need, over all ranks: it changes on all of them at the same time."""
+        return self._windows(position, count, RankRows(0, self._rows.total, self._rows.total))
+
+    def _windows(self, position: int, count: int, rows: RankRows) -> list[list[int]]:
+        last = position + (count - 1) * rows.total
+        return [self._order.windows(at, rows)[0] for at in (position, last)]
 
     def to_images(self, staged: Staged) -> Tensor:
         """The batch as float32 (count, channels, height, width) in [-1, 1], on the device."""
