@@ -79,7 +79,8 @@ def describe(rows: Sequence[Row], seed: int) -> list[str]:
     for row in rows:
         kinds = collections.defaultdict(list)
         for result in row.findings:
-            kinds[(result.kind, re.sub(r"[0-9]+", "0", result.text)[:60])].append(result)
+            same = "" if result.kind == "chatter" else re.sub(r"[0-9]+", "0", result.text)[:60]
+            kinds[(result.kind, same)].append(result)
         for (kind, _), results in kinds.items():
             numbers = ", ".join(str(result.number) for result in results[:5])
             repeat = f"--target {row.name} --seed {seed} --only {numbers}"

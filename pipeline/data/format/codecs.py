@@ -12,16 +12,19 @@ All of them release the GIL while they decode, so threads can decode in parallel
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from pipeline.data.format.boundary import reason
+from pipeline.data.format.picture_files import jpeg, png
+from pipeline.data.format.picture_files.parts import DamageError, PictureFile
 from pipeline.errors import DataError
 from pipeline.wording import counted
 
@@ -35,18 +38,21 @@ EXTENSIONS: dict[str, Encoding] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", 
 
 MAX_FILE_BYTES = 1 << 28
 """More than any image that may be decoded needs; larger files are not read."""
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Run-length coding of filtered rows: files are at most a tenth larger than with zlib's full search, and writing
 # them is several times as fast.
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 GREY_PNG_OPTIONS = [*PNG_OPTIONS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FAST_FILTERS]
 COLOUR_PNG_OPTIONS = [*PNG_OPTIONS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH]
 PNG_CHANNELS = {0: 1, 2: 3}
+_PNG_HEADER = struct.Struct(">16sIIBB3xI")
+_PNG_START = png.SIGNATURE + b"\0\0\0\x0dIHDR"
 JPEG_CHANNELS = {"Gray": 1, "YCbCr": 3}
 
+# OpenCV reports damaged files on the console too.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-@dataclass(frozen=True)
-class Header:
+
+class Header(NamedTuple):
     """What the header of an image file says."""
 
     encoding: Encoding
@@ -63,28 +69,54 @@ def decode_into(pixels: Bytes, encoded: Bytes, encoding: Encoding) -> None:
     The header is checked before anything is decoded. Raises DataError unless this is an undamaged image of that
     encoding and shape; the message does not name the file, so callers must add its name.
     """
-    _DECODERS[encoding](pixels, encoded)
+    if encoding == "png":
+        _check_shape(read_png_header(encoded.data), pixels)
+    elif encoding == "jpeg":
+        _check_shape(read_jpeg_header(encoded), pixels)
+    _decode(pixels, encoded, encoding)
+
+
+def decode_as(header: Header, content: bytes) -> Bytes:
+    """The pixels, uint8 (height, width, channels), of a PNG or JPEG with this header.
+
+    Raises DataError if it is damaged; the message does not name the file, so callers must add its name.
+    """
+    pixels = np.empty(header.shape, dtype=np.uint8)
+    _decode(pixels, np.frombuffer(content, dtype=np.uint8), header.encoding)
+    return pixels
+
+
+def _decode(pixels: Bytes, encoded: Bytes, encoding: Encoding) -> None:
+    try:
+        _DECODERS[encoding](pixels, encoded)
+    except DamageError as error:
+        raise DataError(f"a damaged {encoding.upper()}: {error}") from None
 
 
 def _decode_png(pixels: Bytes, encoded: Bytes) -> None:
-    header = read_png_header(encoded[:33].tobytes())
-    _check_shape(header, pixels)
     grey = pixels.shape[2] == 1
     colours = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
-    found = cv2.imdecode(encoded, colours | cv2.IMREAD_IGNORE_ORIENTATION)
+    # Without metadata, which cost time at each reading, and which libpng complains about on the console.
+    stored = np.frombuffer(png.only_pixels(encoded.data, png.CRITICAL), dtype=np.uint8)
+    try:
+        found = cv2.imdecode(stored, colours | cv2.IMREAD_IGNORE_ORIENTATION)
+    except Exception as error:
+        raise DamageError(reason(error)) from None
     if found is None:
         raise DataError("a damaged PNG")
     pixels[:] = found.reshape(pixels.shape)
 
 
 def _decode_jpeg(pixels: Bytes, encoded: Bytes) -> None:
-    _check_shape(read_jpeg_header(encoded), pixels)
+    size = pixels.shape[0] * pixels.shape[1]
+    if not jpeg.is_quick(len(encoded), size):
+        jpeg.check_scans(encoded.tobytes(), size)
     grey = pixels.shape[2] == 1
     try:
         # The result is written to `buffer`.
         simplejpeg.decode_jpeg(encoded, colorspace="GRAY" if grey else "RGB", buffer=pixels)
-    except ValueError as error:
-        raise DataError(f"a damaged JPEG: {error}") from None
+    except Exception as error:
+        raise DamageError(reason(error)) from None
 
 
 def _decode_raw(pixels: Bytes, encoded: Bytes) -> None:
@@ -134,33 +166,34 @@ def encode(pixels: Bytes, encoding: Encoding, quality: int) -> bytes:
     return cv2.imencode(".png", ordered, options)[1].tobytes()
 
 
-def read_header(content: bytes) -> Header | None:
-    """The header of a plain PNG or JPEG: 8-bit, grey or RGB, opaque, upright and of one frame. Else None."""
-    if content.startswith(PNG_SIGNATURE):
-        has_more = b"tRNS" in content or b"acTL" in content or b"eXIf" in content
-        return None if has_more else read_png_header(content[:33])
-    if content.startswith(b"\xff\xd8"):
-        has_more = any(mark in content[: 1 << 17] for mark in (b"Exif\0\0", b"tiff:Orientation", b"MPF\0"))
-        return None if has_more else read_jpeg_header(np.frombuffer(content, np.uint8))
+def read_header(content: bytes, picture: PictureFile) -> Header | None:
+    """The header of a PNG or JPEG that `decode_into` takes: 8-bit, grey or RGB, and opaque. Else None."""
+    if picture.kind == "PNG" and picture.is_opaque:
+        return read_png_header(content)
+    if picture.kind == "JPEG":
+        return read_jpeg_header(np.frombuffer(content, np.uint8))
     return None
 
 
-def read_png_header(start: bytes) -> Header | None:
-    """The header in the first 33 bytes of a PNG; None unless it is an 8-bit PNG in grey or RGB."""
-    is_png = len(start) == 33 and start.startswith(PNG_SIGNATURE) and start[12:16] == b"IHDR"
-    if not is_png or zlib.crc32(start[12:29]) != int.from_bytes(start[29:33], "big"):
+def read_png_header(content: bytes | memoryview) -> Header | None:
+    """The header of a PNG; None unless it is an 8-bit PNG in grey or RGB. Its first 33 bytes are enough."""
+    if len(content) < png.HEADER_BYTES:
         return None
-    width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
-    depth, kind = start[24], start[25]
-    if depth != 8 or kind not in PNG_CHANNELS:
+    start, width, height, depth, colours, checksum = _PNG_HEADER.unpack_from(content)
+    if (
+        start != _PNG_START
+        or depth != 8
+        or colours not in PNG_CHANNELS
+        or zlib.crc32(content[12:29]) != checksum
+    ):
         return None
-    return Header("png", (height, width, PNG_CHANNELS[kind]))
+    return Header("png", (height, width, PNG_CHANNELS[colours]))
 
 
 def read_jpeg_header(encoded: Bytes) -> Header | None:
     """The header of a JPEG; None unless it is a JPEG in grey or YCbCr."""
     try:
         height, width, kind, _ = simplejpeg.decode_jpeg_header(encoded)
-    except ValueError:
+    except (ValueError, KeyError):  # KeyError for a subsampling that it does not know
         return None
     return Header("jpeg", (height, width, JPEG_CHANNELS[kind])) if kind in JPEG_CHANNELS else None

@@ -27,6 +27,9 @@ from pipeline.data.format.manifest import (
     load_index,
     load_manifest,
 )
+from pipeline.data.format.native_output import hidden_native_output
+from pipeline.data.format.picture_files import read_picture_file
+from pipeline.data.format.picture_files.parts import PictureFile
 from pipeline.data.inspecting.shard_index import ShardIndex, index_shard
 from pipeline.data.sources.labels import AUTO, LabelChoice
 from pipeline.data.sources.leftovers import describe_left_out
@@ -102,6 +105,7 @@ class _Checked:
             return None
 
 
+@hidden_native_output()
 def check_shards(directory: Path) -> Report:
     """Check every file against the manifest and every index against its tar file, and decode every image.
 
@@ -128,7 +132,8 @@ def decode_images(
 ) -> Iterator[tuple[bytes, str | None]]:
     """Yield the stored bytes of each image of a tar file and its defect: damaged, or of another shape or encoding.
 
-    The defect is None if there is none. Raises DataError if the file cannot be read.
+    The defect is None if there is none. Metadata that say to turn an image are one. Raises DataError if the file cannot
+    be read.
     """
     pixels = np.empty(shape, dtype=np.uint8)
     try:
@@ -148,8 +153,17 @@ def _defect(encoded: bytes, size: int, checksum: int, pixels: Bytes, encoding: E
         return "its CRC-32 differs from the one in the index, so its bytes have changed"
     try:
         decode_into(pixels, np.frombuffer(encoded, dtype=np.uint8), encoding)
+        return None if encoding == "raw" else _why_not_as_stored(read_picture_file(encoded))
     except DataError as error:
         return str(error)
+
+
+def _why_not_as_stored(picture: PictureFile) -> str | None:
+    """Why training would see another image than other programs show: it uses the pixels as they are stored."""
+    if picture.orientation != 1:
+        return f"its metadata say to turn it (orientation {picture.orientation}), which needs a new file"
+    if not picture.is_opaque:
+        return "it is transparent in parts, and blending it with a background needs a new file"
     return None
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from pipeline.data.format.codecs import Header, read_jpeg_header, read_png_header
 from pipeline.data.format.manifest import FILE_NAME, Manifest, Shard, file_sha256, load_manifest
+from pipeline.data.format.native_output import hidden_native_output
+from pipeline.data.format.picture_files.parts import check_size
 from pipeline.data.inspecting.check import decode_images
 from pipeline.data.inspecting.shard_index import ShardIndex, index_rows, only_encoding
 from pipeline.data.making.shard_directory import PLAN_NAME
@@ -25,15 +25,12 @@ from pipeline.data.sources.class_names import FILE_NAME as CLASS_NAMES
 from pipeline.data.sources.labels import AUTO, LabelChoice
 from pipeline.data.sources.listing import CONTAINER, LABEL, WHERE, Listing
 from pipeline.data.sources.members import unreadable
-from pipeline.data.sources.pictures import check_size
 from pipeline.data.sources.samples import Asked
 from pipeline.data.sources.webdataset_shards import list_shards
 from pipeline.data.threads import Advance, in_threads
 from pipeline.durable import replacing
 from pipeline.errors import ConfigError, DataError
 from pipeline.regular_files import open_regular
-
-ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,7 @@ class Indexed(NamedTuple):
     remarks: Remarks
 
 
+@hidden_native_output()
 def index_in_place(directory: Path, labels: LabelChoice = AUTO) -> Indexed:
     """Make the tar files in `directory` a shard set: write NAME.npy next to each and, last, manifest.json.
 
@@ -183,7 +181,7 @@ def _read_first_header(directory: Path, path: Path, members: ShardIndex) -> Head
     except OSError as error:
         raise unreadable(path, error) from None
     if members.encoding == "png":
-        header = read_png_header(encoded[:33])
+        header = read_png_header(encoded)
     else:
         header = read_jpeg_header(np.frombuffer(encoded, dtype=np.uint8))
     if header is None:
@@ -201,23 +199,10 @@ def _read_first_header(directory: Path, path: Path, members: ShardIndex) -> Head
 def _decode_all(directory: Path, path: Path, members: ShardIndex, header: Header, advance: Advance) -> None:
     """Raise DataError at the first image that is damaged or differs from the first one in size or colour."""
     images = decode_images(path, members.rows, header.shape, header.encoding)
-    for key, (encoded, defect) in zip(members.keys, images, strict=True):
-        if defect is None and _is_turned(encoded):
-            defect = "its EXIF data say to rotate it, which needs a new file"
+    for key, (_, defect) in zip(members.keys, images, strict=True):
         if defect is not None:
             raise DataError(f"{path}: the image {key!r}: {defect}. {_remedy(directory)}")
         advance(1)
-
-
-def _is_turned(encoded: bytes) -> bool:
-    """Whether the EXIF data of an image say to rotate or mirror it."""
-    if encoded.find(b"Exif\0\0", 0, 1 << 17) < 0 and b"eXIf" not in encoded:
-        return False
-    # The image itself could be decoded; on broken metadata Pillow may raise almost any exception.
-    with suppress(Exception):
-        exif = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")).getexif()
-        return exif.get(ORIENTATION) in range(2, 9)
-    return False
 
 
 def _refuse_differences(directory: Path, taken: Sequence[_Taken]) -> None:

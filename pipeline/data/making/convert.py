@@ -8,18 +8,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageColor
 
-from pipeline.data.format.codecs import Bytes, Encoding, Shape, decode_into, encode, read_header, shape_of
+from pipeline.data.format.codecs import Bytes, Encoding, Shape, encode, shape_of
+from pipeline.data.format.picture_files import read_picture_file
+from pipeline.data.format.picture_files.parts import Kind, check_size
 from pipeline.data.sources import Picture
 from pipeline.data.sources.git_lfs import REASON as POINTER_REASON
 from pipeline.data.sources.git_lfs import is_pointer
-from pipeline.data.sources.pictures import check_size, decode_picture
+from pipeline.data.sources.pictures import BLACK, WHITE, Colour, decode_picture, decode_stored, image_of
 from pipeline.errors import ConfigError, DataError
 
 Fit = Literal["crop", "fit", "pad"]
-Colour = tuple[int, int, int]
-"""Red, green and blue from 0 to 255."""
-WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 MAX_SIDE = 4096
+KINDS: dict[Encoding, Kind] = {"png": "PNG", "jpeg": "JPEG"}
+"""The format of image files that are kept as they are in shards of this encoding"""
 
 
 @dataclass(frozen=True)
@@ -96,18 +97,14 @@ def convert_image(picture: Picture, conversion: Conversion) -> Converted:
         return _encode(to_pixels(picture, conversion), conversion)
     if is_pointer(picture):
         raise DataError(f"it is {POINTER_REASON}")
-    header = read_header(picture)
-    if header is None or header.shape != conversion.shape:
-        decoded = decode_picture(picture, conversion.background or WHITE)
+    file = read_picture_file(picture)
+    stored = decode_stored(picture, file) if file.is_plain else None
+    if stored is None:
+        decoded = decode_picture(picture, file, conversion.background or WHITE)
         return _encode(to_pixels(decoded, conversion), conversion)
-    pixels = np.empty(conversion.shape, dtype=np.uint8)
-    try:
-        decode_into(pixels, np.frombuffer(picture, dtype=np.uint8), header.encoding)
-    except DataError as error:
-        raise DataError(f"it is {error}") from None
-    return (
-        Converted(picture, pixels) if header.encoding == conversion.encoding else _encode(pixels, conversion)
-    )
+    if stored.shape == conversion.shape and file.kind == KINDS.get(conversion.encoding):
+        return Converted(picture, stored)
+    return _encode(to_pixels(stored, conversion), conversion)
 
 
 def _encode(pixels: Bytes, conversion: Conversion) -> Converted:
@@ -125,7 +122,7 @@ def to_pixels(image: Image.Image | Bytes, conversion: Conversion) -> Bytes:
         if shape_of(image) == conversion.shape:
             return image.reshape(conversion.shape)
         check_size(*image.shape[1::-1])
-        image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+        image = image_of(image)
     if not conversion.resizes and (image.height, image.width) != conversion.resolution:
         height, width = conversion.resolution
         raise DataError(

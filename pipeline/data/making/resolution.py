@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.data.format.picture_files import read_picture_file
 from pipeline.data.sources import Picture, Source
-from pipeline.data.sources.pictures import decode_picture
 from pipeline.errors import ConfigError, DataError
 
 MEASURED_IMAGES = 16
@@ -64,5 +64,4 @@ def _first_sizes(source: Source) -> Iterator[Size]:
 def _size_of(picture: Picture) -> Size:
     if isinstance(picture, np.ndarray):
         return picture.shape[0], picture.shape[1]
-    image = decode_picture(picture)  # its header does not say whether it must be rotated
-    return image.height, image.width
+    return read_picture_file(picture).upright_size

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.data.format.manifest import FILE_NAME, Manifest, check_sizes, load_manifest
+from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.tar_writer import BLOCK
 from pipeline.data.making.convert import convert
 from pipeline.data.making.duplicates import drop_copies, find_copies, name_copies
@@ -231,9 +232,12 @@ def _check_space(plan: Plan, out: Path, part: Part) -> None:
     if count == 0:
         return
     sizes = []
-    for place in np.linspace(0, plan.count - 1, min(TRIED_IMAGES, plan.count)).astype(int).tolist():
-        with suppress(DataError):  # the same error is raised again when the image is written
-            sizes.append(len(convert(plan.source.read(int(plan.chosen.positions[place])), plan.conversion)))
+    with hidden_native_output():
+        for place in np.linspace(0, plan.count - 1, min(TRIED_IMAGES, plan.count)).astype(int).tolist():
+            with suppress(DataError):  # the same error is raised again when the image is written
+                sizes.append(
+                    len(convert(plan.source.read(int(plan.chosen.positions[place])), plan.conversion))
+                )
     # Each member of a tar file has a header and is padded to whole blocks.
     needed = int(count * ((max(sizes) + np.mean(sizes)) / 2 + 4 * BLOCK)) if sizes else 0
     with storage_errors(out):

@@ -3,7 +3,7 @@
 | Pillow mode            | becomes | how                                                                        |
 |------------------------|---------|----------------------------------------------------------------------------|
 | 1, L                   | L       | as it is; black and white are 0 and 255                                    |
-| LA, La                 | L       | on a white background                                                      |
+| LA, La                 | L       | on the background, by default white                                                      |
 | P, PA                  | RGB     | by its palette; on a white background if it has transparent parts          |
 | RGB, RGBX              | RGB     | as it is                                                                   |
 | RGBA, RGBa             | RGB     | on a white background                                                      |
@@ -13,7 +13,11 @@
 | I, F, I;16 of TIFF     | refused | the value of white differs between programs, so any scaling is a guess     |
 | LAB, HSV and others    | refused | there is no standard conversion to RGB without a colour profile            |
 
-The EXIF rotation is applied. Of animated files, the first frame is used.
+The image is turned as its metadata say. Of animated files, the first frame is used.
+
+Which decoder reads a file depends only on its content, so a file has one verdict and the same pixels at every size:
+JPEG and 8-bit PNG are decoded as in training, PNM by `pnm`, and all others by Pillow, which sees only what it needs for
+the pixels.
 """
 
 from __future__ import annotations
@@ -22,61 +26,136 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+import simplejpeg
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from pipeline.data.format.boundary import decoding
+from pipeline.data.format.codecs import Bytes, decode_as, read_header
+from pipeline.data.format.native_output import caught_native_output
+from pipeline.data.format.picture_files import jpeg, png, pnm, read_picture_file, tiff
+from pipeline.data.format.picture_files.parts import DamageError, PictureFile, check_size
 from pipeline.errors import DataError
 
-# A short list, because the readers of some other formats start external programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 EXTENSIONS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
+Colour = tuple[int, int, int]
+"""Red, green and blue from 0 to 255."""
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 GREY_MODES = ("1", "L", "LA", "La")
 COLOUR_MODES = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
-MAX_PIXELS = 64_000_000
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+STRIP_PIXELS = 1 << 22
+"""Transparent images are blended in strips of this size, because several copies of a large one need gigabytes."""
 
 
-def decode_picture(content: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """Decode an image file to Pillow mode L or RGB by the table above; `background` is the colour behind transparent
-    parts.
+def decode_picture(
+    content: bytes, picture: PictureFile | None = None, background: Colour = WHITE
+) -> Image.Image:
+    """Decode an image file to Pillow mode L or RGB by the table above; `background` is behind its transparent parts.
 
-    The size and the mode are checked before the pixels are decoded. Raises DataError if the file is damaged, has more
-    than 64 million pixels, or is refused by the table; the message does not name the file, so callers must add its
-    name.
+    `picture` is what `read_picture_file` says of it. The size and the mode are checked before the pixels are decoded.
+    Raises DataError if the file is damaged, has more than 64 million pixels, or is refused by the table; the message
+    does not name the file, so callers must add its name.
     """
+    picture = picture or read_picture_file(content)
     try:
-        with warnings.catch_warnings():
-            # Warnings about sizes, which are checked here, and about metadata, which are not used.
-            warnings.simplefilter("ignore")
-            return _decode(content, background)
-    except DataError:
-        raise
-    except UnidentifiedImageError:
-        raise DataError(f"it is not an image in a supported format ({', '.join(FORMATS)})") from None
-    except Image.DecompressionBombError:
-        raise DataError(f"it has far more than {MAX_PIXELS:,} pixels, the limit for decoding") from None
-    except Exception as error:  # on damaged files, Pillow may raise almost any exception
+        image = _decode(content, picture, background)
+    except DamageError as error:
         raise DataError(f"it is damaged: {error}") from None
+    turn = TURNS.get(picture.orientation)
+    return image if turn is None else image.transpose(turn)
 
 
-def _decode(content: bytes, background: tuple[int, int, int]) -> Image.Image:
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
-    check_size(*image.size)
-    _check_mode(image)
-    if image.format == "PNG":
-        # Pillow accepts a PNG as soon as it has all pixels; `verify` also checks the checksums.
-        image.verify()
-        image = Image.open(io.BytesIO(content), formats=("PNG",))
-    image.load()
-    return _plain(ImageOps.exif_transpose(image), background)
+def decode_stored(content: bytes, picture: PictureFile) -> Bytes | None:
+    """The pixels of a PNG or JPEG as they are stored, uint8 (height, width, 1 or 3); None if it needs more than that.
+
+    Raises DataError if it is damaged.
+    """
+    header = read_header(content, picture)
+    if header is None:
+        return None
+    try:
+        return decode_as(header, content)
+    except DataError as error:
+        raise DataError(f"it is {error}") from None
 
 
-def check_size(width: int, height: int) -> None:
-    """Raise DataError for an image with too many pixels: a few kilobytes can decode to gigabytes."""
-    if width * height > MAX_PIXELS:
-        raise DataError(f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}, the limit for decoding")
+def image_of(pixels: Bytes) -> Image.Image:
+    """A Pillow image of uint8 pixels (height, width), or (height, width, 1 or 3)."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def _decode(content: bytes, picture: PictureFile, background: Colour) -> Image.Image:
+    stored = decode_stored(content, picture)
+    if stored is not None:
+        return image_of(stored)
+    match picture.kind:
+        case "PPM":
+            return image_of(pnm.decode(content))
+        case "PNG":
+            return _decode_with_pillow(bytes(png.only_pixels(memoryview(content))), picture, background)
+        case "TIFF":
+            return _decode_tiff(content, picture, background)
+        case "JPEG":
+            return _decode_rare_jpeg(jpeg.only_pixels(content), picture, background)
+        case _:
+            return _decode_with_pillow(content, picture, background)
+
+
+def _decode_with_pillow(content: bytes, picture: PictureFile, background: Colour) -> Image.Image:
+    with decoding(), warnings.catch_warnings():
+        # Warnings about sizes, which are checked here, and about metadata, which are not used.
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(io.BytesIO(content), formats=(picture.kind,))
+        except UnidentifiedImageError:  # its text is the address of an object
+            raise DamageError(f"its header is not that of a {picture.kind}") from None
+        check_size(*image.size)
+        _check_mode(image)
+        image.load()
+        return _plain(image, background)
+
+
+def _decode_tiff(content: bytes, picture: PictureFile, background: Colour) -> Image.Image:
+    """A TIFF; damaged rows of fax images are an error only in what libtiff prints."""
+    with caught_native_output() as printed:
+        image = _decode_with_pillow(tiff.only_pixels(content), picture, background)
+        errors = printed().splitlines()
+    if errors:
+        raise DamageError(errors[0])
+    return image
+
+
+def _decode_rare_jpeg(content: bytes, picture: PictureFile, background: Colour) -> Image.Image:
+    """A JPEG in the colours of print, with a rare subsampling, or whose metadata alone are damaged."""
+    stored = decode_stored(content, picture)
+    if stored is not None:
+        return image_of(stored)
+    return _decode_cmyk(content) or _decode_with_pillow(content, picture, background)
+
+
+def _decode_cmyk(content: bytes) -> Image.Image | None:
+    """A JPEG in the colours of print, whose values Adobe's programs store inverted, as all others expect by now."""
+    try:
+        _, _, colours, _ = simplejpeg.decode_jpeg_header(content)
+    except (ValueError, KeyError):  # a rare subsampling, which Pillow can decode
+        return None
+    if colours not in ("CMYK", "YCCK"):
+        return None
+    with decoding():
+        inverted = simplejpeg.decode_jpeg(content, colorspace="CMYK")
+    return Image.fromarray(255 - inverted, "CMYK").convert("RGB")
 
 
 def _check_mode(image: ImageFile.ImageFile) -> None:
@@ -90,11 +169,17 @@ def _check_mode(image: ImageFile.ImageFile) -> None:
     )
 
 
-def _plain(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _plain(image: Image.Image, background: Colour) -> Image.Image:
     if image.mode in SIXTEEN_BIT_GREY:
-        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        eight_bit = np.rint(np.arange(1 << 16) / 257).astype(np.uint8)
+        return Image.fromarray(eight_bit[np.asarray(image)])
     mode = "L" if image.mode in GREY_MODES else "RGB"
     if not image.has_transparency_data:
         return image if image.mode == mode else image.convert(mode)
-    behind = Image.new("RGBA", image.size, (*background, 255))
-    return Image.alpha_composite(behind, image.convert("RGBA")).convert(mode)
+    plain = Image.new(mode, image.size)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        behind = Image.new("RGBA", strip.size, (*background, 255))
+        plain.paste(Image.alpha_composite(behind, strip).convert(mode), (0, top))
+    return plain

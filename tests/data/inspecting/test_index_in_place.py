@@ -21,6 +21,7 @@ from pipeline.data.inspecting.check import check_shards
 from pipeline.data.inspecting.index_in_place import index_in_place
 from pipeline.data.reading.reader import ShardReader
 from pipeline.errors import ConfigError, DataError, StorageError
+from tests.image_files import encoded, png_chunk, png_of_claimed_size, turned_jpegs, turned_pngs, with_chunks
 from tests.shards import noise, write
 
 Members = list[tuple[str, bytes]]
@@ -223,20 +224,40 @@ def test_images_with_a_palette_or_alpha_are_refused(tmp_path: Path) -> None:
         assert "the image '0' is not an 8-bit png in grey or RGB" in refused(tmp_path / "in")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-@pytest.mark.parametrize(("orientation", "is_taken"), [(1, True), (3, False), (6, False)])
-def test_images_with_an_exif_rotation_are_refused(
-    tmp_path: Path, kind: str, orientation: int, is_taken: bool
+TURNED = {**turned_pngs(Image.new("RGB", (8, 8)), 3), **turned_jpegs(Image.new("RGB", (8, 8)), 3)}
+
+
+@pytest.mark.parametrize("way", TURNED)
+def test_images_whose_metadata_say_to_turn_them_are_refused(tmp_path: Path, way: str) -> None:
+    name = "0.png" if TURNED[way].startswith(b"\x89PNG") else "0.jpg"
+    write_tar(tmp_path / "in" / "x.tar", [(name, TURNED[way])])
+    message = refused(tmp_path / "in")
+    assert "the image '0': its metadata say to turn it (orientation 3), which needs a new file" in message
+    assert "`wgan shards make " in message
+
+
+def test_images_with_metadata_that_do_not_turn_them_are_taken(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 8))
+    write_tar(tmp_path / "in" / "x.tar", [("0.png", turned_pngs(image, 1)["XMP"]), ("1.png", encoded(image))])
+    assert index_in_place(tmp_path / "in").manifest.count == 2
+
+
+def test_a_png_with_a_transparent_colour_is_refused(tmp_path: Path) -> None:
+    content = encoded(Image.new("RGB", (8, 8)), transparency=(0, 0, 0))
+    write_tar(tmp_path / "in" / "x.tar", [("0.png", content)])
+    assert "the image '0': it is transparent in parts" in refused(tmp_path / "in")
+
+
+def test_training_decodes_a_png_without_its_metadata(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(stream, kind, exif=exif)
-    write_tar(tmp_path / "in" / "x.tar", [(f"0.{kind.lower()}", stream.getvalue())])
-    if is_taken:
-        assert index_in_place(tmp_path / "in").manifest.count == 1
-    else:
-        assert "the image '0': its EXIF data say to rotate it" in refused(tmp_path / "in")
+    plain = png()
+    broken = [png_chunk(kind, b"x") for kind in (b"iCCP", b"gAMA", b"sRGB", b"cHRM", b"zTXt", b"tIME")]
+    write_tar(tmp_path / "in" / "x.tar", [("0.png", with_chunks(plain, *broken)), ("1.png", plain)])
+    index_in_place(tmp_path / "in")
+    images = ShardReader(open_directory(tmp_path / "in")).read(np.array([0, 1]))
+    assert (images[0] == images[1]).all()
+    assert "libpng" not in capfd.readouterr().err
 
 
 def test_shards_that_differ_from_each_other_are_refused(tmp_path: Path) -> None:
@@ -248,9 +269,7 @@ def test_shards_that_differ_from_each_other_are_refused(tmp_path: Path) -> None:
 
 
 def test_too_large_images_are_refused_by_their_header(tmp_path: Path) -> None:
-    whole = io.BytesIO()
-    Image.new("L", (9000, 9000)).save(whole, "PNG")
-    write_tar(tmp_path / "in" / "a.tar", [("0.png", whole.getvalue())])
+    write_tar(tmp_path / "in" / "a.tar", [("0.png", png_of_claimed_size(9000, 9000, 8, 0, b""))])
     assert "the image '0': it has 9000 x 9000 pixels" in refused(tmp_path / "in")
 
 

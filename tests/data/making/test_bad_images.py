@@ -21,13 +21,13 @@ def bad_images(*bad: int) -> Given:
     from pipeline.data.format.codecs import encode
 
     files = [encode(pixels, "png", 95) for pixels in noise(12).pictures]  # type: ignore[arg-type]
-    return Given([file[:-20] if number in bad else file for number, file in enumerate(files)])
+    return Given([file[:-12] if number in bad else file for number, file in enumerate(files)])
 
 
 def test_a_bad_image_is_an_error_with_name_reason_and_remedy(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"given: \.\./5 cannot be used: it is a damaged PNG\. Replace or remove .* --skip-bad N",
+        match=r"given: \.\./5 cannot be used: it is damaged: it ends before its end mark\. .* --skip-bad N",
     ):
         make(bad_images(5), tmp_path)
 
@@ -38,7 +38,7 @@ def test_bad_images_within_the_limit_are_left_out_and_listed(tmp_path: Path, wor
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
     with pytest.raises(
         DataError,
-        match=r"more than --skip-bad 4 allows, and there may be more; for example \.\./\d: it is a damaged PNG",
+        match=r"more than --skip-bad 4 allows, and there may be more; for example \.\./\d: it is damaged: it ends",
     ):
         make_shards(plan, tmp_path, skip_bad=4, workers=workers)
     manifest = make_shards(plan, tmp_path, skip_bad=5, workers=workers)
@@ -46,7 +46,9 @@ def test_bad_images_within_the_limit_are_left_out_and_listed(tmp_path: Path, wor
     # All images of the second shard are bad, so it does not exist.
     assert [(shard.name, shard.count) for shard in manifest.shards] == [("000000.tar", 4), ("000002.tar", 3)]
     report = (tmp_path / "bad-images.txt").read_text().splitlines()
-    assert report == [f"../{number}\tit is a damaged PNG" for number in (4, 5, 6, 7, 9)]
+    assert report == [
+        f"../{number}\tit is damaged: it ends before its end mark" for number in (4, 5, 6, 7, 9)
+    ]
     assert find_finished(tmp_path, plan) == manifest
 
 
@@ -54,7 +56,7 @@ def test_a_set_of_only_bad_images_is_refused(tmp_path: Path) -> None:
     source = bad_images(*range(12))
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
     with pytest.raises(
-        DataError, match=r"given: no image can be used, for example \.\./0: it is a damaged PNG"
+        DataError, match=r"given: no image can be used, for example \.\./0: it is damaged: it ends before"
     ):
         make_shards(plan, tmp_path, skip_bad=12)
 

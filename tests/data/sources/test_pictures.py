@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
-from typing import Any
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.data.sources.pictures import decode_picture
 from pipeline.errors import DataError
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format=kind, **options)
-    return stream.getvalue()
-
-
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png_of_claimed_size(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
-
-
-def noise(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+from tests.image_files import encoded, noise, png_of_claimed_size
 
 
 @pytest.mark.parametrize(
@@ -106,7 +82,7 @@ def test_modes_without_a_standard_range_are_refused_by_name(mode: str) -> None:
         decode_picture(content)
 
 
-@pytest.mark.parametrize(("side", "size"), [(8_001, "8001 x 8001"), (30_000, "far more")])
+@pytest.mark.parametrize(("side", "size"), [(8_001, "8001 x 8001"), (30_000, "30000 x 30000")])
 def test_an_image_of_over_64_megapixels_is_refused_before_it_is_decoded(side: int, size: str) -> None:
     stream = png_of_claimed_size(side, side, 8, 0, b"")
     with pytest.raises(DataError, match=rf"it has {size}.* pixels, .*the limit for decoding"):
@@ -121,5 +97,5 @@ def test_a_text_file_is_not_an_image() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
 def test_half_a_file_is_damaged(kind: str) -> None:
     whole = encoded(Image.fromarray(noise(64, 64, 3)), kind)
-    with pytest.raises(DataError, match=r"^it is (damaged|not an image)"):
+    with pytest.raises(DataError, match=r"^it is (a )?damaged"):
         decode_picture(whole[: len(whole) // 2])
