@@ -97,7 +97,9 @@ def _decode_png(pixels: Bytes, encoded: Bytes) -> None:
     grey = pixels.shape[2] == 1
     colours = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
     # Without metadata, which cost time at each reading, and which libpng complains about on the console.
-    stored = np.frombuffer(png.only_pixels(encoded.data, png.CRITICAL), dtype=np.uint8)
+    view = encoded.data
+    bare = png.only_pixels(view, png.CRITICAL)
+    stored = encoded if bare is view else np.frombuffer(bare, dtype=np.uint8)
     try:
         found = cv2.imdecode(stored, colours | cv2.IMREAD_IGNORE_ORIENTATION)
     except Exception as error:
