@@ -3,7 +3,7 @@
 | Pillow mode            | becomes | how                                                                        |
 |------------------------|---------|----------------------------------------------------------------------------|
 | 1, L                   | L       | as it is; black and white are 0 and 255                                    |
-| LA, La                 | L       | on the background, by default white                                                      |
+| LA, La                 | L       | on the background, which is white by default                               |
 | P, PA                  | RGB     | by its palette; on a white background if it has transparent parts          |
 | RGB, RGBX              | RGB     | as it is                                                                   |
 | RGBA, RGBa             | RGB     | on a white background                                                      |
