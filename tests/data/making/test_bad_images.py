@@ -111,4 +111,6 @@ def test_names_with_escapes_and_newlines_are_written_on_one_line(tmp_path: Path)
     source.key = lambda position: f"a\x1b[2J\nb/{position}"  # type: ignore[method-assign]
     plan = plan_shards(source, Conversion((8, 8), 3))
     make_shards(plan, tmp_path, skip_bad=1)
-    assert (tmp_path / "bad-images.txt").read_text() == "a\\x1b[2J\\nb/0\tit is damaged: it ends before its end mark\n"
+    assert (
+        tmp_path / "bad-images.txt"
+    ).read_text() == "a\\x1b[2J\\nb/0\tit is damaged: it ends before its end mark\n"
