@@ -19,6 +19,11 @@ find_python() {
   return 1
 }
 
+# Looks for the packages and does not import them, which would take many seconds.
+has_packages() {
+  python -c 'import sys; from importlib.util import find_spec; sys.exit(None in map(find_spec, sys.argv[1:]))' "$@"
+}
+
 if [ -z "${VIRTUAL_ENV:-}" ]; then
   wanted=$(cksum pyproject.toml)
   if [ "$(cat .venv/filled-for 2>/dev/null)" != "$wanted" ]; then
@@ -30,7 +35,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
   fi
   # shellcheck disable=SC1091
   source .venv/bin/activate
-elif ! python -c 'import pipeline, torch, accelerate, cv2, simplejpeg, moto, datasets, webdataset, onnxruntime, playwright, torch_fidelity, pytest, xdist, sphinx, myst_parser, furo, nbclient, ipykernel' 2>/dev/null || ! command -v ruff >/dev/null; then
+elif ! has_packages pipeline torch accelerate cv2 simplejpeg moto datasets webdataset onnxruntime playwright torch_fidelity pytest xdist sphinx myst_parser furo nbclient ipykernel || ! command -v ruff >/dev/null; then
   echo "error: the active virtual environment $VIRTUAL_ENV lacks packages that the project needs." >&2
   echo "Run  pip install -e '.[dev]'  to install them, or run  deactivate  and then this again." >&2
   exit 1

@@ -13,13 +13,22 @@ if [ "${1:-}" = --fast ]; then
   shift
   chosen=(-m "not slow")
 fi
+# Compiled modules are kept, whatever the environment says: many tests start interpreters that import the same ones.
+unset PYTHONDONTWRITEBYTECODE
 cores=$(python -c 'import os; print(len(os.sched_getaffinity(0)))')
 # Twice as many workers as cores, because many tests wait for processes. Each needs about 2 GB of memory.
 workers=$((cores < 4 ? 2 * cores : 8))
 
 ruff format --check .
 ruff check .
-mypy
 lint-imports
+# Beside the tests, because without a cache it takes half a minute. What it says comes after theirs.
+types=$(mktemp)
+trap 'rm -f "$types"' EXIT
+mypy > "$types" 2>&1 &
+failed=0
 # Neighbouring tests share fixtures, so each worker gets a block of them. A worker that is done takes tests of others.
-exec python -m pytest -n "$workers" --dist worksteal "${chosen[@]}" "$@"
+python -m pytest -n "$workers" --dist worksteal "${chosen[@]}" "$@" || failed=$?
+wait $! || failed=$?
+cat "$types"
+exit "$failed"

@@ -84,10 +84,10 @@ def test_a_call_returns_what_the_run_came_to(config: str, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_more_steps_resume_a_run_bit_for_bit(config: str) -> None:
-    pipeline.train(config, name="grown", schedule={"steps": 12})
-    grown = pipeline.train(config, name="grown")
-    whole = pipeline.train(config, name="whole")
-    assert (grown.steps, whole.steps) == (20, 20)
+    pipeline.train(config, name="grown", schedule={"steps": 4})
+    grown = pipeline.train(config, name="grown", schedule={"steps": 6})
+    whole = pipeline.train(config, name="whole", schedule={"steps": 6})
+    assert (grown.steps, whole.steps) == (6, 6)
     assert_same_bits(read_tensors(newest(grown.path)), read_tensors(newest(whole.path)))
     assert read_metrics(grown.path) == read_metrics(whole.path)
 
@@ -190,7 +190,7 @@ def interrupt_after_a_save(run: Path) -> threading.Thread:
 
 @pytest.mark.slow
 def test_an_interrupt_saves_the_run_and_the_same_call_resumes_it(config: str, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"schedule": {"steps": 100}, "checkpoint": {"every": 10}}
+    options: dict[str, Any] = {"schedule": {"steps": 60}, "checkpoint": {"every": 5}}
     handler = signal.getsignal(signal.SIGINT)
     thread = interrupt_after_a_save(tmp_path / "stopped")
     with pytest.raises(StopRequested, match="SIGINT"):
@@ -198,7 +198,7 @@ def test_an_interrupt_saves_the_run_and_the_same_call_resumes_it(config: str, tm
     thread.join()
     assert signal.getsignal(signal.SIGINT) is handler
     step = read_state(newest(tmp_path / "stopped"))["counters"]["step"]
-    assert 10 <= step < 100
+    assert 5 <= step < 60
     assert read_note(tmp_path / "stopped", "PREEMPTED")["exit_code"] == 75
     stopped = pipeline.train(config, name="stopped", **options)
     whole = pipeline.train(config, name="whole", **options)
@@ -213,9 +213,9 @@ def in_a_thread(results: list[TrainingResult], config: str, **options: Any) -> t
 
 def test_a_thread_trains_what_the_main_thread_trains(config: str) -> None:
     results: list[TrainingResult] = []
-    in_a_thread(results, config, name="thread").join()
+    in_a_thread(results, config, name="thread", schedule={"steps": 3}).join()
     (result,) = results
-    main = pipeline.train(config, name="main")
+    main = pipeline.train(config, name="main", schedule={"steps": 3})
     assert (result.steps, result.ending) == (main.steps, main.ending)
     assert_same_bits(read_tensors(newest(result.path)), read_tensors(newest(main.path)))
 
@@ -223,15 +223,15 @@ def test_a_thread_trains_what_the_main_thread_trains(config: str) -> None:
 @pytest.mark.slow
 def test_a_second_run_at_the_same_time_is_refused(config: str, tmp_path: Path) -> None:
     results: list[TrainingResult] = []
-    options = {"schedule": {"steps": 100}, "checkpoint": {"every": 10}}
+    options = {"schedule": {"steps": 40}, "checkpoint": {"every": 2}}
     thread = in_a_thread(results, config, name="first", **options)
     wait_until(lambda: bool(checkpoints(tmp_path / "first")))
     with pytest.raises(RunLockedError, match="This process is training another run"):
         pipeline.train(config, name="second")
     thread.join()
     assert not (tmp_path / "second").exists()
-    assert results[0].steps == 100
-    assert pipeline.train(config, name="second").steps == 20
+    assert results[0].steps == 40
+    assert pipeline.train(config, name="second", schedule={"steps": 1}).steps == 1
 
 
 def threads_of_run(run: Path) -> int:
@@ -256,7 +256,13 @@ def test_a_run_sets_torchs_threads_and_restores_the_callers(
 @pytest.mark.slow
 def test_runs_of_one_process_have_each_their_own_precision(config: str) -> None:
     runs = [
-        pipeline.train(config, name=f"run{number}", precision=precision, runtime={"device": device})
+        pipeline.train(
+            config,
+            name=f"run{number}",
+            precision=precision,
+            runtime={"device": device},
+            schedule={"steps": 3},
+        )
         for number, (precision, device) in enumerate(
             [("float32", "cpu"), ("bf16", "cpu"), ("auto", "auto"), ("float32", "cpu")]
         )
@@ -363,7 +369,7 @@ def test_images_without_labels_have_the_label_minus_one(tmp_path: Path) -> None:
     assert batch[1].tolist() == [-1] * 10
 
 
-@pytest.mark.parametrize("start", [None, "fork", "spawn"])
+@pytest.mark.parametrize("start", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_data_loader_reads_shards_with_and_without_workers(digits: Path, start: str | None) -> None:
     dataset = pipeline.open_shards(digits)
     expected = [dataset[index] for index in range(600)]

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -59,6 +57,8 @@ def normal(count: int) -> Tensor:
 
 
 def onnx_images(path: Path, latents: Tensor) -> Tensor:
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path)
     return torch.from_numpy(session.run(None, {"latents": latents.numpy()})[0])
 
@@ -128,6 +128,8 @@ def test_exports_take_the_moving_average_last_weights_or_an_earlier_step(run: Pa
 
 def test_an_exported_file_can_be_exported_again_with_the_same_card(run: Path) -> None:
     """To ONNX and to a program, which name their ends, take any batch, and carry the card too."""
+    import onnx
+
     card = load_generator(run).card.model_dump(mode="json")
     file = write(run, "safetensors")
     model = onnx.load(write(file, "onnx"))

@@ -6,7 +6,6 @@ import math
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -165,6 +164,8 @@ def test_an_animation_has_25_frames_a_second_from_the_first_latent_on(
 def film(path: Path) -> np.ndarray:
     """All frames: uint8 (count, height, width, 3)."""
     if path.suffix.lower() == ".mp4":
+        import av
+
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")

@@ -7,7 +7,6 @@ import pytest
 import scipy.linalg
 import torch
 from torch import Tensor
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from pipeline.errors import ConfigError
 from pipeline.quality.frechet import ROWS, Gaussian, frechet_distance, gaussian
@@ -115,6 +114,8 @@ def test_it_is_that_of_scipys_matrix_root() -> None:
 @pytest.mark.parametrize("counts", [(500, 300), (30, 500), (30, 40)])
 def test_it_is_that_of_torch_fidelity(counts: tuple[int, int]) -> None:
     """Also with fewer samples than the 64 dimensions."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
     first, second = draw(0, counts[0], 64), draw(1, counts[1], 64)
     theirs = fid_statistics_to_metric(
         *(fid_features_to_statistics(features.double()) for features in (first, second)), verbose=False

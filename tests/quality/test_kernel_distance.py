@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch_fidelity.metric_kid import kernel_mmd, kid_features_to_metric
 
 from pipeline.errors import ConfigError
 from pipeline.quality.kernel_distance import kernel_distance, polynomial_mmd
@@ -40,12 +39,16 @@ def test_it_is_known_for_points_on_a_line() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_is_that_of_torch_fidelity(seed: int) -> None:
+    from torch_fidelity.metric_kid import kernel_mmd
+
     real, fake = draw(seed, 50), draw(seed + 10, 50, shift=0.3)
     theirs = kernel_mmd(real.double().numpy(), fake.double().numpy())
     assert polynomial_mmd(real, fake) == pytest.approx(theirs, rel=1e-9)
 
 
 def test_the_only_subset_of_a_sets_own_size_is_the_set() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
     real, fake = draw(0, 60), draw(1, 60, shift=0.3)
     theirs = kid_features_to_metric(
         real.double(), fake.double(), kid_subsets=3, kid_subset_size=60, verbose=False

@@ -14,13 +14,14 @@ from pipeline.data.sources import Source, Spec, hugging_face, members, open_sour
 from pipeline.errors import ConfigError, DataError
 from tests.data.sources.helpers import png, put_hugging_face
 
-datasets = pytest.importorskip("datasets")
 NAME = "hf:user/name"
 
 
 def save(
     folder: Path, images: Sequence[Any], labels: Sequence[int | None] | None = None, split: str | None = None
 ) -> Spec:
+    import datasets
+
     rows: dict[str, Any] = {"picture": images}
     features: dict[str, Any] = {"picture": datasets.Image()}
     if labels is not None:
@@ -67,6 +68,8 @@ def test_a_row_without_a_label_is_named(wrong: int | None, shown: str, tmp_path:
 
 
 def linked(tmp_path: Path, path: str) -> Source:
+    import datasets
+
     dataset = datasets.Dataset.from_dict(
         {"picture": [{"bytes": None, "path": path}]},
         features=datasets.Features({"picture": datasets.Image()}),
@@ -94,6 +97,8 @@ def test_a_too_large_image_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_without_network_access_the_message_suggests_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
     asked: list[Any] = []
 
     def refuse(*arguments: Any, **options: Any) -> None:
