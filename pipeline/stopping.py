@@ -30,6 +30,8 @@ SECONDS_BETWEEN_INTERRUPTS = 1.0
 """A second Ctrl-C counts as one only after this time: a terminal and a launcher may both pass on the first one."""
 SECONDS_TO_LOOK = 1.0
 """How long a program may take to look at the flag before it is ended."""
+SECONDS_TO_END = 1.8
+"""How long it may take in all, once it has looked: it closes files and ends its workers."""
 SECONDS_BETWEEN_LOOKS = 0.1
 
 LastWords = Callable[[PipelineError], None]
@@ -48,6 +50,8 @@ class _Flag:
     """When Ctrl-C came again."""
     holds: int = 0
     held_until: float = 0.0
+    is_seen: bool = False
+    """Whether the main thread has looked at it."""
     is_settled: bool = False
     """Whether what the signal asked for is done."""
     exit_code: int | None = None
@@ -94,7 +98,8 @@ class _Flag:
         if self.quits_at is not None and now - self.quits_at > SECONDS_TO_LOOK:
             return True
         is_free = self.number is not None and not self.holds and not self.is_settled
-        return is_free and now - max(self.at, self.held_until) > SECONDS_TO_LOOK
+        limit = SECONDS_TO_END if self.is_seen else SECONDS_TO_LOOK
+        return is_free and now - max(self.at, self.held_until) > limit
 
 
 _flag: _Flag | None = None
@@ -118,8 +123,8 @@ def listening(saves: bool, ends_process: bool = False, last_words: LastWords | N
 
     With `saves`, for training, the error of `check` is StopRequested; otherwise Interrupted after Ctrl-C, and
     Terminated after SIGTERM. With `ends_process`, for a program whose process is its own, the process ends if it does
-    not look at the flag within SECONDS_TO_LOOK: it calls `last_words` with the error, and exits with its code. Its
-    handlers stay until it has ended.
+    not look at the flag within SECONDS_TO_LOOK, or not end within SECONDS_TO_END: it calls `last_words` with the error,
+    and exits with its code. Its handlers stay until it has ended.
     """
     global _flag
     if _flag is not None or threading.current_thread() is not threading.main_thread():
@@ -155,6 +160,7 @@ def request() -> PipelineError:
 def check() -> None:
     """Raise StopRequested, Interrupted or Terminated if the flag is set and not held. Any thread may call it."""
     if _flag is not None and _flag.raises:
+        _flag.is_seen = _flag.is_seen or threading.current_thread() is threading.main_thread()
         raise _flag.error()
 
 

@@ -6,13 +6,15 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from pipeline import stopping
 from pipeline.data.making.plan import Plan
@@ -50,10 +52,12 @@ def write_shards(
     # Not forked: libraries may have started threads, and a forked process would keep their locks locked forever.
     context = multiprocessing.get_context("spawn")
     written = context.Value("q", 0)
-    with _ending_children(ProcessPoolExecutor(workers, context, _start_worker, (job, written))) as pool:
-        with stopping.delayed():
-            pending = {pool.submit(_write_in_worker, number) for number in numbers}
-        reported = 0
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (job, written))
+    starting = _start(pool, numbers)
+    with _ending_workers(pool, starting):
+        while not wait([starting], PROGRESS_SECONDS).done:
+            stopping.check()
+        pending, reported = starting.result(), 0
         while pending:
             stopping.check()
             done, pending = wait(pending, PROGRESS_SECONDS, FIRST_COMPLETED)
@@ -78,19 +82,44 @@ def _result(future: Future[Record]) -> Record:
         ) from None
 
 
+def _start(pool: ProcessPoolExecutor, numbers: Sequence[int]) -> Future[set[Future[Record]]]:
+    """Begin to start the workers and give them these shards.
+
+    In a thread, because each worker must have imported a part of the program before the next one starts.
+    """
+
+    def start() -> set[Future[Record]]:
+        with stopping.delayed():
+            return {pool.submit(_write_in_worker, number) for number in numbers}
+
+    threads = ThreadPoolExecutor(1)
+    starting = threads.submit(start)
+    threads.shutdown(wait=False)
+    return starting
+
+
 @contextmanager
-def _ending_children(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+def _ending_workers(pool: ProcessPoolExecutor, starting: Future[set[Future[Record]]]) -> Iterator[None]:
     """If the body fails, kill the workers at once instead of letting them finish the queue."""
-    others = set(multiprocessing.active_children())
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - others:
-            child.kill()
-        raise
-    finally:
-        pool.shutdown(wait=True)
+    others = set(psutil.Process().children())
+
+    def kill() -> None:
+        for child in set(psutil.Process().children()) - others:
+            with suppress(psutil.Error):
+                if any("spawn_main" in word for word in child.cmdline()):
+                    child.kill()
+
+    with stopping.last_words(lambda error: kill()):
+        try:
+            yield
+        except BaseException:
+            while not wait([starting], PROGRESS_SECONDS).done:
+                kill()
+            pool.shutdown(wait=False, cancel_futures=True)
+            kill()
+            raise
+        finally:
+            pool.shutdown(wait=True)
 
 
 _job: Job
