@@ -12,8 +12,6 @@ from pipeline.data.format.codecs import Bytes, Encoding, Shape, encode, shape_of
 from pipeline.data.format.picture_files import read_picture_file
 from pipeline.data.format.picture_files.parts import Kind, check_size
 from pipeline.data.sources import Picture
-from pipeline.data.sources.git_lfs import REASON as POINTER_REASON
-from pipeline.data.sources.git_lfs import is_pointer
 from pipeline.data.sources.pictures import BLACK, WHITE, Colour, decode_picture, decode_stored, image_of
 from pipeline.errors import ConfigError, DataError
 
@@ -95,8 +93,6 @@ def convert_image(picture: Picture, conversion: Conversion) -> Converted:
     """
     if isinstance(picture, np.ndarray):
         return _encode(to_pixels(picture, conversion), conversion)
-    if is_pointer(picture):
-        raise DataError(f"it is {POINTER_REASON}")
     file = read_picture_file(picture)
     stored = decode_stored(picture, file) if file.is_plain else None
     if stored is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +28,19 @@ class ChosenSize:
 def choose_resolution(source: Source, wanted: Size | None) -> ChosenSize:
     """The wanted size, or the source's own, or the one that its first images have; then all images must have it.
 
-    Raises ConfigError if the first images have different sizes; the message says which.
+    Raises ConfigError if the first images have different sizes; the message says which. Raises DataError if none of
+    them can be read.
     """
     if resolution := wanted or source.native_resolution:
         return ChosenSize(resolution)
-    found = list(dict.fromkeys(_first_sizes(source)))
+    found, defects = _measure(source)
     if len(found) == 1:
         return ChosenSize(found[0], resizes=False)
+    if not found and defects:
+        raise DataError(
+            f"None of the images of {source.name} that were tried ({len(defects)}) can be used, so their size is "
+            f"unknown; for example {defects[0]}. Replace them, or give --resolution and --skip-bad all."
+        )
     raise ConfigError(_ask(source, found))
 
 
@@ -52,13 +57,15 @@ def _ask(source: Source, sizes: list[Size]) -> str:
     )
 
 
-def _first_sizes(source: Source) -> Iterator[Size]:
-    """The sizes of the first images, without those that cannot be read."""
+def _measure(source: Source) -> tuple[list[Size], list[str]]:
+    """The different sizes of the first images, and the names of those that cannot be read, with the reasons."""
+    sizes, defects = [], []
     for position in range(min(MEASURED_IMAGES, len(source))):
         try:
-            yield _size_of(source.read(position))
-        except DataError:
-            continue  # making shards reports such an image with its name
+            sizes.append(_size_of(source.read(position)))
+        except DataError as error:
+            defects.append(f"{source.key(position)}: {str(error).rstrip('.')}")
+    return list(dict.fromkeys(sizes)), defects
 
 
 def _size_of(picture: Picture) -> Size:

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from pipeline.data.format.git_lfs import POINTER, refuse_pointer
 from pipeline.data.sources import Pixels, Remarks, Source, Spec
 from pipeline.data.sources.array_labels import choose_labels, describe_arrays, label_candidates
-from pipeline.data.sources.git_lfs import POINTER, refuse_pointer
 from pipeline.data.sources.in_memory import InMemory
 from pipeline.data.sources.labels import LabelChoice, labels_in, to_classes
 from pipeline.data.sources.npy import NpyHeader, read_npy_header, to_array

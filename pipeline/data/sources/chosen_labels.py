@@ -96,6 +96,8 @@ def _with_class_names(source: Source, spec: Spec) -> Source:
             f"--class-names {spec.class_names}: the classes of {source.name} have names already "
             f"({', '.join(source.classes[:4])}), and only numbered classes can be named. Leave it out."
         )
+    if not spec.class_names.exists():
+        raise ConfigError(f"--class-names {spec.class_names}: there is no such file. Correct its name.")
     classes = name_classes(spec.class_names, read_class_names(spec.class_names), source.classes)
     labels = [source.label(position) for position in range(len(source))]
     whole = np.array([-1 if label is None else label for label in labels], dtype=np.int64)

@@ -25,9 +25,9 @@ def describe_left_out(members: Sequence[Members], others: Sequence[str], where: 
     """
     found = []
     if images := [name for name in others if is_image(name)]:
-        found.append(f"{counted(len(images), 'image')} {where} ({_some(images)})")
+        found.append(f"{counted(len(images), 'image')} {where} ({some(images)})")
     if rest := [name for name in others if not is_image(name)]:
-        found.append(_count_kinds(rest))
+        found.append(count_kinds(rest))
         if pickles := sorted(set(PICKLES) & count_endings(rest).keys()):
             found.append(
                 f"{', '.join(pickles)} files are pickles, never opened here; other readers would run any code "
@@ -39,17 +39,18 @@ def describe_left_out(members: Sequence[Members], others: Sequence[str], where: 
             if len(special) == 1
             else f"{len(special):,} entries that are not files"
         )
-        found.append(f"{entries} ({_some(special)})")
+        found.append(f"{entries} ({some(special)})")
     if hidden := [name for part in members for name in part.hidden]:
-        found.append(f"{counted(len(hidden), 'hidden file')} ({_some(sorted(hidden))})")
+        found.append(f"{counted(len(hidden), 'hidden file')} ({some(sorted(hidden))})")
     return found
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of several names, and whether there are more."""
     return printable(names[0]) + (", ..." if len(names) > 1 else "")
 
 
-def _count_kinds(names: Sequence[str]) -> str:
+def count_kinds(names: Sequence[str]) -> str:
     """The number of files of other kinds, by their endings: "3 files of other kinds (2 .txt, 1 .csv)"."""
     if len(names) == 1:
         return f"1 file of another kind ({printable(names[0])})"

@@ -19,14 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.sources import Picture, Remarks, mixed
-from pipeline.data.sources.leftovers import describe_left_out, describe_unused_labels
+from pipeline.data.sources.leftovers import count_kinds, describe_left_out, describe_unused_labels, some
 from pipeline.data.sources.members import WHERE_COLUMNS, Container, Members
 from pipeline.data.sources.npy import read_pixels
 from pipeline.data.sources.pictures import EXTENSIONS
 from pipeline.data.sources.sample_labels import FoundLabels, find_labels
 from pipeline.data.sources.samples import Asked, Samples, sort_samples
 from pipeline.errors import DataError
-from pipeline.foreign_text import printable
 from pipeline.wording import counted
 
 ARCHIVES = (".tar", ".zip", ".gz", ".bz2", ".xz", ".zst", ".tgz", ".tbz2", ".txz", ".7z", ".rar")
@@ -163,6 +162,7 @@ def _no_images(place: Path, samples: Sequence[Samples], ending: str | None) -> s
         return f"{place} holds no images that end in {ending}. Correct --images."
     looked_for = f"{place} holds no images: no files that end in {', '.join(EXTENSIONS)}."
     if archives := sorted(name for name in others if name.lower().endswith(ARCHIVES)):
-        what = "1 archive" if len(archives) == 1 else f"{counted(len(archives), 'archive')}, for example"
-        return f"{looked_for} It holds {what} {printable(archives[0])}. Give a folder of tar files, or one archive."
-    return f"{looked_for} Give a folder or an archive that does."
+        what = f"{counted(len(archives), 'archive')} ({some(archives)})"
+        return f"{looked_for} It holds {what}. Give a folder of tar files, or one archive."
+    found = f" It holds {count_kinds(others)}." if others else ""
+    return f"{looked_for}{found} Give a folder or an archive that does."

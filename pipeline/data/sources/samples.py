@@ -8,9 +8,11 @@ label belongs to which image, the container is refused.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ConfigDict
 
@@ -52,13 +54,16 @@ class Asked:
     """How the names of images end; None for any image"""
     class_names: tuple[str, ...] = ()
     """The names of numbered classes, if the source has them"""
+    given: tuple[Path, ...] = ()
+    """Files that the user named in other options, which may lie in the source"""
     is_named_later: bool = False
     """Whether --class-names will name numbered classes, so that no classes.txt is looked for"""
 
 
 def asked_of(spec: Spec) -> Asked:
     """What the user said of a source that consists of files."""
-    return Asked(spec.labels, spec.ending, is_named_later=spec.class_names is not None)
+    given = tuple(path for path in (spec.labels.path, spec.class_names) if path is not None)
+    return Asked(spec.labels, spec.ending, given=given, is_named_later=spec.class_names is not None)
 
 
 class AnyKeys(Document):
@@ -109,8 +114,16 @@ def sort_samples(members: Members, asked: Asked) -> Samples:
         if rule is not _first_rule(members) and len(found) < len(images):
             raise _unclear(members, images)
         labels = [read_label(members, found[key], asked.labels) if key in found else None for key in keys]
-    used = {*images, *label_names}
+    used = {*images, *label_names, *_given_in(members, asked.given)}
     return Samples(members, images, keys, labels, [name for name in members.files if name not in used])
+
+
+def _given_in(members: Members, given: Sequence[Path]) -> list[str]:
+    """Those of the user's files that are files of this folder."""
+    if members.container.kind != "folder":
+        return []
+    paths = [Path(os.path.relpath(path.resolve(), members.path.resolve())).as_posix() for path in given]
+    return [name for name in paths if name in members.files]
 
 
 def is_image(name: str) -> bool:

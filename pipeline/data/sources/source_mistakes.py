@@ -29,8 +29,8 @@ def explain_unknown(name: str) -> ConfigError:
         return explain_several(name.split("::"))
     if URL.match(name):
         return ConfigError(
-            f"SOURCE {name}: images at a URL are not read yet. Download the archive, or the tar files into one "
-            "folder, and give that. (Shards that are made can be at a URL: see data.shards.)"
+            f"SOURCE is the URL {name} and images at a URL are not read yet. Download the archive, or the tar "
+            "files into one folder, and give that. (Shards that are made can be at a URL: see data.shards.)"
         )
     if match := PATTERN.search(name):
         folder = name[: match.start()].rpartition("/")[0] or ("/" if name.startswith("/") else ".")

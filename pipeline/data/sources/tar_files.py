@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import IO
 
 from pipeline import stopping
+from pipeline.data.format.git_lfs import POINTER, refuse_pointer
 from pipeline.data.format.tar_writer import END
 from pipeline.data.sources.compressed import command, tool_for, unpack
-from pipeline.data.sources.git_lfs import POINTER, refuse_pointer
 from pipeline.data.sources.members import Container, Members, Where, unreadable
 from pipeline.errors import DataError
 from pipeline.regular_files import open_regular

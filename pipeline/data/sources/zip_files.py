@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from pipeline.data.sources.git_lfs import POINTER, refuse_pointer
+from pipeline.data.format.git_lfs import POINTER, refuse_pointer
 from pipeline.data.sources.members import Container, Members, Where, unreadable
 from pipeline.errors import DataError
 from pipeline.regular_files import open_regular

@@ -76,5 +76,8 @@ def test_pixels_without_a_file_have_a_size_too() -> None:
 
 def test_unreadable_images_are_not_measured() -> None:
     assert choose_resolution(Given([b"no image", photo(20, 30)]), None).resolution == (20, 30)
-    with pytest.raises(ConfigError, match=r"given has images of any size, .* for example --resolution 64"):
+    with pytest.raises(
+        DataError,
+        match=r"None of the images of given that were tried \(1\) can be used, .* \.\./0: it is not",
+    ):
         choose_resolution(Given([b"no image"]), None)

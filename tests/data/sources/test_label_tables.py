@@ -46,6 +46,15 @@ def test_images_are_found_in_a_table_by_path_name_or_stem(photos: Path, name: st
     assert remarks_of(source).labels_from == str(photos.parent / name)
 
 
+def test_a_table_in_the_source_is_used_and_not_left_out(photos: Path) -> None:
+    (photos / "names.txt").write_text("owl\ncat\n")
+    table = write(photos / "x" / "a.csv", "id,label\n1,1\n2,0\n3,0\n")
+    choice = parse_label_choice(str(table))
+    source = open_source(Spec(str(photos), labels=choice, class_names=photos / "names.txt"))
+    assert source.classes == ("owl", "cat")
+    assert str(remarks_of(source)) == ""
+
+
 def test_a_column_is_chosen_by_its_name(photos: Path) -> None:
     table = write(photos.parent / "a.csv", "id,fine,coarse\n1,7,1\n2,8,0\n3,9,1\n4,9,1\n")
     with pytest.raises(

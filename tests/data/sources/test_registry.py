@@ -29,7 +29,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one() -> None:
         ("[ab].tar", r"Give the folder that holds the files, \.\."),
         (
             "https://example.org/a.tar?token=secret",
-            r"images at a URL are not read yet\. Download the archive",
+            r"is the URL https://example\.org/a\.tar\S* and images at a URL are not read yet\. Download the archive",
         ),
         ("s3://bucket/{000..009}.tar", r"images at a URL are not read yet.*see data\.shards"),
         ("pipe:curl -s https://example.org/a.tar", r"commands are never run\. Download the tar files"),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 
+from pipeline.data.format.git_lfs import REASON as POINTER
+from pipeline.data.format.git_lfs import is_pointer
 from pipeline.data.format.picture_files import bmp, gif, jpeg, png, pnm, tiff, webp
 from pipeline.data.format.picture_files.parts import DamageError, Kind, PictureFile, check_size
 from pipeline.errors import DataError
@@ -25,8 +27,6 @@ READERS = {
 }
 """The reader for files that begin with one of these"""
 
-LFS_POINTER = b"version https://git-lfs"
-
 
 def read_picture_file(content: bytes) -> PictureFile:
     """The format, size and orientation of an image file.
@@ -35,10 +35,8 @@ def read_picture_file(content: bytes) -> PictureFile:
     should see, or if its structure is damaged; the message does not name the file, so callers must add its name.
     """
     read = next((read for starts, read in READERS.items() if content.startswith(starts)), None)
-    if read is None and content.startswith(LFS_POINTER):
-        raise DataError(
-            "it is a Git LFS pointer in the place of the image; fetch the images with git lfs pull"
-        )
+    if read is None and is_pointer(content):
+        raise DataError(f"it is {POINTER}")
     if read is None:
         raise DataError(f"it is not an image in a supported format ({', '.join(FORMATS)})")
     try:
