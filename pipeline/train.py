@@ -242,8 +242,6 @@ def _train_ranks(run: RunContext) -> TrainingResult:
     start = check_run(run)
     if start.checkpoint is not None and start.ending is not None:
         return _result(run, start.ending, start.checkpoint.step)
-    if run.runtime.is_main:
-        run.directory.start(dump_config(run.config))
     with ExitStack() as stack:
         trainer = stack.enter_context(closing(build_trainer(run, start.first_step, start.first_recorded)))
         if start.checkpoint is not None:
@@ -256,6 +254,9 @@ def _train_ranks(run: RunContext) -> TrainingResult:
             profiler = StepProfiler(run, trainer.loader.image_shape, start.profile_window)
             trainer.after_step = stack.enter_context(profiler).after_step
         trainer.compare_ranks()
+        if run.runtime.is_main:
+            # Not before all that can refuse a start has been done.
+            run.directory.start(dump_config(run.config))
         trainer.train()
     step = trainer.state.counters.step
     ending = describe_ending(step, trainer.observer.best)

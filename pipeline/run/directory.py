@@ -27,9 +27,10 @@ from pydantic import ConfigDict, Field
 
 from pipeline.documents import Document, parse_json
 from pipeline.durable import create_file, make_directory, replacing, storage_errors, write_text
-from pipeline.errors import ConfigError, RunLockedError
+from pipeline.errors import ConfigError, PipelineError, RunLockedError, StopRequested, StorageError
 from pipeline.file_lock import FileLock, HeldError
 from pipeline.regular_files import read_regular
+from pipeline.run.traces import Traces
 
 Ending = Literal["FAILED", "PREEMPTED", "DONE"]
 MOST_NOTE_BYTES = 1 << 20
@@ -114,13 +115,15 @@ class RunDirectory:
         self.curves = path / "curves.png"
         self.animation = path / "training.gif"
         self._lock = FileLock(path / "lock")
+        self._has_begun = False
 
     def __enter__(self) -> Self:
-        """Create what is missing and take the lock.
+        """Create what is missing and take the lock. If the start is refused, what it has made is removed again.
 
         Raises StorageError if the directory cannot be written, RunLockedError if another process has the lock.
         """
         with storage_errors(self.path):
+            self._traces = Traces(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
         for directory in (self.checkpoints, self.samples):
             with storage_errors(directory):
@@ -142,7 +145,12 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.__exit__(kind, error, trace)
+        is_refused = isinstance(error, PipelineError) and not isinstance(error, StopRequested)
+        try:
+            if is_refused and not self._has_begun:
+                self._traces.remove()
+        finally:
+            self._lock.__exit__(kind, error, trace)
 
     def check_lock(self) -> None:
         """Raise RunLockedError if the lock was lost, so that nothing more may be written."""
@@ -150,6 +158,7 @@ class RunDirectory:
 
     def start(self, config: str) -> None:
         """Note that training begins: remove DONE, and write the resolved options to config.yaml."""
+        self._has_begun = True
         with storage_errors(self.path):
             (self.path / "DONE").unlink(missing_ok=True)
         write_text(self.config, config)
@@ -162,16 +171,23 @@ class RunDirectory:
         """Write a note of how the run stopped. Returns False if nothing was written.
 
         Of several ranks that fail only the first one writes FAILED, since the other failures are consequences of it.
-        With `is_first`, the same holds for another note. In a run that is done, a command that is refused writes
-        nothing, nor does a process that lost its lock.
+        With `is_first`, the same holds for another note. Whoever is the first must tell the user, even if the text
+        of the note cannot be written, for example to a full disk. In a run that is done, a command that is refused
+        writes nothing, nor does a process that lost its lock.
         """
         if self._lock.is_lost or (ending == "FAILED" and self.has_ended_by("DONE")):
             return False
-        if (is_first or ending == "FAILED") and not self._claim(ending):
+        is_claimed = is_first or ending == "FAILED"
+        if is_claimed and not self._claim(ending):
             return False
         note = Note(reason=reason, exit_code=exit_code, time=time.strftime("%FT%T%z"))
-        with replacing(self.path / ending, is_shared=True) as file:
-            file.write((note.model_dump_json(indent=1) + "\n").encode())
+        try:
+            with replacing(self.path / ending, is_shared=True) as file:
+                file.write((note.model_dump_json(indent=1) + "\n").encode())
+        except StorageError:
+            # Nobody else tells the user what this process has claimed to tell.
+            if not is_claimed:
+                raise
         return True
 
     def _claim(self, ending: Ending) -> bool:

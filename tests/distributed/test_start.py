@@ -100,6 +100,20 @@ def test_a_command_that_is_refused_leaves_a_finished_run_done(
     assert (tmp_path / "run" / "config.yaml").read_bytes() == written
 
 
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [("model.name=resnet", 2), ("data.shards={root}/none", 3), ("init_from.critic={root}/none", 2)],
+)
+def test_a_new_run_that_is_refused_leaves_no_directory(
+    option: str, code: int, world_size: int, ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    run = ranks.start(world_size, [config, f"run_root={tmp_path}/runs", option.format(root=tmp_path)])
+    assert run.wait()[0] == code, run.output
+    assert run.output.count(f"error (exit {code}): ") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_stopped_run_that_cannot_resume_is_marked_failed(
     ranks: Ranks, config: str, digits: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError, RunLockedError, StorageError
+from pipeline.errors import (
+    ConfigError,
+    DataError,
+    PipelineError,
+    RunLockedError,
+    StopRequested,
+    StorageError,
+)
 from pipeline.run.directory import Note, RunDirectory, open_directory
 
 HOLD = """\
@@ -254,3 +261,75 @@ def test_a_run_that_may_be_meant_is_named(
         open_directory(Path(given))
     asked = f"Did you mean {meant}? Name a directory" if meant else "config.yaml. Name a directory"
     assert asked in str(caught.value)
+
+
+def start(path: Path, error: PipelineError, begins: bool = False) -> None:
+    """A start that ends with this error, after it has written what a start writes, or has begun to train."""
+    with RunDirectory(path) as directory:
+        for name in ("environment.json", "metrics.jsonl", "events.out.tfevents.1.host", ".FAILED.tmp"):
+            (path / name).touch()
+        if begins:
+            directory.start("name: run")
+        directory.mark("FAILED", str(error), error.exit_code)
+        raise error
+
+
+def refuse(path: Path) -> None:
+    with pytest.raises(DataError):
+        start(path, DataError("the reason"))
+
+
+def test_a_new_run_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    refuse(tmp_path / "runs" / "deep" / "run")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").mkdir()
+    refuse(tmp_path / "runs" / "run")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"], "what was there before stays"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "samples/mine.png", "environment.json", "checkpoints/x"])
+def test_what_was_in_the_place_of_a_refused_run_stays(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    refuse(tmp_path / "run")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert path.read_text() == "mine"
+
+
+def test_files_of_others_in_a_refused_run_keep_all_of_it(tmp_path: Path) -> None:
+    def write_and_fail() -> None:
+        with RunDirectory(tmp_path / "run") as directory:
+            (directory.samples / "of-a-sink.png").touch()
+            raise DataError("refused")
+
+    with pytest.raises(DataError):
+        write_and_fail()
+    assert (tmp_path / "run" / "samples" / "of-a-sink.png").exists()
+    assert (tmp_path / "run" / "lock").exists()
+
+
+def test_a_run_that_has_begun_or_is_stopped_keeps_its_directory(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        start(tmp_path / "begun", DataError("in training"), begins=True)
+    assert note(tmp_path / "begun" / "FAILED")["reason"] == "in training"
+    refuse(tmp_path / "begun")
+    assert note(tmp_path / "begun" / "FAILED")["reason"] == "the reason"
+    with pytest.raises(StopRequested):
+        start(tmp_path / "stopped", StopRequested("stopped at step 0"))
+    assert (tmp_path / "stopped" / "lock").exists()
+
+
+def test_who_claims_the_note_tells_the_user_also_if_it_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, is_shared: bool = False) -> Any:
+        raise StorageError(f"{path} cannot be written: the disk is full")
+
+    monkeypatch.setattr("pipeline.run.directory.replacing", full)
+    directory = RunDirectory(tmp_path)
+    assert directory.mark("FAILED", "the disk is full", 7)
+    assert not directory.mark("FAILED", "a consequence", 6)
+    with pytest.raises(StorageError):
+        directory.mark("DONE", "all 5 steps are done", 0)

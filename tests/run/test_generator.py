@@ -239,7 +239,8 @@ def test_a_damaged_checkpoint_is_skipped_in_a_run_and_refused_by_name(run: Path)
 
 
 def test_training_can_start_from_an_exported_generator(exported: Path) -> None:
-    path, tensors, _ = read_weights(exported, "generator")
+    path, tensors, images = read_weights(exported, "generator")
+    assert images == (1, 8, 8)
     expected = load_generator(exported).network.state_dict()
     assert path == exported
     assert tensors.keys() == expected.keys()
