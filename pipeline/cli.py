@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import NoReturn
 
-from pipeline import stopping
+from pipeline import stopping, unread_output
 from pipeline.errors import Interrupted, PipelineError
 from pipeline.ranks.speaker import tell_untold
 
@@ -34,17 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code (pipeline.errors lists them)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     with stopping.listening(words[:1] == ["train"], ends_process=arguments is None, last_words=tell_untold):
-        try:
-            parsed = _parse(words)
-            parsed.words = words
-            code: int = parsed.func(parsed)
-        except PipelineError as error:
-            tell_untold(error)
-            code = error.exit_code
-        except KeyboardInterrupt:
-            tell_untold(interruption := Interrupted("Ctrl-C came twice."))
-            code = interruption.exit_code
-        stopping.leave(code)
+        return unread_output.exit_code_of(partial(_run, words))
+
+
+def _run(words: list[str]) -> int:
+    try:
+        parsed = _parse(words)
+        parsed.words = words
+        code: int = parsed.func(parsed)
+    except PipelineError as error:
+        tell_untold(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        tell_untold(interruption := Interrupted("Ctrl-C came twice."))
+        code = interruption.exit_code
+    stopping.leave(code)
     return code
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipeline import stopping
+from pipeline import stopping, unread_output
 from pipeline.errors import (
     ConfigError,
     Interrupted,
@@ -355,8 +355,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    code = unread_output.exit_code_of(main)
     # Threads of a process group that lost a rank can delay or abort the interpreter's own exit.
     os._exit(code)

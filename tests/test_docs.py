@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import errors
+from pipeline import errors, unread_output
 from pipeline.cli import _parse
 from pipeline.data.format import manifest
 from pipeline.metric_table import METRICS
@@ -110,8 +110,8 @@ def test_the_exit_codes_of_the_docs_are_those_of_the_errors() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     codes = {kind.exit_code for kind in kinds if issubclass(kind, errors.PipelineError)}
     documented = re.findall(r"^\| (\d+) \|", section(DOCS / "distributed.md", "Exit codes"), re.MULTILINE)
-    # 0 is success, and 130 what a shell reports of an interrupted command.
-    assert sorted(map(int, documented)) == sorted(codes | {0, 130})
+    # 0 is success; 130 and 141 are what a shell reports of commands that Ctrl-C or an unread pipe has ended.
+    assert sorted(map(int, documented)) == sorted(codes | {0, 130, unread_output.EXIT_CODE})
 
 
 def test_the_alarms_of_the_docs_are_those_of_the_code() -> None:

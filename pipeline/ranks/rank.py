@@ -53,7 +53,9 @@ def _run(parent: int, store: int, module: str, words: list[str]) -> int:
 
 if __name__ == "__main__":
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # Not above: it is on the path only now.
+    from pipeline import unread_output
+
+    unread_output.flush()
     # Threads of a process group that lost a rank can delay or abort the interpreter's own exit.
     os._exit(code)
