@@ -51,9 +51,21 @@ def read_regular(path: Path, limit: int, within: Path | None = None) -> bytes:
     return content
 
 
+def regular_size(path: Path, within: Path | None = None) -> int:
+    """The size in bytes of a regular file, without opening it; `within` as for `open_regular`. Raises OSError."""
+    if within is not None and path.is_symlink():
+        _check_link(path, within)
+    found = path.stat()
+    _check_mode(found.st_mode, path)
+    return found.st_size
+
+
 def check_regular(descriptor: int, path: Path) -> None:
     """Raise OSError, which says what `path` is, unless the open descriptor is a regular file."""
-    mode = os.fstat(descriptor).st_mode
+    _check_mode(os.fstat(descriptor).st_mode, path)
+
+
+def _check_mode(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = next((text for is_kind, text in _KINDS if is_kind(mode)), "it is not a regular file")
         raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, kind, str(path))

@@ -90,7 +90,7 @@ def test_a_pickle_instead_of_an_index_or_a_manifest_is_refused(
             reader(out).read(np.array([0]))
     else:
         file.write_bytes(pickle.dumps(Payload(canary)))
-        with pytest.raises(DataError, match=r"manifest\.json cannot be read"):
+        with pytest.raises(DataError, match=r"manifest\.json is damaged: invalid JSON"):
             load_manifest(out)
     assert not canary.exists()
 

@@ -15,8 +15,8 @@ from pipeline.errors import DataError, PipelineError
 
 
 @contextmanager
-def parsing(name: Path | str, kind: str, remedy: str) -> Iterator[None]:
-    """Inside this context, any exception but a PipelineError becomes a DataError: NAME is not KIND: reason. REMEDY"""
+def parsing(name: Path | str, verdict: str, remedy: str) -> Iterator[None]:
+    """Inside this context, any exception but a PipelineError becomes a DataError: NAME VERDICT: reason. REMEDY"""
     try:
         yield
     except PipelineError:
@@ -24,7 +24,7 @@ def parsing(name: Path | str, kind: str, remedy: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise DataError(f"{name} cannot be read: {error.strerror}. Check its permissions.") from None
-        raise DataError(f"{name} is not {kind}: {reason(error)}. {remedy}") from error
+        raise DataError(f"{name} {verdict}: {reason(error)}. {remedy}") from error
 
 
 @contextmanager

@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, cast, get_args
+from typing import IO, Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import AfterValidator, Field, model_validator
 from tqdm import tqdm
 
 from pipeline import stopping
 from pipeline.data.format.codecs import Encoding
+from pipeline.documents import Document, parse_json
 from pipeline.errors import DataError
 from pipeline.presets import shards_command
+from pipeline.regular_files import open_regular, read_regular, regular_size
 from pipeline.wording import counted
 
 FORMAT = "wgan-shards/2"
@@ -38,6 +42,15 @@ Index = npt.NDArray[np.int64]
 """int64 (count, 4), with the columns below."""
 
 INDEX_COLUMNS = ("offset", "bytes", "label", "crc32")
+INDEX_HEADER_BYTES = 128
+INDEX_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00\x76\x00\{'descr': '<i8', 'fortran_order': False, 'shape': \((\d{1,9}), 4\), \} *\n$"
+)
+"""What NumPy writes before the rows of an index: the only .npy header that is read."""
+
+MOST_BYTES, MOST_PER_SHARD, MOST_IMAGES, MAX_SIDE = 1 << 28, 1 << 26, 1 << 30, 16_384
+LEAST_MEMBER = 1024
+"""The bytes that an image takes in a tar file at least: a header, and one block."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +117,19 @@ class Manifest:
 def load_manifest(directory: Path) -> Manifest:
     """Read and check `directory/manifest.json`. Raises DataError if it is missing, or as `parse_manifest` does."""
     path = directory / FILE_NAME
-    if not directory.is_dir():
-        raise DataError(
-            f"The shard directory {directory} does not exist. {_how_to_make(directory)}, or correct data.shards."
-        )
     try:
-        return parse_manifest(path.read_bytes(), str(path))
-    except FileNotFoundError:
+        return parse_manifest(read_regular(path, MOST_BYTES, directory), str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        missing = (
+            "has no manifest.json, so it is not a complete set of shards"
+            if directory.is_dir()
+            else "does not exist"
+        )
         raise DataError(
-            f"{directory} has no {FILE_NAME}, so it is not a complete set of shards. {_how_to_make(directory)}."
+            f"The shard directory {directory} {missing}. {_how_to_make(directory)}, or correct data.shards."
         ) from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}). {MAKE} again.") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}. {COPY}") from None
 
 
 def _how_to_make(directory: Path) -> str:
@@ -131,84 +145,111 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     path, or if a file is listed twice.
     """
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read ({error}). {MAKE} again.") from None
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise DataError(f"{path} has the format {found!r}, but this version reads {FORMAT!r}. {MAKE} again.")
-    try:
-        manifest = _parse(content)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{path} is damaged: a value is missing or invalid ({error!r}). {MAKE} again."
-        ) from None
+        found = parse_json(text, _Versioned).format
+        if found != FORMAT:
+            raise DataError(
+                f"{path} has the format {found!r}, but this version reads {FORMAT!r}. {MAKE} again."
+            )
+        document = parse_json(text, _Document)
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}. {MAKE} again.") from None
+    manifest = document.manifest()
     names = Counter(name for shard in manifest.shards for name in (shard.name, shard.index))
     name, times = names.most_common(1)[0]
     if times > 1:
         raise DataError(
             f"{path} lists {name} {times} times, so its samples would be used {times} times. {MAKE} again."
         )
-    if content.get("count") != manifest.count:
+    if document.count != manifest.count:
         raise DataError(
-            f"{path} is damaged: its count is {content.get('count')}, but its shards hold "
+            f"{path} is damaged: its count is {document.count}, but its shards hold "
             f"{counted(manifest.count, 'sample')}. {MAKE} again."
         )
     return manifest
 
 
-def _parse(content: dict[str, Any]) -> Manifest:
-    height, width = (int(side) for side in content["resolution"])
-    shards = tuple(
-        Shard(
-            name=_plain_name(shard["name"]),
-            count=int(shard["count"]),
-            bytes=int(shard["bytes"]),
-            sha256=str(shard["sha256"]),
-            index=_plain_name(shard["index"]),
-            index_sha256=str(shard["index_sha256"]),
-        )
-        for shard in content["shards"]
-    )
-    if not shards or any(shard.count < 1 for shard in shards):
-        raise ValueError("a shard without samples")
-    if height < 1 or width < 1 or content["channels"] not in (1, 3):
-        raise ValueError("the shape of the images")
-    if content["encoding"] not in get_args(Encoding):
-        raise ValueError(f"the encoding {content['encoding']!r}")
-    return Manifest(
-        source=str(content["source"]),
-        resolution=(height, width),
-        channels=int(content["channels"]),
-        classes=tuple(str(name) for name in content["classes"]),
-        encoding=cast(Encoding, content["encoding"]),
-        shards=shards,
-        plan=dict(content["plan"]),
-    )
-
-
-def _plain_name(name: object) -> str:
-    """The name of a file in the shard directory. Raises ValueError for anything that could be a path out of it."""
-    if not isinstance(name, str) or not name or Path(name).name != name or name.startswith("."):
-        raise ValueError(f"the file name {name!r}")
+def _check_name(name: str) -> str:
+    """Refuse names that could be paths out of the directory."""
+    if Path(name).name != name or name.startswith(".") or "\0" in name:
+        raise ValueError("it is not the name of a file in this directory")
     return name
+
+
+FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_check_name)]
+Hash = Annotated[str, Field(max_length=64)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+
+class _Versioned(Document):
+    """What the manifest of every version has."""
+
+    format: str | None = None
+
+
+class _Shard(Document):
+    name: FileName
+    count: int = Field(ge=1, le=MOST_PER_SHARD)
+    bytes: int = Field(ge=1, lt=2**45)
+    sha256: Hash
+    index: FileName
+    index_sha256: Hash
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        """A count that is too high would take memory and time before anything else shows that it is wrong."""
+        if self.count * LEAST_MEMBER > self.bytes:
+            raise ValueError(f"{self.count:,} samples do not fit into {self.bytes:,} bytes of a tar file")
+        return self
+
+
+class _Document(Document):
+    """The content of manifest.json."""
+
+    source: str
+    resolution: tuple[Side, Side]
+    channels: Literal[1, 3]
+    classes: list[str]
+    encoding: Encoding
+    count: int = Field(le=MOST_IMAGES)
+    shards: list[_Shard] = Field(min_length=1)
+    plan: dict[str, Any]
+
+    def manifest(self) -> Manifest:
+        """The manifest that it describes."""
+        return Manifest(
+            source=self.source,
+            resolution=self.resolution,
+            channels=self.channels,
+            classes=tuple(self.classes),
+            encoding=self.encoding,
+            shards=tuple(Shard(**dict(shard)) for shard in self.shards),
+            plan=self.plan,
+        )
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
     """Raise DataError unless every shard and index exists and every shard has the size in the manifest."""
     for shard in manifest.shards:
-        for name in (shard.name, shard.index):
-            if not (directory / name).is_file():
-                raise DataError(
-                    f"{directory / name} is missing, but {FILE_NAME} lists it. Copy it back, or make the shards "
-                    "again with `wgan shards make`."
-                )
-        found = (directory / shard.name).stat().st_size
-        if found != shard.bytes:
+        size = _size(directory, shard.name)
+        _size(directory, shard.index)
+        if size != shard.bytes:
             raise DataError(
-                f"{directory / shard.name} has {counted(found, 'byte')}, but {FILE_NAME} says {shard.bytes:,}: it "
+                f"{directory / shard.name} has {counted(size, 'byte')}, but {FILE_NAME} says {shard.bytes:,}: it "
                 "was truncated or changed. Copy it again, or make the shards again with `wgan shards make`."
             )
+
+
+def _size(directory: Path, name: str) -> int:
+    """The size of a file of the set. Raises DataError."""
+    try:
+        return regular_size(directory / name, directory)
+    except FileNotFoundError:
+        raise DataError(
+            f"{directory / name} is missing, but {FILE_NAME} lists it. Copy it back, or make the shards again with "
+            "`wgan shards make`."
+        ) from None
+    except OSError as error:
+        raise DataError(f"{directory / name} cannot be used: {error.strerror}. {COPY}") from None
 
 
 def check_hashes(directory: Path, shards: Sequence[Shard], show_progress: bool = False) -> None:
@@ -220,7 +261,7 @@ def check_hashes(directory: Path, shards: Sequence[Shard], show_progress: bool =
     ) as bar:
         for shard in shards:
             for name, expected in ((shard.name, shard.sha256), (shard.index, shard.index_sha256)):
-                found = file_sha256(directory / name, bar.update)
+                found = file_sha256(directory / name, bar.update, directory)
                 if found != expected:
                     raise DataError(
                         f"{directory / name} has SHA-256 {found[:16]}…, but {FILE_NAME} says {expected[:16]}…: its "
@@ -228,11 +269,16 @@ def check_hashes(directory: Path, shards: Sequence[Shard], show_progress: bool =
                     )
 
 
-def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
-    """The SHA-256 of a file in hexadecimal. `advance` is called with the size of each block that is read."""
+def file_sha256(
+    path: Path, advance: Callable[[int], object] = lambda _: None, within: Path | None = None
+) -> str:
+    """The SHA-256 of a file in hexadecimal. `advance` is called with the size of each block that is read.
+
+    `within` is the directory of its set, out of which no link may lead. Raises DataError if it cannot be read.
+    """
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_regular(path, within) as file:
             while block := file.read(1 << 22):
                 stopping.check()
                 digest.update(block)
@@ -246,7 +292,7 @@ def load_index(directory: Path, shard: Shard) -> Index:
     """Read the index of a shard. Raises DataError if it cannot be opened, or as `read_index` does."""
     path = directory / shard.index
     try:
-        with path.open("rb") as file:
+        with open_regular(path, directory) as file:
             return read_index(file, shard, str(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. {COPY}") from None
@@ -257,15 +303,20 @@ def read_index(file: IO[bytes], shard: Shard, path: str) -> Index:
 
     Raises DataError if it is not an index of that shard, or if it points outside the tar file.
     """
-    try:
-        index: Index = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a shard index ({error}). {MAKE} again.") from None
-    if index.dtype != np.int64 or index.shape != (shard.count, len(INDEX_COLUMNS)):
+    columns = len(INDEX_COLUMNS)
+    header = INDEX_HEADER.match(file.read(INDEX_HEADER_BYTES))
+    if header is None:
         raise DataError(
-            f"{path} holds {index.dtype} {index.shape}, but the index of {shard.name} must be int64 ({shard.count}, "
-            f"{len(INDEX_COLUMNS)}). {MAKE} again."
+            f"{path} is not a shard index: it does not begin as a .npy file of int64 (count, {columns}). {MAKE} again."
         )
+    # One byte more than there should be. A header may say anything, so it does not decide how much is read.
+    content = file.read(shard.count * columns * 8 + 1)
+    if int(header[1]) != shard.count or len(content) != shard.count * columns * 8:
+        raise DataError(
+            f"{path} is cut short, or does not have the {counted(shard.count, 'row')} of the index of {shard.name}. "
+            f"{MAKE} again."
+        )
+    index: Index = np.frombuffer(content, dtype="<i8").astype(np.int64, copy=False).reshape(-1, columns)
     offset, size = index[:, 0], index[:, 1]
     if (offset < 0).any() or (size < 1).any() or (offset > shard.bytes - size).any():
         raise DataError(f"{path} is damaged: it points outside {shard.name}. {MAKE} again.")

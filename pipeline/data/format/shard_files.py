@@ -8,6 +8,7 @@ from typing import IO, Protocol
 
 from pipeline.data.format.manifest import COPY
 from pipeline.errors import DataError
+from pipeline.regular_files import open_regular
 
 
 class ShardFiles(Protocol):
@@ -40,7 +41,7 @@ class LocalFiles:
 
     def open(self, name: str) -> IO[bytes]:
         try:
-            return (self.directory / name).open("rb")
+            return open_regular(self.directory / name, self.directory)
         except OSError as error:
             raise DataError(f"{self.where(name)} cannot be opened: {error.strerror}. {COPY}") from None
 

@@ -185,19 +185,22 @@ class Order:
 
     def held_out_ids(self) -> Ids:
         """The ids of the validation samples, which are the same for every seed."""
-        ids = self._chosen_ids(0, int(self._starts[-1]))
-        return ids[self._is_held_out(ids)]
+        return np.concatenate([ids[self._is_held_out(ids)] for ids in self._chosen_ids()])
 
     def training_ids(self) -> Ids:
         """The ids of the training samples, in the order of the manifest."""
-        ids = self._chosen_ids(0, int(self._starts[-1]))
-        return ids[~self._is_held_out(ids)]
+        return np.concatenate([ids[~self._is_held_out(ids)] for ids in self._chosen_ids()])
 
     def _kept(self, shard: int) -> Ids:
-        ids = self._chosen_ids(int(self._starts[shard]), int(self._starts[shard + 1]))
+        ids = self._chosen_of(shard)
         return ids[~self._is_held_out(ids)]
 
-    def _chosen_ids(self, first: int, end: int) -> Ids:
+    def _chosen_ids(self) -> Iterator[Ids]:
+        """The ids of the chosen samples of each shard, one after the other: those of all can be many."""
+        return map(self._chosen_of, range(len(self._starts) - 1))
+
+    def _chosen_of(self, shard: int) -> Ids:
+        first, end = int(self._starts[shard]), int(self._starts[shard + 1])
         ids = np.arange(first, end, dtype=np.int64)
         return ids if self._chosen is None else ids[self._chosen[first:end]]
 
@@ -206,7 +209,7 @@ class Order:
 
     def share_for(self, count: int) -> float:
         """The share that holds out exactly this many of the chosen samples, of which there must be as many."""
-        fractions = _fractions(self._chosen_ids(0, int(self._starts[-1])))
+        fractions = np.concatenate([_fractions(ids) for ids in self._chosen_ids()])
         return (int(np.partition(fractions, count - 1)[count - 1]) + 1) / 2**53
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
 import threading
 import zlib
 from collections import OrderedDict
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from pipeline.data.format.codecs import Bytes, decode_into
 from pipeline.data.format.manifest import INDEX_COLUMNS, Index
+from pipeline.data.format.mapped_file import MappedFile
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.reading.order import Ids
 from pipeline.errors import DataError
@@ -27,9 +27,9 @@ OPEN_SHARDS = 256
 
 @dataclass(frozen=True)
 class OpenShard:
-    """A memory-mapped tar file, uint8 (bytes,), and its index."""
+    """A memory-mapped tar file, and its index."""
 
-    content: Bytes
+    file: MappedFile
     index: Index
 
 
@@ -93,15 +93,20 @@ class ShardReader:
     def _read_shard(self, images: Bytes, number: int, rows: list[int], places: list[int]) -> None:
         """Decode samples of one shard into rows of `images`. A method, so that the shard is released at its end."""
         shard = self._open(number)
-        entries = shard.index[places].tolist()
+        content, entries = shard.file.content, shard.index[places].tolist()
         for row, place, (offset, size, _, checksum) in zip(rows, places, entries, strict=True):
-            encoded = shard.content[offset : offset + size]
+            encoded = content[offset : offset + size]
             try:
                 if zlib.crc32(encoded.data) != checksum:
                     raise DataError("its CRC-32 differs from the one in the index")
                 decode_into(images[row], encoded, self.manifest.encoding)
             except DataError as error:
+                if shard.file.is_cut:
+                    break
                 raise DataError(self._damaged(number, place, error)) from None
+        # Also if nothing failed: pixels without a code of their own may have been read as zeros after their checksum.
+        if shard.file.is_cut:
+            raise DataError(self._cut(number))
 
     def _renew(self, number: int) -> bool:
         """Whether the shard was damaged on this machine, and is to be opened again."""
@@ -127,6 +132,13 @@ class ShardReader:
             "shards check` lists all damaged samples."
         )
 
+    def _cut(self, number: int) -> str:
+        name = self.shards.files.where(self.manifest.shards[number].name)
+        return (
+            f"{name} became shorter while it was read: another program writes or copies it. Copy the file again when "
+            "nothing else uses it."
+        )
+
     def _open(self, number: int) -> OpenShard:
         with self._lock:
             if shard := self._opened.get(number):
@@ -148,17 +160,16 @@ class ShardReader:
         shard = self.manifest.shards[number]
         with self.shards.files.open(shard.name) as file:
             try:
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped = MappedFile(file)
             except (OSError, ValueError) as error:
                 where = self.shards.files.where(shard.name)
                 raise DataError(f"{where} cannot be mapped into memory: {error}. Copy it again.") from None
-        # Reading beyond the end of a truncated file would kill the process with SIGBUS.
-        if len(content) != shard.bytes:
+        if len(mapped.content) != shard.bytes:
             where = self.shards.files.where(shard.name)
             raise DataError(
-                f"{where} has {counted(len(content), 'byte')} instead of {shard.bytes:,}. Copy it again."
+                f"{where} has {counted(len(mapped.content), 'byte')} instead of {shard.bytes:,}. Copy it again."
             )
-        return OpenShard(np.frombuffer(content, dtype=np.uint8), self.shards.load_index(shard))
+        return OpenShard(mapped, self.shards.load_index(shard))
 
     def _file_names(self, numbers: list[int]) -> list[str]:
         shards = (self.manifest.shards[number] for number in numbers)

@@ -9,8 +9,8 @@ Images of a .npy file are read one by one; a .npz file is compressed, so all of 
 
 from __future__ import annotations
 
+import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from pipeline.data.format.boundary import parsing
 from pipeline.data.format.git_lfs import POINTER, refuse_pointer
+from pipeline.data.format.picture_files.parts import MAX_PIXELS
 from pipeline.data.sources import Pixels, Remarks, Source, Spec
 from pipeline.data.sources.array_labels import choose_labels, describe_arrays, label_candidates
 from pipeline.data.sources.in_memory import InMemory
@@ -32,6 +34,7 @@ from pipeline.wording import counted
 
 LABELS = frozenset(("column",))
 IMAGE_NAMES = ("images", "x", "data", "arr_0")
+REMEDY = "Write it again with numpy.savez."
 SHAPES = "(count, height, width), with 1 or 3 channels in the second or the last place"
 
 
@@ -92,16 +95,11 @@ def open_source(spec: Spec) -> Source:
 
 
 def _open_npy(path: Path) -> NpyFile:
-    try:
-        with open_regular(path) as file:
-            refuse_pointer(path, file.read(len(POINTER)))
-            file.seek(0)
-            header = read_npy_header(file)
-        size = path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not a .npy file: {error}. Write it again with numpy.save.") from None
+    with parsing(path, "is not a .npy file", "Write it again with numpy.save."), open_regular(path) as file:
+        refuse_pointer(path, file.read(len(POINTER)))
+        file.seek(0)
+        header = read_npy_header(file)
+        size = file.seek(0, os.SEEK_END)
     _check_images(path, header)
     if header.fortran:
         raise DataError(
@@ -136,16 +134,11 @@ def _open_npz(path: Path, choice: LabelChoice) -> InMemory:
 def _read_headers(path: Path) -> dict[str, NpyHeader]:
     """The header of each array by its name; only headers are uncompressed."""
     names = [name for name in list_zip(path).files if name.endswith(".npy")]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            headers = {}
-            for name in names:
-                with archive.open(name) as stream:
-                    headers[name.removesuffix(".npy")] = read_npy_header(stream)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} is not a complete .npz file: {error}. Write it again with numpy.savez."
-        ) from None
+    headers = {}
+    with parsing(path, "is not a complete .npz file", REMEDY), zipfile.ZipFile(path) as archive:
+        for name in names:
+            with archive.open(name) as stream:
+                headers[name.removesuffix(".npy")] = read_npy_header(stream)
     return headers
 
 
@@ -169,11 +162,8 @@ def _read_arrays(path: Path, headers: Mapping[str, NpyHeader]) -> dict[str, npt.
             f"{path} takes {needed / 1e9:.1f} GB when uncompressed, more than half of the {available / 1e9:.1f} GB "
             "of available memory. Write the images with numpy.save: images of a .npy file are read one by one."
         )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name: _read_array(archive, f"{name}.npy", header) for name, header in headers.items()}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged: {error}. Write it again with numpy.savez.") from None
+    with parsing(path, "is damaged", REMEDY), zipfile.ZipFile(path) as archive:
+        return {name: _read_array(archive, f"{name}.npy", header) for name, header in headers.items()}
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, header: NpyHeader) -> npt.NDArray[Any]:
@@ -204,6 +194,9 @@ def _check_images(path: Path, header: NpyHeader) -> None:
         raise DataError(f"{what}, but images must be {SHAPES}. Reshape them.")
     if 0 in shape:
         raise DataError(f"{what}, so it holds no images. Give a file that does.")
+    height, width, _ = _image_shape(shape)
+    if height * width > MAX_PIXELS:
+        raise DataError(f"{what}, but an image may have at most {MAX_PIXELS:,} pixels. Cut them into parts.")
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

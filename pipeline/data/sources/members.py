@@ -64,6 +64,8 @@ class Members:
     def add_file(self, name: str, where: Where) -> None:
         """Raises DataError for a name that leads out of the archive or that another member already has."""
         plain = self._plain(name)
+        if not plain:
+            raise self.refusal(name, "has no name", "Images are known by their names.")
         if plain in self.files:
             raise self.refusal(name, "appears twice", "It is unclear which one is meant.")
         if hidden := hidden_part(plain):

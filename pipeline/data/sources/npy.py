@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import math
+import struct
+import warnings
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -13,7 +16,12 @@ import numpy.typing as npt
 from pipeline.data.sources import Pixels
 from pipeline.errors import DataError
 
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+MAGIC = b"\x93NUMPY"
+LENGTHS = {(1, 0): struct.Struct("<H"), (2, 0): struct.Struct("<I")}
+"""How each version of the format stores the length of its header"""
+MAX_HEADER_BYTES = 10_000
+"""As in numpy.load; a longer one can take Python's parser any time"""
+MAX_DIMENSIONS, MAX_BYTES = 32, 1 << 60
 
 
 @dataclass(frozen=True)
@@ -36,13 +44,41 @@ class NpyHeader:
 
 def read_npy_header(stream: IO[bytes]) -> NpyHeader:
     """Read the header at the start of a .npy file. Raises ValueError if it is not one."""
-    version = np.lib.format.read_magic(stream)
-    if version not in HEADERS:
+    start = stream.read(len(MAGIC) + 2)
+    version = tuple(start[len(MAGIC) :])
+    if not start.startswith(MAGIC) or len(version) != 2:
+        raise ValueError("it does not begin with the magic string of the format")
+    if version not in LENGTHS:
         raise ValueError(f"version {version} of the .npy format is not supported")
-    shape, fortran, dtype = HEADERS[version](stream)
-    if any(side < 0 for side in shape):
-        raise ValueError(f"the shape {shape} has negative sides")
-    return NpyHeader(shape, dtype, fortran, stream.tell())
+    stored = stream.read(LENGTHS[version].size)
+    length = int.from_bytes(stored, "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"its header has {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
+    text = stream.read(length)
+    if len(stored) < LENGTHS[version].size or len(text) < length:
+        raise ValueError("it ends within its header")
+    header = _parse(text.decode("latin-1"), len(start) + len(stored) + length)
+    if header.bytes > MAX_BYTES:
+        raise ValueError(f"its shape {header.shape} has more elements than any file")
+    return header
+
+
+def _parse(text: str, start: int) -> NpyHeader:
+    """The header in the text of a dictionary."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's parser
+            fields = ast.literal_eval(text.strip())
+            shape, dtype = fields["shape"], np.lib.format.descr_to_dtype(fields["descr"])
+            fortran = fields["fortran_order"]
+    except Exception:  # the parser alone raises half a dozen kinds, down to MemoryError
+        raise ValueError("its header is damaged") from None
+    is_shape = isinstance(shape, tuple) and all(
+        type(side) is int and 0 <= side <= MAX_BYTES for side in shape
+    )
+    if not is_shape or len(shape) > MAX_DIMENSIONS or type(fortran) is not bool:
+        raise ValueError("its header is damaged")
+    return NpyHeader(shape, dtype, fortran, start)
 
 
 def to_array(header: NpyHeader, elements: bytes) -> npt.NDArray[Any]:

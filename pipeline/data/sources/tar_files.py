@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 from typing import IO
 
-from pipeline import stopping
 from pipeline.data.format.git_lfs import POINTER, refuse_pointer
-from pipeline.data.format.tar_writer import END
+from pipeline.data.format.tar_reader import TarError, read_members
 from pipeline.data.sources.compressed import command, tool_for, unpack
 from pipeline.data.sources.members import Container, Members, Where, unreadable
 from pipeline.errors import DataError
 from pipeline.regular_files import open_regular
-
-PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
-BLOCK_BYTES = 1 << 20
 
 
 def list_tar(path: Path, within: Path | None = None, scratch: Path | None = None) -> Members:
@@ -47,46 +42,17 @@ def list_tar(path: Path, within: Path | None = None, scratch: Path | None = None
 
 def _list(members: Members, file: IO[bytes]) -> Members:
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            while (member := archive.next()) is not None:
-                stopping.check()
-                _add(members, member)
-                archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte of memory per member
-            _check_end(file, archive.offset, members.path)
-    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
-        raise DataError(f"{members.path} is not a complete tar file: {error}. Copy it again.") from None
+        for name, kind, size, start in read_members(file):
+            if kind == "file":
+                members.add_file(name, (size, start))
+            elif kind == "folder":
+                members.add_folder(name)
+            else:
+                what = "is a link, a device, a pipe or a sparse file"
+                raise members.refusal(name, what, "Only plain files are supported.")
+    except TarError as error:
+        raise DataError(f"{members.path} is not a complete tar file: {error}. {error.remedy}") from None
     return members
-
-
-def _add(members: Members, member: tarfile.TarInfo) -> None:
-    if member.isdir():
-        members.add_folder(member.name)
-    elif member.type not in PLAIN or member.issparse() or member.size < 0:
-        raise members.refusal(
-            member.name, "is a link, a device, a pipe or a sparse file", "Only plain files are supported."
-        )
-    else:
-        members.add_file(member.name, (member.size, member.offset_data))
-
-
-def _check_end(file: IO[bytes], end: int, path: Path) -> None:
-    """Raise DataError unless a tar file ends with two empty blocks, and only zeros follow them.
-
-    Readers do not notice if a file is truncated between two members, nor that another tar file was joined to it.
-    """
-    file.seek(end)
-    if file.read(len(END)) != END:
-        raise DataError(
-            f"{path} has no end mark after its last member: it was truncated or changed. Copy it again."
-        )
-    while rest := file.read(BLOCK_BYTES):
-        stopping.check()
-        if rest.count(0) != len(rest):
-            raise DataError(
-                f"{path} has more data after its end mark, for example because tar files were joined with `cat`: most "
-                "readers would lose the images in it. Unpack all of it into a folder (tar --ignore-zeros -xf), and "
-                "give that folder, or pack it again."
-            )
 
 
 def read_tar_member(container: Container, key: str, where: Where) -> bytes:

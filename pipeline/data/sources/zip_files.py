@@ -11,8 +11,10 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.data.format.boundary import parsing
 from pipeline.data.format.git_lfs import POINTER, refuse_pointer
 from pipeline.data.sources.members import Container, Members, Where, unreadable
 from pipeline.errors import DataError
@@ -39,12 +41,13 @@ def list_zip(path: Path) -> Members:
         with open_regular(path) as file:
             refuse_pointer(path, file.read(len(POINTER)))
             size = file.seek(0, os.SEEK_END)
-            with zipfile.ZipFile(file) as archive:
+            with (
+                parsing(path, "is not a complete zip file", "Copy it again."),
+                zipfile.ZipFile(file) as archive,
+            ):
                 infos = archive.infolist()
     except OSError as error:
         raise unreadable(path, error) from None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
-        raise DataError(f"{path} is not a complete zip file: {error}. Copy it again.") from None
     total = sum(info.file_size for info in infos)
     if total > SMALL_TOTAL and total > MAX_RATIO * size:
         raise DataError(
@@ -53,6 +56,7 @@ def list_zip(path: Path) -> Members:
         )
     for info in infos:
         _add(members, info, size)
+    _refuse_overlap(members, infos)
     return members
 
 
@@ -61,7 +65,7 @@ def _add(members: Members, info: zipfile.ZipInfo, archive_bytes: int) -> None:
     kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if the archive was made on a system without file types
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise members.refusal(name, "is a link, a device or a pipe", "Only plain files are supported.")
-    if info.is_dir():
+    if name.endswith("/"):
         return members.add_folder(name)
     if info.flag_bits & ENCRYPTED:
         raise members.refusal(name, "is encrypted", "Passwords are not supported.")
@@ -74,7 +78,7 @@ def _add(members: Members, info: zipfile.ZipInfo, archive_bytes: int) -> None:
             f"would grow from {info.compress_size:,} to {info.file_size:,} bytes when uncompressed",
             "This is implausible for an image.",
         )
-    end = info.header_offset + LOCAL_HEADER.size + info.compress_size
+    end = info.header_offset + _least_bytes(info)
     # Deflate never makes data much larger: if these limits are exceeded, the sizes are not real.
     if info.header_offset < 0 or end > archive_bytes or info.compress_size > 2 * info.file_size + 4096:
         raise members.refusal(
@@ -82,6 +86,23 @@ def _add(members: Members, info: zipfile.ZipInfo, archive_bytes: int) -> None:
         )
     where = (info.file_size, info.compress_size, info.header_offset, info.CRC, info.compress_type)
     return members.add_file(name, where)
+
+
+def _refuse_overlap(members: Members, infos: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise DataError if members share bytes: a small file could be any number of large ones."""
+    before: zipfile.ZipInfo | None = None
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if before is not None and info.header_offset < before.header_offset + _least_bytes(before):
+            name = info.orig_filename
+            raise members.refusal(
+                name, f"shares bytes with the member {before.orig_filename!r}", "This could be an attack."
+            )
+        before = info
+
+
+def _least_bytes(info: zipfile.ZipInfo) -> int:
+    """The bytes of a member in the file, at least: a header and the content."""
+    return LOCAL_HEADER.size + info.compress_size
 
 
 def read_zip_member(container: Container, key: str, where: Where) -> bytes:

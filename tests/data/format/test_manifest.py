@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,25 +87,27 @@ def test_a_missing_directory_or_manifest_says_how_to_make_shards(tmp_path: Path)
         load_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "\udcff", pytest.param("[" * 100_000, id="deep")])
+@pytest.mark.parametrize("text", ["", "{", "\udcff", "[]", pytest.param("[" * 100_000, id="deep")])
 def test_an_unreadable_manifest_is_refused(shards: Path, text: str) -> None:
     (shards / "manifest.json").write_text(text, errors="surrogateescape")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"manifest\.json is damaged: i.*\. Make the shards"):
         load_manifest(shards)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"format": "wgan-shards/1"}'])
+@pytest.mark.parametrize("text", ["{}", '{"format": "wgan-shards/1"}'])
 def test_another_format_is_refused_and_named(shards: Path, text: str) -> None:
     (shards / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=r"has the format .*, but this version reads 'wgan-shards/2'"):
         load_manifest(shards)
 
 
-@pytest.mark.parametrize("name", ["../000000.tar", "/etc/passwd", "a/b.tar", "..", "", ".hidden", 7])
+@pytest.mark.parametrize(
+    "name", ["../000000.tar", "/etc/passwd", "a/b.tar", "..", "", ".hidden", "a\0b", "a" * 256, 7]
+)
 @pytest.mark.parametrize("field", ["name", "index"])
 def test_a_path_instead_of_a_file_name_is_refused(shards: Path, field: str, name: object) -> None:
     edit(shards, lambda content: content["shards"][0].update({field: name}))
-    with pytest.raises(DataError, match="the file name "):
+    with pytest.raises(DataError, match=rf"shards\[0\]\.{field} is "):
         load_manifest(shards)
 
 
@@ -121,12 +124,64 @@ def test_a_path_instead_of_a_file_name_is_refused(shards: Path, field: str, name
         lambda content: content.update(shards=[]),
         lambda content: content.update(shards=["000000.tar"]),
         lambda content: content["shards"][0].update(count=0),
+        lambda content: content["shards"][0].update(count="1000"),
+        lambda content: content["shards"][0].update(bytes=-1),
+        lambda content: content.update(resolution=[10**9, 10**9]),
+        lambda content: content.update(count=10**30),
+        lambda content: content.update(classes=[1]),
     ],
 )
 def test_missing_and_mistyped_fields_are_refused(shards: Path, change: Callable[[Any], object]) -> None:
     edit(shards, change)
     with pytest.raises(DataError, match="is damaged"):
         load_manifest(shards)
+
+
+def test_more_samples_than_a_shard_has_room_for_are_refused_without_taking_memory(shards: Path) -> None:
+    edit(
+        shards, lambda content: (content.update(count=10**9 + 797), content["shards"][0].update(count=10**9))
+    )
+    with pytest.raises(
+        DataError, match=r"shards\[0\]\.count is 1000000000: input should be less than or equal"
+    ):
+        load_manifest(shards)
+    edit(shards, lambda content: (content.update(count=50_797), content["shards"][0].update(count=50_000)))
+    with pytest.raises(
+        DataError, match=r"shards\[0\] .*50,000 samples do not fit into [\d,]+ bytes of a tar file"
+    ):
+        load_manifest(shards)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "000001.tar", "000001.npy"])
+@pytest.mark.parametrize("kind", ["pipe", "directory", "device", "link"])
+def test_what_is_no_file_of_the_set_is_refused_at_once_with_the_reason(
+    shards: Path, name: str, kind: str
+) -> None:
+    (shards / name).rename(shards.parent / "elsewhere")
+    if kind == "pipe":
+        os.mkfifo(shards / name)
+    elif kind == "directory":
+        (shards / name).mkdir()
+    else:
+        (shards / name).symlink_to("/dev/zero" if kind == "device" else "../elsewhere")
+    found = {
+        "pipe": "it is a named pipe, not a file",
+        "directory": "it is a directory",
+        "device": f"it is a link to /dev/zero, outside of {shards}",
+        "link": f"it is a link to {shards.parent}/elsewhere, outside of {shards}",
+    }
+    with pytest.raises(DataError, match=rf"{name} cannot be (used|read): {found[kind]}"):
+        check_all(shards)
+    with pytest.raises(DataError, match=found[kind]):
+        file_sha256(shards / name, within=shards)
+
+
+def test_links_within_the_set_are_followed(shards: Path) -> None:
+    (shards / "files").mkdir()
+    for name in ("000001.tar", "000001.npy"):
+        (shards / name).rename(shards / "files" / name)
+        (shards / name).symlink_to(f"files/{name}")
+    assert check_all(shards).count == 1797
 
 
 def list_the_first_shard_again(content: Any) -> None:
@@ -189,8 +244,10 @@ def rows(row: list[int]) -> np.ndarray:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        (np.zeros((2, 3), dtype=np.int64), r"holds int64 \(2, 3\)"),
-        (np.zeros((1000, 4), dtype=np.float64), "holds float64"),
+        (np.zeros((2, 4), dtype=np.int64), "does not have the 1,000 rows of the index of 000000.tar"),
+        (np.zeros((2, 3), dtype=np.int64), "is not a shard index"),
+        (np.zeros((1000, 4), dtype=np.float64), "is not a shard index"),
+        (np.zeros((4, 1000), dtype=np.int64).T, "is not a shard index"),
         (np.array([[None]]), "is not a shard index"),
         (rows([-1, 5, 0, 0]), "points outside"),
         (rows([0, 0, 0, 0]), "points outside"),
@@ -204,6 +261,17 @@ def test_an_index_of_another_shape_or_pointing_outside_is_refused(
     shard = load_manifest(shards).shards[0]
     np.save(shards / shard.index, index, allow_pickle=True)
     with pytest.raises(DataError, match=message):
+        load_index(shards, shard)
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"x"])
+def test_an_index_that_is_cut_short_or_continued_is_refused(
+    shards: Path, change: Callable[[bytes], bytes]
+) -> None:
+    shard = load_manifest(shards).shards[0]
+    path = shards / shard.index
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match=r"000000\.npy is cut short, or does not have the 1,000 rows"):
         load_index(shards, shard)
 
 

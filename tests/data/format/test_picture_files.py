@@ -270,10 +270,3 @@ def test_formats_that_are_not_on_the_list_are_never_decoded() -> None:
         b"RIFF1234WAVE",
     ):
         assert refusal(content).startswith("it is not an image in a supported format")
-
-
-def test_a_git_lfs_pointer_is_named_as_such() -> None:
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
-    assert refusal(pointer) == (
-        "it is a Git LFS pointer in the place of the image; fetch the images with git lfs pull"
-    )

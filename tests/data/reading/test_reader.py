@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import re
+import signal
+import subprocess
+import sys
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +142,60 @@ def test_every_encoding_returns_the_same_pixels(
 def test_images_may_be_wider_than_tall(tmp_path: Path) -> None:
     shards.write(Given(random_images(3, 3)), tmp_path, (4, 7), 3)
     assert shards.reader(tmp_path).read(np.arange(3)).shape == (3, 3, 4, 7)
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
+    images = random_images(4000, 1)
+    manifest = make(tmp_path, images, per_shard=4000)
+    reader = shards.reader(tmp_path, manifest)
+    reader.read(np.array([0]))
+    with (tmp_path / "000000.tar").open("r+b") as file:
+        file.truncate(manifest.bytes // 2)
+    with pytest.raises(DataError, match=r"000000\.tar became shorter while it was read: another program"):
+        reader.read(np.array([0, 3999, 1]))
+    with pytest.raises(DataError, match=r"000000\.tar has [\d,]+ bytes instead of [\d,]+"):
+        reader.read(np.array([0]))
+
+
+def test_threads_that_read_a_shard_while_it_is_cut_all_get_the_error(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 256, 256, 3), dtype=np.uint8)
+    manifest = shards.write(Given(pixels), tmp_path, 256, 3, 64)
+    reader, path = shards.reader(tmp_path, manifest), tmp_path / "000000.tar"
+    started = threading.Barrier(4)
+
+    def read(number: int) -> str:
+        started.wait()
+        chance = np.random.default_rng(number)
+        while True:
+            try:
+                reader.read(chance.integers(0, 64, 8))
+            except DataError as error:
+                return str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        errors = [pool.submit(read, number) for number in range(3)]
+        started.wait()
+        os.truncate(path, manifest.bytes // 3)
+        found = re.compile("became shorter while it was read|has [0-9,]+ bytes instead of")
+        assert all(found.search(error.result()) for error in errors)
+
+
+def test_bus_errors_of_anything_else_end_the_process_as_before(tmp_path: Path) -> None:
+    program = (
+        "import mmap, os, sys\n"
+        "from pipeline.data.format.mapped_file import MappedFile\n"
+        "path = sys.argv[1]\n"
+        "file = open(path, 'rb')\n"
+        "mapped, other = MappedFile(file), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
+        "os.truncate(path, 0)\n"
+        "assert mapped.content.sum() == 0 and mapped.is_cut\n"
+        "print('survived', flush=True)\n"
+        "other[0]\n"
+    )
+    (tmp_path / "file").write_bytes(b"x" * 9000)
+    command = [sys.executable, "-c", program, str(tmp_path / "file")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (-signal.SIGBUS, "survived\n")
 
 
 def test_a_truncated_shard_is_refused_before_it_is_read(tmp_path: Path) -> None:

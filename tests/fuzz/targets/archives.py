@@ -1,0 +1,136 @@
+"""Tar and zip files: as sources, indexed in place, checked, and as shards that are trained on."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pipeline.data.inspecting.check import check_shards
+from pipeline.data.inspecting.index_in_place import index_in_place
+from tests.fuzz.engine import target
+from tests.fuzz.targets.arrays import read_source
+
+BLOCK = 512
+
+
+def png(value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (value, 0, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+MEMBERS = [*((f"{number}.png", png(number)) for number in range(3)), ("folder/a.png", png(9))]
+LABELLED = [
+    member
+    for number in range(3)
+    for member in (
+        (f"{number}.png", png(number)),
+        (f"{number}.cls", b"%d" % number),
+        (f"{number}.json", b"{}"),
+    )
+]
+
+
+def tar(members: list[tuple[str, bytes]], kind: int = tarfile.PAX_FORMAT, **attributes: Any) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=kind) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            for key, value in attributes.items():
+                setattr(info, key, value)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def tar_seeds() -> list[bytes]:
+    long = [(f"{'folder/' * 40}{name}", content) for name, content in MEMBERS]
+    return [
+        tar(MEMBERS),
+        tar(LABELLED, tarfile.USTAR_FORMAT),
+        tar(LABELLED, mtime=1.5, uname="ü", pax_headers={"comment": "a" * 100}),
+        tar(long, tarfile.GNU_FORMAT),
+        tar(long),
+    ]
+
+
+def repair_tar(data: bytes) -> bytes:
+    """Correct the checksums of all blocks that look like a header."""
+    repaired = bytearray(data)
+    for place in range(0, len(data) - BLOCK + 1, BLOCK):
+        block = repaired[place : place + BLOCK]
+        if block[257:262] == b"ustar":
+            block[148:156] = b" " * 8
+            repaired[place + 148 : place + 156] = b"%06o\0 " % sum(block)
+    return bytes(repaired)
+
+
+def zip_file(members: list[tuple[str, bytes]], method: int, comment: bytes = b"") -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        archive.comment = comment
+        for name, content in members:
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def zip_seeds() -> list[bytes]:
+    streamed = io.BytesIO()
+    with zipfile.ZipFile(streamed, "w") as archive, archive.open("a.png", "w", force_zip64=True) as member:
+        member.write(png(1))
+    return [
+        zip_file(MEMBERS, zipfile.ZIP_STORED),
+        zip_file(
+            [*MEMBERS, ("zeros.bmp", bytes(100_000)), ("folder/", b"")], zipfile.ZIP_DEFLATED, b"a comment"
+        ),
+        streamed.getvalue(),
+    ]
+
+
+def repair_zip(data: bytes) -> bytes:
+    """Correct the place of the directory, so that a changed file is still found to be a zip file."""
+    end, directory = data.rfind(b"PK\5\6"), data.find(b"PK\1\2")
+    if end < 0 or directory < 0 or end + 22 > len(data) or directory > end:
+        return data
+    count = data.count(b"PK\1\2", 0, end)
+    fields = struct.pack("<HHII", count & 0xFFFF, count & 0xFFFF, end - directory, directory)
+    return data[: end + 8] + fields + data[end + 20 :]
+
+
+@target("tar", tar_seeds, repair_tar)
+def read_tar(data: bytes, directory: Path) -> None:
+    (directory / "a.tar").write_bytes(data)
+    read_source(directory / "a.tar")
+
+
+def compressed_seeds() -> list[bytes]:
+    content = tar(MEMBERS)
+    return [gzip.compress(content), bz2.compress(content), lzma.compress(content)]
+
+
+@target("compressed-tar", compressed_seeds)
+def read_compressed_tar(data: bytes, directory: Path) -> None:
+    (directory / "a.tar.gz").write_bytes(data)
+    read_source(directory / "a.tar.gz")
+
+
+@target("zip", zip_seeds, repair_zip)
+def read_zip(data: bytes, directory: Path) -> None:
+    (directory / "a.zip").write_bytes(data)
+    read_source(directory / "a.zip")
+
+
+@target("index", tar_seeds, repair_tar)
+def index_a_tar(data: bytes, directory: Path) -> None:
+    (directory / "a.tar").write_bytes(data)
+    index_in_place(directory)
+    assert check_shards(directory).is_valid
