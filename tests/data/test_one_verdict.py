@@ -70,7 +70,10 @@ def splits(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "reason"),
     [
-        (joined, "0.tar has more data after its end mark, for example because tar files were joined"),
+        (
+            joined,
+            "0.tar is not a complete tar file: it has more data after its end mark, for example because tar",
+        ),
         (without_one_label, "1 of 2 images has no .cls, for example '1'"),
         (two_images_of_a_key, "0.tar holds 2 images with the key '0': 0.png, 0.jpg"),
         (more_stray_images, "2 images next to tar files (0.tar) of 1 image, so it is unclear"),
@@ -143,7 +146,7 @@ def test_a_joined_tar_file_that_was_indexed_before_is_a_defect(tmp_path: Path, c
     assert run("index", folder) == 0
     joined(folder)
     assert run("check", folder) == 3
-    assert "0.tar has more data after its end mark" in capsys.readouterr().out
+    assert "0.tar is not a complete tar file: it has more data after its end mark" in capsys.readouterr().out
 
 
 def test_make_unpacks_what_index_refuses_to(tmp_path: Path, capsys: Console) -> None:

@@ -88,13 +88,12 @@ def _catch_cuts() -> None:
         _libc.mmap.argtypes = (ctypes.c_size_t, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
         action, _previous = _Action(), _Action()
         action.handler, action.flags = (
-            ctypes.cast(_on_bus_error, ctypes.c_void_p).value,
+            ctypes.cast(_handler, ctypes.c_void_p).value,
             SA_SIGINFO | SA_NODEFER,
         )
         _libc.sigaction(signal.SIGBUS, ctypes.byref(action), ctypes.byref(_previous))
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.POINTER(_SignalInfo), ctypes.c_void_p)
 def _on_bus_error(number: int, info: ctypes._Pointer[_SignalInfo], context: int) -> None:
     """Put zeros in the place of the rest of a map that was cut, and let the instruction that failed run again.
 
@@ -120,3 +119,7 @@ def _put_zeros(address: int) -> bool:
     page = address & -mmap.PAGESIZE
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED
     return bool(_libc.mmap(page, found.end - page, mmap.PROT_READ, flags, -1, 0) == page)
+
+
+_handler = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.POINTER(_SignalInfo), ctypes.c_void_p)(_on_bus_error)
+"""Kept here, because the process has only its address"""
