@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,9 @@ class OneProcess:
 
     def gather_json(self, value: Any) -> list[Any]:
         return [json.loads(json.dumps(value))]
+
+    def vote(self, flag: bool) -> Callable[[], bool]:
+        return lambda: flag
 
     def all_agree(self, error: Exception | None) -> None:
         if error is not None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pipeline.data.reading.order import Ids
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.metric_table import Needs, find_metrics, name_of_features, needs_of
+from pipeline.metric_table import Needs, find_metric, find_metrics, name_of_features, needs_of
 from pipeline.noise import Noise, Purpose
 from pipeline.options import QualityOptions
 from pipeline.pixels import to_uint8
@@ -121,7 +121,7 @@ class Evaluation:
         together.
         """
         drawn = np.concatenate([self._real.compared, self._real.others])
-        names = [metric.name for metric in find_metrics(self._options.metrics) if not metric.needs.held_out]
+        names = [name for name in self._options.metrics if not find_metric(name).needs.held_out]
         count = min(len(self._real.compared), len(drawn) // 2)
         if count <= NEIGHBOURS or not names:
             return Floor(count, {})

@@ -36,14 +36,14 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MetricsByTag:
     return read_own_metrics(tmp_path)
 
 
-LOGGED = records([2, 4], **{"quality/sharpness_pixels": 0.5, "quality/swd": 1.0})
-LOGGED[1] = {**LOGGED[1], "quality/sharpness_pixels": 0.25}
+LOGGED = records([2, 4], **{"quality/sharpness_pixels2": 0.5, "quality/swd": 1.0})
+LOGGED[1] = {**LOGGED[1], "quality/sharpness_pixels2": 0.25}
 
 
 def test_panels_of_own_metrics_have_titles_and_directions(own: MetricsByTag) -> None:
-    assert own.keys() == {"quality/sharpness_pixels"}
+    assert own.keys() == {"quality/sharpness_pixels2"}
     *_, panel, swd = panels_of(LOGGED, own)
-    assert panel.title == "how sharp\\x1b edges are (sharpness_pixels)"
+    assert panel.title == "how sharp\\x1b edges are (sharpness_pixels2)"
     assert panel.quantity == "higher is better"
     assert swd.title == "sliced Wasserstein distance (swd)"
     titles = [axes.get_title("left") for axes in comparison_figure({"a": LOGGED}, own).axes]
@@ -52,9 +52,9 @@ def test_panels_of_own_metrics_have_titles_and_directions(own: MetricsByTag) -> 
 
 def test_the_best_value_of_an_own_metric_is_known(own: MetricsByTag) -> None:
     found, _ = summarise_quality(LOGGED, own)
-    assert found == Quality("sharpness_pixels", PLUGIN, last=(4, 0.25), best=(2, 0.5), better="higher")
+    assert found == Quality("sharpness_pixels2", PLUGIN, last=(4, 0.25), best=(2, 0.5), better="higher")
     unknown, _ = summarise_quality(LOGGED)
-    assert unknown == Quality("sharpness_pixels", "", last=(4, 0.25), best=None, better="neither")
+    assert unknown == Quality("sharpness_pixels2", "", last=(4, 0.25), best=None, better="neither")
 
 
 def test_a_run_and_a_comparison_are_drawn_with_what_the_runs_have_noted(
@@ -71,7 +71,7 @@ def test_a_run_and_a_comparison_are_drawn_with_what_the_runs_have_noted(
     curves, comparison = figures
     assert "higher is better" in [axes.get_ylabel() for axes in curves.axes]
     titles = [axes.get_title("left") for axes in comparison.axes]
-    assert "how sharp\\x1b edges are (sharpness_pixels)" in titles
+    assert "how sharp\\x1b edges are (sharpness_pixels2)" in titles
 
 
 def test_notes_of_metrics_that_are_no_longer_measured_are_kept(
@@ -81,7 +81,7 @@ def test_notes_of_metrics_that_are_no_longer_measured_are_kept(
     write_own_metrics(tmp_path, QualityOptions(every=2, metrics=["fid"]))
     assert read_own_metrics(tmp_path) == own
     write_own_metrics(tmp_path, QualityOptions(every=2, metrics=[PLUGIN], features="inception"))
-    assert read_own_metrics(tmp_path).keys() == {"quality/sharpness_pixels", "quality/sharpness_inception"}
+    assert read_own_metrics(tmp_path).keys() == {"quality/sharpness_pixels2", "quality/sharpness_inception"}
 
 
 @pytest.mark.parametrize("options", [QualityOptions(every=2), QualityOptions(metrics=[PLUGIN])])

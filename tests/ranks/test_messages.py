@@ -70,7 +70,7 @@ def test_an_error_arrives_as_its_class_with_its_rank(kind: type[errors.PipelineE
 
 
 def test_every_exit_code_has_an_error_that_ranks_can_send() -> None:
-    assert sorted(kind.exit_code for kind in errors.BY_NAME.values()) == [*range(1, 11), 75, 130]
+    assert sorted(kind.exit_code for kind in errors.BY_NAME.values()) == [*range(1, 11), 75, 130, 143]
 
 
 def test_an_error_of_its_own_kind_arrives_as_the_nearest_one() -> None:

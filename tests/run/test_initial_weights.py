@@ -235,4 +235,4 @@ def test_a_wrong_path_stops_the_run_before_it_trains(ranks: Ranks, config: str, 
     run = ranks.start(2, [config, "init_from.critic=nowhere"])
     assert run.wait() == [2, 2]
     assert "init_from.critic: nowhere is not a run directory" in run.output
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert not (tmp_path / "run").exists()
