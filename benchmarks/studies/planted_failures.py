@@ -7,7 +7,7 @@ command:   python benchmarks/studies/planted_failures.py
            --samples 2000                 images of each set
            --run runs/wgan-dcgan --steps 200 1000 3000    checkpoints to measure too (default: none)
            --out FILE.json                where to write the figures (default: nowhere)
-duration:  five minutes for MNIST on one core
+duration:  three minutes for MNIST on two cores
 prints:    a markdown table with a row for each set and a column for each metric, first with the pixels' features,
            then with the classifier's. **Bold** means worse than unseen real images by more than the limit (see
            `is_seen`): the metric detects the failure. (!) means that the metric should not say that of this set;
