@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.commands import shards_make
-from pipeline.commands.shards_make import describe
+from pipeline.commands.shards_make import describe, print_remarks
 from pipeline.errors import DataError, StorageError
 from pipeline.wording import counted
 
@@ -69,6 +69,10 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
             text = text.replace("{sources}", describe_sources())
         super().add_text(text)
 
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        # Several sources are taken only to be answered: the usage shows one.
+        return "SOURCE" if action.dest == "source" else super()._format_args(action, default_metavar)
+
 
 def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, examples: str
@@ -118,9 +122,12 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 def merge(arguments: argparse.Namespace) -> int:
     """Combine parts to a finished set in `arguments.out`."""
     from pipeline.data.making.writer import merge_parts
+    from pipeline.data.sources import NOTHING_TO_SAY
 
     manifest = merge_parts(arguments.out, arguments.parts)
     print(f"merged {arguments.out}: {describe(manifest)}")
+    # What each source holds besides images was said when its part was made.
+    print_remarks(arguments.out, manifest, NOTHING_TO_SAY)
     return 0
 
 

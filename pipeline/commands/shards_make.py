@@ -210,7 +210,7 @@ def make(arguments: argparse.Namespace) -> int:
         remarks = remarks_of(source)
         if not arguments.overwrite and (finished := find_finished(out, plan)):
             print(f"{out} is already complete: nothing to do (--overwrite makes it again)")
-            _print_remarks(out, finished, remarks)
+            print_remarks(out, finished, remarks)
             return 0
         if remark := remark_on_rectangles(plan.conversion.resolution, arguments.words):
             print(remark, flush=True)
@@ -229,7 +229,7 @@ def make(arguments: argparse.Namespace) -> int:
     else:
         print(f"made {out}: {describe(manifest)}")
         print(f"next: wgan shards show {out}")
-    _print_remarks(out, manifest, remarks)
+    print_remarks(out, manifest, remarks)
     return 0
 
 
@@ -270,7 +270,7 @@ def _conversion(arguments: argparse.Namespace, source: Source) -> Conversion:
     )
 
 
-def _print_remarks(out: Path, manifest: Manifest | None, remarks: Remarks) -> None:
+def print_remarks(out: Path, manifest: Manifest | None, remarks: Remarks) -> None:
     """Where the labels come from and, as the last line, all that was left out."""
     from pipeline.data.making.shard_directory import BAD_NAME, DUPLICATES_NAME, count_lines
 

@@ -246,6 +246,13 @@ def check_objective(objective: Objective, config: Config) -> None:
             "penalty is on the gradient of each sample alone, and batch norm makes it depend on the other samples. Use "
             "none, layer or instance."
         )
+    constraint = objective.constraint
+    if config.model.spectral_norm and constraint is not None and constraint.half_width is not None:
+        raise ConfigError(
+            f"model.spectral_norm: does not work with the objective {type(objective).__name__}, whose constraint holds "
+            f"the critic's weights in [-{constraint.half_width:g}, {constraint.half_width:g}]: spectral norm scales "
+            "them up again. Set it to false, or use an objective without such a constraint."
+        )
     if objective.generator_sees_real and schedule.real_images != schedule.global_batch:
         raise ConfigError(
             f"schedule.critic_batch: {schedule.critic_batch} cannot be used with the objective "

@@ -150,6 +150,24 @@ def test_images_that_were_left_out_are_counted(
     assert last == f"left out: 1 image that cannot be used (see {tmp_path}/out/bad-images.txt)"
 
 
+def test_a_merge_counts_what_its_parts_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "cat" / "2.png").write_bytes(b"no image")
+    part = ("--resolution", 16, "--samples-per-shard", 2, "--skip-bad", 1, "--part")
+    for number in (1, 2):
+        assert run("make", folder, tmp_path / f"{number}", *part, f"{number}/2") == 0
+    assert run("merge", tmp_path / "out", tmp_path / "1", tmp_path / "2") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"left out: 1 image that cannot be used (see {tmp_path}/out/bad-images.txt)"
+
+
+def test_the_usage_of_make_shows_one_source(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("make")
+    assert " SOURCE OUT\n" in capsys.readouterr().err
+
+
 def test_labels_background_and_limits_reach_the_shards(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.models import build_critic, build_generator
 from pipeline.noise import Noise, Purpose, RankRows
 from pipeline.objectives import Objective, Scores, build_objective
+from pipeline.objectives.clipping import WeightClipping
 from pipeline.options import Config
 from pipeline.profiling.flops import SingleProcess
 from pipeline.training.graphed_step import fixed, refill
@@ -216,3 +217,17 @@ def test_pairs_of_a_critic_batch_of_another_size_are_refused(critic_batch: int) 
 def test_alternating_rounds_of_pairs_are_refused_when_the_run_is_built() -> None:
     with pytest.raises(ConfigError, match="Use joint"):
         check_objective(Paired(), config(schedule={"critic_rounds": "alternating"}))
+
+
+class Boxed(Paired):
+    """An objective of a user's own that clips weights."""
+
+    constraint = WeightClipping(0.03)
+
+
+def test_spectral_norm_is_refused_with_clipping_of_a_plugin() -> None:
+    normed = config(model={"name": "mlp", "spectral_norm": True})
+    with pytest.raises(ConfigError, match=r"spectral_norm: .* objective Boxed, .*\[-0\.03, 0\.03\]"):
+        check_objective(Boxed(), normed)
+    check_objective(Paired(), normed)
+    check_objective(Boxed(), config())
