@@ -140,20 +140,20 @@ def test_an_alarm_appears_once_on_console_in_tensorboard_and_in_its_file(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
     options = ["critic_optimizer.lr=10.0", "generator_optimizer.lr=1e-9", "monitor.log_every=1"]
-    run = ranks.run(1, [config, *options, "schedule.steps=30", "checkpoint.every=25"])
+    run = ranks.run(1, [config, *options, "schedule.steps=80", "checkpoint.every=75"])
     (line,) = [
         alarm
         for alarm in map(json.loads, (tmp_path / "run" / "alarms.jsonl").read_text().splitlines())
         if alarm["name"] == "clip_saturation"
     ]
-    assert line["step"] == 20
+    assert 50 <= line["step"] < 75
     assert "Lower critic_optimizer.lr or raise objective.clip" in line["text"]
-    assert run.log(0).count(f"warning: step 20: {line['text']}") == 1
+    assert run.log(0).count(f"warning: step {line['step']}: {line['text']}") == 1
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     (shown,) = events.Tensors("health/clip_saturation/text_summary")
-    assert (shown.step, shown.tensor_proto.string_val[0].decode()) == (20, line["text"])
-    more = ranks.run(1, [config, *options, "schedule.steps=60"])
-    assert "weights are clipped at each update" not in more.log(0), "a resumed run does not print it again"
+    assert (shown.step, shown.tensor_proto.string_val[0].decode()) == (line["step"], line["text"])
+    more = ranks.run(1, [config, *options, "schedule.steps=140"])
+    assert "weights are at -clip or clip" not in more.log(0), "a resumed run does not print it again"
 
 
 @pytest.mark.slow
