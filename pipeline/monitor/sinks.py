@@ -85,4 +85,5 @@ class Sinks:
             except (OSError, StorageError) as error:
                 self.failures += 1
                 if self.failures == 1:
-                    say_warning(f"{type(sink).__name__} cannot write: {error} Training continues.")
+                    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+                    say_warning(f"{type(sink).__name__} cannot write: {why.rstrip('.')}. Training continues.")

@@ -11,10 +11,12 @@ from typing import Any, cast
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard import summary
 
+from pipeline.durable import storage_errors
+from pipeline.foreign_text import printable, printable_lines, without_credentials
 from pipeline.monitor.charts import Layout
+from pipeline.monitor.event_file import EventFile
 from pipeline.monitor.grids import Png
 from pipeline.monitor.sinks import ALARM_PREFIX, Sink
 from pipeline.stderr import say_warning
@@ -22,6 +24,7 @@ from pipeline.stderr import say_warning
 BOX_BINS = 64
 NUMBERS = (int, float)
 RGB = 3
+LONGEST_TEXT = 100_000
 LONGEST_WAIT = 5.0
 """Seconds by which the clocks of machines that resume each other's runs may differ."""
 
@@ -39,71 +42,74 @@ class TensorBoard(Sink):
         """TensorBoard will hide what earlier processes have recorded at `first_step` and later.
 
         `layout` has the charts of custom scalars; they are written with the options. After a failure nothing is
-        written for `pause` seconds.
+        written for `pause` seconds. Raises StorageError.
         """
         self._directory, self._layout, self._pause = directory, layout, pause
         # A new run also hides what was recorded at step 0.
-        self._writer: Any = self._open(purge_step=first_step if first_step > 1 else 0)
+        with storage_errors(directory):
+            self._file: EventFile | None = self._open(purge_step=first_step if first_step > 1 else 0)
         self._reopen_at = 0.0
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        with self._writing() as writer:
-            for name, value in values.items():
-                writer.add_scalar(name, value, step)
+        found = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        with self._writing() as file:
+            file.add(step, Summary(value=found))
 
     def images(self, step: int, name: str, png: Png) -> None:
         image = Summary.Image(
             width=png.width, height=png.height, colorspace=RGB, encoded_image_string=png.content
         )
-        with self._writing() as writer:
-            writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+        with self._writing() as file:
+            file.add(step, Summary(value=[Summary.Value(tag=name, image=image)]))
 
     def histograms(self, step: int, values: Mapping[str, Tensor], box: float | None = None) -> None:
-        with self._writing() as writer:
-            for name, value in values.items():
-                writer.add_histogram(name, value, step, bins=_edges(value, box))
+        make = cast(Any, summary.histogram)
+        with self._writing() as file:
+            file.add(step, *(make(name, value, _edges(value, box)) for name, value in values.items()))
 
     def text(self, step: int, name: str, text: str) -> None:
+        text = printable_lines(without_credentials(text), LONGEST_TEXT)
         if not name.startswith(ALARM_PREFIX):
             # Four spaces make it a block of code in TensorBoard's Markdown.
             text = "\n".join(f"    {line}" for line in text.splitlines())
-        with self._writing() as writer:
-            writer.add_text(name, text, step)
+        with self._writing() as file:
+            file.add(step, cast(Any, summary.text)(name, text))
 
     def options(self, step: int, values: Mapping[str, Any]) -> None:
         """Write the hparams entry of the run itself, and the layout of its custom scalars."""
-        plain = {name: value if type(value) in NUMBERS else str(value) for name, value in values.items()}
-        with self._writing() as writer:
-            if self._layout:
-                writer.add_custom_scalars(self._layout)
-            # add_hparams of the writer would make a run of its own in a folder below this one.
-            for summary in cast(Any, hparams)(plain, dict.fromkeys(COMPARED, 0.0)):
-                writer.file_writer.add_summary(summary, step)
-
-    def flush(self) -> None:
-        with self._writing() as writer:
-            writer.flush()
+        plain = {
+            name: value if type(value) in NUMBERS else printable(without_credentials(str(value)))
+            for name, value in values.items()
+        }
+        make: Any = summary
+        found = [make.custom_scalars(self._layout)] if self._layout else []
+        # SummaryWriter.add_hparams would make a run of its own in a folder below this one.
+        found += make.hparams(plain, dict.fromkeys(COMPARED, 0.0))
+        with self._writing() as file:
+            file.add(step, *found)
 
     def close(self) -> None:
-        with self._writing() as writer:
-            writer.close()
+        if self._file is not None:
+            self._file.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[Any]:
-        """The event writer. Some time after a failure it is a new one, because the thread of the old one has ended."""
-        if self._writer is None:
+    def _writing(self) -> Iterator[EventFile]:
+        """The event file. Some time after a failure it is a new one: TensorBoard reads a file up to a broken record."""
+        if self._file is None:
             if time.monotonic() < self._reopen_at:
                 raise OSError("the event file could not be written a moment ago")
-            self._writer = self._open()
+            self._reopen_at = time.monotonic() + self._pause
+            self._file = self._open()
         try:
-            yield self._writer
+            yield self._file
         except OSError:
-            self._writer, self._reopen_at = None, time.monotonic() + self._pause
+            self._file.close()
+            self._file, self._reopen_at = None, time.monotonic() + self._pause
             raise
 
-    def _open(self, purge_step: int | None = None) -> Any:
+    def _open(self, purge_step: int | None = None) -> EventFile:
         _wait_for_a_later_name(self._directory)
-        return SummaryWriter(str(self._directory), purge_step=purge_step, flush_secs=10)
+        return EventFile(self._directory, purge_step)
 
 
 def _wait_for_a_later_name(directory: Path) -> None:

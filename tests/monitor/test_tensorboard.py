@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipeline.monitor.files import JsonLines
 from pipeline.monitor.grids import encode_png
 from pipeline.monitor.sinks import Sinks
 from pipeline.monitor.tensorboard import TensorBoard
+from tests.limits import no_file_over
 
 GRID = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
 
@@ -138,7 +140,6 @@ def full_disk(mount_disk: Callable[[str], Path]) -> Path:
     return disk
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_tensorboard_on_a_full_disk_stops_nothing(full_disk: Path, tmp_path: Path) -> None:
     sinks = Sinks([TensorBoard(full_disk, 1), JsonLines(tmp_path / "metrics.jsonl", 1)])
     noise = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
@@ -150,7 +151,6 @@ def test_tensorboard_on_a_full_disk_stops_nothing(full_disk: Path, tmp_path: Pat
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == list(range(1, 30))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_tensorboard_goes_on_once_there_is_space_again(
     full_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +170,26 @@ def test_tensorboard_goes_on_once_there_is_space_again(
     sinks.close()
     assert sinks.failures == failures
     assert [step for step, _ in scalars(full_disk, "loss")] == [20, 21, 22, 23]
+
+
+def test_a_failed_write_of_events_is_one_warning_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = threading.active_count()
+    sinks = Sinks([TensorBoard(tmp_path, 1)])
+    sinks.scalars(1, {"loss": 0.5})
+    (path,) = tmp_path.iterdir()
+    with no_file_over(path.stat().st_size + 10):
+        for step in range(2, 5):
+            sinks.scalars(step, {"loss": 0.5})
+    assert threading.active_count() == threads
+    sinks.close()
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings == [
+        "warning: TensorBoard cannot write: File too large. Training continues.",
+        "warning: records could not be written 3 times, so plots may have gaps",
+    ]
+    assert scalars(tmp_path, "loss") == [(1, 0.5)], "a record that was cut short hides none before it"
 
 
 def test_what_was_flushed_can_be_read_while_the_writer_is_open(tmp_path: Path) -> None:
