@@ -131,6 +131,15 @@ def make_directory_of(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Raise StorageError unless a file can be written at `path`; for before work whose result goes there."""
+    make_directory_of(path)
+    trial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with storage_errors(path):
+        create_file(trial).close()
+        trial.unlink()
+
+
 def sync_directory(path: Path) -> None:
     """Flush a directory's entries to the disk: until then a rename can be lost."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -27,6 +27,11 @@ def printable_lines(text: str, limit: int = LONGEST_MESSAGE) -> str:
     return "\n".join(map(_escaped, shortened(text, limit).split("\n")))
 
 
+def storable(text: str) -> str:
+    """The text as UTF-8 can hold it: in names of files, bytes that are no UTF-8 become `\\xff`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def shortened(text: str, limit: int) -> str:
     """The text, without its middle if it has more than `limit` characters."""
     if len(text) <= limit:

@@ -60,6 +60,11 @@ def regular_size(path: Path, within: Path | None = None) -> int:
     return found.st_size
 
 
+def is_absent(path: Path) -> bool:
+    """Whether nothing is there, not even a link that leads nowhere."""
+    return not os.path.lexists(path)
+
+
 def check_regular(descriptor: int, path: Path) -> None:
     """Raise OSError, which says what `path` is, unless the open descriptor is a regular file."""
     _check_mode(os.fstat(descriptor).st_mode, path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.commands.arguments import Commands, add_command, add_generator
 from pipeline.commands.targets import check_file
-from pipeline.durable import storage_errors
+from pipeline.durable import make_directory_of
 from pipeline.errors import ConfigError
 
 EXAMPLES = """\
@@ -52,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if chosen == "onnx":
         check_onnx_packages()
     generator = read_generator(arguments.run, arguments.checkpoint, arguments.ema).cpu()
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    make_directory_of(target)
     WRITERS[chosen](generator, target)
     card = generator.card
     size = target.stat().st_size

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.arguments import Commands, add_command
-from pipeline.durable import storage_errors
+from pipeline.durable import check_writable
 from pipeline.errors import ConfigError
 from pipeline.foreign_text import printable
 from pipeline.stderr import say_warning
@@ -67,11 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out or Path(f"{arguments.shards}".rstrip("/") + ".classifier.safetensors")
     if out.is_dir():
         raise ConfigError(f"--out {out} is a directory, and a classifier is a file. Name a file in it.")
-    with storage_errors(out):
-        # Tried before training, because the result would be lost if it could not be written.
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_name(f".{out.name}.probe").touch()
-        out.with_name(f".{out.name}.probe").unlink()
+    # Tried before training, because the result would be lost if it could not be written.
+    check_writable(out)
     train, test = split(shards, arguments.shards, arguments.images, arguments.seed)
     labels = read_labels(shards)
     reader = ShardReader(shards)

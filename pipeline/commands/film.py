@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.durable import replacing, storage_errors
+from pipeline.durable import make_directory_of, replacing
 
 FRAMES_PER_SECOND = 25
 """A frame takes 40 ms; a GIF counts in hundredths of a second."""
@@ -25,8 +25,7 @@ def write_animation(frames: Tensor, target: Path) -> None:
     Small images are enlarged to at least 256 pixels a side, each pixel to a square. Raises StorageError.
     """
     write = _write_mp4 if target.suffix.lower() == ".mp4" else _write_gif
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    make_directory_of(target)
     with replacing(target) as file:
         write(frames, file)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.arguments import Commands, add_command, add_generator, add_truncation
 from pipeline.commands.targets import check_file
-from pipeline.durable import storage_errors
+from pipeline.durable import make_directory_of
 from pipeline.errors import ConfigError
 from pipeline.wording import counted
 
@@ -74,8 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     name = f"step_{card.step:08d}-{card.weights}-interpolation-seeds{listed}.png"
     strip: Path = arguments.out or default_directory(arguments.run) / name
     stops = torch.cat(list(latents_of_seeds(card.latent, seeds, arguments.truncation)))
-    with storage_errors(strip):
-        strip.parent.mkdir(parents=True, exist_ok=True)
+    make_directory_of(strip)
     images = generator.draw(strip_latents(stops, arguments.positions))
     save_png(image_grid(images, arguments.positions), strip)
     print(f"{counted(len(seeds), 'pair')} of step {card.step} ({card.weights}): {strip}")

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pipeline.config import load_config
 from pipeline.data.format.shard_set import ShardSet, open_shards
-from pipeline.durable import storage_errors
+from pipeline.durable import make_directory, open_for_append, storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.metric_table import METRICS, find_metric
 from pipeline.monitor.grids import image_grid, save_png
@@ -276,13 +276,14 @@ def draw_neighbours(
     pairs = evaluation.nearest_training_images(generator.draw, NEIGHBOUR_ROWS, NEIGHBOURS)
     with runtime.agreement():
         if runtime.is_main:
-            with storage_errors(path):
-                save_png(image_grid(pairs.flatten(0, 1), 1 + NEIGHBOURS), path)
+            with storage_errors(path.parent):
+                make_directory(path.parent)
+            save_png(image_grid(pairs.flatten(0, 1), 1 + NEIGHBOURS), path)
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line, also after a line that a kill cut short. Raises StorageError."""
-    with storage_errors(path), path.open("a+b") as file:
+    with storage_errors(path), open_for_append(path) as file:
         if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":

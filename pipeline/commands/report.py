@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.commands.arguments import Commands, add_command
 from pipeline.commands.targets import check_file
-from pipeline.durable import storage_errors, write_text
+from pipeline.durable import make_directory_of, write_text
 
 REPORT = "report.html"
 EXAMPLES = """\
@@ -37,8 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     target: Path = arguments.out or run / REPORT
     check_file("--out", target, "a report", [".html", ".htm"])
     page = render(run)
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    make_directory_of(target)
     write_text(target, page)
     print(f"{target} ({format_size(len(page.encode()))})")
     return 0

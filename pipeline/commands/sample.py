@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.arguments import Commands, add_command, add_generator, add_truncation
 from pipeline.commands.targets import check_directory, check_file
-from pipeline.durable import replacing, storage_errors
+from pipeline.durable import make_directory, make_directory_of, replacing, storage_errors
 from pipeline.errors import ConfigError
 from pipeline.wording import counted
 
@@ -81,8 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
         batches = latent_batches(card.latent, count, seed, truncation)
     else:
         batches = latents_of_seeds(card.latent, seeds, truncation)
-    with storage_errors(target):
-        (target if arguments.files else target.parent).mkdir(parents=True, exist_ok=True)
+    make_directory_of(target)
+    if arguments.files:
+        with storage_errors(target):
+            # A link that the user named is followed, but not one in the place of a directory of ours.
+            make_directory(target if arguments.out is None else target.resolve())
     if arguments.npz:
         write_arrays(generator, batches, count, target)
     elif arguments.files:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.commands import shards_make
 from pipeline.commands.shards_make import describe, print_remarks
-from pipeline.errors import DataError, StorageError
+from pipeline.durable import replacing
+from pipeline.errors import DataError
 from pipeline.wording import counted
 
 MERGE_EXAMPLES = """\
@@ -180,9 +181,7 @@ def show(arguments: argparse.Namespace) -> int:
 
     out = arguments.out or Path(f"{arguments.directory.resolve().name}.png")
     sheet = contact_sheet(arguments.directory, arguments.rows, arguments.columns)
-    try:
-        sheet.save(out, format="PNG")
-    except OSError as error:
-        raise StorageError(f"{out} cannot be written: {error.strerror}. Give another --out.") from None
+    with replacing(out) as file:
+        sheet.save(file, format="PNG")
     print(f"drew {out}: {sheet.width} x {sheet.height} pixels")
     return 0

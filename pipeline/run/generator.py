@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline import stopping
 from pipeline.config import load_config, nested
 from pipeline.documents import Document, describe_mistakes, parse_json
-from pipeline.durable import replacing, write_text
+from pipeline.durable import make_directory, replacing, storage_errors, write_text
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models import build_generator
 from pipeline.option_plugins import SavedModelOptions
@@ -138,12 +138,22 @@ def read_generator(path: Path, which: Which = None, use_ema: bool = True) -> Tra
 
 
 def default_directory(path: Path) -> Path:
-    """Where pictures of this generator are written by default: the run's samples/, or next to an exported file."""
-    if (path / "checkpoints").is_dir():
-        return RunDirectory(path).samples
+    """Where pictures of this generator are written by default: the run's samples/, or next to an exported file.
+
+    Raises StorageError if a link is in the place of samples/.
+    """
+    if not path.is_dir():
+        return path.parent
     directory = path.resolve().parent
-    is_in_run = path.is_dir() and directory.name == "checkpoints"
-    return RunDirectory(directory.parent).samples if is_in_run else directory
+    if (path / "checkpoints").is_dir():
+        samples = RunDirectory(path).samples
+    elif directory.name == "checkpoints":
+        samples = RunDirectory(directory.parent).samples
+    else:
+        return directory
+    with storage_errors(samples):
+        make_directory(samples)
+    return samples
 
 
 def open_run(run: Path, which: Which, say: Say = say_warning) -> tuple[Config, Checkpoint]:

@@ -209,7 +209,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         match=r"none\.pth cannot be read: No such file or directory\. Name a file with the weights",
     ):
         InceptionFeatures.load(tmp_path / "none.pth", CPU)
-    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory\. Name a file with"):
+    with pytest.raises(ConfigError, match=r"cannot be read: it is a directory\. Name a file with"):
         InceptionFeatures.load(tmp_path, CPU)
 
 

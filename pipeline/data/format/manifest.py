@@ -186,13 +186,19 @@ class _Versioned(Document):
     format: str | None = None
 
 
-class _Shard(Document):
+class ShardEntry(Document):
+    """What a JSON text says of one tar file and its index."""
+
     name: FileName
     count: int = Field(ge=1, le=MOST_PER_SHARD)
     bytes: int = Field(ge=1, lt=2**45)
     sha256: Hash
     index: FileName
     index_sha256: Hash
+
+    def shard(self) -> Shard:
+        """The shard that it describes."""
+        return Shard(**dict(self))
 
     @model_validator(mode="after")
     def _has_room(self) -> Self:
@@ -211,7 +217,7 @@ class _Document(Document):
     classes: list[str]
     encoding: Encoding
     count: int = Field(le=MOST_IMAGES)
-    shards: list[_Shard] = Field(min_length=1)
+    shards: list[ShardEntry] = Field(min_length=1)
     plan: dict[str, Any]
 
     def manifest(self) -> Manifest:
@@ -222,7 +228,7 @@ class _Document(Document):
             channels=self.channels,
             classes=tuple(self.classes),
             encoding=self.encoding,
-            shards=tuple(Shard(**dict(shard)) for shard in self.shards),
+            shards=tuple(shard.shard() for shard in self.shards),
             plan=self.plan,
         )
 

@@ -38,6 +38,7 @@ from pipeline.data.sources.webdataset_shards import OURS
 from pipeline.data.threads import Advance, in_threads
 from pipeline.errors import DataError
 from pipeline.foreign_text import printable
+from pipeline.regular_files import open_regular, regular_size
 from pipeline.wording import counted
 
 DIGEST_BYTES = 16
@@ -137,7 +138,7 @@ def decode_images(
     """
     pixels = np.empty(shape, dtype=np.uint8)
     try:
-        with path.open("rb") as file:
+        with open_regular(path, within=path.parent) as file:
             for offset, size, _, checksum in rows.tolist():
                 file.seek(offset)
                 encoded = file.read(size)
@@ -170,11 +171,11 @@ def _why_not_as_stored(picture: PictureFile) -> str | None:
 def _check_shard(directory: Path, manifest: Manifest, shard: Shard, advance: Advance) -> _Checked:
     checked = _Checked()
     path, index = directory / shard.name, directory / shard.index
-    checked.findings += _check_file(path, shard.sha256, shard.bytes, advance)
-    checked.findings += _check_file(index, shard.index_sha256, None, advance)
-    if not path.is_file():
+    is_there = _is_there(path, shard.sha256, shard.bytes, checked, advance)
+    has_index = _is_there(index, shard.index_sha256, None, checked, advance)
+    if not is_there:
         return checked
-    stored = checked.attempt(load_index, directory, shard) if index.is_file() else None
+    stored = checked.attempt(load_index, directory, shard) if has_index else None
     found = None
     # Tar files of others may hold labels that are not used.
     labels = AUTO if manifest.plan or manifest.classes else LabelChoice("none")
@@ -189,18 +190,22 @@ def _check_shard(directory: Path, manifest: Manifest, shard: Shard, advance: Adv
     return checked
 
 
-def _check_file(path: Path, sha256: str, size: int | None, advance: Advance) -> Iterator[str]:
-    if not path.is_file():
-        yield f"{path}: missing"
-        return
-    found = path.stat().st_size
-    if size is not None and found != size:
-        yield f"{path}: {counted(found, 'byte')} instead of {size:,}"
+def _is_there(path: Path, sha256: str, size: int | None, checked: _Checked, advance: Advance) -> bool:
+    """Whether there is such a file. If it has changed, that is added to the findings, and so is what else is there."""
     try:
-        if file_sha256(path, lambda _: advance(0)) != sha256:
-            yield f"{path}: its SHA-256 differs from the one in {FILE_NAME}, so its content has changed"
-    except DataError as error:
-        yield str(error)
+        found = regular_size(path, within=path.parent)
+    except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError)
+        checked.findings.append(f"{path}: {'missing' if is_missing else error.strerror}")
+        return False
+    if size is not None and found != size:
+        checked.findings.append(f"{path}: {counted(found, 'byte')} instead of {size:,}")
+    digest = checked.attempt(file_sha256, path, lambda _: advance(0), path.parent)
+    if digest not in (None, sha256):
+        checked.findings.append(
+            f"{path}: its SHA-256 differs from the one in {FILE_NAME}, so its content has changed"
+        )
+    return True
 
 
 def _check_members(path: Path, members: ShardIndex, manifest: Manifest, shard: Shard) -> Iterator[str]:

@@ -30,7 +30,7 @@ from pipeline.data.sources.webdataset_shards import list_shards
 from pipeline.data.threads import Advance, in_threads
 from pipeline.durable import replacing
 from pipeline.errors import ConfigError, DataError
-from pipeline.regular_files import open_regular
+from pipeline.regular_files import is_absent, open_regular, read_regular, regular_size
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ def _existing_manifest(directory: Path) -> Manifest | None:
 
     Raises ConfigError if it is of another kind, or if shards are being made here.
     """
-    if (directory / PLAN_NAME).exists():
+    if not is_absent(directory / PLAN_NAME):
         raise ConfigError(
             f"{directory} holds unfinished shards of `wgan shards make`. Run that command again to finish them."
         )
-    if not (directory / FILE_NAME).exists():
+    if is_absent(directory / FILE_NAME):
         return None
     try:
         manifest = load_manifest(directory)
@@ -162,9 +162,7 @@ def _take_in(directory: Path, listing: Listing, number: int, advance: Advance) -
 
 def _refuse_other_index(index: Path, content: bytes) -> None:
     """Raise ConfigError if a file with the name of the index holds anything else."""
-    if not index.exists():
-        return
-    if not (index.is_file() and _holds(index, content)):
+    if not (is_absent(index) or _holds(index, content)):
         raise ConfigError(
             f"{index} is not the index of the present {index.stem}.tar, so writing the index would overwrite it. "
             "Move it away, or remove it if it is the index of an older version of that file."
@@ -175,7 +173,7 @@ def _read_first_header(directory: Path, path: Path, members: ShardIndex) -> Head
     """The header of the first image, which all other images of the file must share."""
     offset, size, _, _ = members.rows[0].tolist()
     try:
-        with open_regular(path) as file:
+        with open_regular(path, within=path.parent) as file:
             file.seek(offset)
             encoded = file.read(size)
     except OSError as error:
@@ -225,14 +223,17 @@ def _remedy(directory: Path) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    if not (path.exists() and _holds(path, content)):
+    if is_absent(path) or not _holds(path, content):
         with replacing(path, is_shared=True) as file:
             file.write(content)
 
 
 def _holds(path: Path, content: bytes) -> bool:
+    """Whether this is a file of this content. Raises ConfigError if it is not a file that can be read."""
     try:
-        return path.stat().st_size == len(content) and path.read_bytes() == content
+        if regular_size(path, within=path.parent) != len(content):
+            return False
+        return read_regular(path, len(content), within=path.parent) == content
     except OSError as error:
         raise ConfigError(
             f"{path} is in the way and cannot be read: {error.strerror}. Move it away, or check its permissions."

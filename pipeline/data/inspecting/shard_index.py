@@ -41,7 +41,7 @@ def index_shard(path: Path, ignores_others: bool = False, labels: LabelChoice = 
     DataError for all that `list_tar` and `sort_samples` refuse, if the images have several encodings, and if the file
     is truncated.
     """
-    members = list_tar(path)
+    members = list_tar(path, within=path.parent)
     samples = sort_samples(members, Asked(labels))
     others = (*samples.others, *sorted(members.hidden))
     if others and not ignores_others:
@@ -83,7 +83,7 @@ def index_rows(path: Path, names: Sequence[str], places: npt.NDArray[np.int64], 
     """
     rows = np.empty((len(places), 4), dtype=np.int64)
     try:
-        with open_regular(path) as file:
+        with open_regular(path, within=path.parent) as file:
             for row, (name, (size, offset, label)) in enumerate(zip(names, places.tolist(), strict=True)):
                 stopping.check()
                 file.seek(offset)

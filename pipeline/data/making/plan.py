@@ -12,6 +12,7 @@ from pipeline.data.making.convert import Conversion
 from pipeline.data.making.selection import Chosen, Selection, choose
 from pipeline.data.sources import Source
 from pipeline.errors import ConfigError
+from pipeline.foreign_text import storable
 from pipeline.wording import counted
 
 MAX_SHARDS = 1_000_000
@@ -110,10 +111,10 @@ def plan_shards(
 def _facts(source: Source, chosen: Chosen, conversion: Conversion, samples_per_shard: int) -> dict[str, Any]:
     height, width = conversion.resolution
     facts = {
-        "source": source.name,
+        "source": storable(source.name),
         "images": len(chosen.positions),
         "listing": _listing(source, chosen),
-        "classes": list(chosen.classes),
+        "classes": list(map(storable, chosen.classes)),
         "height": height,
         "width": width,
         "channels": conversion.channels,

@@ -17,22 +17,28 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import ConfigDict, Field
+
+from pipeline.data.format.codecs import Encoding
 from pipeline.data.format.manifest import FILE_NAME, load_manifest
+from pipeline.data.making.convert import MAX_SIDE
+from pipeline.data.making.plan import MAX_SHARDS
 from pipeline.data.making.shard_writer import Record, shard_path
 from pipeline.data.sources.members import unreadable
+from pipeline.documents import Document, parse_json
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, RunLockedError
 from pipeline.file_lock import LEASE_NAME, FileLock, HeldError
-from pipeline.regular_files import read_regular
+from pipeline.regular_files import is_absent, read_regular, regular_size
 from pipeline.wording import counted
 
 LOCK_NAME = ".making"
 PLAN_NAME = ".plan.json"
 BAD_NAME = "bad-images.txt"
 DUPLICATES_NAME = "duplicates.txt"
-MOST_LIST_BYTES = 1 << 32
+MOST_PLAN_BYTES, MOST_LIST_BYTES = 1 << 28, 1 << 32
 FINISHED_FILES = re.compile(
     rf"\d{{6}}\.(tar|npy)|{'|'.join(map(re.escape, (FILE_NAME, BAD_NAME, DUPLICATES_NAME)))}"
 )
@@ -112,7 +118,7 @@ def remove(out: Path, *kinds: re.Pattern[str]) -> None:
 
 def agree_on_plan(out: Path, facts: dict[str, Any]) -> None:
     """Save the plan, or raise ConfigError if the shards that are being made here follow another plan."""
-    if (out / PLAN_NAME).exists():
+    if not is_absent(out / PLAN_NAME):
         refuse_difference(out, read_plan(out), facts)
         return
     if any(RECORDS.fullmatch(name) for name in _list_names(out)):
@@ -123,16 +129,34 @@ def agree_on_plan(out: Path, facts: dict[str, Any]) -> None:
         file.write(json.dumps(facts, indent=1).encode())
 
 
+class _Plan(Document):
+    """The facts of a plan by which a set is made; the others are only compared."""
+
+    model_config = ConfigDict(extra="allow")
+
+    source: str
+    classes: list[str]
+    height: int = Field(ge=1, le=MAX_SIDE)
+    width: int = Field(ge=1, le=MAX_SIDE)
+    channels: Literal[1, 3]
+    encoding: Encoding
+    shards: int = Field(ge=1, le=MAX_SHARDS)
+
+
 def read_plan(out: Path) -> dict[str, Any]:
     """The facts of the plan that the shards in this directory follow. Raises DataError if there is none."""
     try:
-        return dict(json.loads((out / PLAN_NAME).read_text()))
+        text = read_regular(out / PLAN_NAME, MOST_PLAN_BYTES, out)
+        parse_json(text, _Plan)
+        facts: dict[str, Any] = json.loads(text)  # in their order, which is a part of the manifest
+        return facts
     except FileNotFoundError:
         raise DataError(
             f"{out} holds no parts of a set: it has no {PLAN_NAME}. Make them with `wgan shards make --part I/N`."
         ) from None
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{out / PLAN_NAME} cannot be read ({error}). {REMEDY}") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{out / PLAN_NAME} cannot be read ({why}). {REMEDY}") from None
 
 
 def refuse_difference(out: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -159,15 +183,19 @@ def find_record(out: Path, number: int) -> Record | None:
     """The record of a shard that is complete on disk; None if the shard must be made."""
     path = shard_path(out, number)
     try:
-        record = Record.from_json(path.with_suffix(".json").read_text())
-    except (OSError, ValueError, KeyError, TypeError):
+        record = Record.from_json(read_regular(path.with_suffix(".json"), MOST_LIST_BYTES, out))
+        shard = record.shard
+        if shard is None:
+            return record
+        files = (path.name, path.with_suffix(".npy").name)
+        is_whole = (
+            (shard.name, shard.index) == files
+            and len(record.names) == len(record.marks) == shard.count
+            and regular_size(out / shard.name, out) == shard.bytes
+            and regular_size(out / shard.index, out) > 0
+        )
+    except (OSError, ValueError):
         return None  # missing or damaged: the shard is made again
-    shard = record.shard
-    if shard is None:
-        return record
-    if not len(record.names) == len(record.marks) == shard.count:
-        return None
-    is_whole = path.is_file() and path.stat().st_size == shard.bytes and path.with_suffix(".npy").is_file()
     return record if is_whole else None
 
 

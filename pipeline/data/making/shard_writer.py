@@ -7,17 +7,20 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from pipeline.data.format.codecs import EXTENSIONS, Bytes
-from pipeline.data.format.manifest import INDEX_COLUMNS, Shard, file_sha256
+from pipeline.data.format.manifest import INDEX_COLUMNS, Shard, ShardEntry, file_sha256
 from pipeline.data.format.tar_writer import TarWriter
 from pipeline.data.making.convert import Converted, convert_image
 from pipeline.data.making.plan import Plan
+from pipeline.documents import Document, parse_json
 from pipeline.durable import replacing
 from pipeline.errors import DataError
+from pipeline.foreign_text import storable
 
 EXTENSION_OF = {encoding: extension for extension, encoding in reversed(EXTENSIONS.items())}
 
@@ -61,17 +64,26 @@ class Record:
         return json.dumps(content) + "\n"
 
     @staticmethod
-    def from_json(text: str) -> Record:
-        """Parse a record. Raises ValueError, KeyError or TypeError if the text is not one."""
-        content = json.loads(text)
-        shard = Shard(**content["shard"]) if content["shard"] else None
+    def from_json(text: bytes) -> Record:
+        """Parse a record. Raises ValueError if the text is not one."""
+        content = parse_json(text, _Document)
         return Record(
-            shard,
-            tuple(BadImage(*bad) for bad in content["bad"]),
-            tuple(content["names"]),
-            tuple(content["marks"]),
-            tuple(Copy(*copy) for copy in content["dropped"]),
+            content.shard.shard() if content.shard else None,
+            tuple(BadImage(*bad) for bad in content.bad),
+            content.names,
+            content.marks,
+            tuple(Copy(*copy) for copy in content.dropped),
         )
+
+
+class _Document(Document):
+    """The content of a record's file."""
+
+    shard: ShardEntry | None
+    bad: tuple[tuple[str, str], ...]
+    names: tuple[str, ...]
+    marks: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...]
+    dropped: tuple[tuple[str, str], ...]
 
 
 def shard_path(out: Path, number: int) -> Path:
@@ -100,7 +112,7 @@ def write_shard(
             if plan.chosen.classes:
                 tar.add(f"{key}.cls", b"%d" % label)
             rows.append(_row(converted.content, offset, label, plan))
-            names.append(plan.source.key(int(plan.chosen.positions[place])))
+            names.append(storable(plan.source.key(int(plan.chosen.positions[place]))))
             marks.append(mark_of(converted.pixels))
             advance(1)
         sha256 = tar.finish()
@@ -143,7 +155,7 @@ def _convert(plan: Plan, number: int, skip_bad: int, bad: list[BadImage]) -> Ite
         try:
             converted = convert_image(plan.source.read(position), plan.conversion)
         except DataError as error:
-            bad.append(BadImage(plan.source.key(position), str(error).rstrip(".")))
+            bad.append(BadImage(storable(plan.source.key(position)), str(error).rstrip(".")))
             if len(bad) > skip_bad:
                 raise too_many(plan.source.name, bad, skip_bad) from None
             continue

@@ -44,10 +44,20 @@ from pipeline.data.making.workers import Job, write_shards
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.foreign_text import printable
+from pipeline.regular_files import is_absent, open_regular
 from pipeline.wording import counted
 
 TRIED_IMAGES = 16
 LONGEST_TEXT = 10_000
+WITHOUT_HARD_LINKS = {
+    errno.EXDEV,
+    errno.EPERM,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EMLINK,
+    errno.ENOSYS,
+    errno.EINVAL,
+}
 
 
 def find_finished(out: Path, plan: Plan) -> Manifest | None:
@@ -56,7 +66,7 @@ def find_finished(out: Path, plan: Plan) -> Manifest | None:
     Raises ConfigError if `out` holds a damaged or a different set, or other files.
     """
     refuse_other_files(out)
-    if not (out / FILE_NAME).exists():
+    if is_absent(out / FILE_NAME):
         return None
     try:
         manifest = load_manifest(out)
@@ -138,11 +148,11 @@ def merge_parts(out: Path, others: list[Path]) -> Manifest:
     Raises DataError if shards are missing, and ConfigError if the parts follow different plans.
     """
     refuse_other_files(out)
-    if (out / FILE_NAME).exists():
+    if not is_absent(out / FILE_NAME):
         raise ConfigError(
             f"{out} is already a finished set, so there is nothing to merge. Give another directory to merge into."
         )
-    places = [out, *others] if (out / PLAN_NAME).exists() else others
+    places = [out, *others] if not is_absent(out / PLAN_NAME) else others
     if not places:
         raise DataError(
             f"{out} holds no parts of a set: it has no {PLAN_NAME}. Make them with `wgan shards make --part I/N`."
@@ -170,14 +180,22 @@ def _link_or_copy(path: Path, out: Path) -> None:
     target = out / path.name
     with storage_errors(target):
         target.unlink(missing_ok=True)
-        try:
-            os.link(path, target)
-            sync_directory(out)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                raise
-            with replacing(target, is_shared=True) as copy, path.open("rb") as file:
+        # In another directory, a copy of a link would lead to another file.
+        if path.is_symlink() or not _is_linked(path, target):
+            with replacing(target, is_shared=True) as copy, open_regular(path, within=path.parent) as file:
                 shutil.copyfileobj(file, copy, 1 << 22)
+
+
+def _is_linked(path: Path, target: Path) -> bool:
+    """Make `target` a second name of the file. Returns False if that is not possible between these places."""
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in WITHOUT_HARD_LINKS:
+            raise
+        return False
+    sync_directory(target.parent)
+    return True
 
 
 def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:

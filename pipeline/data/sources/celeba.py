@@ -9,8 +9,10 @@ from pipeline.data.sources import Source, Spec
 from pipeline.data.sources.folder import read_image_file
 from pipeline.data.sources.torchvision_sets import Files, open_with_torchvision
 from pipeline.errors import DataError
+from pipeline.regular_files import read_regular
 from pipeline.wording import counted
 
+LARGEST_FILE = 1 << 26
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 FILES = Files("CelebA", "celeba", (IMAGES, PARTITION))
 SPLITS = {"train": "0", "valid": "1", "test": "2"}
@@ -70,7 +72,7 @@ def _download(root: Path) -> None:
 
 
 def _open(folder: Path, split: str) -> CelebA:
-    lines = (folder / PARTITION).read_text(encoding="ascii").splitlines()
+    lines = read_regular(folder / PARTITION, LARGEST_FILE, within=folder).decode("ascii").splitlines()
     names = [name for name, number in map(_parse, lines) if split == ALL or number == SPLITS[split]]
     there = {file.name for file in (folder / IMAGES).iterdir()}
     missing = [name for name in names if name not in there]

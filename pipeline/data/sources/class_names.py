@@ -14,10 +14,13 @@ FILE_NAME = "classes.txt"
 LARGEST_FILE = 1 << 24
 
 
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """The names in a file. Raises DataError as `parse_class_names` does, and if the file cannot be read."""
+def read_class_names(path: Path, within: Path | None = None) -> tuple[str, ...]:
+    """The names in a file. Raises DataError as `parse_class_names` does, and if the file cannot be read.
+
+    `within` is the folder of the set that the file belongs to, out of which it must not lead.
+    """
     try:
-        content = read_regular(path, LARGEST_FILE)
+        content = read_regular(path, LARGEST_FILE, within)
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}). Write one class name per line, in UTF-8."

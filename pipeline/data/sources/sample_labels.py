@@ -20,6 +20,7 @@ from pipeline.data.sources.labels import Label, LabelChoice, Labels, to_classes
 from pipeline.data.sources.samples import Asked, Samples
 from pipeline.errors import DataError
 from pipeline.foreign_text import printable
+from pipeline.regular_files import is_absent
 from pipeline.wording import counted
 
 DATASET_JSON = "dataset.json"
@@ -62,8 +63,9 @@ def find_labels(place: Path, samples: Sequence[Samples], asked: Asked) -> FoundL
             classes = name_classes(path, names, found.classes)
             return replace(numbered, classes=classes, used=found.used | {CLASS_NAMES})
     beside = (place if place.is_dir() else place.parent) / CLASS_NAMES
-    if samples[0].members.container.kind == "tar" and beside.exists():
-        return replace(numbered, classes=name_classes(beside, read_class_names(beside), found.classes))
+    if samples[0].members.container.kind == "tar" and not is_absent(beside):
+        names = read_class_names(beside, within=beside.parent)
+        return replace(numbered, classes=name_classes(beside, names, found.classes))
     return numbered
 
 

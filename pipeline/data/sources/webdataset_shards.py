@@ -27,7 +27,7 @@ from pipeline.data.sources.samples import FILE_LABELS, Asked, asked_of, is_image
 from pipeline.data.sources.tar_files import list_tar
 from pipeline.documents import Document, parse_json
 from pipeline.errors import DataError
-from pipeline.regular_files import read_regular
+from pipeline.regular_files import is_absent, read_regular
 from pipeline.wording import counted
 
 LABELS = FILE_LABELS
@@ -96,7 +96,7 @@ def _list(folder: Path, asked: Asked, beside: Members, tars: Sequence[Members]) 
             f"{counted(len(listing.keys), 'image')}, so it is unclear which of them are meant. Give a folder with "
             "only tar files, or only images."
         )
-    if not listing.classes and asked.labels.kind == "auto" and (folder / CLASS_NAMES).exists():
+    if not listing.classes and asked.labels.kind == "auto" and not is_absent(folder / CLASS_NAMES):
         raise DataError(
             f"{folder / CLASS_NAMES} names classes, but no sample has a label. Remove it, add KEY.cls to all "
             "samples, or give --labels none."

@@ -13,24 +13,27 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline import stopping
-from pipeline.durable import replacing, storage_errors
+from pipeline.documents import Document, parse_json
+from pipeline.durable import make_directory_of, replacing
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.pixels import to_float
+from pipeline.regular_files import read_regular
+from pipeline.run.tensor_files import parse_tensors
 from pipeline.wording import counted
 
-FORMAT, OLDER_FORMATS = "wgan-classifier/2", ("wgan-classifier/1",)
-HIDDEN, WIDTH, MOST_WIDTH, SMALLEST_SIDE = 64, 32, 256, 8
+FORMAT = "wgan-classifier/2"
+MOST_BYTES = 1 << 30
+HIDDEN, WIDTH, MOST_WIDTH, SMALLEST_SIDE, LARGEST_SIDE = 64, 32, 256, 8, 4096
 SCALE_IMAGES = 5000
 BATCH, LEARNING_RATE = 128, 2e-3
 OUTLIER_WEIGHT, TILE = 0.3, 4
@@ -62,6 +65,25 @@ class About:
         """The recall of each class for which it is known."""
         known = zip(self.classes, self.recall, strict=False)
         return {name: recall for name, recall in known if recall is not None}
+
+
+class _Card(Document):
+    """The description in a classifier's file."""
+
+    format: Literal["wgan-classifier/2", "wgan-classifier/1"]
+    channels: Literal[1, 3]
+    height: int = Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)
+    width: int = Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)
+    classes: tuple[str, ...] = Field(min_length=1)
+    shards: str
+    epochs: int
+    seed: int
+    accuracy: float
+    recall: tuple[float | None, ...] = ()
+
+    def about(self) -> About:
+        """What it says, apart from its format."""
+        return About(**{name: value for name, value in self if name != "format"})
 
 
 class Classifier(nn.Module):
@@ -135,25 +157,24 @@ class ClassifierFeatures:
 
         Raises ConfigError if there is no such file, CheckpointError if it is not a classifier.
         """
-        if not path.is_file():
+        try:
+            content = read_regular(path, MOST_BYTES)
+            file = parse_tensors(content)
+            about = parse_json(file.metadata.get("card", ""), _Card).about()
+            # Sizes are compared before memory is allocated.
+            with torch.device("meta"):
+                network = _network(about)
+            weights = {name: tensor.clone().float() for name, tensor in file.tensors.items()}
+            network.load_state_dict(weights, assign=True)
+        except FileNotFoundError:
             raise ConfigError(
                 f"There is no classifier at {path}. Train one: `wgan features train SHARDS --out {path}`."
-            )
-        try:
-            content = path.read_bytes()
-            with safetensors.safe_open(path, framework="pt") as file:
-                card = json.loads((file.metadata() or {})["card"])
-            if card.pop("format") not in (FORMAT, *OLDER_FORMATS):
-                raise ValueError(f"its format is not {FORMAT}")
-            about = About(
-                **{**card, "classes": tuple(card["classes"]), "recall": tuple(card.get("recall", ()))}
-            )
-            network = _network(about)
-            network.load_state_dict(safetensors.torch.load(content))
-        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            ) from None
+        except (OSError, RuntimeError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
             raise CheckpointError(
-                f"{path} is not a classifier made by `wgan features train` ({str(error).splitlines()[0]}). Train it "
-                "again, or name another file."
+                f"{path} is not a classifier made by `wgan features train` ({why}). Train it again, or name another "
+                "file."
             ) from None
         return cls(network.eval().to(device), about, f"classifier {hashlib.sha256(content).hexdigest()[:8]}")
 
@@ -272,8 +293,7 @@ def save(network: Classifier, about: About, path: Path) -> None:
     """Write the weights, and `about` as metadata, to a safetensors file. Raises StorageError."""
     card: dict[str, Any] = {"format": FORMAT, **asdict(about)}
     tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory_of(path)
     with replacing(path) as file:
         file.write(safetensors.torch.save(tensors, metadata={"card": json.dumps(card)}))
 

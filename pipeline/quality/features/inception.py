@@ -20,8 +20,9 @@ from torch import Tensor
 
 from pipeline.durable import advice
 from pipeline.errors import CheckpointError, ConfigError, DataError
+from pipeline.regular_files import read_regular
 
-BATCH = 50
+BATCH, MOST_BYTES = 50, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class InceptionFeatures:
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a file by their names, and its SHA-256."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, MOST_BYTES)
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror or error}. Name a file with the weights of the Inception network."
