@@ -83,7 +83,7 @@ def render(run: Path) -> str:
     quality = summarise_quality(records, own)
     checkpoints = list_checkpoints(directory.checkpoints)
     config, config_mistake = _read_config(directory)
-    environment = directory.read_environment()
+    environment, environment_mistake = directory.read_environment()
     return _template().render(
         name=run.resolve().name,
         ending=ending,
@@ -103,6 +103,7 @@ def render(run: Path) -> str:
                 environment.model_dump(exclude_unset=True) if environment else {}
             ).items()
         ],
+        environment_mistake=environment_mistake,
         data=describe_data(config, checkpoints),
         commands=commands_again(run, config, environment),
         checkpoints=[saved for checkpoint in checkpoints if (saved := _saved(checkpoint)) is not None],

@@ -199,12 +199,16 @@ class RunDirectory:
                 return False
         return True
 
-    def read_environment(self) -> Environment | None:
-        """What environment.json holds; None if the file is absent or has other content."""
+    def read_environment(self) -> tuple[Environment | None, str]:
+        """What environment.json holds, or None and why that is not known."""
         try:
-            return parse_json(read_regular(self.environment, MOST_NOTE_BYTES), Environment)
-        except (OSError, ValueError):
-            return None
+            return parse_json(read_regular(self.environment, MOST_NOTE_BYTES), Environment), ""
+        except FileNotFoundError:
+            return None, "There is no environment.json, because training has not begun."
+        except OSError as error:
+            return None, f"environment.json cannot be read: {error.strerror}."
+        except ValueError as error:
+            return None, f"environment.json is not as training wrote it: {error}."
 
     def ending(self) -> tuple[Ending, Note] | None:
         """The note of how the run stopped; None if it has left none. One that cannot be read is empty."""

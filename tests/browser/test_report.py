@@ -130,7 +130,7 @@ def test_nothing_in_a_run_becomes_a_script(watched: Watched, trained: Path, tmp_
     shutil.copytree(trained, run)
     (run / "DONE").write_text(json.dumps({"reason": SCRIPT, "exit_code": 0, "time": SCRIPT}))
     (run / "config.yaml").write_text((run / "config.yaml").read_text() + f"# {SCRIPT}\n")
-    (run / "environment.json").write_text(json.dumps({SCRIPT: SCRIPT, "revision": SCRIPT}))
+    (run / "environment.json").write_text(json.dumps({SCRIPT: SCRIPT, "revision": "0" * 40}))
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 20, f"quality/{SCRIPT}": 1.0}) + "\n")
     (run / "alarms.jsonl").write_text(json.dumps({"step": 20, "name": SCRIPT, "text": SCRIPT}) + "\n")

@@ -184,6 +184,7 @@ def test_one_save_that_fails_is_only_a_warning(ranks: Ranks, config: str, small_
     assert "No space left on device" in run.log(0)
 
 
+@pytest.mark.slow
 def test_a_read_only_directory_is_named(ranks: Ranks, config: str, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     run = ranks.start(2, [config, f"run_root={small_disk}", "runtime.timeout_seconds=5"])

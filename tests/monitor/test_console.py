@@ -36,11 +36,13 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
         monkeypatch.setattr(sys, "stderr", stream)
 
         def read() -> list[str]:
+            # A terminal passes on what was written bit by bit, so a mark shows where it ends.
+            stream.write("\0")
             stream.flush()
             content = b""
-            while not content.endswith(b"\n"):
+            while not content.endswith(b"\0"):
                 content += opened[0].read(1 << 16)
-            return content.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+            return content[:-1].decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
 
         return read
 

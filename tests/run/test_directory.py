@@ -213,7 +213,7 @@ def test_a_note_that_is_no_file_or_no_json_is_empty(tmp_path: Path) -> None:
     assert run.ending() == ("FAILED", Note(reason="x", exit_code=5, time="now"))
 
 
-def test_an_environment_of_other_content_counts_as_absent(tmp_path: Path) -> None:
+def test_an_environment_of_other_content_is_not_used_and_says_why(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     for text in (
         "{",
@@ -223,12 +223,15 @@ def test_an_environment_of_other_content_counts_as_absent(tmp_path: Path) -> Non
         '{"setup": {"world_size": 0}}',
     ):
         run.environment.write_text(text)
-        assert run.read_environment() is None, text
+        found, mistake = run.read_environment()
+        assert found is None, text
+        assert mistake.startswith("environment.json is not as training wrote it: "), text
     run.environment.write_text(
         '{"python": "3.12", "setup": {"world_size": 2, "threads": 3}, "revision": "c0ffee"}'
     )
-    found = run.read_environment()
+    found, mistake = run.read_environment()
     assert found is not None
+    assert not mistake
     assert (found.revision, found.setup.world_size) == ("c0ffee", 2)
 
 

@@ -47,7 +47,9 @@ def three(tmp_path: Path) -> Iterator[tuple[RemoteFiles, Path, dict[str, str]]]:
     manifest, digests = files_of(dict.fromkeys(("a.tar", "b.tar", "c.tar"), 1000), tmp_path / "root")
     with chaos(tmp_path / "root") as server:
         place = tmp_path / "cache"
-        files = RemoteFiles(server.url, manifest, options(place, capacity_gb=2.1e-6, deadline_seconds=1.0))
+        files = RemoteFiles(
+            server.url, manifest, options(place, capacity_gb=2.1e-6, deadline_seconds=2, stall_seconds=30)
+        )
         yield files, place, digests
         files.close()
 
@@ -258,7 +260,7 @@ def test_a_lock_that_is_never_released_ends_the_wait_at_the_deadline(three: Thre
     with (place / ".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(
-            DataError, match=r"a\.tar was not complete after 1 s of waiting for this or another process"
+            DataError, match=r"a\.tar was not complete after 2 s of waiting for this or another process"
         ):
             files.open("a.tar")
 

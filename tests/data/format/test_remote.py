@@ -49,6 +49,7 @@ def assert_equal_to_local(remote: ShardSet, local: Path) -> None:
         remote.files.close()
 
 
+@pytest.mark.slow
 def test_no_failure_of_the_server_changes_a_sample(shards: Path, tmp_path: Path) -> None:
     with chaos(shards.parent, rate=0.4, seed=2) as server:
         assert_equal_to_local(open_remote(f"{server.url}/set/", tmp_path), shards)
