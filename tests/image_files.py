@@ -37,6 +37,13 @@ def png_of_claimed_size(width: int, height: int, depth: int, colour: int, rows: 
     return PNG_START + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
+def png_with_pixels(side: int, pixels: bytes) -> bytes:
+    """A grey PNG whose checksums are right, and whose pixels are these bytes, compressed."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, body) for kind, body in parts)
+
+
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:
     """A PNG with further chunks after its header."""
     return png[:33] + b"".join(chunks) + png[33:]
@@ -50,6 +57,19 @@ def jpeg_segment(marker: int, body: bytes) -> bytes:
 def with_segments(jpeg: bytes, *segments: bytes) -> bytes:
     """A JPEG with further segments before all others."""
     return jpeg[:2] + b"".join(segments) + jpeg[2:]
+
+
+def damaged_in_the_middle(jpeg: bytes) -> bytes:
+    """The JPEG with 30 bytes of its pixels overwritten."""
+    middle = len(jpeg) // 2
+    return jpeg[:middle] + bytes(30) + jpeg[middle + 30 :]
+
+
+def with_subsampling(jpeg: bytes, *factors: int) -> bytes:
+    """The JPEG with other factors of its three colours in its header, such as 0x41."""
+    content, frame = bytearray(jpeg), jpeg.index(b"\xff\xc0")
+    content[frame + 11 : frame + 18 : 3] = bytes(factors)
+    return bytes(content)
 
 
 def with_scans(times: int, size: tuple[int, int] = (16, 16)) -> bytes:

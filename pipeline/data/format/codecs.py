@@ -24,8 +24,8 @@ import simplejpeg
 
 from pipeline.data.format.boundary import reason
 from pipeline.data.format.picture_files import jpeg, png
-from pipeline.data.format.picture_files.parts import DamageError, PictureFile
-from pipeline.errors import DataError
+from pipeline.data.format.picture_files.parts import PictureFile
+from pipeline.errors import DataError, PipelineError
 from pipeline.wording import counted
 
 Encoding = Literal["png", "jpeg", "raw"]
@@ -89,8 +89,10 @@ def decode_as(header: Header, content: bytes) -> Bytes:
 def _decode(pixels: Bytes, encoded: Bytes, encoding: Encoding) -> None:
     try:
         _DECODERS[encoding](pixels, encoded)
-    except DamageError as error:
-        raise DataError(f"a damaged {encoding.upper()}: {error}") from None
+    except PipelineError:
+        raise
+    except Exception as error:  # of a decoder: it may be any
+        raise DataError(f"a damaged {encoding.upper()}: {reason(error)}") from error
 
 
 def _decode_png(pixels: Bytes, encoded: Bytes) -> None:
@@ -100,10 +102,7 @@ def _decode_png(pixels: Bytes, encoded: Bytes) -> None:
     view = encoded.data
     bare = png.only_pixels(view, png.CRITICAL)
     stored = encoded if bare is view else np.frombuffer(bare, dtype=np.uint8)
-    try:
-        found = cv2.imdecode(stored, colours | cv2.IMREAD_IGNORE_ORIENTATION)
-    except Exception as error:
-        raise DamageError(reason(error)) from None
+    found = cv2.imdecode(stored, colours | cv2.IMREAD_IGNORE_ORIENTATION)
     if found is None:
         raise DataError("a damaged PNG")
     pixels[:] = found.reshape(pixels.shape)
@@ -114,11 +113,8 @@ def _decode_jpeg(pixels: Bytes, encoded: Bytes) -> None:
     if not jpeg.is_quick(len(encoded), size):
         jpeg.check_scans(encoded.tobytes(), size)
     grey = pixels.shape[2] == 1
-    try:
-        # The result is written to `buffer`.
-        simplejpeg.decode_jpeg(encoded, colorspace="GRAY" if grey else "RGB", buffer=pixels)
-    except Exception as error:
-        raise DamageError(reason(error)) from None
+    # The result is written to `buffer`.
+    simplejpeg.decode_jpeg(encoded, colorspace="GRAY" if grey else "RGB", buffer=pixels)
 
 
 def _decode_raw(pixels: Bytes, encoded: Bytes) -> None:
@@ -196,6 +192,6 @@ def read_jpeg_header(encoded: Bytes) -> Header | None:
     """The header of a JPEG; None unless it is a JPEG in grey or YCbCr."""
     try:
         height, width, kind, _ = simplejpeg.decode_jpeg_header(encoded)
-    except (ValueError, KeyError):  # KeyError for a subsampling that it does not know
+    except Exception:  # of the decoder, for example KeyError for a subsampling that it does not know
         return None
     return Header("jpeg", (height, width, JPEG_CHANNELS[kind])) if kind in JPEG_CHANNELS else None

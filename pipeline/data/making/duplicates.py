@@ -18,6 +18,7 @@ import numpy as np
 from pipeline import stopping
 from pipeline.data.format.codecs import Encoding, Shape, decode_into
 from pipeline.data.format.manifest import Index, Shard, load_index
+from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.tar_writer import TarWriter
 from pipeline.data.making.shard_writer import Copy, Record, finish_shard, shard_path, write_record
 from pipeline.data.sources.tar_files import list_tar
@@ -39,11 +40,12 @@ def find_copies(out: Path, records: Sequence[Record], shape: Shape, encoding: En
     """
     first: dict[bytes, Place] = {}
     copies: dict[Place, Place] = {}
-    for number, rows in _with_equal_marks(records).items():
-        for row, digest in _pixel_digests(out, records[number], rows, shape, encoding):
-            place = Place(number, row)
-            if (original := first.setdefault(digest, place)) != place:
-                copies[place] = original
+    with hidden_native_output():
+        for number, rows in _with_equal_marks(records).items():
+            for row, digest in _pixel_digests(out, records[number], rows, shape, encoding):
+                place = Place(number, row)
+                if (original := first.setdefault(digest, place)) != place:
+                    copies[place] = original
     return copies
 
 

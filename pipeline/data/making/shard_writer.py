@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pipeline.data.format.codecs import EXTENSIONS, Bytes
 from pipeline.data.format.manifest import INDEX_COLUMNS, Shard, ShardEntry, file_sha256
+from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.tar_writer import TarWriter
 from pipeline.data.making.convert import Converted, convert_image
 from pipeline.data.making.plan import Plan
@@ -103,7 +104,7 @@ def write_shard(
     bad: list[BadImage] = []
     rows, names, marks = [], [], []
     # Shared: workers of a killed process may still be writing the same files.
-    with replacing(path, is_shared=True) as file:
+    with replacing(path, is_shared=True) as file, hidden_native_output():
         tar = TarWriter(file)
         for place, converted in _convert(plan, number, skip_bad, bad):
             label = int(plan.chosen.labels[place])

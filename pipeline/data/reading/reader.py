@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.data.format.codecs import Bytes, decode_into
 from pipeline.data.format.manifest import INDEX_COLUMNS, Index
 from pipeline.data.format.mapped_file import MappedFile
+from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.reading.order import Ids
 from pipeline.errors import DataError
@@ -73,14 +74,16 @@ class ShardReader:
         Raises DataError, which names the sample, if one is damaged.
         """
         images = np.empty((len(ids), *self.manifest.resolution, self.manifest.channels), dtype=np.uint8)
-        for number, rows, places in self._by_shard(ids):
-            try:
-                self._read_shard(images, number, rows, places)
-            except DataError:
-                # The shard may be a copy that has changed, on the disk of this machine.
-                if not self._renew(number):
-                    raise
-                self._read_shard(images, number, rows, places)
+        # Once for the whole batch: libpng complains about pixels whose checksums are right.
+        with hidden_native_output():
+            for number, rows, places in self._by_shard(ids):
+                try:
+                    self._read_shard(images, number, rows, places)
+                except DataError:
+                    # The shard may be a copy that has changed, on the disk of this machine.
+                    if not self._renew(number):
+                        raise
+                    self._read_shard(images, number, rows, places)
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def labels(self, ids: Ids) -> Tensor:

@@ -64,11 +64,7 @@ def open_source(spec: Spec) -> Source:
 def _download(root: Path) -> None:
     from torchvision.datasets import CelebA as Downloaded
 
-    try:
-        Downloaded(root, split=ALL, download=True)
-    # The download tool has its own errors without a common base, for example if the download quota is used up.
-    except Exception as error:
-        raise RuntimeError(str(error) or type(error).__name__) from None
+    Downloaded(root, split=ALL, download=True)
 
 
 def _open(folder: Path, split: str) -> CelebA:

@@ -16,8 +16,8 @@
 The image is turned as its metadata say. Of animated files, the first frame is used.
 
 Which decoder reads a file depends only on its content, so a file has one verdict and the same pixels at every size:
-JPEG and 8-bit PNG are decoded as in training, PNM by `pnm`, and all others by Pillow, which sees only what it needs for
-the pixels.
+JPEG of all colours and 8-bit PNG are decoded as in training, PNM by `pnm`, and all others by Pillow, which sees only
+what it needs for the pixels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from pipeline.data.format.boundary import decoding
+from pipeline.data.format.boundary import decoding, reason
 from pipeline.data.format.codecs import Bytes, decode_as, read_header
 from pipeline.data.format.native_output import caught_native_output
 from pipeline.data.format.picture_files import jpeg, png, pnm, read_picture_file, tiff
@@ -108,7 +108,7 @@ def _decode(content: bytes, picture: PictureFile, background: Colour) -> Image.I
         case "TIFF":
             return _decode_tiff(content, picture, background)
         case "JPEG":
-            return _decode_rare_jpeg(jpeg.only_pixels(content), picture, background)
+            return _decode_rare_jpeg(jpeg.only_pixels(content), picture)
         case _:
             return _decode_with_pillow(content, picture, background)
 
@@ -137,25 +137,37 @@ def _decode_tiff(content: bytes, picture: PictureFile, background: Colour) -> Im
     return image
 
 
-def _decode_rare_jpeg(content: bytes, picture: PictureFile, background: Colour) -> Image.Image:
-    """A JPEG in the colours of print, with a rare subsampling, or whose metadata alone are damaged."""
+def _decode_rare_jpeg(content: bytes, picture: PictureFile) -> Image.Image:
+    """A JPEG in the colours of print or in plain RGB, with a rare subsampling, or whose metadata alone are damaged.
+
+    Not decoded by Pillow, which fills what is damaged with grey and does not say so.
+    """
     stored = decode_stored(content, picture)
     if stored is not None:
         return image_of(stored)
-    return _decode_cmyk(content) or _decode_with_pillow(content, picture, background)
-
-
-def _decode_cmyk(content: bytes) -> Image.Image | None:
-    """A JPEG in the colours of print, whose values Adobe's programs store inverted, as all others expect by now."""
-    try:
-        _, _, colours, _ = simplejpeg.decode_jpeg_header(content)
-    except (ValueError, KeyError):  # a rare subsampling, which Pillow can decode
-        return None
-    if colours not in ("CMYK", "YCCK"):
-        return None
+    colours = _colours_of(content)
     with decoding():
+        if colours not in ("CMYK", "YCCK"):
+            return image_of(simplejpeg.decode_jpeg(content, colorspace="RGB"))
+        # Adobe's programs store these values inverted, as all others expect by now.
         inverted = simplejpeg.decode_jpeg(content, colorspace="CMYK")
     return Image.fromarray(255 - inverted, "CMYK").convert("RGB")
+
+
+def _colours_of(content: bytes) -> str:
+    """The colours that the header of a JPEG names; "" if it has a subsampling without a name."""
+    try:
+        colours: str = simplejpeg.decode_jpeg_header(content)[2]
+    except KeyError:
+        return ""
+    except ValueError as error:
+        if "subsampling" not in str(error):
+            raise DamageError(reason(error)) from None
+        raise DataError(
+            "it is a JPEG whose colours are stored in an unusual size (chroma subsampling), so that damage could not "
+            "be told; convert it to an ordinary JPEG"
+        ) from None
+    return colours
 
 
 def _check_mode(image: ImageFile.ImageFile) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TypeVar
 
+from pipeline.data.format.boundary import reason
 from pipeline.data.sources import Spec
-from pipeline.errors import DataError
+from pipeline.errors import DataError, PipelineError
 
 T = TypeVar("T")
 
@@ -26,18 +26,19 @@ class Files:
 def open_with_torchvision(spec: Spec, files: Files, read: Callable[[Path, bool], T]) -> T:
     """Return `read(root, download)` with `spec.root`; without a root, download once into the user's cache.
 
-    Raises DataError if the files are missing or damaged or if the download fails.
+    Raises DataError, which names the set, if the files are missing or damaged or if the download fails.
     """
     root = spec.root or Path.home() / ".cache" / "wgan-pipeline"
     download = spec.root is None
     try:
         return read(root, download)
-    except (RuntimeError, AssertionError, ValueError, KeyError, OSError, EOFError, UnpicklingError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(_explain(files, root / files.folder, download, reason)) from None
+    except PipelineError:
+        raise
+    except Exception as error:  # torchvision, its download tools and pickle raise nearly anything
+        raise DataError(_explain(files, root / files.folder, download, reason(error))) from error
 
 
-def _explain(files: Files, folder: Path, download: bool, reason: str) -> str:
+def _explain(files: Files, folder: Path, download: bool, why: str) -> str:
     title, listed = files.title, ", ".join(files.names)
     try:
         are_there = all((folder / name).exists() for name in files.names)
@@ -46,10 +47,10 @@ def _explain(files: Files, folder: Path, download: bool, reason: str) -> str:
             f"{folder} cannot be read: {error.strerror}. Check its permissions, or give another --root DIR."
         )
     if are_there:
-        return f"The {title} files in {folder} are damaged ({reason}). Remove them, and copy or download them again."
+        return f"The {title} files in {folder} are damaged ({why}). Remove them, and copy or download them again."
     if download:
         return (
-            f"{title} cannot be downloaded to {folder} ({reason}). Without network access, copy its files ({listed}) "
+            f"{title} cannot be downloaded to {folder} ({why}). Without network access, copy its files ({listed}) "
             f"from another machine to DIR/{files.folder} and give --root DIR."
         )
     return (

@@ -24,6 +24,7 @@ from PIL import Image
 from pipeline.data.format.manifest import Manifest, Shard, load_index
 from pipeline.errors import DataError
 from tests import shards
+from tests.image_files import png_with_pixels
 from tests.shards import Given
 
 
@@ -113,6 +114,36 @@ def test_an_image_that_differs_from_the_manifest_is_refused(
     with pytest.raises(DataError, match=r"Sample 0 of .*000000\.tar") as caught:
         reader.read(np.array([0]))
     assert found in str(caught.value)
+
+
+ROWS_OF_8 = bytes(9) * 8
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_libpng_prints_stays_off_the_console(
+    tmp_path: Path, threads: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest = make(tmp_path, random_images(4, 1))
+    sound = place_in_shard(tmp_path, manifest, png_with_pixels(8, ROWS_OF_8 + bytes(99)))
+    reader = shards.reader(tmp_path, sound)
+    with ThreadPoolExecutor(threads) as pool:
+        assert all(images.sum() == 0 for images in pool.map(reader.read, [np.array([0])] * 6))
+    cut = place_in_shard(tmp_path, manifest, png_with_pixels(8, ROWS_OF_8[:30]))
+    with pytest.raises(DataError, match=r"Sample 0 of .*000000\.tar is damaged: a damaged PNG"):
+        shards.reader(tmp_path, cut).read(np.array([0]))
+    assert capfd.readouterr().err == ""
+
+
+def test_whatever_a_decoder_raises_names_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*words: object) -> None:
+        raise MemoryError
+
+    reader = shards.reader(tmp_path, make(tmp_path, random_images(4, 1)))
+    monkeypatch.setattr("cv2.imdecode", fail)
+    with pytest.raises(
+        DataError, match=r"Sample 2 of .*a damaged PNG: it asks for more memory than there is"
+    ):
+        reader.read(np.array([2]))
 
 
 def test_a_missing_or_empty_shard_is_named(tmp_path: Path) -> None:

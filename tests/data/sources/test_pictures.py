@@ -8,7 +8,13 @@ from PIL import Image
 
 from pipeline.data.sources.pictures import decode_picture
 from pipeline.errors import DataError
-from tests.image_files import encoded, noise, png_of_claimed_size
+from tests.image_files import (
+    damaged_in_the_middle,
+    encoded,
+    noise,
+    png_of_claimed_size,
+    with_subsampling,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +51,28 @@ def test_a_cmyk_jpeg_becomes_its_rgb_colours() -> None:
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     pixel = np.asarray(decode_picture(encoded(red, "JPEG", quality=100)))[4, 4]
     assert np.abs(pixel.astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_a_jpeg_of_plain_rgb_keeps_its_colours() -> None:
+    content = encoded(Image.new("RGB", (8, 8), (200, 100, 50)), "JPEG", quality=100, keep_rgb=True)
+    pixel = np.asarray(decode_picture(content))[4, 4]
+    assert np.abs(pixel.astype(int) - [200, 100, 50]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("RGB", {}), ("L", {}), ("CMYK", {}), ("CMYK", {"progressive": True}), ("RGB", {"keep_rgb": True})],
+)
+def test_a_jpeg_damaged_in_the_middle_is_refused_in_any_colours(mode: str, options: dict[str, bool]) -> None:
+    image = Image.fromarray(noise(64, 64, len(Image.new(mode, (1, 1)).getbands())).squeeze(), mode)
+    with pytest.raises(DataError, match=r"it is (a )?damaged"):
+        decode_picture(damaged_in_the_middle(encoded(image, "JPEG", **options)))
+
+
+def test_a_jpeg_whose_damage_no_decoder_would_tell_is_refused() -> None:
+    content = encoded(Image.fromarray(noise(32, 32, 3)), "JPEG", subsampling=0)
+    with pytest.raises(DataError, match=r"colours are stored in an unusual size .* convert it"):
+        decode_picture(with_subsampling(content, 0x31, 0x11, 0x11))
 
 
 def test_the_rotation_in_exif_is_applied() -> None:

@@ -77,6 +77,23 @@ def test_truncated_mnist_files_are_reported_as_damaged(tmp_path: Path) -> None:
             open_source(Spec("mnist", tmp_path))
 
 
+class UnheardOfError(Exception):
+    """Of no kind that anybody expects."""
+
+
+@pytest.mark.parametrize("error", [UnheardOfError("oh no"), MemoryError(), IndexError("7"), TypeError("x")])
+def test_whatever_torchvision_raises_names_the_set(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*words: object, **options: object) -> None:
+        raise error
+
+    put_mnist(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.MNIST.__init__", fail)
+    with pytest.raises(DataError, match=r"The MNIST files in .* are damaged \(.+\)\. Remove them"):
+        open_source(Spec("mnist", tmp_path))
+
+
 def test_labels_that_do_not_fit_the_images_are_refused(tmp_path: Path) -> None:
     put_idx(tmp_path / "MNIST" / "raw", "train", np.zeros((2, 28, 28), np.uint8), (0, 1, 2))
     put_idx(tmp_path / "MNIST" / "raw", "t10k", np.zeros((2, 28, 28), np.uint8), (0, 10))
