@@ -12,6 +12,7 @@ from typing import NoReturn
 from pipeline import stopping, unread_output
 from pipeline.errors import Interrupted, PipelineError
 from pipeline.ranks.speaker import tell_untold
+from pipeline.stderr import say_defect
 
 # Nothing above takes long to import: until `main` listens to signals, they end the process in their own way.
 
@@ -33,6 +34,8 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code (pipeline.errors lists them)."""
+    if arguments is None:
+        sys.excepthook = say_defect
     words = list(sys.argv[1:] if arguments is None else arguments)
     with stopping.listening(words[:1] == ["train"], ends_process=arguments is None, last_words=tell_untold):
         return unread_output.exit_code_of(partial(_run, words))

@@ -90,7 +90,9 @@ def parse_config(
         config = _repaired(content, error, kind)
     mistakes += contradictions(config)
     if mistakes:
-        raise ConfigError("\n  ".join([f"{origin}: {counted(len(mistakes), 'mistake')}", *mistakes]))
+        raise ConfigError(
+            f"{origin}: {counted(len(mistakes), 'mistake')}", *(f"  {mistake}" for mistake in mistakes)
+        )
     return config
 
 

@@ -6,22 +6,26 @@ means a defect of the program.
 
 from __future__ import annotations
 
-from pipeline.foreign_text import printable_lines, without_secrets
+from pipeline.foreign_text import safe_lines
 
 
 class PipelineError(Exception):
     """A failure that the user can act on. `exit_code` is the exit code of the process.
 
     A message may hold names and texts from outside, so it loses control characters and the secrets of URLs here, before
-    it reaches a console, another rank, or the note in a run's directory.
+    it reaches a console, another rank, or the note in a run's directory. A message of several lines is given as several
+    arguments: a newline in one of them can only come from outside, and is escaped too.
     """
 
     exit_code: int = 1
     is_told: bool = False
     """Whether the user was told of this error, or of the one on another rank that caused it"""
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(printable_lines(without_secrets(message)))
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*safe_lines(lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class ConfigError(PipelineError):

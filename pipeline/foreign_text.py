@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 LONGEST_NAME, LONGEST_MESSAGE = 200, 20_000
 
-_URL = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s'\"<>]+)", re.IGNORECASE)
+_URL = re.compile(r"\b([a-z][a-z0-9+.-]*)://([^\s'\"<>]+)", re.IGNORECASE)
+_HOST = re.compile(r"(\[[0-9a-f:.]*\]|[^:]*)(:\d{0,5})?", re.IGNORECASE)
 _SECRET = re.compile(
     r"\b(authorization|bearer|[\w-]*(?:token|password|passwd|secret|signature|credential|api-?_?key|access-?_?key)[\w-]*)"
     r"(\s*[=:]\s*|\s+)(?:(?:basic|bearer)\s+)?[^\s&,;'\"]{4,}",
@@ -32,6 +34,14 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def safe_lines(lines: Iterable[str], limit: int = LONGEST_MESSAGE) -> list[str]:
+    """Lines for a console: each is `printable`, and its URLs have lost their secrets.
+
+    They come one by one, because in one text a newline of a name could not be told from those between lines.
+    """
+    return [printable(without_secrets(line), limit) for line in lines]
+
+
 def shortened(text: str, limit: int) -> str:
     """The text, without its middle if it has more than `limit` characters."""
     if len(text) <= limit:
@@ -42,7 +52,7 @@ def shortened(text: str, limit: int) -> str:
 
 def without_secrets(text: str) -> str:
     """The text with its URLs reduced to host and path: no user, password, query or fragment, which can be secrets."""
-    return _URL.sub(lambda match: match[1] + _bare(match[2]), text)
+    return _URL.sub(lambda match: f"{match[1]}://{_bare(match[1].lower(), match[2])}", text)
 
 
 def without_credentials(text: str) -> str:
@@ -50,12 +60,26 @@ def without_credentials(text: str) -> str:
     return _SECRET.sub(lambda match: f"{match[1]}{match[2]}(removed)", without_secrets(text))
 
 
-def _bare(rest: str) -> str:
+def _bare(scheme: str, rest: str) -> str:
     """The part of a URL after `://`, as host and path."""
+    # After hf://, what follows @ is a revision.
+    if scheme != "hf" or ":" in rest.partition("@")[0]:
+        rest = _without_user(rest)
     address = re.split(r"[?#]", rest, maxsplit=1)[0]
-    host, slash, path = address.partition("/")
     removed = "?(removed)" if len(address) < len(rest) else ""
-    return host.rpartition("@")[2] + slash + path + removed
+    return address + removed
+
+
+def _without_user(rest: str) -> str:
+    """The part of a URL after `://` without a user and a password. Those may hold any sign, also / and ?."""
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in host:
+        return rest[host.rindex("@") + 1 :]
+    if _HOST.fullmatch(host):
+        return rest
+    # What looks like a port is the beginning of a password. Without an @ after it, it is unknown where that ends.
+    _, at, after = rest.rpartition("@")
+    return after if at else "(removed)"
 
 
 def _escaped(line: str) -> str:

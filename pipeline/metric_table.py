@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import ConfigError
+from pipeline.foreign_text import printable
 from pipeline.plugins import METRIC, is_import_path, load_plugin
 
 TAG_PREFIX = "quality/"
@@ -238,7 +239,8 @@ def metric_of_tag(tag: str, own: MetricsByTag = NO_PLUGINS) -> Metric | None:
 def title_of_tag(tag: str, own: MetricsByTag = NO_PLUGINS) -> str:
     """The title of a panel for this curve: "Frechet distance (fid_pixels2)"; the tag itself if it has no metric."""
     metric = metric_of_tag(tag, own)
-    return f"{metric.title} ({tag.removeprefix(TAG_PREFIX)})" if metric else tag
+    name = printable(tag)
+    return f"{metric.title} ({name.removeprefix(TAG_PREFIX)})" if metric else name
 
 
 def direction_of_tag(tag: str, own: MetricsByTag = NO_PLUGINS) -> str:

@@ -29,7 +29,9 @@ from pipeline.errors import (
     StopRequested,
     StorageError,
 )
+from pipeline.foreign_text import printable_lines, without_credentials
 from pipeline.ranks.speaker import has_launcher, tell, tell_untold
+from pipeline.stderr import say_defect
 
 if TYPE_CHECKING:
     from pipeline.options import Config
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the arguments say. Returns the exit code (pipeline.errors lists them)."""
+    if arguments is None:
+        sys.excepthook = say_defect
     with stopping.listening(saves=True, ends_process=arguments is None, last_words=tell_untold):
         return _main(arguments)
 
@@ -187,7 +191,7 @@ def _noting_failure(directory: RunDirectory, tell: Callable[[PipelineError], Non
             _note_failure(directory, tell, error)
             raise
         except Exception as error:
-            _mark_failed(directory, repr(error), 1)
+            _mark_failed(directory, printable_lines(without_credentials(repr(error))), 1)
             raise
 
 
@@ -249,7 +253,7 @@ def _train_ranks(run: RunContext) -> TrainingResult:
                 start.checkpoint, run, trainer.state, trainer.observer.recorder, trainer.observer.best
             )
             trainer.unwatched = restore_unwatched(start.checkpoint, run)
-        run.say(describe_setup(run, trainer.state, start.checkpoint))
+        run.say(*describe_setup(run, trainer.state, start.checkpoint))
         if start.profile_window is not None:
             profiler = StepProfiler(run, trainer.loader.image_shape, start.profile_window)
             trainer.after_step = stack.enter_context(profiler).after_step
@@ -263,7 +267,7 @@ def _train_ranks(run: RunContext) -> TrainingResult:
     if run.runtime.is_main:
         if run.config.monitor.plots:
             _draw_pictures(run.directory)
-        run.say(f"{ending}\n{describe_results(run.directory)}")
+        run.say(ending, *describe_results(run.directory))
     return _result(run, ending, step)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from pipeline.errors import DataError
@@ -35,6 +37,13 @@ def test_a_long_text_loses_its_middle() -> None:
         ("https://user:pw@host/a.tar", "https://host/a.tar"),
         ("https://b.s3.test/a?X-Amz-Signature=abc&x=1 failed", "https://b.s3.test/a?(removed) failed"),
         ("s3://key@bucket/x#y", "s3://bucket/x?(removed)"),
+        ("s3://AKIA:ab/cd+ef@bucket/x failed", "s3://bucket/x failed"),
+        ("https://user:p?w@host/x", "https://host/x"),
+        ("https://user:pw, and more", "https://(removed) and more"),
+        ("http://[::1]:80/a http://h:80/x@y", "http://[::1]:80/a http://h:80/x@y"),
+        ("hf://datasets/a/b@main/x", "hf://datasets/a/b@main/x"),
+        ("hf://gpt2@main/x", "hf://gpt2@main/x"),
+        ("hf://me:token@datasets/a", "hf://datasets/a"),
     ],
 )
 def test_urls_lose_what_can_be_secret(text: str, shown: str) -> None:
@@ -49,5 +58,6 @@ def test_what_servers_say_loses_credentials(text: str) -> None:
 
 
 def test_an_error_loses_escapes_and_secrets_but_keeps_its_lines() -> None:
-    error = DataError("https://u:p@h/x\n  \x1b[31mred")
-    assert str(error) == "https://h/x\n  \\x1b[31mred"
+    error = DataError("https://u:p@h/x", "  \x1b[31mred\nerror (exit 0): fine")
+    assert str(error) == "https://h/x\n  \\x1b[31mred\\nerror (exit 0): fine"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error), "as processes pass them on"

@@ -37,7 +37,7 @@ def open_trainer(config: Config, runtime: Runtime, place: Path) -> Iterator[Trai
     directory = RunDirectory(place)
     with directory if runtime.is_main else nullcontext(), stopping.listening(saves=True):
         shards = open_shards(config.data)
-        context = RunContext(config, shards, directory, runtime, output=lambda text: None)
+        context = RunContext(config, shards, directory, runtime, output=lambda *lines: None)
         with closing(shards.files), closing(build_trainer(context, 1)) as trainer:
             yield trainer
 

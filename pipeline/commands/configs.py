@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.commands.arguments import Commands, add_command
 from pipeline.presets import Preset, find_config, list_presets
+from pipeline.stdout import say
 
 EXAMPLES = """\
 examples:
@@ -29,13 +30,13 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Describe all presets, or print one."""
     if arguments.name is None:
-        print("\n\n".join(describe(preset) for preset in list_presets()))
+        say(*[line for preset in list_presets() for line in (*describe(preset), "")][:-1])
     else:
         sys.stdout.write(find_config(Path(arguments.name)).read_text(encoding="utf-8"))
     return 0
 
 
-def describe(preset: Preset) -> str:
-    """What the preset is, the commands that train it, and how long they take."""
-    commands = "\n".join(f"  {command}" for command in preset.commands)
-    return f"{preset.name}: {preset.summary}\n{commands}\n  duration: {preset.duration}"
+def describe(preset: Preset) -> list[str]:
+    """Lines that say what the preset is, the commands that train it, and how long they take."""
+    commands = (f"  {command}" for command in preset.commands)
+    return [f"{preset.name}: {preset.summary}", *commands, f"  duration: {preset.duration}"]

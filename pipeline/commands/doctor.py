@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.arguments import Commands, add_config
+from pipeline.stdout import say
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     for title, lines in {"versions": _versions(), "machine": _machine(), "ranks": _ranks()}.items():
         _print_section(title, lines)
     if arguments.config is None:
-        print("To see also what a run would use, name its config, for example: wgan doctor digits")
+        say("To see also what a run would use, name its config, for example: wgan doctor digits")
     else:
         config = load_config(arguments.config, arguments.overrides)
         _print_section(f"a run of {arguments.config} on this machine", _plan(config))
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_section(title: str, lines: Mapping[str, str]) -> None:
-    print(f"{title}\n" + "\n".join(f"  {name:14} {text}" for name, text in lines.items()), flush=True)
+    say(title, *(f"  {name:14} {text}" for name, text in lines.items()))
 
 
 def _versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from pipeline.commands.arguments import Commands, add_command, add_generator
 from pipeline.commands.targets import check_file
 from pipeline.durable import make_directory_of
 from pipeline.errors import ConfigError
+from pipeline.stdout import say
 
 EXAMPLES = """\
 examples:
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     WRITERS[chosen](generator, target)
     card = generator.card
     size = target.stat().st_size
-    print(f"generator of {card.run}, step {card.step} ({card.weights}), {size:,} bytes: {target}")
+    say(f"generator of {card.run}, step {card.step} ({card.weights}), {size:,} bytes: {target}")
     return 0
 
 

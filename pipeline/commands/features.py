@@ -11,6 +11,7 @@ from pipeline.durable import check_writable
 from pipeline.errors import ConfigError
 from pipeline.foreign_text import printable
 from pipeline.stderr import say_warning
+from pipeline.stdout import say
 from pipeline.wording import counted, listed
 
 if TYPE_CHECKING:
@@ -96,12 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     save(classifier, about, out)
     commonest = float(torch.bincount(labels[test]).max()) / len(test)
-    print(
+    say(
         f"accuracy {right:.1%} on {counted(len(test), 'held-out image')} (most common class alone: {commonest:.1%})"
     )
-    print(describe_recall(about))
+    say(describe_recall(about))
     warn_of_unseen_classes(about)
-    print(f"{out}\nto use it: wgan evaluate RUN --features classifier --classifier {out}")
+    say(out, f"to use it: wgan evaluate RUN --features classifier --classifier {out}")
     return 0
 
 

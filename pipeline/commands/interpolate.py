@@ -11,6 +11,7 @@ from pipeline.commands.arguments import Commands, add_command, add_generator, ad
 from pipeline.commands.targets import check_file
 from pipeline.durable import make_directory_of
 from pipeline.errors import ConfigError
+from pipeline.stdout import say
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -77,14 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
     make_directory_of(strip)
     images = generator.draw(strip_latents(stops, arguments.positions))
     save_png(image_grid(images, arguments.positions), strip)
-    print(f"{counted(len(seeds), 'pair')} of step {card.step} ({card.weights}): {strip}")
+    say(f"{counted(len(seeds), 'pair')} of step {card.step} ({card.weights}): {strip}")
     if arguments.animation is not None:
         count = round(_seconds(arguments, seeds) * FRAMES_PER_SECOND)
         frames = _frames(generator, loop_latents(stops, count))
         write_animation(frames, arguments.animation)
-        print(
-            f"{counted(len(frames), 'frame')}, {len(frames) / FRAMES_PER_SECOND:g} s: {arguments.animation}"
-        )
+        say(f"{counted(len(frames), 'frame')}, {len(frames) / FRAMES_PER_SECOND:g} s: {arguments.animation}")
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline import stdout
 from pipeline.config import load_config
 from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.durable import make_directory, open_for_append, storage_errors
@@ -74,7 +75,7 @@ def judge(
 ) -> None:
     """Measure one checkpoint after another. All ranks call it together."""
     run: Path = arguments.run
-    say = print if runtime.is_main else _say_nothing
+    say = stdout.say if runtime.is_main else _say_nothing
     if runtime.is_main and (warning := describe_other_images(checkpoints[0], shards)):
         say_warning(warning)
     rows = RankRows(0, config.schedule.real_images, config.schedule.real_images)
@@ -291,5 +292,5 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
         file.write(json.dumps(record).encode() + b"\n")
 
 
-def _say_nothing(text: str) -> None:
+def _say_nothing(*lines: str) -> None:
     """For all ranks but the main one."""

@@ -10,6 +10,7 @@ from pipeline.commands.arguments import Commands, add_command
 from pipeline.commands.targets import check_directory
 from pipeline.errors import ConfigError
 from pipeline.stderr import say_warning
+from pipeline.stdout import say
 from pipeline.wording import listed
 
 EXAMPLES = """\
@@ -57,18 +58,18 @@ def run(arguments: argparse.Namespace) -> int:
     if len(runs) > 1:
         target = (arguments.out or Path()) / COMPARISON
         draw_comparison(runs, target)
-        print(target)
+        say(target)
         _describe_differences(runs)
         return 0
     (run,) = runs
     out: Path = arguments.out or run
     draw_curves(run, out / CURVES)
-    print(out / CURVES)
+    say(out / CURVES)
     try:
         draw_animation(run, out / ANIMATION)
-        print(out / ANIMATION)
+        say(out / ANIMATION)
     except ConfigError as error:
-        print(f"no {ANIMATION}: {error}")
+        say(f"no {ANIMATION}: {error}")
     return 0
 
 
@@ -86,4 +87,4 @@ def _describe_differences(runs: Sequence[Path]) -> None:
     if len(configs) < 2:
         return
     lines = list(table_of_differences(configs))
-    print("\n".join(["differing options:", *lines]) if lines else "no options differ")
+    say(*(["differing options:", *lines] if lines else ["no options differ"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.commands.arguments import Commands, add_command
 from pipeline.commands.targets import check_file
 from pipeline.durable import make_directory_of, write_text
+from pipeline.stdout import say
 
 REPORT = "report.html"
 EXAMPLES = """\
@@ -39,5 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
     page = render(run)
     make_directory_of(target)
     write_text(target, page)
-    print(f"{target} ({format_size(len(page.encode()))})")
+    say(f"{target} ({format_size(len(page.encode()))})")
     return 0

@@ -12,6 +12,7 @@ from pipeline.commands.arguments import Commands, add_command, add_generator, ad
 from pipeline.commands.targets import check_directory, check_file
 from pipeline.durable import make_directory, make_directory_of, replacing, storage_errors
 from pipeline.errors import ConfigError
+from pipeline.stdout import say
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         grid = image_grid(torch.cat([generator.draw(latents) for latents in batches]), math.ceil(count**0.5))
         save_png(grid, target)
-    print(f"{counted(count, 'image')} of step {card.step} ({card.weights}): {target}")
+    say(f"{counted(count, 'image')} of step {card.step} ({card.weights}): {target}")
     return 0
 
 

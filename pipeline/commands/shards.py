@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from pipeline.commands import shards_make
 from pipeline.commands.shards_make import describe, print_remarks
 from pipeline.durable import replacing
 from pipeline.errors import DataError
+from pipeline.stderr import say_line
+from pipeline.stdout import say
 from pipeline.wording import counted
 
 MERGE_EXAMPLES = """\
@@ -126,7 +127,7 @@ def merge(arguments: argparse.Namespace) -> int:
     from pipeline.data.sources import NOTHING_TO_SAY
 
     manifest = merge_parts(arguments.out, arguments.parts)
-    print(f"merged {arguments.out}: {describe(manifest)}")
+    say(f"merged {arguments.out}: {describe(manifest)}")
     # What each source holds besides images was said when its part was made.
     print_remarks(arguments.out, manifest, NOTHING_TO_SAY)
     return 0
@@ -139,9 +140,9 @@ def index(arguments: argparse.Namespace) -> int:
 
     labels = AUTO if arguments.labels is None else LabelChoice("none")
     manifest, remarks = index_in_place(arguments.directory, labels)
-    print(f"indexed {arguments.directory}: {describe(manifest)}")
+    say(f"indexed {arguments.directory}: {describe(manifest)}")
     if last := str(remarks):
-        print(last)
+        say(last)
     return 0
 
 
@@ -151,19 +152,18 @@ def check(arguments: argparse.Namespace) -> int:
 
     report = check_shards(arguments.directory)
     for finding in report.findings:
-        print(finding)
+        say(finding)
     if report.findings:
-        print(
+        say_line(
             f"{arguments.directory}: {counted(len(report.findings), 'defect')} found. Copy the files again, or make "
-            "them again with `wgan shards make ... --overwrite`.",
-            file=sys.stderr,
+            "them again with `wgan shards make ... --overwrite`."
         )
         return DataError.exit_code
     for remark in report.remarks:
-        print(remark)
-    print(f"{arguments.directory} is {report.verdict}: {describe(report.manifest)}")
+        say(remark)
+    say(f"{arguments.directory} is {report.verdict}: {describe(report.manifest)}")
     if report.left_out:
-        print(f"left out: {'; '.join(report.left_out)}")
+        say(f"left out: {'; '.join(report.left_out)}")
     return 0
 
 
@@ -171,7 +171,7 @@ def stats(arguments: argparse.Namespace) -> int:
     """Print the statistics of the images of `arguments.directory`."""
     from pipeline.data.inspecting.statistics import measure
 
-    print(measure(arguments.directory))
+    say(*measure(arguments.directory).lines())
     return 0
 
 
@@ -183,5 +183,5 @@ def show(arguments: argparse.Namespace) -> int:
     sheet = contact_sheet(arguments.directory, arguments.rows, arguments.columns)
     with replacing(out) as file:
         sheet.save(file, format="PNG")
-    print(f"drew {out}: {sheet.width} x {sheet.height} pixels")
+    say(f"drew {out}: {sheet.width} x {sheet.height} pixels")
     return 0

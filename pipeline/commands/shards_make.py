@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
+from pipeline.stdout import say
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -209,11 +210,11 @@ def make(arguments: argparse.Namespace) -> int:
         )
         remarks = remarks_of(source)
         if not arguments.overwrite and (finished := find_finished(out, plan)):
-            print(f"{out} is already complete: nothing to do (--overwrite makes it again)")
+            say(f"{out} is already complete: nothing to do (--overwrite makes it again)")
             print_remarks(out, finished, remarks)
             return 0
         if remark := remark_on_rectangles(plan.conversion.resolution, arguments.words):
-            print(remark, flush=True)
+            say(remark)
         manifest = make_shards(
             plan,
             out,
@@ -223,12 +224,12 @@ def make(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
         )
     if manifest is None:
-        print(
+        say(
             f"made part {part.number}/{part.count} in {out}; when all parts are made, run: wgan shards merge {out}"
         )
     else:
-        print(f"made {out}: {describe(manifest)}")
-        print(f"next: wgan shards show {out}")
+        say(f"made {out}: {describe(manifest)}")
+        say(f"next: wgan shards show {out}")
     print_remarks(out, manifest, remarks)
     return 0
 
@@ -282,14 +283,14 @@ def print_remarks(out: Path, manifest: Manifest | None, remarks: Remarks) -> Non
             if manifest.plan.get("drop_duplicates"):
                 left_out.append(f"{counted(copies, 'copy')} of other images (see {out / DUPLICATES_NAME})")
             else:
-                print(
+                say(
                     f"duplicates: {counted(copies, 'image')} equal to others, see {out / DUPLICATES_NAME} "
                     "(--drop-duplicates leaves them out)"
                 )
         if remarks.labels_from and manifest.classes:
-            print(f"labels: from {remarks.labels_from}")
+            say(f"labels: from {remarks.labels_from}")
     if last := str(replace(remarks, left_out=tuple(left_out))):
-        print(last)
+        say(last)
 
 
 def remark_on_rectangles(resolution: tuple[int, int], words: Sequence[str]) -> str | None:

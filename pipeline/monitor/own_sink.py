@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.errors import ConfigError, PipelineError, StorageError
+from pipeline.foreign_text import without_credentials
 from pipeline.monitor.grids import Png
 from pipeline.monitor.sinks import Sink
 from pipeline.options import SinkOptions
@@ -31,8 +32,7 @@ class OwnSink(Sink):
             raise
         except Exception as error:  # the plug-in's own code may raise anything
             raise ConfigError(
-                f"monitor.sinks: {options.name} cannot be created ({type(error).__name__}: {error}). Fix it or "
-                "remove it."
+                f"monitor.sinks: {options.name} cannot be created ({_said(error)}). Fix it or remove it."
             ) from error
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -60,4 +60,9 @@ class OwnSink(Sink):
         try:
             call()
         except Exception as error:
-            raise StorageError(f"{self._name}: {type(error).__name__}: {error}") from error
+            raise StorageError(f"{self._name}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """An error of a plug-in, which may hold what a server or a library has said."""
+    return without_credentials(f"{type(error).__name__}: {error}")

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.durable import make_directory_of, replacing
 from pipeline.errors import ConfigError
+from pipeline.foreign_text import printable
 from pipeline.metric_table import NO_PLUGINS, TAG_PREFIX, MetricsByTag, direction_of_tag, title_of_tag
 from pipeline.monitor.differences import SCALED, read_configs, scale_options
 from pipeline.monitor.own_metrics import read_own_metrics
@@ -154,7 +156,7 @@ def panels_of(records: Sequence[Record], own: MetricsByTag = NO_PLUGINS) -> list
     else:
         panels = [Panel("Scores and losses", "score, loss", (*SCORES, CRITIC_LOSS))]
     for tag in quality_tags(records):
-        curve = Curve(tag, tag, {"color": PURPLE})
+        curve = Curve(tag, printable(tag), {"color": PURPLE})
         panels.append(Panel(title_of_tag(tag, own), direction_of_tag(tag, own), [curve]))
     return panels
 
@@ -175,7 +177,7 @@ def curves_figure(
         _add_legend(axes)
     all_axes[-1].set_xlabel("step (generator updates)")
     figure.align_ylabels()
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(printable(title), parse_math=False)
     return figure
 
 
@@ -257,9 +259,15 @@ def _add_legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         # Above the panel, so that it covers no curve.
-        axes.legend(
-            handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(labels), frameon=False
-        )
+        texts = axes.legend(
+            handles,
+            [""] * len(labels),
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=len(labels),
+            frameon=False,
+        ).get_texts()
+        _set_plainly(texts, labels)
 
 
 def _add_names(figure: Figure, names: Sequence[str], styles: Sequence[Mapping[str, Any]]) -> None:
@@ -267,10 +275,17 @@ def _add_names(figure: Figure, names: Sequence[str], styles: Sequence[Mapping[st
     handles = [Line2D([], [], linewidth=1.8, **style) for style in styles]
     columns = max(1, min(len(names), LEGEND_CHARACTERS // (max(map(len, names)) + 8)))
     legend = figure.legend(handles, [""] * len(names), loc="outside upper left", ncols=columns, frameon=False)
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        # Set after the legend is made: it would parse "$" as mathematics and leave out names that begin with "_".
+    _set_plainly(legend.get_texts(), names)
+
+
+def _set_plainly(texts: Sequence[Text], names: Sequence[str]) -> None:
+    """Set the texts of a legend as they are.
+
+    A legend that is made with them would parse "$" as mathematics, and leave out names that begin with "_".
+    """
+    for text, name in zip(texts, names, strict=True):
         text.set_parse_math(False)
-        text.set_text(name)
+        text.set_text(printable(name))
 
 
 def _distinct_name(path: Path, others: Sequence[Path]) -> str:

@@ -99,7 +99,7 @@ class StepProfiler:
                 rates = {name: sum(own[name] for own in everyones) for name in rates}
                 profile = self._profile(json.loads(trace)["traceEvents"], rates)
                 write_text(self.run.directory.path / "profile.json", as_json(profile))
-                self.run.say(as_table(profile))
+                self.run.say(*as_table(profile))
 
     def _profile(self, events: list[dict[str, Any]], rates: dict[str, float]) -> Profile:
         channels, resolution, _ = self.image_shape
@@ -149,8 +149,8 @@ def as_json(profile: Profile) -> str:
     return json.dumps({**asdict(profile), "achieved": achieved}, indent=1) + "\n"
 
 
-def as_table(profile: Profile) -> str:
-    """The printed profile: milliseconds and share of each phase, FLOPs, and the share of this machine's best rate."""
+def as_table(profile: Profile) -> list[str]:
+    """The printed profile in lines: time and share of each phase, FLOPs, and the share of this machine's best rate."""
     recorded = profile.recorded
     lines = [
         f"profile of steps {profile.first_step} to {profile.last_step}: {recorded.step:.2f} ms a step; "
@@ -173,4 +173,4 @@ def as_table(profile: Profile) -> str:
         f"  {profile.achieved / 1e9:,.1f} GFLOP/s without the profiler; share of the best rate just measured here "
         f"({profile.precision}, {profile.ranks} x {profile.device}, {counted(profile.threads, 'thread')} each): {bests}"
     )
-    return "\n".join(lines)
+    return lines

@@ -67,4 +67,4 @@ def as_meeting_failure(error: RuntimeError) -> PipelineError:
 
 def _first_line(error: BaseException) -> str:
     """torch's message without the C++ stack that follows it."""
-    return str(error).splitlines()[0][:200].rstrip(".")
+    return (str(error) or type(error).__name__).splitlines()[0][:200].rstrip(".")

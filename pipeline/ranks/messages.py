@@ -42,4 +42,5 @@ def encode_error(error: Exception | None) -> list[str] | None:
 def decode_error(name: str, message: str, rank: int) -> Exception:
     """The error of another rank, of the class in pipeline.errors with this name; a RuntimeError if it has none."""
     kind: type[PipelineError] | type[RuntimeError] = BY_NAME.get(name, RuntimeError)
-    return kind(f"rank {rank}: {message}")
+    text = f"rank {rank}: {message}"
+    return kind(text) if kind is RuntimeError else kind(*text.split("\n"))

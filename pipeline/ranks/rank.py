@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from importlib import import_module
 from pathlib import Path
 
@@ -34,6 +33,7 @@ def main() -> int:
 
 def _run(parent: int, store: int, module: str, words: list[str]) -> int:
     from pipeline.ranks import launcher, meeting, speaker
+    from pipeline.stderr import traceback_of
 
     launcher.follow_launcher()
     if os.getppid() != parent:
@@ -45,8 +45,8 @@ def _run(parent: int, store: int, module: str, words: list[str]) -> int:
         code: int = import_module(module).main(words)
     except SystemExit as request:
         return request.code if isinstance(request.code, int) else 1
-    except Exception:
-        speaker.report(speaker.Report(1, traceback.format_exc().rstrip()))
+    except Exception as error:
+        speaker.report(speaker.Report(1, traceback_of(error)))
         return 1
     return code
 

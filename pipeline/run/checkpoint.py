@@ -199,9 +199,9 @@ def newest_usable(directory: Path, say: Say = say_warning) -> Checkpoint | None:
         if not defects:
             return None
         raise CheckpointError(
-            f"None of the checkpoints in {directory} can be used:\n  "
-            + "\n  ".join(defects)
-            + "\nNothing was changed. Restore one from a copy, or train a new run under another name."
+            f"None of the checkpoints in {directory} can be used:",
+            *(f"  {defect}" for defect in defects),
+            "Nothing was changed. Restore one from a copy, or train a new run under another name.",
         )
     for defect in defects:
         say(f"{defect}; the checkpoint of step {checkpoint.step} is used instead")
@@ -288,12 +288,12 @@ def check_same_tensors(
             if here != there:
                 wrong.append(f"{group}/{name}: {there} in the checkpoint, {here} in this run")
     if wrong:
-        more = f"\n  and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        more = [f"  and {len(wrong) - 8} more"] if len(wrong) > 8 else []
         raise CheckpointError(
-            f"{path} belongs to other networks or optimizers:\n  "
-            + "\n  ".join(wrong[:8])
-            + more
-            + f"\n{remedy}"
+            f"{path} belongs to other networks or optimizers:",
+            *(f"  {line}" for line in wrong[:8]),
+            *more,
+            remedy,
         )
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-from tqdm import tqdm
 
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.noise import RankRows
@@ -17,29 +13,23 @@ from pipeline.options import Config
 from pipeline.ranks.runtime import Runtime
 from pipeline.run.directory import RunDirectory
 from pipeline.stderr import say_warning
+from pipeline.stdout import say_if_read
 from pipeline.training.identity import identity_of
-
-
-def print_line(text: str) -> None:
-    """Print on standard output at once, also if that is a file, above a progress bar if there is one."""
-    # Whoever reads it may have left (`wgan train digits | head`), and that must not stop a run.
-    with suppress(OSError):
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
 
 
 @dataclass(frozen=True)
 class RunContext:
     """A run on this rank: its options, its data, where it writes, and its place among the ranks.
 
-    `output` receives what the main rank tells the user, a line or several at a time.
+    `output` receives what the main rank tells the user, a line or several at a time. Whoever reads it may leave (`wgan
+    train digits | head`), and that must not stop a run.
     """
 
     config: Config
     shards: ShardSet
     directory: RunDirectory
     runtime: Runtime
-    output: Callable[[str], None] = print_line
+    output: Callable[..., None] = say_if_read
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -59,10 +49,10 @@ class RunContext:
     def _rows(self, batch: int) -> RankRows:
         return RankRows.of_rank(self.runtime.rank, self.runtime.world_size, batch)
 
-    def say(self, text: str) -> None:
+    def say(self, *lines: str) -> None:
         """Tell the user, on the main rank; the other ranks stay silent."""
         if self.runtime.is_main:
-            self.output(text)
+            self.output(*lines)
 
     def warn(self, text: str) -> None:
         """Warn the user, on the main rank."""

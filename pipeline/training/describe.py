@@ -20,22 +20,22 @@ from pipeline.wording import counted
 PACKAGES = ("torch", "torchvision", "accelerate", "tensorboard", "numpy", "wgan-pipeline")
 
 
-def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint | None) -> str:
+def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint | None) -> list[str]:
     """What a run is about to do, in four lines."""
     setup, config, path = run.runtime.describe(), run.config, run.directory.path
     start = f"resumes from {checkpoint.path}" if checkpoint else "a new run"
     generator, critic = (
         sum(p.numel() for p in player.module.parameters()) for player in (state.generator, state.critic)
     )
-    return (
-        f"{path}: {start}, up to step {config.schedule.steps}\n"
+    return [
+        f"{path}: {start}, up to step {config.schedule.steps}",
         f"{setup['world_size']} x {setup['device_name']} ({setup['backend']}), {setup['precision']}, "
         f"{counted(setup['threads'], 'thread')} each, batch {config.schedule.global_batch} = {setup['world_size']} x "
-        f"{run.rows.count}\n"
+        f"{run.rows.count}",
         f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "
-        f"{config.objective.name}, {counted(config.schedule.critic_updates, 'critic update')} per step\n"
-        f"watch: tensorboard --samples_per_plugin images=200 --logdir {path}"
-    )
+        f"{config.objective.name}, {counted(config.schedule.critic_updates, 'critic update')} per step",
+        f"watch: tensorboard --samples_per_plugin images=200 --logdir {path}",
+    ]
 
 
 def describe_images(config: Config, used: int, count: int, held_out: int) -> str:
@@ -47,7 +47,7 @@ def describe_images(config: Config, used: int, count: int, held_out: int) -> str
     return f"trains on {used:,} of {counted(count, 'image')}; {options} left the others out"
 
 
-def describe_results(directory: RunDirectory) -> str:
+def describe_results(directory: RunDirectory) -> list[str]:
     """Where the samples and curves of a finished run are, and the commands for what it has not drawn."""
     path = directory.path
     drawn = [str(file) for file in (directory.curves, directory.animation) if file.is_file()]
@@ -56,7 +56,7 @@ def describe_results(directory: RunDirectory) -> str:
         "curves": ", ".join(drawn) or f"wgan plot {path}",
         "report": f"wgan report {path}",
     }
-    return "\n".join(f"{name + ':':9}{text}" for name, text in lines.items())
+    return [f"{name + ':':9}{text}" for name, text in lines.items()]
 
 
 def describe_ending(step: int, best: Best) -> str:

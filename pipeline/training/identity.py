@@ -80,7 +80,7 @@ def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
     ]
     if differences:
         raise CheckpointError(
-            f"{checkpoint.path} was saved by a run with other options, so it cannot be resumed with these:\n  "
-            + "\n  ".join(differences)
-            + "\nSet these options back, or choose another name for the new run."
+            f"{checkpoint.path} was saved by a run with other options, so it cannot be resumed with these:",
+            *(f"  {line}" for line in differences),
+            "Set these options back, or choose another name for the new run.",
         )

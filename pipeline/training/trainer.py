@@ -147,12 +147,13 @@ class Trainer:
         tensors = self.state.flat_tensors()
         found = differing(list(tensors), self.runtime.gather(digest(tensors)))
         if found:
-            listed = "\n  ".join(f"{name} on rank {', '.join(map(str, ranks))}" for name, ranks in found[:8])
+            listed = [f"  {name} on rank {', '.join(map(str, ranks))}" for name, ranks in found[:8]]
             raise DivergenceError(
                 f"The ranks no longer have the same state at step {self.state.counters.step}. Values differ in "
-                f"{counted(len(found), 'tensor')}:\n  {listed}\nNothing was saved since the last comparison, in which "
-                "they were equal. The same command resumes from the last checkpoint; if this happens again, the memory "
-                "or the GPU of that rank may be faulty."
+                f"{counted(len(found), 'tensor')}:",
+                *listed,
+                "Nothing was saved since the last comparison, in which they were equal. The same command resumes from "
+                "the last checkpoint; if this happens again, the memory or the GPU of that rank may be faulty.",
             )
 
     def _save(self, is_best: bool, is_stopping: bool) -> None:

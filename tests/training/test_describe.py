@@ -42,7 +42,7 @@ def test_the_images_that_are_used_are_counted(
 
 def test_a_run_names_the_command_for_what_it_has_not_drawn(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
-    assert describe_results(RunDirectory(tmp_path)).splitlines() == [
+    assert describe_results(RunDirectory(tmp_path)) == [
         f"samples: wgan sample {tmp_path}",
         f"curves:  wgan plot {tmp_path}",
         f"report:  wgan report {tmp_path}",

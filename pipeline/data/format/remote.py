@@ -21,6 +21,9 @@ from pipeline.options import RemoteOptions
 from pipeline.wording import counted
 
 SCHEMES = ("https", "http", "s3", "gs", "hf")
+BUCKET, WEB_HOST, REPOSITORY = re.compile(r"[^:@]*"), re.compile(r"[^:@]*(:\d+)?"), re.compile(r"[^:]*")
+HOSTS = {"https": WEB_HOST, "http": WEB_HOST, "hf": REPOSITORY}
+"""What may stand after the :// of an address. Anything else is a user name or a password, which may hold a slash."""
 # No spaces, and nothing that has a special meaning in a shell or in fsspec.
 PLAIN = re.compile(r"[A-Za-z0-9._~/:%+=,@-]+")
 MAX_MANIFEST_BYTES = 1 << 28
@@ -40,7 +43,7 @@ def check_url(url: str) -> str:
             f"data.shards: {url} is a kind of URL that is not supported. Give a directory, or a URL that starts with "
             f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}."
         )
-    if parts.scheme != "hf" and "@" in parts.netloc:
+    if not (HOSTS.get(parts.scheme) or BUCKET).fullmatch(parts.netloc):
         raise ConfigError(
             "data.shards: the URL contains a user name or a password, which would be saved in the run directory. "
             "Remove it, and set the credentials in the environment."

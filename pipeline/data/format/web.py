@@ -115,8 +115,8 @@ class Trip:
         host = _host(target.hostname)
         if target.scheme not in ("http", "https") or host is None:
             raise DataError(
-                f"{self.start}: the server redirects to {printable(location)}, which is no web address. Correct the "
-                "address in data.shards."
+                f"{self.start}: the server redirects to something that is no web address. Correct the address in "
+                "data.shards."
             )
         if urlsplit(url).scheme == "https" and target.scheme == "http":
             raise DataError(

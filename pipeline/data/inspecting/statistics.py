@@ -17,6 +17,7 @@ from pipeline.data.format.manifest import INDEX_COLUMNS, Manifest
 from pipeline.data.format.shard_set import ShardSet, open_directory
 from pipeline.data.threads import available_cores
 from pipeline.errors import DataError
+from pipeline.foreign_text import printable
 from pipeline.wording import counted
 
 BATCH_BYTES = 1 << 23
@@ -96,8 +97,12 @@ class Statistics:
             squares = sum(value * value * times for value, times in enumerate(counts))
             yield total / count, math.sqrt(count * squares - total * total) / count
 
+    def lines(self) -> list[str]:
+        """The tables in words."""
+        return [*self._describe_set(), "", *self._describe_channels(), *self._describe_classes()]
+
     def __str__(self) -> str:
-        return "\n".join((*self._describe_set(), "", *self._describe_channels(), *self._describe_classes()))
+        return "\n".join(self.lines())
 
     def _describe_set(self) -> Iterator[str]:
         height, width = self.manifest.resolution
@@ -126,7 +131,7 @@ class Statistics:
         if not self.class_counts:
             return
         chosen, title = choose_classes(self.class_counts)
-        names = [_on_one_line(self.manifest.classes[label]) for label in chosen]
+        names = [printable(self.manifest.classes[label]) for label in chosen]
         width = max(len(name) for name in names)
         yield ""
         yield title
@@ -180,11 +185,6 @@ def choose_classes(counts: Sequence[int]) -> tuple[list[int], str]:
         f"images of each class: the {half} largest and the {half} smallest of {counted(len(counts), 'class')}"
     )
     return ranked[:half] + ranked[-half:], title
-
-
-def _on_one_line(name: str) -> str:
-    """The name, escaped if it has control characters: names come with the data and could change the terminal."""
-    return name if name.isprintable() else repr(name)
 
 
 def _count_values(shards: ShardSet) -> Counts:

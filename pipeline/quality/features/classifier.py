@@ -171,7 +171,9 @@ class ClassifierFeatures:
                 f"There is no classifier at {path}. Train one: `wgan features train SHARDS --out {path}`."
             ) from None
         except (OSError, RuntimeError, ValueError) as error:
-            why = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+            why = (error.strerror if isinstance(error, OSError) else None) or (
+                str(error) or "an empty file"
+            ).splitlines()[0]
             raise CheckpointError(
                 f"{path} is not a classifier made by `wgan features train` ({why}). Train it again, or name another "
                 "file."
