@@ -19,6 +19,7 @@ from pipeline import stdout, train
 from pipeline.cli import main
 from pipeline.commands import doctor, features
 from pipeline.commands.judging import describe, describe_modes
+from pipeline.commands.report_page import render
 from pipeline.config import dump_config
 from pipeline.data.format.downloads import _reason, _refuse_hopeless
 from pipeline.data.format.web import Trip
@@ -128,6 +129,16 @@ def test_records_of_a_run_leave_out_the_secret_of_its_address(
     assert said.count("is slow") == 1
     assert SECRET not in said
     assert SECRET not in written_in(tmp_path)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_report_leaves_out_the_secrets_of_a_config(address: str, tmp_path: Path) -> None:
+    text = dump_config(old_config(address)) + f"# api_key: {SECRET}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "FAILED").write_text(json.dumps({"reason": f"GET {address}"}))
+    page = render(tmp_path)
+    assert "data.shards" in page or "shards: " in page
+    assert SECRET not in page
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from pipeline.commands.report_tables import (
 )
 from pipeline.config import flatten, load_config
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.foreign_text import printable_lines
+from pipeline.foreign_text import printable_lines, without_credentials
 from pipeline.monitor.own_metrics import read_own_metrics
 from pipeline.monitor.records import (
     AlarmRecord,
@@ -248,8 +248,10 @@ def _template() -> Template:
 
 
 def _shown(value: object) -> object:
-    """What the page shows of a value: names and texts of the run may hold anything."""
-    return value if isinstance(value, Markup) or not isinstance(value, str) else printable_lines(value)
+    """What the page shows of a value: names and texts of the run may hold anything, and the page is passed on."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return printable_lines(without_credentials(value))
 
 
 def _csp_hash(script: str) -> str:
