@@ -314,9 +314,7 @@ def test_a_signal_while_workers_make_shards(
     def writes() -> bool:
         if is_late:
             return any((tmp_path / "made").glob(".*.tar.*.tmp"))
-        return any(
-            "spawn_main" in " ".join(child.cmdline()) for child in family.children() if child.is_running()
-        )
+        return any("forkserver" in " ".join(child.cmdline()) for child in family.children())
 
     command.wait_until(writes)
     found, errors = command.stop(number)

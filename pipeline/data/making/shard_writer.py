@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -87,26 +88,49 @@ class _Document(Document):
     dropped: tuple[tuple[str, str], ...]
 
 
+class Watch(Protocol):
+    """Is told which image is worked on."""
+
+    def begin(self, place: int) -> None:
+        """The image at this place of the plan is read."""
+
+    def end(self) -> None:
+        """It is converted, or cannot be used."""
+
+    def written(self) -> None:
+        """It is in the shard."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all processes that make shards together need to know."""
+
+    plan: Plan
+    out: Path
+    skip_bad: int
+
+
+NOTHING: Mapping[int, str] = {}
+
+
 def shard_path(out: Path, number: int) -> Path:
     """The tar file of a shard; its index and record have the same stem."""
     return out / f"{number:06d}.tar"
 
 
-def write_shard(
-    plan: Plan, number: int, out: Path, skip_bad: int, advance: Callable[[int], object]
-) -> Record:
+def write_shard(job: Job, number: int, watch: Watch, spoilt: Mapping[int, str] = NOTHING) -> Record:
     """Write a shard, its index and, last, its record: if there is a record, all of the shard is on disk.
 
-    Up to `skip_bad` images that cannot be used are left out. `advance(1)` is called for each image written. Raises
-    DataError at the next unusable image, and StorageError if the disk is full or not writable.
+    Up to `job.skip_bad` images that cannot be used are left out; `spoilt` says why those at some places are known to be
+    such. Raises DataError at the next unusable image, and StorageError if the disk is full or not writable.
     """
-    path = shard_path(out, number)
+    plan, path = job.plan, shard_path(job.out, number)
     bad: list[BadImage] = []
     rows, names, marks = [], [], []
     # Shared: workers of a killed process may still be writing the same files.
     with replacing(path, is_shared=True) as file, hidden_native_output():
         tar = TarWriter(file)
-        for place, converted in _convert(plan, number, skip_bad, bad):
+        for place, converted in _convert(job, number, watch, spoilt, bad):
             label = int(plan.chosen.labels[place])
             key = f"{place:08d}"
             offset = tar.add(f"{key}.{EXTENSION_OF[plan.conversion.encoding]}", converted.content)
@@ -115,7 +139,7 @@ def write_shard(
             rows.append(_row(converted.content, offset, label, plan))
             names.append(storable(plan.source.key(int(plan.chosen.positions[place]))))
             marks.append(mark_of(converted.pixels))
-            advance(1)
+            watch.written()
         sha256 = tar.finish()
     if not rows:
         path.unlink()
@@ -123,6 +147,18 @@ def write_shard(
     record = Record(shard, tuple(bad), tuple(names), tuple(marks))
     write_record(path, record)
     return record
+
+
+def measure_images(
+    job: Job, places: Iterable[int], watch: Watch, spoilt: Mapping[int, str] = NOTHING
+) -> list[int]:
+    """The bytes of these images in a shard. Those that cannot be used are left out: to write them is the error."""
+    sizes = []
+    with hidden_native_output():
+        for place in places:
+            with suppress(DataError):
+                sizes.append(len(_convert_one(job.plan, place, watch, spoilt).content))
+    return sizes
 
 
 def mark_of(pixels: Bytes) -> int:
@@ -149,18 +185,34 @@ def write_record(path: Path, record: Record) -> None:
         file.write(record.to_json().encode())
 
 
-def _convert(plan: Plan, number: int, skip_bad: int, bad: list[BadImage]) -> Iterator[tuple[int, Converted]]:
+def _convert(
+    job: Job, number: int, watch: Watch, spoilt: Mapping[int, str], bad: list[BadImage]
+) -> Iterator[tuple[int, Converted]]:
     """Yield the index and the converted form of each usable image; the other images are added to `bad`."""
-    for place in plan.places(number):
-        position = int(plan.chosen.positions[place])
+    for place in job.plan.places(number):
         try:
-            converted = convert_image(plan.source.read(position), plan.conversion)
+            converted = _convert_one(job.plan, place, watch, spoilt)
         except DataError as error:
-            bad.append(BadImage(storable(plan.source.key(position)), str(error).rstrip(".")))
-            if len(bad) > skip_bad:
-                raise too_many(plan.source.name, bad, skip_bad) from None
+            bad.append(bad_image(job.plan, place, str(error)))
+            if len(bad) > job.skip_bad:
+                raise too_many(job.plan.source.name, bad, job.skip_bad) from None
             continue
         yield place, converted
+
+
+def _convert_one(plan: Plan, place: int, watch: Watch, spoilt: Mapping[int, str]) -> Converted:
+    if place in spoilt:
+        raise DataError(spoilt[place])
+    watch.begin(place)
+    try:
+        return convert_image(plan.source.read(int(plan.chosen.positions[place])), plan.conversion)
+    finally:
+        watch.end()
+
+
+def bad_image(plan: Plan, place: int, why: str) -> BadImage:
+    """An image by its place in the plan, and why it cannot be used."""
+    return BadImage(storable(plan.source.key(int(plan.chosen.positions[place]))), why.rstrip("."))
 
 
 def too_many(source: str, bad: list[BadImage], skip_bad: int) -> DataError:

@@ -9,7 +9,6 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.data.format.manifest import FILE_NAME, Manifest, check_sizes, load_manifest
-from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.tar_writer import BLOCK
-from pipeline.data.making.convert import convert
 from pipeline.data.making.duplicates import drop_copies, find_copies, name_copies
 from pipeline.data.making.plan import WHOLE, Part, Plan
 from pipeline.data.making.shard_directory import (
@@ -39,8 +36,9 @@ from pipeline.data.making.shard_directory import (
     refuse_other_files,
     remove,
 )
-from pipeline.data.making.shard_writer import BadImage, shard_path, too_many
-from pipeline.data.making.workers import Job, write_shards
+from pipeline.data.making.shard_writer import BadImage, Job, shard_path, too_many
+from pipeline.data.making.worker import Task
+from pipeline.data.making.workers import Workers, workers_for
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.foreign_text import printable
@@ -81,7 +79,7 @@ def make_shards(
     plan: Plan,
     out: Path,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     part: Part = WHOLE,
     skip_bad: int = 0,
     overwrite: bool = False,
@@ -90,7 +88,9 @@ def make_shards(
 
     Returns the manifest, or None if this is one of several parts. A finished set of the same plan is left as it is,
     an unfinished one is resumed, and `overwrite` starts from the beginning. Up to `skip_bad` images that cannot be
-    used are left out and listed in bad-images.txt. Finished shards are kept if writing fails. Raises ConfigError if
+    used are left out and listed in bad-images.txt. `workers` is the number of processes: a decoder that crashes or
+    hangs ends one of them, and its image is one that cannot be used. With None, all is done in this process, which
+    such a decoder would end. Finished shards are kept if writing fails. Raises ConfigError if
     `out` cannot be used, DataError if an image cannot be used, StorageError if the disk is full or not writable,
     and RunLockedError if another process is writing to `out`.
     """
@@ -103,27 +103,29 @@ def make_shards(
         return finished
     if overwrite:
         refuse_other_files(out)
-    _check_space(plan, out, part)
-    with locked(out, is_shared=not part.is_whole) as lock:
-        if overwrite:
-            remove(out, FINISHED_FILES, PASSING_FILES)
-        if part.is_whole:
-            remove(out, HALF_WRITTEN)
-        agree_on_plan(out, plan.facts)
-        _write_part(plan, out, workers, part, skip_bad)
-        lock.check()
-        return _finish(out, plan.facts) if part.is_whole else None
+    job = Job(plan, out, skip_bad)
+    with workers_for(job, workers) as hands:
+        _check_space(job, part, hands)
+        with locked(out, is_shared=not part.is_whole) as lock:
+            if overwrite:
+                remove(out, FINISHED_FILES, PASSING_FILES)
+            if part.is_whole:
+                remove(out, HALF_WRITTEN)
+            agree_on_plan(out, plan.facts)
+            _write_part(job, part, hands)
+            lock.check()
+            return _finish(out, plan.facts) if part.is_whole else None
 
 
-def _write_part(plan: Plan, out: Path, workers: int, part: Part, skip_bad: int) -> None:
+def _write_part(job: Job, part: Part, workers: Workers) -> None:
+    plan, out, skip_bad = job.plan, job.out, job.skip_bad
     bad: list[BadImage] = []
     missing = _missing(plan, out, part)
     total, left = _count(plan, part.shards(plan)), _count(plan, missing)
     with tqdm(
         total=total, initial=total - left, unit="image", desc=printable(plan.source.name), disable=None
     ) as bar:
-        job = Job(plan, out, skip_bad)
-        for record in write_shards(job, missing, workers, bar.update):
+        for record in workers.run([Task(number) for number in missing], bar.update):
             bad += record.bad
             if len(bad) > skip_bad:
                 break
@@ -244,18 +246,14 @@ def _write_list(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
             file.write("".join(lines).encode())
 
 
-def _check_space(plan: Plan, out: Path, part: Part) -> None:
+def _check_space(job: Job, part: Part, workers: Workers) -> None:
     """Raise StorageError if the disk is too small for the shards, estimated from a few images of the set."""
+    plan, out = job.plan, job.out
     count = _count(plan, _missing(plan, out, part))
     if count == 0:
         return
-    sizes = []
-    with hidden_native_output():
-        for place in np.linspace(0, plan.count - 1, min(TRIED_IMAGES, plan.count)).astype(int).tolist():
-            with suppress(DataError):  # the same error is raised again when the image is written
-                sizes.append(
-                    len(convert(plan.source.read(int(plan.chosen.positions[place])), plan.conversion))
-                )
+    tried = np.linspace(0, plan.count - 1, min(TRIED_IMAGES, plan.count)).astype(int).tolist()
+    (sizes,) = workers.run([Task(None, tuple(tried))], lambda images: None)
     # Each member of a tar file has a header and is padded to whole blocks.
     needed = int(count * ((max(sizes) + np.mean(sizes)) / 2 + 4 * BLOCK)) if sizes else 0
     with storage_errors(out):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import random
 import shutil
 import signal
@@ -21,7 +20,7 @@ from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.writer import make_shards
 from pipeline.data.sources import Picture
-from pipeline.errors import ConfigError, PipelineError, RunLockedError, StorageError
+from pipeline.errors import ConfigError, RunLockedError, StorageError
 from tests.data.making.sets import contents, make, names
 from tests.limits import no_file_over
 from tests.shards import Given, digits, noise
@@ -159,24 +158,3 @@ def test_a_file_size_limit_is_a_storage_error(tmp_path: Path) -> None:
     with no_file_over(20_000), too_large:
         make(noise(100), tmp_path, samples_per_shard=100)
     assert not (tmp_path / "000000.tar").exists()
-
-
-class Dying(Given):
-    """Kills the process that reads its last image, unless it is this one."""
-
-    def __init__(self, here: int) -> None:
-        super().__init__(noise(12).pictures)
-        self.here = here
-
-    def read(self, position: int) -> Picture:
-        if position == 11 and os.getpid() != self.here:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(position)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_reported(tmp_path: Path) -> None:
-    source = Dying(os.getpid())
-    plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
-    with pytest.raises(PipelineError, match="A worker process was killed, perhaps because memory ran out"):
-        make_shards(plan, tmp_path, workers=2)
