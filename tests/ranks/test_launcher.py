@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
 
-from pipeline.errors import PeerLostError
+from pipeline.data.format.web import kind_of
+from pipeline.errors import PeerLostError, StorageError
 from pipeline.ranks import launcher
-from pipeline.ranks.launcher import launch
+from pipeline.ranks.launcher import Launch, launch
 from pipeline.stopping import TRAINING_SIGNALS
 from tests.ranks import wait_until
 
@@ -220,6 +223,35 @@ def test_each_rank_gets_its_rank_and_the_world_size(tmp_path: Path) -> None:
             "MASTER_ADDR": "127.0.0.1",
             "GLOO_SOCKET_IFNAME": "lo",
         }
+
+
+def addresses_of_this_machine() -> list[str]:
+    """Those under which other machines could reach it."""
+    kinds = (socket.AF_INET, socket.AF_INET6)
+    entries = [entry for found in psutil.net_if_addrs().values() for entry in found if entry.family in kinds]
+    return [entry.address for entry in entries if kind_of(entry.address) not in ("loopback", "link-local")]
+
+
+def test_the_store_of_the_ranks_refuses_connections_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It unpickles what others write into it."""
+    addresses = addresses_of_this_machine()
+    if not addresses:
+        pytest.skip("this machine has no address besides those of the loopback interface")
+    refused = []
+
+    def connect(launch: Launch, number: int, environment: dict[str, str], meeting: int) -> NoReturn:
+        port = int(environment["MASTER_PORT"])
+        socket.create_connection((environment["MASTER_ADDR"], port), timeout=5).close()
+        for address in addresses:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((address, port), timeout=5)
+            refused.append(address)
+        raise StorageError("enough is known")
+
+    monkeypatch.setattr(Launch, "_start_rank", connect)
+    with pytest.raises(StorageError, match="enough is known"):
+        launch(2, PROGRAM, [])
+    assert refused == addresses
 
 
 @pytest.mark.slow

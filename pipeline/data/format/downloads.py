@@ -158,6 +158,8 @@ class Patience:
             except (PipelineError, NoRoomError):
                 raise
             except Exception as error:  # each library raises its own errors
+                if (refusal := _refusal_in(error)) is not None:
+                    raise refusal from None
                 reason = _reason(error)
                 _refuse_hopeless(error, self.what, reason)
             else:
@@ -183,6 +185,15 @@ def _reason(error: Exception) -> str:
     """What a library or a server says, in one line and without what could be a secret."""
     text = " ".join(str(error).split()) or type(error).__name__
     return printable(without_credentials(text), LONGEST_REASON).rstrip(".")
+
+
+def _refusal_in(error: BaseException | None) -> PipelineError | None:
+    """An error of ours that a library has put into one of its own."""
+    while error is not None:
+        if isinstance(error, PipelineError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _refuse_hopeless(error: Exception, what: str, reason: str) -> None:

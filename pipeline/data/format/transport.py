@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,8 +14,9 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.asyn import get_loop
 
-from pipeline.data.format import web
+from pipeline.data.format import hub, web
 from pipeline.data.format.downloads import Patience, Progress, TooLargeError
+from pipeline.data.format.redirects import redirect_rule, s3_session
 from pipeline.errors import ConfigError, DataError
 from pipeline.foreign_text import printable, without_credentials
 from pipeline.options import RemoteOptions
@@ -38,7 +38,7 @@ ONE_STREAM = {"s3": {"max_concurrency": 1}, "gs": {"concurrency": 1}}
 
 
 class Transport:
-    """Downloads files below a URL: from web servers with aiohttp, from all others with fsspec."""
+    """Downloads files below a URL: from web servers and the Hugging Face Hub with aiohttp, from others with fsspec."""
 
     def __init__(self, url: str, options: RemoteOptions) -> None:
         """Raises ConfigError if the library for this kind of URL is not installed."""
@@ -59,9 +59,12 @@ class Transport:
             import aiohttp  # noqa: F401 - an ImportError is to come now
 
             return None
+        if self._scheme == "hf":
+            hub.web_address(f"{self._url}/x")
+            return None
         # Not a cached instance: that may have been created with other timeouts.
         return fsspec.filesystem(
-            self._scheme, skip_instance_cache=True, **_timeouts(self._scheme, self._options.stall_seconds)
+            self._scheme, skip_instance_cache=True, **_settings(self._scheme, self._options)
         )
 
     def read(self, name: str, limit: int, patience: Patience) -> bytes:
@@ -88,11 +91,11 @@ class Transport:
 
     def _start(self, url: str, path: Path, progress: Progress) -> Future[None]:
         if self._files is None:
-            return _in_loop(web.fetch(url, path, progress, self._options))
-        if self._files.async_impl:
-            extra = ONE_STREAM.get(self._scheme, {})
-            return _in_loop(self._files._get_file(url, str(path), callback=progress, **extra))
-        return _in_thread(lambda: self._files.get_file(url, str(path), callback=progress))
+            address = hub.web_address(url) if self._scheme == "hf" else web.Address(url)
+            return _in_loop(web.fetch(address, path, progress, self._options))
+        return _in_loop(
+            self._files._get_file(url, str(path), callback=progress, **ONE_STREAM.get(self._scheme, {}))
+        )
 
 
 def _in_loop(coroutine: Coroutine[Any, Any, Any]) -> Future[None]:
@@ -104,33 +107,19 @@ def _in_loop(coroutine: Coroutine[Any, Any, Any]) -> Future[None]:
     return asyncio.run_coroutine_threadsafe(run(), get_loop())
 
 
-def _in_thread(download: Any) -> Future[None]:
-    """Run it in a thread of its own, which cannot be cancelled: `progress` ends it when the next bytes arrive."""
-    future: Future[None] = Future()
-    future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            download()
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    # A daemon: it must not keep the process alive while it waits for a server.
-    threading.Thread(target=run, name="download", daemon=True).start()
-    return future
-
-
-def _timeouts(scheme: str, seconds: float) -> dict[str, Any]:
-    """Options with which a connection that sends nothing for so many seconds is an error."""
+def _settings(scheme: str, options: RemoteOptions) -> dict[str, Any]:
+    """Settings of a library: a connection that sends nothing for `stall_seconds` is an error, and so are redirects."""
+    seconds, hosts = options.stall_seconds, options.redirect_hosts
     if scheme == "s3":
         limits = {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"max_attempts": 1}}
-        return {"config_kwargs": limits}
+        return {"config_kwargs": {**limits, "http_session_cls": s3_session(hosts)}}
     if scheme == "gs":
         from aiohttp import ClientTimeout
 
-        return {"requests_timeout": ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)}
+        return {
+            "requests_timeout": ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds),
+            "session_kwargs": {"trace_configs": [redirect_rule(hosts)]},
+        }
     return {}
 
 

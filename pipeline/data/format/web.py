@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from pipeline.data.format.downloads import Progress
@@ -32,15 +32,26 @@ class AnswerError(Exception):
         self.status = response.status
 
 
-async def fetch(url: str, path: Path, progress: Progress, options: RemoteOptions) -> None:
-    """Download the file at an http:// or https:// URL to `path`.
+class Address(NamedTuple):
+    """Where a file is on a web server."""
+
+    url: str
+    token: str | None = None
+    """Sent to the server of this URL, and to no other that it redirects to."""
+    hosts: Sequence[str] = ()
+    """Hosts that its redirects may lead to, besides data.remote.redirect_hosts."""
+
+
+async def fetch(address: Address, path: Path, progress: Progress, options: RemoteOptions) -> None:
+    """Download the file at an http:// or https:// address to `path`.
 
     Raises DataError if the server redirects to a place that is not allowed or compresses the file; AnswerError, OSError
     or an error of aiohttp if it does not send it; and as `progress` does.
     """
     import aiohttp
 
-    trip = Trip(url, options.redirect_hosts)
+    url = address.url
+    trip = Trip(url, [*options.redirect_hosts, *address.hosts], address.token)
     seconds = options.stall_seconds
     session = aiohttp.ClientSession(
         # A bomb would grow while it is unpacked.
@@ -73,6 +84,8 @@ class Trip:
     start: str
     hosts: Sequence[str]
     """Other hosts that redirects may lead to; each stands for its subdomains too."""
+    token: str | None = None
+    """What the first server asks for"""
     _kinds: set[str] = field(default_factory=set)
     """The kinds of the addresses that the first host has."""
     _is_redirected: bool = False
@@ -99,7 +112,9 @@ class Trip:
         # The signature of an address is of its exact text.
         is_exact = self._is_redirected and url.isascii() and url.isprintable() and " " not in url
         try:
-            return await session.get(URL(url, encoded=is_exact), allow_redirects=False)
+            return await session.get(
+                URL(url, encoded=is_exact), headers=self._headers(url), allow_redirects=False
+            )
         except aiohttp.ClientConnectionError:
             if self._refused is None:
                 raise
@@ -108,6 +123,11 @@ class Trip:
                 "such addresses are not reached by way of others. If the files are there, name that address in "
                 "data.shards."
             ) from None
+
+    def _headers(self, url: str) -> dict[str, str]:
+        """The token, if this is the server that it is for."""
+        is_first = urlsplit(url)[:2] == urlsplit(self.start)[:2]
+        return {"Authorization": f"Bearer {self.token}"} if self.token and is_first else {}
 
     def follow(self, url: str, location: str) -> str:
         """Where a redirect from `url` leads. Raises DataError unless it may be followed."""

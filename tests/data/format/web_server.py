@@ -48,6 +48,7 @@ class Server:
     port: int
     answers: dict[str, Answer]
     asked: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
     is_ending: threading.Event = field(default_factory=threading.Event)
 
@@ -61,6 +62,7 @@ class Server:
             request = connected.recv(65536).decode("latin-1")
             path = request.split(" ")[1]
             self.asked.append(path)
+            self.heads.append(request)
             self.answers[path.partition("?")[0]](Connection(connected, path, self))
 
 
