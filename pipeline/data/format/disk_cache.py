@@ -5,7 +5,9 @@
     SHA256.fetch         locked by the process that downloads the file, so that the others wait for it
     .lock                locked while files are counted, renamed or removed, but never during a download
 
-Each reader holds a shared lock on its file, and locked files are not removed.
+Each reader holds a shared lock on its file, and locked files are not removed. On a file system without locks there is a
+warning, and the cache does without: an open file can be read after it was removed, a file that two processes download
+gets the same content twice, and one that is being written is recognised by the time of its last change.
 
 A file is hashed when it is written, and by each process before it first uses it, unless it has a mark: the time of its
 last change is set to one that follows from its hash, and any later change replaces that. When it was last used is its
@@ -39,6 +41,8 @@ WHOLE = re.compile(r"[0-9a-f]{64}")
 PARTIAL = re.compile(r"[0-9a-f]{64}\.(\d{1,18})\.[0-9a-f]{8}")
 POLL_SECONDS = 0.05
 BLOCK = 1 << 22
+LONGEST_WRITE = 3600.0
+"""Seconds. Where there are no locks, a file that is being written has changed since."""
 SMALL = 1 << 22
 """Files up to this size are hashed even if they have a mark, because that takes no time."""
 
@@ -56,6 +60,7 @@ class DiskCache:
         with storage_errors(self.directory):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_other_writers(self.directory)
+        self._locks = _Locks(self.directory)
         self._verified: dict[str, tuple[int, ...]] = {}
 
     def open(self, digest: str, check: Check) -> IO[bytes] | None:
@@ -73,7 +78,7 @@ class DiskCache:
             return None
         try:
             # Only a process that removes the file holds an exclusive lock on it.
-            if _try_lock(file, fcntl.LOCK_SH) and os.fstat(file.fileno()).st_nlink:
+            if self._locks.take(file, fcntl.LOCK_SH) and os.fstat(file.fileno()).st_nlink:
                 if self._is_sound(file, digest, check):
                     return file
                 say_warning(f"{path} has changed since it was downloaded, and is downloaded again")
@@ -110,7 +115,7 @@ class DiskCache:
         with self._counting(wait):
             self._make_room(size)
             file = create_file(path)
-            _try_lock(file, fcntl.LOCK_EX)
+            self._locks.take(file, fcntl.LOCK_EX)
 
         def keep() -> None:
             with path.open("rb") as written:
@@ -143,7 +148,7 @@ class DiskCache:
     @contextmanager
     def _locked(self, path: Path, wait: Wait) -> Iterator[None]:
         with self._open_lock(path) as file:
-            while not _try_lock(file, fcntl.LOCK_EX):
+            while not self._locks.take(file, fcntl.LOCK_EX):
                 wait(POLL_SECONDS)
             yield
 
@@ -196,17 +201,57 @@ class DiskCache:
             except FileNotFoundError:
                 continue
             if match := PARTIAL.fullmatch(path.name):
-                used += 0 if _remove_unused(path) else int(match[1])
+                is_written = self._locks.are_missing and time.time() - status.st_mtime < LONGEST_WRITE
+                used += 0 if not is_written and self._remove_unused(path) else int(match[1])
             elif WHOLE.fullmatch(path.name):
                 used += status.st_size
                 old.append((status.st_atime_ns, path, status.st_size))
         for _, path, bytes_ in sorted(old):
             if used + size <= self.capacity:
                 return
-            if _remove_unused(path):
+            if self._remove_unused(path):
                 used -= bytes_
         if used + size > self.capacity:
             raise NoRoomError
+
+    def _remove_unused(self, path: Path) -> bool:
+        """Remove a file unless a process holds a lock on it; return whether it was removed."""
+        try:
+            with open_regular(path, within=path.parent) as file:
+                if not self._locks.take(file, fcntl.LOCK_EX):
+                    return False
+                path.unlink(missing_ok=True)
+                return True
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return _is_removed(path)
+
+
+class _Locks:
+    """The locks of the file system that the cache is on, if it has any."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.are_missing = False
+
+    def take(self, file: IO[bytes], kind: int) -> bool:
+        """Whether no other process has a lock on the file that excludes this one. It ends when the file is closed."""
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            if not self.are_missing:
+                self.are_missing = True
+                say_warning(
+                    f"the file system of {self._directory} (data.remote.directory) has no locks ({error.strerror}). "
+                    "The cache does without, so it may take more room than data.remote.capacity_gb, and only processes "
+                    "of this machine may use it"
+                )
+        return True
 
 
 def sha256_of(path: Path, check: Check) -> str:
@@ -249,39 +294,10 @@ def _refuse_other_writers(directory: Path) -> None:
     )
 
 
-def _remove_unused(path: Path) -> bool:
-    """Remove a file unless a process holds a lock on it; return whether it was removed."""
-    try:
-        with open_regular(path, within=path.parent) as file:
-            if not _try_lock(file, fcntl.LOCK_EX):
-                return False
-            path.unlink(missing_ok=True)
-            return True
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return _is_removed(path)
-
-
 def _is_removed(path: Path) -> bool:
     """Remove what is no file that a process could use. Returns False for a directory."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
         return False
-    return True
-
-
-def _try_lock(file: IO[bytes], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in WITHOUT_LOCKS:
-            raise ConfigError(
-                f"data.remote.directory is on a file system without file locks ({error.strerror}), by which processes "
-                "share downloaded shards. Choose a directory on a local disk."
-            ) from None
-        raise
     return True

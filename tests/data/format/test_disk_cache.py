@@ -308,12 +308,26 @@ def test_files_of_another_user_stop_nothing() -> None:
         os.seteuid(0)
 
 
-def test_a_file_system_without_locks_is_named(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_one_warning(
+    number: int, three: Three, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refuse(file: object, kind: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, os.strerror(number))
 
+    files, place, digests = three
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(
-        ConfigError, match=r"without file locks \(No locks available\).* Choose a directory on a local"
-    ):
-        three[0].open("a.tar")
+    fresh, old = (place / f"{letter * 64}.100.12345678" for letter in "ef")
+    for path in (fresh, old):
+        path.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    with files.open("a.tar") as first:
+        for name in ("b.tar", "c.tar"):
+            files.open(name).close()
+        assert len(first.read()) == 1000, "also after it was removed"
+    assert {name for name, digest in digests.items() if (place / digest).exists()} == {"b.tar", "c.tar"}
+    assert fresh.exists(), "another process may be writing it"
+    assert not old.exists()
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 1
+    assert f"has no locks ({os.strerror(number)}). The cache does without" in warnings[0]
