@@ -34,6 +34,8 @@ def read_picture_file(content: bytes) -> PictureFile:
     Raises DataError if its format is not supported, if it has more than 64 million pixels or more parts than a decoder
     should see, or if its structure is damaged; the message does not name the file, so callers must add its name.
     """
+    if not content:
+        raise DataError("it is empty")
     read = next((read for starts, read in READERS.items() if content.startswith(starts)), None)
     if read is None and is_pointer(content):
         raise DataError(f"it is {POINTER}")
