@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.data.format.boundary import reason
 from pipeline.durable import make_directory_of, replacing
 from pipeline.errors import ConfigError
 from pipeline.monitor.records import nothing_to_draw
+from pipeline.regular_files import read_regular
 from pipeline.run.directory import RunDirectory
 from pipeline.stderr import say_warning
 
 ANIMATION = "training.gif"
 
 FRAME_NAME = re.compile(r"step_(\d{8,})\.png")
-MOST_FRAMES = 60
+MOST_FRAMES, MOST_BYTES = 60, 1 << 28
 MOST_WIDTH = 640
 FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 2000
 STRIP_HEIGHT = 18
@@ -63,11 +66,11 @@ def read_grid(path: Path) -> Image.Image | None:
     A run that is still training may delete or replace grids after they were listed.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(_content(path), formats=["PNG"]) as image:
             # By a whole factor, so that all pixels of small images stay the same size.
             return image.convert("RGB").reduce(-(-image.width // MOST_WIDTH))
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a damaged chunk
-        say_warning(f"{path} cannot be read and is skipped: {error}")
+    except Exception as error:  # Pillow raises nearly anything for a damaged file
+        say_warning(f"{path} cannot be read and is skipped: {reason(error)}")
         return None
 
 
@@ -79,11 +82,15 @@ def step_of(path: Path) -> int:
 def _size(path: Path) -> tuple[int, int] | None:
     """Width and height of a PNG in pixels, or None if the file is not a complete PNG."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(_content(path), formats=["PNG"]) as image:
             image.verify()
             return image.size
-    except (OSError, SyntaxError):  # Pillow raises SyntaxError for a damaged chunk
+    except Exception:  # Pillow raises nearly anything for a damaged file
         return None
+
+
+def _content(path: Path) -> BytesIO:
+    return BytesIO(read_regular(path, MOST_BYTES, within=path.parent))
 
 
 def _frame(grid: Image.Image, step: int, last_step: int) -> Image.Image:

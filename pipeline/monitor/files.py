@@ -75,7 +75,7 @@ class PngFiles(Sink):
 def _lines_before(path: Path, first_step: int) -> list[str]:
     try:
         # A last line without an end was cut short by a crash.
-        lines = read_regular(path, MOST_BYTES).split(b"\n")[:-1]
+        lines = read_regular(path, MOST_BYTES, within=path.parent).split(b"\n")[:-1]
     except FileNotFoundError:
         return []
     records = [parse_line(line) for line in lines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from pipeline.errors import ConfigError
-from pipeline.monitor.animation import STRIP_HEIGHT, choose_frames, draw_animation
+from pipeline.monitor.animation import STRIP_HEIGHT, choose_frames, draw_animation, read_grid
 
 
 def write_grid(run: Path, step: int, size: tuple[int, int] = (70, 70)) -> Path:
@@ -111,6 +112,15 @@ def test_a_damaged_grid_is_passed_over(run: Path, damage: Callable[[bytes], byte
     path = write_grid(run, 60)
     path.write_bytes(damage(path.read_bytes()))
     assert steps_of(choose_frames(run / "samples")) == [20, 40]
+
+
+@pytest.mark.parametrize("kind", [os.mkfifo, lambda path: path.symlink_to("../secret.png")])
+def test_what_is_no_file_of_the_run_is_passed_over(run: Path, kind: Callable[[Path], None]) -> None:
+    """A named pipe would block for ever, and a picture from elsewhere would go into a report."""
+    Image.new("RGB", (70, 70)).save(run / "secret.png")
+    kind(run / "samples" / "step_00000060.png")
+    assert steps_of(choose_frames(run / "samples")) == [20, 40]
+    assert read_grid(run / "samples" / "step_00000060.png") is None
 
 
 def test_frames_have_the_size_of_the_newest_grid(run: Path) -> None:
