@@ -210,7 +210,8 @@ def _repaired(content: Mapping[str, Any], error: ValidationError, kind: type[Con
     """The config with the default of every wrong option, so that the rest can be checked too."""
     repaired = {key: dict(value) if isinstance(value, dict) else value for key, value in content.items()}
     for item in error.errors():
-        *sections, option = path_in(content, item["loc"])
+        # The name of an option that is no text in UTF-8 has no place.
+        *sections, option = path_in(content, item["loc"]) or ("",)
         section: Any = repaired
         for name in sections:
             section = section.get(name) if isinstance(section, dict) else None

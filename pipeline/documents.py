@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.foreign_text import printable
+from pipeline.foreign_text import printable, shown
 
-MOST_MISTAKES = 3
+MOST_MISTAKES, LONGEST_VALUE = 3, 60
 
 
 class Document(BaseModel):
@@ -51,4 +51,4 @@ def _describe(mistake: object) -> str:
     )
     if mistake["type"] == "missing":
         return f"{printable(place)} is missing"
-    return f"{printable(place)} is {printable(repr(mistake['input']), 60)}: {message}"
+    return f"{printable(place)} is {shown(mistake['input'], LONGEST_VALUE)}: {message}"

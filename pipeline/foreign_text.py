@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterable
 
 LONGEST_NAME, LONGEST_MESSAGE = 200, 20_000
 
-_URL = re.compile(r"\b([a-z][a-z0-9+.-]*)://([^\s'\"<>]+)", re.IGNORECASE)
+# With limits, because a search for names of any length takes minutes in a text of a hundred thousand hyphens.
+_URL = re.compile(r"\b([a-z][a-z0-9+.-]{0,20})://([^\s'\"<>]+)", re.IGNORECASE)
 _HOST = re.compile(r"(\[[0-9a-f:.]*\]|[^:]*)(:\d{0,5})?", re.IGNORECASE)
 _SECRET = re.compile(
-    r"\b(authorization|bearer|[\w-]*(?:token|password|passwd|secret|signature|credential|api-?_?key|access-?_?key)[\w-]*)"
-    r"(\s*[=:]\s*|\s+)(?:(?:basic|bearer)\s+)?[^\s&,;'\"]{4,}",
+    r"(\bauthorization|\bbearer"
+    r"|(?:token|password|passwd|secret|signature|credential|api-?_?key|access-?_?key)[\w-]{0,100})"
+    r"(\s{0,9}[=:]\s{0,9}|\s{1,9})(?:(?:basic|bearer)\s{1,9})?[^\s&,;'\"]{4,}",
     re.IGNORECASE,
 )
 
@@ -22,6 +25,17 @@ def printable(text: str, limit: int = LONGEST_NAME) -> str:
     A text of more than `limit` characters loses its middle.
     """
     return _escaped(shortened(text, limit))
+
+
+def shown(value: object, limit: int) -> str:
+    """A value as Python writes it, on one line of at most about `limit` characters.
+
+    Only what is shown is looked at: the value may be of any size, and nested without end.
+    """
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 4, limit, limit
+    short.maxlist = short.maxtuple = short.maxdict = 20
+    return printable(short.repr(value), limit)
 
 
 def printable_lines(text: str, limit: int = LONGEST_MESSAGE) -> str:

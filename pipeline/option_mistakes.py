@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline import foreign_text
 from pipeline.foreign_text import printable
 from pipeline.option_fields import KeyPath, default_kind, fields
 from pipeline.option_hints import hint_for
@@ -21,6 +22,7 @@ EXPECTED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "text (put it in quotes)",
+    "string_unicode": "text in UTF-8",
     "string_too_short": "text that is not empty",
     "string_pattern_mismatch": "text that matches {pattern}",
     "greater_than": "a value greater than {gt}",
@@ -39,7 +41,7 @@ def describe_mistake(
     `content` was checked as a config of this `kind`. `places` says where each key was written, such as "line 3".
     """
     path = path_in(content, item["loc"])
-    name, found = printable(".".join(path)), shown(item["input"])
+    name, found = printable(".".join(path)) or "options", shown(item["input"])
     where = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), "")
     match item["type"]:
         case "extra_forbidden":
@@ -51,7 +53,8 @@ def describe_mistake(
             text = f"invalid value {shown(item['input']['name'])}: expected one of {item['ctx']['expected_tags']}"
             name = f"{name}.name"
         case "list_type":
-            text = f"invalid value {found}: expected a list, as in {name}=[{printable(str(item['input']), MOST_SHOWN)}]"
+            plain = printable(item["input"], MOST_SHOWN) if isinstance(item["input"], str) else found
+            text = f"invalid value {found}: expected a list, as in {name}=[{plain}]"
         case "too_short":
             text = "an empty list is not allowed: name at least one, or leave the option out"
         case "invalid_key":
@@ -80,7 +83,7 @@ def invalid_value(item: Any) -> str:
 
 def shown(value: object) -> str:
     """A value as Python writes it, on one line and shortened: it may be long, or nested without end."""
-    return printable(repr(value), MOST_SHOWN)
+    return foreign_text.shown(value, MOST_SHOWN)
 
 
 def path_in(content: Any, location: Sequence[int | str]) -> KeyPath:

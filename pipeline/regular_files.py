@@ -13,6 +13,8 @@ import stat
 from pathlib import Path
 from typing import IO
 
+MORE_BYTES = 1 << 16
+"""Of a file that grows, or whose size is not known before it is read."""
 _KINDS = (
     (stat.S_ISDIR, "it is a directory"),
     (stat.S_ISFIFO, "it is a named pipe, not a file"),
@@ -43,7 +45,10 @@ def open_regular(path: Path, within: Path | None = None) -> IO[bytes]:
 def read_regular(path: Path, limit: int, within: Path | None = None) -> bytes:
     """The content of a regular file of at most `limit` bytes; `within` as for `open_regular`. Raises OSError."""
     with open_regular(path, within) as file:
-        content = file.read(limit + 1)
+        # Memory is taken for as much as is asked for, so no more is asked for than the file seems to have.
+        content = file.read(min(os.fstat(file.fileno()).st_size, limit))
+        while len(content) <= limit and (more := file.read(min(MORE_BYTES, limit + 1 - len(content)))):
+            content += more
     if len(content) > limit:
         raise OSError(
             errno.EFBIG, f"it has more than the {limit:,} bytes that such a file can have", str(path)

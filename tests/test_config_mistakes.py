@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -255,6 +256,12 @@ def test_an_argument_that_is_not_an_override_is_refused(tmp_path: Path, text: st
 def test_an_argument_whose_value_is_not_yaml_is_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(ConfigError, match="the value is not valid YAML"):
         load(tmp_path, SMALL, f"seed={value}")
+
+
+@pytest.mark.parametrize(("text", "name"), [("data.\udcff=1", "data"), ("\udcff=1", "options")])
+def test_the_name_of_an_option_that_is_no_text_is_refused(tmp_path: Path, text: str, name: str) -> None:
+    found = mistakes(tmp_path, SMALL, text)[1:]
+    assert any(re.search(rf"{name}: invalid value .*udcff.*: expected text in UTF-8", line) for line in found)
 
 
 def run_train(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import time
 
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.foreign_text import printable, shortened, without_credentials, without_secrets
+from pipeline.foreign_text import printable, shortened, shown, without_credentials, without_secrets
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "result"),
     [
         ("cat.png", "cat.png"),
         ("Zürich 猫.png", "Zürich 猫.png"),
@@ -22,8 +23,8 @@ from pipeline.foreign_text import printable, shortened, without_credentials, wit
         ("\x9b31m", r"\x9b31m"),
     ],
 )
-def test_control_characters_are_escaped(text: str, shown: str) -> None:
-    assert printable(text) == shown
+def test_control_characters_are_escaped(text: str, result: str) -> None:
+    assert printable(text) == result
 
 
 def test_a_long_text_loses_its_middle() -> None:
@@ -31,7 +32,7 @@ def test_a_long_text_loses_its_middle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "result"),
     [
         ("see https://docs.python.org/3/", "see https://docs.python.org/3/"),
         ("https://user:pw@host/a.tar", "https://host/a.tar"),
@@ -46,8 +47,8 @@ def test_a_long_text_loses_its_middle() -> None:
         ("hf://me:token@datasets/a", "hf://datasets/a"),
     ],
 )
-def test_urls_lose_what_can_be_secret(text: str, shown: str) -> None:
-    assert without_secrets(text) == shown
+def test_urls_lose_what_can_be_secret(text: str, result: str) -> None:
+    assert without_secrets(text) == result
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,23 @@ def test_an_error_loses_escapes_and_secrets_but_keeps_its_lines() -> None:
     error = DataError("https://u:p@h/x", "  \x1b[31mred\nerror (exit 0): fine")
     assert str(error) == "https://h/x\n  \\x1b[31mred\\nerror (exit 0): fine"
     assert str(pickle.loads(pickle.dumps(error))) == str(error), "as processes pass them on"
+
+
+def test_a_value_is_shown_shortly_however_large_or_deep_it_is() -> None:
+    deep: dict[str, object] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    assert shown(deep, 60) == "{'a': {'a': {'a': {'a': {...}}}}}"
+    assert len(shown(["x" * 10**6] * 10**6, 60)) < 70
+    assert shown("a\x1b\n", 60) == r"'a\x1b\n'"
+
+
+@pytest.mark.parametrize("part", ["a-", "a+", "token-", "secret ", "x://", "api-api_"])
+def test_long_texts_are_searched_for_secrets_in_linear_time(part: str) -> None:
+    began = time.process_time()
+    without_credentials(part * 50_000)
+    assert time.process_time() - began < 5
+
+
+def test_long_names_of_secrets_hide_them_too() -> None:
+    assert "abcdef" not in without_credentials(f"{'my_' * 50}token{'_x' * 40}=abcdef")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,20 @@ def test_a_link_may_stay_within_the_set_but_not_leave_it(tmp_path: Path) -> None
     with pytest.raises(OSError, match=r"it is a link to .*secret, outside of"):
         read_regular(inside / "far", 10, within=inside)
     assert read_regular(inside / "far", 10) == b"secret"  # the user named it
+
+
+def test_memory_is_taken_for_the_file_and_not_for_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    tracemalloc.start()
+    try:
+        assert read_regular(tmp_path / "a", 1 << 34) == b"content"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_does_not_know_its_size_is_read_to_its_end() -> None:
+    path = Path("/proc/self/status")
+    assert b"VmHWM" in read_regular(path, 1 << 20)
+    with pytest.raises(OSError, match="it has more than the 9 bytes"):
+        read_regular(path, 9)

@@ -78,6 +78,6 @@ def add_truncation(parser: argparse.ArgumentParser) -> None:
 def _checkpoint(text: str) -> int | Literal["best"]:
     if text == "best":
         return "best"
-    if not text.isdigit():
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"invalid value {text!r}: expected a step, such as 1000, or best")
     return int(text)

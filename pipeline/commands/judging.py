@@ -165,7 +165,7 @@ def choose_checkpoints(run: Path, wanted: Sequence[str] | None, say: Say = say_w
             f"--checkpoint {' '.join(wanted)}: all already means every checkpoint, so it cannot be combined with "
             "others. Give --checkpoint all, or a list of steps and best."
         )
-    if wrong := [word for word in wanted if word != "best" and not word.isdigit()]:
+    if wrong := [word for word in wanted if word != "best" and not word.isdecimal()]:
         raise ConfigError(
             f"--checkpoint: invalid value {' '.join(wrong)}: expected steps, such as 1000 2000, best or all."
         )

@@ -165,7 +165,7 @@ def _add_work(work: argparse._ArgumentGroup) -> None:
 def _resolution(text: str) -> tuple[int, int]:
     """64 or 90x160 to (height, width)."""
     sides = text.lower().split("x")
-    if not 1 <= len(sides) <= 2 or not all(side.isdigit() for side in sides):
+    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a size: give a side, for example 64, or height and width, for example 90x160"
         )
@@ -178,7 +178,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _part(text: str) -> tuple[int, int]:
     number, slash, count = text.partition("/")
-    if not (slash and number.isdigit() and count.isdigit()):
+    if not (slash and number.isdecimal() and count.isdecimal()):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a part: give for example 3/8 for the third of eight"
         )

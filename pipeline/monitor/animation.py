@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.data.format.boundary import reason
+from pipeline.data.format.codecs import MAX_FILE_BYTES
+from pipeline.data.format.native_output import hidden_native_output
+from pipeline.data.format.picture_files import read_picture_file
+from pipeline.data.format.picture_files.parts import PictureFile
+from pipeline.data.sources.pictures import decode_picture
 from pipeline.durable import make_directory_of, replacing
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.monitor.records import nothing_to_draw
 from pipeline.regular_files import read_regular
 from pipeline.run.directory import RunDirectory
@@ -20,8 +23,8 @@ from pipeline.stderr import say_warning
 ANIMATION = "training.gif"
 
 FRAME_NAME = re.compile(r"step_(\d{8,})\.png")
-MOST_FRAMES, MOST_BYTES = 60, 1 << 28
-MOST_WIDTH = 640
+MOST_FRAMES = 60
+MOST_WIDTH, MOST_HEIGHT = 640, 2560
 FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 2000
 STRIP_HEIGHT = 18
 
@@ -48,7 +51,8 @@ def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
     """Up to `most` grids of a run in the order of their steps, including the first and the last.
 
     All have the size of the newest one, because monitor.grid may have changed when the run was resumed. Files that are
-    not a complete PNG, for example after a kill or on a full disk, are skipped. Raises ConfigError if there is no grid.
+    not a complete PNG, for example after a kill or on a full disk, are skipped, as are those of more than 64 million
+    pixels. Raises ConfigError if there is no grid.
     """
     paths = sorted((path for path in samples.glob("*") if FRAME_NAME.fullmatch(path.name)), key=step_of)
     sizes = {path: size for path in paths if (size := _size(path)) is not None}
@@ -63,15 +67,19 @@ def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
 def read_grid(path: Path) -> Image.Image | None:
     """A grid in RGB, at most 640 pixels wide; None, with a warning, if it can no longer be read.
 
-    A run that is still training may delete or replace grids after they were listed.
+    It is also at most 2,560 pixels high. A run that is still training may delete or replace grids after they were
+    listed.
     """
     try:
-        with Image.open(_content(path), formats=["PNG"]) as image:
-            # By a whole factor, so that all pixels of small images stay the same size.
-            return image.convert("RGB").reduce(-(-image.width // MOST_WIDTH))
-    except Exception as error:  # Pillow raises nearly anything for a damaged file
-        say_warning(f"{path} cannot be read and is skipped: {reason(error)}")
+        content = read_regular(path, MAX_FILE_BYTES, path.parent)
+        with hidden_native_output():
+            image = decode_picture(content, _read_png(content)).convert("RGB")
+    except (OSError, DataError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        say_warning(f"{path} cannot be read and is skipped: {reason}")
         return None
+    # By a whole factor, so that all pixels of small images stay the same size.
+    return image.reduce(max(-(-image.width // MOST_WIDTH), -(-image.height // MOST_HEIGHT)))
 
 
 def step_of(path: Path) -> int:
@@ -80,17 +88,19 @@ def step_of(path: Path) -> int:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a PNG in pixels, or None if the file is not a complete PNG."""
+    """Width and height of a PNG in pixels, or None if the file is not a complete PNG of up to 64 million pixels."""
     try:
-        with Image.open(_content(path), formats=["PNG"]) as image:
-            image.verify()
-            return image.size
-    except Exception:  # Pillow raises nearly anything for a damaged file
+        found = _read_png(read_regular(path, MAX_FILE_BYTES, path.parent))
+    except (OSError, DataError):
         return None
+    return found.width, found.height
 
 
-def _content(path: Path) -> BytesIO:
-    return BytesIO(read_regular(path, MOST_BYTES, within=path.parent))
+def _read_png(content: bytes) -> PictureFile:
+    found = read_picture_file(content)
+    if found.kind != "PNG":
+        raise DataError(f"it is a {found.kind} file")
+    return found
 
 
 def _frame(grid: Image.Image, step: int, last_step: int) -> Image.Image:

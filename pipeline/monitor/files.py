@@ -63,7 +63,7 @@ class PngFiles(Sink):
         with storage_errors(directory):
             for path in directory.glob("step_*.png"):
                 step = path.stem.removeprefix("step_")
-                if step.isdigit() and int(step) >= first_step:
+                if step.isdecimal() and int(step) >= first_step:
                     path.unlink()
 
     def images(self, step: int, name: str, png: Png) -> None:

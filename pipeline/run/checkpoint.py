@@ -28,6 +28,7 @@ from pydantic import Field
 from pipeline.documents import Document, parse_json
 from pipeline.durable import advice, create_file, remove_tree, storage_errors, sync_directory
 from pipeline.errors import CheckpointError, StorageError
+from pipeline.foreign_text import shown
 from pipeline.regular_files import open_regular, read_regular
 from pipeline.run.saved_state import ResumableState, SavedState, Step
 from pipeline.run.tensor_files import Tensors, read_tensors
@@ -217,7 +218,7 @@ def find_defect(checkpoint: Checkpoint) -> str | None:
     try:
         text = read_regular(path / "manifest.json", MOST_TEXT_BYTES)
         if (found_format := parse_json(text, Versioned).format) != FORMAT:
-            return f"{path} has the format {found_format!r}; this version reads {FORMAT!r}"
+            return f"{path} has the format {shown(found_format, 60)}; this version reads {FORMAT!r}"
         manifest = parse_json(text, Manifest)
         if manifest.step != checkpoint.step:
             return f"{path} contains step {manifest.step}"

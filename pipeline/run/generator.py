@@ -232,7 +232,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 def _open_checkpoint(path: Path) -> Checkpoint:
     _, _, step = path.resolve().name.rpartition("_")
-    if not step.isdigit():
+    if not step.isdecimal():
         raise ConfigError(f"{path} is not named like a checkpoint, such as step_00001000. Rename it back.")
     checkpoint = Checkpoint(path, int(step))
     if (defect := find_defect(checkpoint)) is not None:
@@ -280,10 +280,7 @@ def _of_checkpoint(checkpoint: Checkpoint, use_ema: bool) -> TrainedGenerator:
         model: ModelOptions = TypeAdapter(SavedModelOptions).validate_python(nested(flat))
     except ValueError as error:
         why = describe_mistakes(error) if isinstance(error, ValidationError) else error
-        raise CheckpointError(
-            f"{checkpoint.path / 'state.json'} describes a network that this version does not know: {why}. Name the "
-            "run that it belongs to."
-        ) from None
+        raise _unknown_network(checkpoint, str(why)) from None
     directory = checkpoint.path.resolve()
     name = directory.parent.parent.name if directory.parent.name == "checkpoints" else directory.name
     return TrainedGenerator(_network(model, checkpoint, use_ema), _card(name, model, checkpoint, use_ema))
@@ -296,16 +293,26 @@ def _card(run: str, model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) 
         for key, value in identity.values().items()
         if key not in ("images", "data.manifest") and not key.startswith("model.")
     }
-    return Card(
-        format=FORMAT,
-        run=run,
-        step=checkpoint.step,
-        weights="ema" if use_ema else "generator",
-        model=model,
-        latent=model.latent,
-        image_shape=identity.images,
-        manifest=identity.manifest,
-        training=training,
+    try:
+        return Card(
+            format=FORMAT,
+            run=run,
+            step=checkpoint.step,
+            weights="ema" if use_ema else "generator",
+            model=model,
+            latent=model.latent,
+            image_shape=identity.images,
+            manifest=identity.manifest,
+            training=training,
+        )
+    except ValidationError as error:
+        raise _unknown_network(checkpoint, describe_mistakes(error)) from None
+
+
+def _unknown_network(checkpoint: Checkpoint, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint.path / 'state.json'} describes a network that this version does not know: {why}. Name the run "
+        "that it belongs to."
     )
 
 

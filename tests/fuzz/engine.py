@@ -18,9 +18,9 @@ import multiprocessing
 import pkgutil
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -141,13 +141,9 @@ class Campaign:
         for name in names:
             waiting.put(name)
         rows: list[Row] = []
-        threads = [
-            threading.Thread(target=self._work, args=(waiting, rows, report)) for _ in range(self.workers)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(self.workers) as threads:
+            for working in [threads.submit(self._work, waiting, rows, report) for _ in range(self.workers)]:
+                working.result()
         return sorted(rows, key=lambda row: names.index(row.name))
 
     def _work(self, waiting: SimpleQueue[str], rows: list[Row], report: Callable[[Row], object]) -> None:
@@ -197,9 +193,7 @@ class Worker:
         """The results of these inputs, up to the first one that ends the process or takes too long."""
         connection = self._connection or self._start()
         try:
-            connection.send((name, first, count))
-            if not connection.poll(START_SECONDS) or connection.recv() != "ready":
-                raise RuntimeError(f"the target {name} did not get ready within {START_SECONDS} seconds")
+            self._prepare(connection, name, first, count)
             for number in range(first, first + count):
                 if not connection.poll(self._campaign.limits.seconds):
                     self._stop()
@@ -208,6 +202,18 @@ class Worker:
                 yield connection.recv()
         except (EOFError, ConnectionError):
             yield Result(number, "crash", 0, 0, self._how_it_ended())
+
+    def _prepare(self, connection: Connection, name: str, first: int, count: int) -> None:
+        """Ask for these inputs. Raises RuntimeError if the target's seeds cannot be made."""
+        connection.send((name, first, count))
+        if not connection.poll(START_SECONDS):
+            raise RuntimeError(f"the target {name} did not get ready within {START_SECONDS} seconds")
+        try:
+            answer = connection.recv()
+        except EOFError:
+            answer = self._how_it_ended()
+        if answer != "ready":
+            raise RuntimeError(f"the seeds of the target {name} cannot be made: {answer}")
 
     def _start(self) -> Connection:
         from tests.fuzz.worker import work  # here, because the worker imports this file

@@ -5,9 +5,12 @@ Every mutation is a function of (data, random, seeds) and returns new bytes. `mu
 
 from __future__ import annotations
 
+import json
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 LONGEST = 1 << 19
 """No mutation makes an input longer than this, in bytes."""
@@ -57,6 +60,38 @@ WORDS = (
         "é" * 200,
     ),
     *("%n%s", "!!python/object/apply:os.system [id]", "*a", "&a [*a]", "file:///etc/passwd", "a" * 300),
+)
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2, 5, 2**31, 2**53, 2**63, 10**30, 0.5, -0.0, 1e308, -1e308, 1e-320),
+    *(
+        math.inf,
+        math.nan,
+        "",
+        "x",
+        "0",
+        "NaN",
+        "../../x",
+        "/etc/passwd",
+        "<injected a=1>",
+        "\x1b[2J",
+        "\ud800",
+        "\0",
+    ),
+    *("a" * 300, "\u202e", "x" * 100_000, [], {}, [[]], {"a": 1}, [0] * 1000, [1, "a", None], {"": {"": {}}}),
+)
+NAMES = (
+    "",
+    "name",
+    "step",
+    "data.manifest",
+    "__class__",
+    "a.b",
+    "a" * 300,
+    "\x1b[2J",
+    "<injected>",
+    "model.name",
+    "model.x.y",
 )
 
 Mutation = Callable[[bytes, random.Random, Sequence[bytes]], bytes]
@@ -161,6 +196,35 @@ def edit_word(data: bytes, chance: random.Random, seeds: Sequence[bytes]) -> byt
     return data[: match.start()] + new + data[match.end() :]
 
 
+def edit_json(data: bytes, chance: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """Exchange, remove or add a value in JSON, or in a line of JSON, which stays JSON."""
+    lines = data.splitlines() if b"\n{" in data else [data]
+    number = chance.randrange(len(lines)) if lines else 0
+    try:
+        content = json.loads(lines[number])
+    except (ValueError, IndexError, RecursionError):
+        return edit_word(data, chance, seeds)
+    lines[number] = json.dumps(_edited(content, chance)).encode()
+    return b"\n".join(lines) + (b"\n" if len(lines) > 1 else b"")
+
+
+def _edited(value: Any, chance: random.Random) -> Any:
+    """The value, or one somewhere in it, exchanged for another."""
+    if not isinstance(value, dict | list) or not value or chance.random() < 0.1:
+        return chance.choice(VALUES)
+    key = chance.choice(list(value)) if isinstance(value, dict) else chance.randrange(len(value))
+    match chance.randrange(8):
+        case 0:
+            value.pop(key)
+        case 1 if isinstance(value, dict):
+            value[chance.choice(NAMES)] = value[key] if chance.random() < 0.5 else chance.choice(VALUES)
+        case 1 if isinstance(value, list):
+            value.extend(value * chance.choice((1, 100)))
+        case _:
+            value[key] = _edited(value[key], chance)
+    return value
+
+
 def nest(data: bytes, chance: random.Random, seeds: Sequence[bytes]) -> bytes:
     """Put many opening brackets somewhere, with or without their ends."""
     depth, place = chance.choice((3, 200, 100_000)), chance.randrange(len(data) + 1)
@@ -177,7 +241,7 @@ def swap_parts(data: bytes, chance: random.Random, seeds: Sequence[bytes]) -> by
 
 MUTATIONS: tuple[Mutation, ...] = (
     *(flip_bits, flip_bits_of_header, truncate, remove_part, repeat_part, splice, fill, overwrite_with_noise),
-    *(edit_number, edit_number, edit_digits, edit_word, nest, swap_parts),
+    *(edit_number, edit_number, edit_digits, edit_word, edit_json, edit_json, edit_json, nest, swap_parts),
 )
 
 

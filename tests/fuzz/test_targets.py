@@ -7,13 +7,16 @@ import pytest
 from tests.fuzz.__main__ import describe
 from tests.fuzz.engine import Campaign, load_targets
 
-INPUTS = 200
+INPUTS = 25
+TAKE_ALL = ["lock", "notes", "record", "records", "report"]
+"""Targets for which a damaged file is as good as none."""
 
 
 @pytest.mark.slow
 def test_no_target_does_more_than_end_or_refuse() -> None:
-    campaign = Campaign(seed=1, inputs=INPUTS, workers=2)
+    campaign = Campaign(seed=1, inputs=INPUTS, workers=1)
     rows = campaign.run(sorted(load_targets()))
     assert [row.inputs for row in rows] == [INPUTS] * len(rows)
-    assert all(row.refused for row in rows)
+    assert [row.name for row in rows if not row.taken] == ["other-formats"]
+    assert [row.name for row in rows if not row.refused] == TAKE_ALL
     assert "".join(describe(rows, campaign.seed)) == ""

@@ -45,7 +45,11 @@ def work(connection: Connection, campaign: Campaign) -> None:
                 name, first, count = connection.recv()
                 chosen = TARGETS[name]
                 if name not in seeds:
-                    seeds[name] = chosen.seeds()
+                    try:
+                        seeds[name] = chosen.seeds()
+                    except Exception as error:
+                        connection.send(_describe(error))
+                        raise
                 connection.send("ready")
                 for number in range(first, first + count):
                     data = make_input(chosen, seeds[name], campaign.seed, number)
@@ -62,6 +66,8 @@ class Sandbox:
         self._scratch.mkdir()
         self._escapes: list[str] = []
         self._is_closed = False
+        if (fonts := Path.home() / ".cache" / "matplotlib").is_dir():
+            os.environ["MPLCONFIGDIR"] = str(fonts)  # making its list of fonts again takes seconds
         for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME"):
             os.environ[name] = str(self._scratch)
         tempfile.tempdir = str(self._scratch)
@@ -127,7 +133,8 @@ class Sandbox:
             return
         what: Any = None
         if event == "open" and arguments[2] is not None and arguments[2] & WRITES:
-            what = arguments[0] if self._is_outside(arguments[0], follow=True) else None
+            is_followed = not arguments[2] & os.O_NOFOLLOW
+            what = arguments[0] if self._is_outside(arguments[0], follow=is_followed) else None
         elif event in CHANGES_PATHS:
             places = (
                 arguments[path : path + 1] + arguments[place : place + 1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -123,6 +125,15 @@ def test_what_is_no_file_of_the_run_is_passed_over(run: Path, kind: Callable[[Pa
     assert read_grid(run / "samples" / "step_00000060.png") is None
 
 
+def test_a_grid_that_claims_to_be_huge_is_passed_over(run: Path) -> None:
+    path = write_grid(run, 60)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 20_000, 20_000)
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert steps_of(choose_frames(run / "samples")) == [20, 40]
+
+
 def test_frames_have_the_size_of_the_newest_grid(run: Path) -> None:
     for step in (60, 80):
         write_grid(run, step, size=(138, 104))
@@ -138,6 +149,7 @@ def test_frames_have_the_size_of_the_newest_grid(run: Path) -> None:
         ((641, 300), (321, 150)),
         ((1282, 1282), (428, 428)),
         ((2066, 2066), (517, 517)),
+        ((800, 14_000), (134, 2334)),
     ],
 )
 def test_wide_frames_are_scaled_down_by_a_whole_factor(

@@ -122,7 +122,19 @@ def test_pictures_of_one_name_become_files(tmp_path: Path) -> None:
 
 
 def test_pictures_of_steps_that_come_again_are_deleted_and_no_others(tmp_path: Path) -> None:
-    for name in ("step_00000002.png", "step_00000003.png", "step_00000010.png", "demo.png", "step_x.png"):
+    for name in (
+        "step_00000002.png",
+        "step_00000003.png",
+        "step_00000010.png",
+        "demo.png",
+        "step_x.png",
+        "step_².png",
+    ):
         (tmp_path / name).touch()
     PngFiles(tmp_path, "samples/ema", 3)
-    assert {path.name for path in tmp_path.iterdir()} == {"step_00000002.png", "demo.png", "step_x.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "step_00000002.png",
+        "demo.png",
+        "step_x.png",
+        "step_².png",
+    }

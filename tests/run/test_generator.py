@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -249,3 +250,25 @@ def test_training_can_start_from_an_exported_generator(exported: Path) -> None:
         CheckpointError, match=r"init_from\.critic: .* is an exported generator, which has no critic"
     ):
         read_weights(exported, "critic")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("images", [1, 8, 7], "images of 8 x 7 pixels"),
+        ("model." + "a." * 5000, 1, "extra inputs are not permitted"),
+    ],
+    ids=["not square", "very deep"],
+)
+def test_a_checkpoint_of_a_network_that_cannot_be_is_refused(
+    run: Path, key: str, value: object, message: str
+) -> None:
+    state = json.loads((newest(run) / "state.json").read_text())
+    state["identity"][key] = value
+    content = json.dumps(state).encode()
+    (newest(run) / "state.json").write_bytes(content)
+    manifest = json.loads((newest(run) / "manifest.json").read_text())
+    manifest["files"]["state.json"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (newest(run) / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=rf"describes a network that this version.*{message}"):
+        load_generator(newest(run))

@@ -46,6 +46,9 @@ LONGEST_WRITE = 3600.0
 SMALL = 1 << 22
 """Files up to this size are hashed even if they have a mark, because that takes no time."""
 
+IN_THE_WAY = (errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EISDIR, errno.EACCES, errno.EPERM)
+"""What `open_for_append` says of anything that is no file of ours."""
+
 Check = Callable[[], None]
 Wait = Callable[[float], None]
 """Sleeps for so many seconds, or raises if the time is up."""
@@ -156,7 +159,7 @@ class DiskCache:
         try:
             return open_for_append(path)
         except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EACCES, errno.EPERM):
+            if error.errno not in IN_THE_WAY:
                 raise
             self._remove_other(path, error)
             return open_for_append(path)

@@ -29,6 +29,7 @@ from pipeline import stopping
 from pipeline.data.format.codecs import Encoding
 from pipeline.documents import Document, parse_json
 from pipeline.errors import DataError
+from pipeline.foreign_text import shown
 from pipeline.presets import shards_command
 from pipeline.regular_files import open_regular, read_regular, regular_size
 from pipeline.wording import counted
@@ -148,7 +149,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
         found = parse_json(text, _Versioned).format
         if found != FORMAT:
             raise DataError(
-                f"{path} has the format {found!r}, but this version reads {FORMAT!r}. {MAKE} again."
+                f"{path} has the format {shown(found, 60)}, but this version reads {FORMAT!r}. {MAKE} again."
             )
         document = parse_json(text, _Document)
     except ValueError as error:

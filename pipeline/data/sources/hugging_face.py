@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.data.format.boundary import parsing
 from pipeline.data.format.codecs import MAX_FILE_BYTES
 from pipeline.data.sources import Source, Spec, stable_hash
 from pipeline.data.sources.column_labels import NO_LABELS, FoundLabels, find_column_labels
@@ -26,6 +27,7 @@ from pipeline.foreign_text import printable
 
 LABELS = frozenset(("column",))
 PREFIX = "hf:"
+REMEDY = "Download or save it again."
 
 
 class HuggingFace:
@@ -60,8 +62,9 @@ class HuggingFace:
         return None if self._labels is None else int(self._labels[self._rows[position]])
 
     def read(self, position: int) -> bytes:
-        stored = self._images[int(self._rows[position])][self._column]
         where = f"{self.name}: row {self.key(position)}"
+        with parsing(where, "cannot be read", REMEDY):
+            stored = self._images[int(self._rows[position])][self._column]
         if stored is None or (stored["bytes"] is None and stored["path"] is None):
             raise DataError(f"{where} has no image. Remove such rows from the dataset.")
         if stored["bytes"] is None:
@@ -109,11 +112,14 @@ def open_source(spec: Spec) -> Source:
             "'wgan-pipeline[hf]'"
         ) from None
     dataset = _load_saved(spec, spec.root) if spec.root is not None else _load_from_hub(spec)
-    image = _only_image_column(spec, dataset)
-    # A saved dataset keeps its format, in which rows may be tables instead of dictionaries.
-    plain = dataset.with_format(None).select_columns([image])
-    images = plain.cast_column(image, datasets.Image(decode=False))
-    labels = find_column_labels(spec, dataset, image)
+    with parsing(str(spec.root or spec.name), "is damaged", REMEDY):
+        # Arrow trusts the offsets in its files: wrong ones end the process when the values are read.
+        dataset.data.validate(full=True)
+        image = _only_image_column(spec, dataset)
+        # A saved dataset keeps its format, in which rows may be tables instead of dictionaries.
+        plain = dataset.with_format(None).select_columns([image])
+        images = plain.cast_column(image, datasets.Image(decode=False))
+        labels = find_column_labels(spec, dataset, image)
     return HuggingFace(f"{spec.name}-{spec.split}", images, labels, _places(spec))
 
 

@@ -213,3 +213,18 @@ def test_files_outside_of_the_dataset_are_not_read(tmp_path: Path) -> None:
     for position in range(4):
         with pytest.raises(DataError, match=reasons[int(source.key(position))]):
             source.read(position)
+
+
+@pytest.mark.parametrize("offset", [2**31 - 1, -1, 0])
+def test_a_table_with_wrong_offsets_is_refused_before_a_value_is_read(tmp_path: Path, offset: int) -> None:
+    """Arrow would read outside of the table, which ends the process."""
+    folder = put_hugging_face(tmp_path / "saved")
+    (path,) = folder.glob("*.arrow")
+    ends = np.cumsum([0, *(len(png(value)) for value in (1, 2, 3))]).astype("<i4")
+    content = path.read_bytes()
+    assert content.count(ends.tobytes()) == 1
+    wrong = ends.copy()
+    wrong[2] = offset
+    path.write_bytes(content.replace(ends.tobytes(), wrong.tobytes()))
+    with pytest.raises(DataError, match=r"saved is damaged: .*[Oo]ffset.* Download or save it again\."):
+        open_source(Spec("hf:user/name", folder))

@@ -113,14 +113,15 @@ def read_tar(data: bytes, directory: Path) -> None:
 
 
 def compressed_seeds() -> list[bytes]:
-    content = tar(MEMBERS)
+    content = tar(LABELLED)
     return [gzip.compress(content), bz2.compress(content), lzma.compress(content)]
 
 
 @target("compressed-tar", compressed_seeds)
 def read_compressed_tar(data: bytes, directory: Path) -> None:
     (directory / "a.tar.gz").write_bytes(data)
-    read_source(directory / "a.tar.gz")
+    (directory / "scratch").mkdir()
+    read_source(directory / "a.tar.gz", scratch=directory / "scratch")
 
 
 @target("zip", zip_seeds, repair_zip)

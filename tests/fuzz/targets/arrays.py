@@ -15,9 +15,9 @@ from tests.fuzz.engine import target
 IMAGES = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
 
 
-def read_source(path: Path, most: int = 4) -> None:
-    """Open a source, and read its keys, labels and first images."""
-    source = open_source(Spec(str(path)))
+def read_source(path: Path, most: int = 4, scratch: Path | None = None) -> None:
+    """Open a source, and read its keys, labels and first images. Compressed files are unpacked to `scratch`."""
+    source = open_source(Spec(str(path), scratch=scratch))
     for position in range(min(most, len(source))):
         source.key(position), source.label(position), source.read(position)
 
