@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple, Protocol
@@ -149,16 +148,23 @@ def write_shard(job: Job, number: int, watch: Watch, spoilt: Mapping[int, str] =
     return record
 
 
-def measure_images(
-    job: Job, places: Iterable[int], watch: Watch, spoilt: Mapping[int, str] = NOTHING
-) -> list[int]:
-    """The bytes of these images in a shard. Those that cannot be used are left out: to write them is the error."""
-    sizes = []
+class Tried(NamedTuple):
+    """Images that were converted and not written: the bytes that each has in a shard, and those that cannot be used."""
+
+    sizes: list[int]
+    bad: list[BadImage]
+
+
+def try_images(job: Job, places: Iterable[int], watch: Watch, spoilt: Mapping[int, str] = NOTHING) -> Tried:
+    """Convert these images. Those that cannot be used are no error before they are to be written."""
+    tried = Tried([], [])
     with hidden_native_output():
         for place in places:
-            with suppress(DataError):
-                sizes.append(len(_convert_one(job.plan, place, watch, spoilt).content))
-    return sizes
+            try:
+                tried.sizes.append(len(_convert_one(job.plan, place, watch, spoilt).content))
+            except DataError as error:
+                tried.bad.append(bad_image(job.plan, place, str(error)))
+    return tried
 
 
 def mark_of(pixels: Bytes) -> int:
@@ -215,19 +221,23 @@ def bad_image(plan: Plan, place: int, why: str) -> BadImage:
     return BadImage(storable(plan.source.key(int(plan.chosen.positions[place]))), why.rstrip("."))
 
 
-def too_many(source: str, bad: list[BadImage], skip_bad: int) -> DataError:
-    """The error for a source with more unusable images than `skip_bad` allows."""
+class TooManyError(DataError):
+    """More images cannot be used than may be left out."""
+
+
+def too_many(source: str, bad: list[BadImage], skip_bad: int) -> TooManyError:
+    """The error for a source with more unusable images than `skip_bad` allows, as far as they are known."""
     last = bad[-1]
     if skip_bad == 0:
-        return DataError(
-            f"{source}: {last.key} cannot be used: {last.reason}. Replace or remove this image, or leave out up to N "
-            "such images with --skip-bad N, or a share of them with --skip-bad 5%. There may be more: --skip-bad "
-            "all leaves out all of them, counts them, and lists them in bad-images.txt."
+        return TooManyError(
+            f"{source}: {last.key} cannot be used: {last.reason}. Replace or remove such images, or leave out up to N "
+            "of them with --skip-bad N, a share with --skip-bad 5%, or however many there are with --skip-bad all, "
+            "which lists them in bad-images.txt."
         )
-    return DataError(
-        f"{source}: {len(bad)} images cannot be used, more than --skip-bad {skip_bad} allows, and there may be "
-        f"more; for example {last.key}: {last.reason}. Replace or remove them, or raise --skip-bad: --skip-bad all "
-        "counts them all."
+    return TooManyError(
+        f"{source}: more images cannot be used than --skip-bad {skip_bad} allows, for example {last.key}: "
+        f"{last.reason}. Replace or remove such images, or raise --skip-bad: --skip-bad all leaves out however many "
+        "there are, and lists them in bad-images.txt."
     )
 
 

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from pipeline import stopping
-from pipeline.data.making.shard_writer import Job, Record, measure_images, write_shard
+from pipeline.data.making.shard_writer import Job, Record, Tried, try_images, write_shard
 from pipeline.errors import PipelineError
 
 PLACE, BEGUN, DONE = range(3)
@@ -23,7 +23,7 @@ FIELDS, NO_IMAGE = 3, -1
 
 
 class Task(NamedTuple):
-    """A shard to be written, if it has a number, or images whose files are to be measured."""
+    """A shard to be written, if it has a number, or images to be tried."""
 
     number: int | None
     places: tuple[int, ...] = ()
@@ -70,10 +70,10 @@ class InWorker:
 
 def perform(
     task: Task, job: Job, watch: InThisProcess | InWorker, spoilt: Mapping[int, str]
-) -> Record | list[int]:
-    """Do a task: the record of its shard, or the sizes of its images. `spoilt` are places that crash a worker."""
+) -> Record | Tried:
+    """Do a task: the record of its shard, or what became of its images. `spoilt` are places that crash a worker."""
     if task.number is None:
-        return measure_images(job, task.places, watch, spoilt)
+        return try_images(job, task.places, watch, spoilt)
     return write_shard(job, task.number, watch, spoilt)
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ from pipeline.data.making.shard_directory import (
     refuse_other_files,
     remove,
 )
-from pipeline.data.making.shard_writer import BadImage, Job, shard_path, too_many
+from pipeline.data.making.shard_writer import BadImage, Job, TooManyError, shard_path, too_many
 from pipeline.data.making.worker import Task
 from pipeline.data.making.workers import Workers, workers_for
 from pipeline.durable import replacing, storage_errors, sync_directory
@@ -46,6 +49,9 @@ from pipeline.regular_files import is_absent, open_regular
 from pipeline.wording import counted
 
 TRIED_IMAGES = 16
+TRIED_TOGETHER = 32
+MOST_TRIED, SECONDS_TO_COUNT = 100_000, 10.0
+"""How many images are tried, and how long, to say how many cannot be used after the first that cannot."""
 LONGEST_TEXT = 10_000
 WITHOUT_HARD_LINKS = {
     errno.EXDEV,
@@ -104,17 +110,20 @@ def make_shards(
     if overwrite:
         refuse_other_files(out)
     job = Job(plan, out, skip_bad)
-    with workers_for(job, workers) as hands:
-        _check_space(job, part, hands)
-        with locked(out, is_shared=not part.is_whole) as lock:
-            if overwrite:
-                remove(out, FINISHED_FILES, PASSING_FILES)
-            if part.is_whole:
-                remove(out, HALF_WRITTEN)
-            agree_on_plan(out, plan.facts)
-            _write_part(job, part, hands)
-            lock.check()
-            return _finish(out, plan.facts) if part.is_whole else None
+    try:
+        with workers_for(job, workers) as hands:
+            _check_space(job, part, hands)
+            with locked(out, is_shared=not part.is_whole) as lock:
+                if overwrite:
+                    remove(out, FINISHED_FILES, PASSING_FILES)
+                if part.is_whole:
+                    remove(out, HALF_WRITTEN)
+                agree_on_plan(out, plan.facts)
+                _write_part(job, part, hands)
+                lock.check()
+                return _finish(out, plan.facts) if part.is_whole else None
+    except TooManyError as error:
+        raise DataError(f"{error} {_count_bad(job, part, workers)}") from None
 
 
 def _write_part(job: Job, part: Part, workers: Workers) -> None:
@@ -131,6 +140,29 @@ def _write_part(job: Job, part: Part, workers: Workers) -> None:
                 break
     if len(bad) > skip_bad:
         raise too_many(plan.source.name, bad, skip_bad)
+
+
+def _count_bad(job: Job, part: Part, workers: int | None) -> str:
+    """Say how many images of this part cannot be used: of all, or of those that there is time for."""
+    plan = job.plan
+    places = list(islice(chain.from_iterable(map(plan.places, part.shards(plan))), MOST_TRIED))
+    tasks = [
+        Task(None, tuple(places[at : at + TRIED_TOGETHER])) for at in range(0, len(places), TRIED_TOGETHER)
+    ]
+    tried, bad, end = 0, list[BadImage](), time.monotonic() + SECONDS_TO_COUNT
+    # One that crashes its worker ends the count.
+    with workers_for(job, workers) as hands, suppress(TooManyError):
+        for found in hands.run(tasks, lambda images: None):
+            tried += len(found.sizes) + len(found.bad)
+            bad += found.bad
+            if time.monotonic() > end:
+                break
+    some = ", ".join(image.key for image in sorted(bad)[:3])
+    if tried < _count(plan, part.shards(plan)):
+        return (
+            f"Of {counted(tried, 'image')} that were tried, {len(bad)} cannot be used{some and f' ({some})'}."
+        )
+    return f"{len(bad)} of all {counted(tried, 'image')} cannot be used{some and f' ({some})'}."
 
 
 def _missing(plan: Plan, out: Path, part: Part) -> list[int]:
@@ -253,7 +285,8 @@ def _check_space(job: Job, part: Part, workers: Workers) -> None:
     if count == 0:
         return
     tried = np.linspace(0, plan.count - 1, min(TRIED_IMAGES, plan.count)).astype(int).tolist()
-    (sizes,) = workers.run([Task(None, tuple(tried))], lambda images: None)
+    (found,) = workers.run([Task(None, tuple(tried))], lambda images: None)
+    sizes = found.sizes
     # Each member of a tar file has a header and is padded to whole blocks.
     needed = int(count * ((max(sizes) + np.mean(sizes)) / 2 + 4 * BLOCK)) if sizes else 0
     with storage_errors(out):

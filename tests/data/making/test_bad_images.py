@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.data.making import writer
 from pipeline.data.making.bad_images import parse_limit
 from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import plan_shards
@@ -38,7 +39,7 @@ def test_bad_images_within_the_limit_are_left_out_and_listed(tmp_path: Path, wor
     plan = plan_shards(source, Conversion((8, 8), 3), samples_per_shard=4)
     with pytest.raises(
         DataError,
-        match=r"more than --skip-bad 4 allows, and there may be more; for example \.\./\d: it is damaged: it ends",
+        match=r"more images .* than --skip-bad 4 allows, .* it is damaged.* 5 of all 12 images",
     ):
         make_shards(plan, tmp_path, skip_bad=4, workers=workers)
     manifest = make_shards(plan, tmp_path, skip_bad=5, workers=workers)
@@ -71,7 +72,7 @@ def test_repaired_images_are_used_on_the_next_run(tmp_path: Path) -> None:
     def plan(source: Given) -> Any:
         return plan_shards(source, Conversion((8, 8), 3), samples_per_shard=2)
 
-    with pytest.raises(DataError, match="more than --skip-bad 1 allows"):
+    with pytest.raises(DataError, match="than --skip-bad 1 allows"):
         make_shards(plan(bad_images(1, 5)), tmp_path, skip_bad=1)
     manifest = make_shards(plan(bad_images()), tmp_path)
     assert manifest is not None
@@ -93,11 +94,18 @@ def test_other_limits_are_refused(text: str) -> None:
         parse_limit(text)
 
 
-def test_the_first_bad_image_says_how_to_count_all(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"There may be more: --skip-bad all leaves out all of them, counts them"
-    ):
-        make(bad_images(5), tmp_path)
+def test_the_first_bad_image_says_how_many_there_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"3 of all 12 images cannot be used \(\.\./5, \.\./6, \.\./9\)\."):
+        make(bad_images(5, 6, 9), tmp_path)
+
+
+def test_bad_images_are_counted_as_far_as_there_is_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "SECONDS_TO_COUNT", 0.0)
+    monkeypatch.setattr(writer, "TRIED_TOGETHER", 8)
+    with pytest.raises(DataError, match=r"Of 8 images that were tried, \d cannot be used"):
+        make(bad_images(5, 6, 9), tmp_path)
 
 
 def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path: Path) -> None:

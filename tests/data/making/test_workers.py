@@ -68,7 +68,7 @@ def test_a_crash_names_the_image_and_is_refused(
 @pytest.mark.slow
 def test_images_that_crash_workers_are_left_out_as_other_bad_ones(tmp_path: Path) -> None:
     plan = plan_of(partial(die_of, signal.SIGSEGV))
-    with pytest.raises(DataError, match=r"2 images cannot be used, more than --skip-bad 1 allows"):
+    with pytest.raises(DataError, match=r"more images cannot be used than --skip-bad 1 allows"):
         make_shards(plan, tmp_path, workers=1, skip_bad=1)
     manifest = make_shards(plan, tmp_path, workers=2, skip_bad=2)
     assert manifest is not None
