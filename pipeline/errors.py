@@ -6,6 +6,8 @@ means a defect of the program.
 
 from __future__ import annotations
 
+from typing import Self
+
 from pipeline.foreign_text import safe_lines
 
 
@@ -26,6 +28,11 @@ class PipelineError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.args)
+
+    def after(self, text: str) -> Self:
+        """An error of the same kind and lines, with a text before the first one."""
+        first, *others = self.args or ("",)
+        return type(self)(f"{text}{first}", *others)
 
 
 class ConfigError(PipelineError):

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.foreign_text import printable, shortened, shown, without_credentials, without_secrets
+from pipeline.ranks.messages import decode_error
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,8 @@ def test_an_error_loses_escapes_and_secrets_but_keeps_its_lines() -> None:
     error = DataError("https://u:p@h/x", "  \x1b[31mred\nerror (exit 0): fine")
     assert str(error) == "https://h/x\n  \\x1b[31mred\\nerror (exit 0): fine"
     assert str(pickle.loads(pickle.dumps(error))) == str(error), "as processes pass them on"
+    assert str(error.after("init_from: ")) == f"init_from: {error}"
+    assert str(decode_error("DataError", str(error), 3)) == f"rank 3: {error}"
 
 
 def test_a_value_is_shown_shortly_however_large_or_deep_it_is() -> None:

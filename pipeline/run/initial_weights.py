@@ -65,9 +65,9 @@ def _load_all(group: str, network: nn.Module, saved: SavedWeights, images: Image
     except CheckpointError as error:
         if theirs in (None, images):
             raise
-        raise CheckpointError(
+        raise error.after(
             f"init_from.{group}: these weights are for images of {_size(theirs)} (channels x height x width), and this "
-            f"run has images of {_size(images)}. {error}"
+            f"run has images of {_size(images)}. "
         ) from None
     network.load_state_dict(tensors)
     return f"all of its {len(tensors)} tensors ({_numbers(tensors.values()):,} numbers) from {path}"
@@ -119,7 +119,7 @@ def read_weights(source: Path, group: str, say: Say = say_warning) -> SavedWeigh
     try:
         return _read_weights(source, group, say)
     except (ConfigError, CheckpointError) as error:
-        raise type(error)(f"init_from.{group}: {error}") from None
+        raise error.after(f"init_from.{group}: ") from None
 
 
 def _read_weights(source: Path, group: str, say: Say) -> SavedWeights:
