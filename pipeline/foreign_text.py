@@ -99,7 +99,12 @@ def _without_user(rest: str) -> str:
 def _escaped(line: str) -> str:
     if line.isprintable():
         return line
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in line
-    )
+    return "".join(character if character.isprintable() else _escape(character) for character in line)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return (
+            f"\\x{ord(character) - 0xDC00:02x}"  # how Python reads a byte that is no UTF-8, in names of files
+        )
+    return character.encode("unicode_escape").decode("ascii")

@@ -20,7 +20,8 @@ from pipeline.ranks.messages import decode_error
         ("\x1b[2Jcat", r"\x1b[2Jcat"),
         ("a\nerror (exit 0): fine", r"a\nerror (exit 0): fine"),
         ("a\u202egnp.exe", r"a\u202egnp.exe"),
-        ("\udcff", r"\udcff"),
+        ("\udcff", r"\xff"),
+        ("\ud800", r"\ud800"),
         ("\x9b31m", r"\x9b31m"),
     ],
 )

@@ -77,7 +77,8 @@ def _add_conversion(images: argparse._ArgumentGroup) -> None:
     images.add_argument(
         "--background",
         metavar="COLOUR",
-        help="behind transparent images and around padded ones: a name or #rrggbb (default: white; black around them)",
+        help="behind transparent images and around padded ones: a name or #rrggbb "
+        "(default: white behind transparent ones, black around padded ones)",
     )
     images.add_argument(
         "--encoding",

@@ -158,11 +158,11 @@ def _count_bad(job: Job, part: Part, workers: int | None) -> str:
             if time.monotonic() > end:
                 break
     some = ", ".join(image.key for image in sorted(bad)[:3])
-    if tried < _count(plan, part.shards(plan)):
-        return (
-            f"Of {counted(tried, 'image')} that were tried, {len(bad)} cannot be used{some and f' ({some})'}."
-        )
-    return f"{len(bad)} of all {counted(tried, 'image')} cannot be used{some and f' ({some})'}."
+    which = f", for example {some}" if some else ""
+    total = _count(plan, part.shards(plan))
+    if tried < total:
+        return f"Of the {counted(total, 'image')}, {tried:,} were tried: {len(bad):,} cannot be used{which}."
+    return f"Of the {counted(total, 'image')}, {len(bad):,} cannot be used{which}."
 
 
 def _missing(plan: Plan, out: Path, part: Part) -> list[int]:
