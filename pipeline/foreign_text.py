@@ -22,9 +22,10 @@ _SECRET = re.compile(
 def printable(text: str, limit: int = LONGEST_NAME) -> str:
     """One line without control characters: escapes, newlines and marks that turn the reading direction become `\\x1b`.
 
-    A text of more than `limit` characters loses its middle.
+    URLs lose what can be secret, and a text of more than `limit` characters its middle: in this order, because half of
+    an address would not be known as one.
     """
-    return _escaped(shortened(text, limit))
+    return _escaped(shortened(without_secrets(text), limit))
 
 
 def shown(value: object, limit: int) -> str:
@@ -32,15 +33,22 @@ def shown(value: object, limit: int) -> str:
 
     Only what is shown is looked at: the value may be of any size, and nested without end.
     """
-    short = reprlib.Repr()
+    short = _Short()
     short.maxlevel, short.maxstring, short.maxother = 4, limit, limit
     short.maxlist = short.maxtuple = short.maxdict = 20
     return printable(short.repr(value), limit)
 
 
+class _Short(reprlib.Repr):
+    """Cuts texts, but no address in the middle of what can be secret."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(shortened(without_secrets(x[:LONGEST_MESSAGE]), self.maxstring))
+
+
 def printable_lines(text: str, limit: int = LONGEST_MESSAGE) -> str:
     """Like `printable`, for a message of several lines: keeps newlines."""
-    return "\n".join(map(_escaped, shortened(text, limit).split("\n")))
+    return "\n".join(map(_escaped, shortened(without_secrets(text), limit).split("\n")))
 
 
 def storable(text: str) -> str:
@@ -49,11 +57,11 @@ def storable(text: str) -> str:
 
 
 def safe_lines(lines: Iterable[str], limit: int = LONGEST_MESSAGE) -> list[str]:
-    """Lines for a console: each is `printable`, and its URLs have lost their secrets.
+    """Lines for a console, each of them `printable`.
 
     They come one by one, because in one text a newline of a name could not be told from those between lines.
     """
-    return [printable(without_secrets(line), limit) for line in lines]
+    return [printable(line, limit) for line in lines]
 
 
 def shortened(text: str, limit: int) -> str:

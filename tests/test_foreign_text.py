@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -51,6 +52,13 @@ def test_a_long_text_loses_its_middle() -> None:
 )
 def test_urls_lose_what_can_be_secret(text: str, result: str) -> None:
     assert without_secrets(text) == result
+
+
+@pytest.mark.parametrize("show", [printable, shown])
+def test_an_address_is_not_cut_in_the_middle_of_its_secrets(show: Callable[[str, int], str]) -> None:
+    for length in range(20, 120, 7):
+        for address in (f"https://host/x?Signature={'S' * 100}", f"https://me:{'S' * 100}@host/x"):
+            assert "SSS" not in show(address, length)
 
 
 @pytest.mark.parametrize(
