@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from pipeline import stopping, unread_output
-from pipeline.errors import Interrupted, PipelineError
+from pipeline.errors import ConfigError, Interrupted, PipelineError, system_errors
 from pipeline.ranks.speaker import tell_untold
 from pipeline.stderr import say_defect
 
@@ -43,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     try:
-        parsed = _parse(words)
-        parsed.words = words
-        code: int = parsed.func(parsed)
+        with system_errors():
+            parsed = _parse(words)
+            parsed.words = words
+            code: int = parsed.func(parsed)
     except PipelineError as error:
         tell_untold(error)
         code = error.exit_code
@@ -58,6 +59,10 @@ def _run(words: list[str]) -> int:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments. Overrides may follow flags too; argparse returns those as unknown arguments."""
+    if any("\0" in word for word in words):
+        raise ConfigError(
+            "An argument contains the character NUL, which no path or option can have. Leave it out."
+        )
     parser = _parser()
     parsed, rest = parser.parse_known_args(words)
     are_overrides = hasattr(parsed, "overrides") and all("=" in word and word[0] != "-" for word in rest)

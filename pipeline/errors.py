@@ -6,9 +6,18 @@ means a defect of the program.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
-from pipeline.foreign_text import safe_lines
+from pipeline.foreign_text import printable, safe_lines
+
+LONGEST_PATH = 200
+WRONG_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""What the system says of a path that does not lead to what it should."""
+SIGNS_OF_NO_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch says in a RuntimeError."""
 
 
 class PipelineError(Exception):
@@ -105,6 +114,41 @@ class Terminated(PipelineError):  # noqa: N818 - a request, not an error
     """SIGTERM ended a command."""
 
     exit_code = 143
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """What the operating system refuses within becomes a PipelineError: a path, access, space on a disk, memory.
+
+    This is the last boundary, for what nobody nearer to the cause has explained. An OSError without the system's number
+    is not of the system, and like any other exception it is a defect of the program, which has its traceback.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (found := _of_system(error)) is None:
+            raise
+        raise found from error
+
+
+def _of_system(error: Exception) -> PipelineError | None:
+    is_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if is_memory or (isinstance(error, RuntimeError) and any(s in str(error) for s in SIGNS_OF_NO_MEMORY)):
+        said = (str(error) or "MemoryError").splitlines()[0]
+        return OutOfMemoryError(
+            f"There is not enough memory ({printable(said, LONGEST_PATH)}). Ask for less at a time: fewer images, a "
+            "smaller batch or network; or end other programs."
+        )
+    # A pipe that nobody reads is the business of pipeline.unread_output.
+    if not isinstance(error, OSError) or error.errno is None or isinstance(error, BrokenPipeError):
+        return None
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    where = " and ".join(printable(name, LONGEST_PATH) for name in names)
+    kind = ConfigError if error.errno in WRONG_PATHS else StorageError
+    said = f"{where}{': ' if where else ''}{error.strerror or type(error).__name__}"
+    return kind(
+        f"{said}. Check that the path is right, that it may be used, and that its disk works and has space."
+    )
 
 
 KINDS: list[type[PipelineError]] = [PipelineError, *PipelineError.__subclasses__()]

@@ -10,10 +10,16 @@ from pathlib import Path
 
 _VARIABLE = re.compile(r"\$(\{\w+\}|[A-Za-z_]\w*)")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+LONGEST_NAME = 255
+"""Most bytes of a name in the file systems that are in use."""
 
 
 def plain_path(path: str) -> str:
-    """Refuse variables of the shell: a directory of that name would be made."""
+    """Refuse variables of the shell: a directory of that name would be made. Refuse names that no file can have."""
+    if "\0" in path:
+        raise _expected("a path without the character NUL, which no name can contain")
+    if not _URL.match(path) and any(len(name.encode()) > LONGEST_NAME for name in path.split("/")):
+        raise _expected(f"a path whose names have at most {LONGEST_NAME} bytes each")
     if found := _VARIABLE.search(path):
         raise _expected(
             f"a path without variables, because {found[0]} is not replaced in a config. Write out what it stands for, "

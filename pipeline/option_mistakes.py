@@ -24,6 +24,7 @@ EXPECTED = {
     "string_type": "text (put it in quotes)",
     "string_unicode": "text in UTF-8",
     "string_too_short": "text that is not empty",
+    "string_too_long": "text of at most {max_length} characters",
     "string_pattern_mismatch": "text that matches {pattern}",
     "greater_than": "a value greater than {gt}",
     "greater_than_equal": "a value of at least {ge}",

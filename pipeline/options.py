@@ -7,23 +7,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.local_paths import local_path, plain_path, with_home
-from pipeline.metric_table import METRICS, check_name
+from pipeline.metric_table import METRICS
+from pipeline.option_types import (
+    Batch,
+    ClassName,
+    Count,
+    LaterPath,
+    LocalPath,
+    Magnitude,
+    MetricName,
+    PathOrUrl,
+    RunName,
+    Seconds,
+    Text,
+)
 from pipeline.plugins import IMPORT_PATH
 
 Norm = Literal["none", "batch", "layer", "instance"]
 ClipScope = Literal["all", "weights", "convolutions", "all_but_gains"]
 Rounds = Literal["joint", "alternating"]
 FeatureKind = Literal["pixels", "classifier", "inception"]
-Count = Annotated[int, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
-LocalPath = Annotated[Text, AfterValidator(local_path), AfterValidator(with_home)]
-PathOrUrl = Annotated[Text, AfterValidator(plain_path), AfterValidator(with_home)]
-ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
-"""The name of a class. It may be written as a number, such as 7 for a digit."""
-MetricName = Annotated[str, AfterValidator(check_name)]
 
 
 class Options(BaseModel):
@@ -40,13 +45,11 @@ def option(default: Any, description: str, **bounds: Any) -> Any:
 class RemoteOptions(Options):
     """How shards are downloaded from a URL: whole, into a directory that several jobs of a machine can share."""
 
-    directory: Annotated[Text, AfterValidator(local_path)] = option(
-        "~/.cache/wgan-pipeline/shards", "directory for downloaded shards"
-    )
-    capacity_gb: float = option(100.0, "its limit in 10^9 bytes; least recently used ones are deleted", gt=0)
+    directory: LaterPath = option("~/.cache/wgan-pipeline/shards", "directory for downloaded shards")
+    capacity_gb: float = option(100.0, "limit in 10^9 bytes; least used shards are deleted", ge=1e-6, le=1e9)
     parallel: int = option(4, "downloads at a time, for each rank", ge=1, le=64)
-    stall_seconds: float = option(30.0, "reconnect after this long with almost no data", gt=0)
-    deadline_seconds: float = option(600.0, "stop the run if a shard takes longer than this", gt=0)
+    stall_seconds: Seconds = option(30.0, "reconnect after this long with almost no data")
+    deadline_seconds: Seconds = option(600.0, "stop the run if a shard takes longer than this")
     redirect_hosts: list[Text] = option([], "other hosts, with subdomains, that a server may redirect to")
 
 
@@ -54,7 +57,7 @@ class DataOptions(Options):
     """Where the images are and how they are read."""
 
     shards: PathOrUrl = Field(
-        description="directory made by `wgan shards make`, or its URL (https://, s3://, gs:// or hf://)",
+        description="made by `wgan shards make`: a directory or URL (https, s3, gs, hf)"
     )
     cache: Literal["auto", "device", "host", "none"] = option(
         "auto",
@@ -176,7 +179,7 @@ class WassersteinOptions(Options):
     """Wasserstein loss with weight clipping (objectives/wasserstein.py)."""
 
     name: Literal["wasserstein"] = "wasserstein"
-    clip: float = option(0.01, "the critic's weights are clipped to [-clip, clip]", gt=0.0)
+    clip: Magnitude = option(0.01, "the critic's weights are clipped to [-clip, clip]")
     scope: ClipScope = option(
         "all",
         "what is clipped: all parameters; weights (no biases, no norms); convolutions (their kernels); or "
@@ -188,7 +191,7 @@ class GradientPenaltyOptions(Options):
     """Wasserstein loss with gradient penalty (objectives/gradient_penalty.py)."""
 
     name: Literal["gradient_penalty"]
-    weight: float = option(10.0, "factor of the penalty (lambda in the paper)", gt=0.0)
+    weight: Magnitude = option(10.0, "factor of the penalty (lambda in the paper)")
     sides: Literal["two", "one"] = option("two", "two: penalize all gradient norms but 1; one: those above 1")
 
 
@@ -199,9 +202,9 @@ class LeastSquaresOptions(Options):
     """
 
     name: Literal["least_squares"]
-    a: float = option(-1.0, "target of the critic's score for generated images")
-    b: float = option(1.0, "target of the critic's score for real images")
-    c: float = option(0.0, "target of the generator for the score of its images")
+    a: float = option(-1.0, "target of the critic's score for generated images", ge=-1e6, le=1e6)
+    b: float = option(1.0, "target of the critic's score for real images", ge=-1e6, le=1e6)
+    c: float = option(0.0, "target of the generator for the score of its images", ge=-1e6, le=1e6)
 
 
 class CrossEntropyOptions(Options):
@@ -230,9 +233,9 @@ class RmspropOptions(Options):
     """RMSprop, the optimizer of the WGAN paper."""
 
     name: Literal["rmsprop"] = "rmsprop"
-    lr: float = option(5e-5, "learning rate at step 0", gt=0.0)
+    lr: Magnitude = option(5e-5, "learning rate at step 0")
     alpha: float = option(0.99, "decay of the average of squared gradients", ge=0.0, lt=1.0)
-    eps: float = Field(default=1e-8, gt=0.0)
+    eps: Magnitude = 1e-8
     decay: Literal["constant", "linear"] = DECAY
 
 
@@ -240,10 +243,10 @@ class AdamOptions(Options):
     """Adam, the optimizer of the WGAN-GP paper."""
 
     name: Literal["adam"]
-    lr: float = option(1e-4, "learning rate at step 0", gt=0.0)
+    lr: Magnitude = option(1e-4, "learning rate at step 0")
     beta1: float = Field(default=0.0, ge=0.0, lt=1.0)
     beta2: float = Field(default=0.9, ge=0.0, lt=1.0)
-    eps: float = Field(default=1e-8, gt=0.0)
+    eps: Magnitude = 1e-8
     amsgrad: bool = option(False, "use the largest average of squared gradients so far")
     decay: Literal["constant", "linear"] = DECAY
 
@@ -251,21 +254,19 @@ class AdamOptions(Options):
 class BurstOptions(Options):
     """Steps with more critic updates, as in the code published by the WGAN authors."""
 
-    first_steps: int = option(25, "the first steps of the run, which all have a burst", ge=0)
-    every: int = option(500, "steps between later bursts; 0 for none", ge=0)
-    critic_updates: Count = option(100, "critic updates in a step with a burst")
+    first_steps: int = option(25, "the first steps of the run, which all have a burst", ge=0, le=10**9)
+    every: int = option(500, "steps between later bursts; 0 for none", ge=0, le=10**9)
+    critic_updates: int = option(100, "critic updates in a step with a burst", ge=1, le=100_000)
 
 
 class ScheduleOptions(Options):
     """The length of a run, and what a step consists of. A step is one generator update."""
 
-    steps: int = Field(ge=1, description="generator updates in the whole run")
-    global_batch: Count = option(64, "samples of an update, over all ranks")
-    micro_batch: Count | None = option(None, "samples that a rank passes through a network at once, at most")
+    steps: Count = Field(description="generator updates in the whole run")
+    global_batch: Batch = option(64, "samples of an update, over all ranks")
+    micro_batch: Batch | None = option(None, "samples that a rank passes through a network at once, at most")
     critic_updates: int = option(5, "critic updates of each step (n_critic)", ge=1, le=1000)
-    critic_batch: Count | None = option(
-        None, "real images of a critic update, and as many fakes; null: global_batch"
-    )
+    critic_batch: Batch | None = option(None, "real images of a critic update, and fakes; null: global_batch")
     critic_rounds: Rounds = option(
         "joint",
         "joint: a critic update is one optimizer step on real and generated images; alternating: one step "
@@ -326,7 +327,7 @@ class QualityOptions(Options):
     )
     classifier: LocalPath | None = option(None, "file made by `wgan features train SHARDS`")
     inception: LocalPath | None = option(None, "file with the weights of torch-fidelity; null downloads them")
-    samples: int = option(2048, "generated images of an evaluation, and real images at most", ge=128)
+    samples: int = option(2048, "generated images of an evaluation; real ones at most", ge=128, le=10**6)
     keep_best: MetricName | None = option(None, "metric whose best checkpoint is saved and kept")
     patience: Count | None = option(None, "end the run after this many evaluations without a new best")
 
@@ -334,7 +335,7 @@ class QualityOptions(Options):
 class CheckpointOptions(Options):
     """When a checkpoint is saved, and which ones are kept (in steps)."""
 
-    every: int = Field(default=1000, ge=1)
+    every: Count = 1000
     keep_last: Count = option(2, "number of newest checkpoints to keep")
     keep_every: Count | None = option(None, "also keep every checkpoint at a multiple of this")
 
@@ -345,17 +346,17 @@ class InitOptions(Options):
     generator: LocalPath | None = option(None, "a run (newest checkpoint), a checkpoint or a .safetensors")
     critic: LocalPath | None = option(None, "the same for the critic")
     strict: bool = option(True, "false: load only the tensors that fit, for example at another image size")
-    freeze_generator: int = option(0, "first layers (from the latent) that are not trained", ge=0)
-    freeze_critic: int = option(0, "first layers (from the image) that are not trained", ge=0)
+    freeze_generator: int = option(0, "first layers (from the latent) that are not trained", ge=0, le=1000)
+    freeze_critic: int = option(0, "first layers (from the image) that are not trained", ge=0, le=1000)
 
 
 class RuntimeOptions(Options):
     """Processes and device."""
 
-    processes: Count | None = option(None, "number of ranks; any other number is an error")
+    processes: int | None = option(None, "number of ranks; any other number is an error", ge=1, le=4096)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = option(None, "torch's CPU threads in each rank; null: its default", ge=1, le=1024)
-    timeout_seconds: float = option(600.0, "how long a rank waits for the other ranks", gt=0.0)
+    timeout_seconds: Seconds = option(600.0, "how long a rank waits for the other ranks")
     digest_every: Count = option(100, "steps between comparisons of the whole state across ranks")
     cuda_graph: bool = option(False, "launch each step as one CUDA graph (one GPU, not in fp16)")
 
@@ -374,7 +375,7 @@ OptimizerOptions = Annotated[RmspropOptions | AdamOptions, Field(discriminator="
 class Config(Options):
     """All options of a run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run directory in run_root")
+    name: RunName = Field(description="of the run directory in run_root")
     run_root: LocalPath = "runs"
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["auto", "float32", "bf16", "fp16"] | None = option(
@@ -383,8 +384,8 @@ class Config(Options):
         "launcher's choice, else float32",
     )
     ema_decay: float = option(0.999, "decay of the generator's moving average (EMA) per step", ge=0.0, lt=1.0)
-    critic_grad_clip: float | None = option(None, "largest gradient norm; null: not limited", gt=0.0)
-    generator_grad_clip: float | None = option(None, "largest gradient norm; null: not limited", gt=0.0)
+    critic_grad_clip: Magnitude | None = option(None, "largest gradient norm; null: not limited")
+    generator_grad_clip: Magnitude | None = option(None, "largest gradient norm; null: not limited")
     data: DataOptions
     model: ModelOptions = DcganOptions()
     objective: ObjectiveOptions = WassersteinOptions()

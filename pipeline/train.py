@@ -28,6 +28,7 @@ from pipeline.errors import (
     RunLockedError,
     StopRequested,
     StorageError,
+    system_errors,
 )
 from pipeline.foreign_text import printable_lines, without_credentials
 from pipeline.ranks.speaker import has_launcher, tell, tell_untold
@@ -58,7 +59,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     if unknown:
         parser.error(describe_flags(unknown))
     try:
-        run(load_config(parsed.config, parsed.overrides), tell)
+        with system_errors():
+            run(load_config(parsed.config, parsed.overrides), tell)
         return 0
     except PipelineError as error:
         tell_untold(error)
@@ -97,7 +99,8 @@ def train(config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any) 
     and random numbers, and the environment variables, are as before when it returns or raises.
     """
     try:
-        return run(_as_config(config, overrides), tell=lambda error: None)
+        with system_errors():
+            return run(_as_config(config, overrides), tell=lambda error: None)
     except PipelineError as error:
         # A notebook keeps the error, and with it every network and batch that its frames hold.
         _clear_frames(error)
@@ -176,7 +179,8 @@ def _noting_failure(directory: RunDirectory, tell: Callable[[PipelineError], Non
     """
     with stopping.last_words(partial(_note_stop, directory, tell)):
         try:
-            yield
+            with system_errors():
+                yield
         except StopRequested as request:
             _note_stop(directory, tell, request)
             raise

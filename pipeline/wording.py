@@ -1,12 +1,14 @@
-"""Counts and lists in messages: "1 image", "2 images", "1,234 classes"; "cat, dog and 3 more"."""
+"""Counts, lists and times in messages: "1 image", "2 images", "1,234 classes"; "cat, dog and 3 more"; "0:01:30"."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from pipeline.foreign_text import printable
 
 MOST_LISTED = 5
+MOST_YEARS = 100
 SIBILANTS = ("s", "x", "ch", "sh")
 
 
@@ -28,3 +30,10 @@ def listed(names: Sequence[str]) -> str:
     """Names of others in a row, made safe to show; of many only the first: "cat, dog and 3 more"."""
     shown = ", ".join(map(printable, names[:MOST_LISTED]))
     return f"{shown} and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else shown
+
+
+def duration(seconds: float) -> str:
+    """A time as "h:mm:ss", with the days before it if there are any; "over 100 years" where that says enough."""
+    if not seconds < MOST_YEARS * 366 * 86_400:
+        return f"over {MOST_YEARS} years"
+    return str(timedelta(seconds=round(seconds)))

@@ -105,8 +105,12 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
     [
         (["sample", "{run}", "--checkpoint", "3"], 4, "has no checkpoint of step 3; it has 2, 4"),
         (["sample", "{run}/samples"], 2, "is not a run directory: it has no config.yaml"),
-        (["sample", "{run}", "--count", "0"], 2, "at least one image must be drawn"),
-        (["sample", "{run}", "--seed", "-1"], 2, "a seed is a whole number from 0 on"),
+        (["sample", "{run}", "--count", "0"], 2, "--count 0: expected a whole number from 1 to 10,000,000"),
+        (
+            ["sample", "{run}", "--seed", "-1"],
+            2,
+            "--seed -1: expected a whole number from 0 to 9,223,372,036,854,775,807",
+        ),
         (
             ["sample", "{run}", "--count", "10001"],
             2,
@@ -116,7 +120,11 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
         (["plot", "{run}/samples"], 2, "is not a run directory: it has no config.yaml"),
         (["plot", "{run}", "--out", "{run}/config.yaml"], 2, "config.yaml is a file, and plots ("),
         (["train", "{run}/config.yaml", "schedule.step=5"], 2, "did you mean schedule.steps?"),
-        (["train", "{run}/config.yaml", "--processes", "0"], 2, "at least one process is needed"),
+        (
+            ["train", "{run}/config.yaml", "--processes", "0"],
+            2,
+            "--processes 0: expected a whole number from 1 to 4,096",
+        ),
         (["doctor", "{run}/absent.yaml"], 2, "There is no config"),
         (["train", "nosuch"], 2, "Name a YAML file or a preset: digits, mnist"),
         (

@@ -43,7 +43,7 @@ objective:
             "line 4: data.cache: invalid value 'disk': expected one of 'auto', 'device', 'host', 'none'",
             "line 5: data.worker: unknown option; did you mean data.workers?",
             "line 7: schedule.steps: invalid value 'many': expected a whole number",
-            "line 8: critic_grad_clip: invalid value -1: expected a value greater than 0.0",
+            "line 8: critic_grad_clip: invalid value -1: expected a value of at least 1e-30",
             "line 13: objective.name: invalid value 'wassertein': expected one of 'wasserstein', 'gradient_penalty', "
             "'least_squares', 'cross_entropy', 'hinge'",
             "command line: model.latent: invalid value 0: expected a value of at least 1",

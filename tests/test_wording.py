@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.wording import counted
+from pipeline.wording import counted, duration
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,17 @@ from pipeline.wording import counted
 )
 def test_a_count_agrees_with_its_noun(count: int, noun: str, expected: str) -> None:
     assert counted(count, noun) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0:00:00"),
+        (90, "0:01:30"),
+        (200_000, "2 days, 7:33:20"),
+        (1e300, "over 100 years"),
+        (float("inf"), "over 100 years"),
+    ],
+)
+def test_a_duration_is_readable_however_long(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from pipeline.errors import ConfigError
+from pipeline.foreign_text import printable
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Arguments: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
+WHOLE = re.compile(r"[+-]?[0-9]{1,30}", re.ASCII)
+STEP = re.compile(r"[0-9]{1,18}", re.ASCII)
+MOST_SHOWN = 40
+MOST_PROCESSES = 4096
+MOST_SEED = 2**63 - 1
 
 
 def add_command(commands: Commands, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
@@ -35,12 +44,30 @@ def add_config(parser: argparse.ArgumentParser, nargs: Literal["?"] | None = Non
     )
 
 
-def check_processes(processes: int | None) -> None:
-    """Raise ConfigError if --processes is given and below 1."""
-    if processes is not None and processes < 1:
-        raise ConfigError(
-            f"--processes {processes}: at least one process is needed. Give 1 or more, or leave it out."
-        )
+def add_whole(
+    parser: Arguments, flag: str, least: int, most: int, default: int | None = None, **options: str
+) -> None:
+    """Add a flag with a whole number from `least` to `most`. Parsing raises ConfigError for another one.
+
+    `options` are those of add_argument, such as help.
+    """
+    kind = partial(_whole, flag, least, most)
+    parser.add_argument(flag, type=kind, default=default, **options)  # type: ignore[arg-type]
+
+
+def add_processes(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """Add --processes."""
+    add_whole(parser, "--processes", 1, MOST_PROCESSES, metavar="N", help=help_text)
+
+
+def add_seed(parser: argparse.ArgumentParser, help_text: str, default: int | None = None) -> None:
+    """Add --seed."""
+    add_whole(parser, "--seed", 0, MOST_SEED, default, help=help_text)
+
+
+def parse_step(text: str) -> int | None:
+    """The step that these digits are; None if they are none."""
+    return int(text) if STEP.fullmatch(text) else None
 
 
 def add_generator(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +105,15 @@ def add_truncation(parser: argparse.ArgumentParser) -> None:
 def _checkpoint(text: str) -> int | Literal["best"]:
     if text == "best":
         return "best"
-    if not text.isdecimal():
+    if (step := parse_step(text)) is None:
         raise argparse.ArgumentTypeError(f"invalid value {text!r}: expected a step, such as 1000, or best")
+    return step
+
+
+def _whole(flag: str, least: int, most: int, text: str) -> int:
+    if not WHOLE.fullmatch(text) or not least <= int(text) <= most:
+        raise ConfigError(
+            f"{flag} {printable(text, MOST_SHOWN)}: expected a whole number from {least:,} to {most:,}. Give another "
+            "one, or leave the flag out."
+        )
     return int(text)

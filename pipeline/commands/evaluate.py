@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from textwrap import indent
 
-from pipeline.commands.arguments import Commands, add_command, check_processes
+from pipeline.commands.arguments import Commands, add_command, add_processes, add_seed, add_whole
 from pipeline.metric_table import describe_metrics
 
 EXAMPLES = """\
@@ -48,10 +48,14 @@ def add_parser(commands: Commands) -> None:
     evaluate.add_argument(
         "--inception", metavar="FILE", help="the weights of Inception, if they cannot be downloaded"
     )
-    evaluate.add_argument(
-        "--samples", type=int, help="number of images to draw (default: the run's quality.samples)"
+    add_whole(
+        evaluate,
+        "--samples",
+        128,
+        10**6,
+        help="number of images to draw (default: the run's quality.samples)",
     )
-    evaluate.add_argument("--seed", type=int, default=0, help="seed of the samples (default 0)")
+    add_seed(evaluate, "seed of the samples (default 0)", 0)
     evaluate.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
@@ -63,15 +67,12 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="also draw samples next to the training images most like them, which a generator should not repeat",
     )
-    evaluate.add_argument(
-        "--processes", type=int, metavar="N", help="number of ranks that share the work (default: 1)"
-    )
+    add_processes(evaluate, "number of ranks that share the work (default: 1)")
     evaluate.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure samples of the chosen checkpoints, print the figures, and add a line for each to evaluations.jsonl."""
-    check_processes(arguments.processes)
     from pipeline.commands.judging import evaluate
 
     return evaluate(arguments)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.arguments import Commands, add_command
+from pipeline.commands.arguments import Commands, add_command, add_seed, add_whole
 from pipeline.durable import check_writable
 from pipeline.errors import ConfigError
 from pipeline.foreign_text import printable
@@ -39,11 +39,10 @@ def add_parser(commands: Commands) -> None:
     train.add_argument(
         "--out", type=Path, metavar="FILE", help="the file to write (default: SHARDS.classifier.safetensors)"
     )
-    train.add_argument("--epochs", type=int, default=10, help="number of epochs (default 10)")
-    train.add_argument(
-        "--images", type=int, default=100_000, help="largest number of images to train on (default 100,000)"
-    )
-    train.add_argument("--seed", type=int, default=0, help="seed of the training (default 0)")
+    add_whole(train, "--epochs", 1, 100_000, 10, help="number of epochs (default 10)")
+    images = "largest number of images to train on (default 100,000)"
+    add_whole(train, "--images", 1, 10**9, 100_000, help=images)
+    add_seed(train, "seed of the training (default 0)", 0)
     train.set_defaults(func=run)
 
 
@@ -57,13 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.quality.features.classifier import About, TrainingPlan, classify, save, train_classifier
     from pipeline.quality.features.labelled import read_images, read_labels, split
     from pipeline.ranks.devices import best_device
-    from pipeline.run.latents import check_seed
 
-    if arguments.epochs < 1 or arguments.images < 1:
-        raise ConfigError(
-            f"--epochs is {arguments.epochs} and --images is {arguments.images}, and both must be at least 1."
-        )
-    check_seed(arguments.seed)
     shards = open_directory(arguments.shards)
     out: Path = arguments.out or Path(f"{arguments.shards}".rstrip("/") + ".classifier.safetensors")
     if out.is_dir():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.arguments import Commands, add_command, add_generator, add_truncation
+from pipeline.commands.arguments import Commands, add_command, add_generator, add_truncation, add_whole
 from pipeline.commands.targets import check_file
 from pipeline.durable import make_directory_of
 from pipeline.errors import ConfigError
@@ -44,9 +44,8 @@ def add_parser(commands: Commands) -> None:
         help="seeds of the latents on the path, such as 0-3,10 (default 0-7)",
     )
     add_truncation(interpolate)
-    interpolate.add_argument(
-        "--positions", type=int, default=9, help="images in a row, including both ends (default 9)"
-    )
+    positions = "images in a row, including both ends (default 9)"
+    add_whole(interpolate, "--positions", 2, MOST_IMAGES, 9, help=positions)
     interpolate.add_argument(
         "--out", type=Path, help="the strip, a PNG (default: in RUN/samples, or next to an exported file)"
     )
@@ -111,10 +110,6 @@ def _check_arguments(arguments: argparse.Namespace) -> list[int]:
     if len(seeds) < 2:
         raise ConfigError(
             f"--seeds {arguments.seeds}: a path needs two latents or more. Name more seeds, such as 0-7."
-        )
-    if arguments.positions < 2:
-        raise ConfigError(
-            f"--positions {arguments.positions}: a row has two ends, so it has at least 2 images. Give 2 or more."
         )
     if len(seeds) * arguments.positions > MOST_IMAGES:
         raise ConfigError(

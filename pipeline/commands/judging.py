@@ -9,11 +9,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from pipeline import stdout
+from pipeline.commands.arguments import parse_step
 from pipeline.config import load_config
 from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.durable import make_directory, open_for_append, storage_errors
@@ -33,7 +34,6 @@ from pipeline.ranks.runtime import Runtime, join
 from pipeline.run.checkpoint import Checkpoint, Say, list_checkpoints
 from pipeline.run.directory import RunDirectory, open_directory
 from pipeline.run.generator import TrainedGenerator, open_run, read_generator
-from pipeline.run.latents import check_seed
 from pipeline.stderr import say_warning
 from pipeline.training.build import build_evaluation, build_loader
 from pipeline.training.context import RunContext
@@ -118,7 +118,6 @@ def judge(
 def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     """The run's options, with those of the arguments. Raises ConfigError."""
     directory = open_directory(run)
-    check_seed(arguments.seed)
     names = ("metrics", "features", "classifier", "inception", "samples")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_quality(given)
@@ -165,11 +164,14 @@ def choose_checkpoints(run: Path, wanted: Sequence[str] | None, say: Say = say_w
             f"--checkpoint {' '.join(wanted)}: all already means every checkpoint, so it cannot be combined with "
             "others. Give --checkpoint all, or a list of steps and best."
         )
-    if wrong := [word for word in wanted if word != "best" and not word.isdecimal()]:
+    steps: dict[str, int | Literal["best"] | None] = {
+        word: "best" if word == "best" else parse_step(word) for word in wanted
+    }
+    if wrong := [word for word, step in steps.items() if step is None]:
         raise ConfigError(
             f"--checkpoint: invalid value {' '.join(wrong)}: expected steps, such as 1000 2000, best or all."
         )
-    return [open_run(run, "best" if word == "best" else int(word), say)[1] for word in wanted]
+    return [open_run(run, steps[word], say)[1] for word in wanted]
 
 
 def choose_together(run: Path, wanted: Sequence[str] | None, runtime: Runtime) -> list[Checkpoint]:

@@ -8,7 +8,6 @@ import shlex
 import statistics
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +40,7 @@ from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint, list_checkpoints
 from pipeline.run.directory import Environment as RunEnvironment
 from pipeline.run.directory import RunDirectory, open_directory
+from pipeline.wording import duration
 
 
 class Ending(NamedTuple):
@@ -137,7 +137,7 @@ def summarise(
             Fact("Images per second", f"{statistics.median(v for _, v in speeds):,.0f}", "real ones, median")
         )
     if seconds := training_seconds(records):
-        facts.append(Fact("Training time", str(timedelta(seconds=round(seconds))), "h:mm:ss in steps"))
+        facts.append(Fact("Training time", duration(seconds), "h:mm:ss in steps"))
     if estimates := points_of(records, "wasserstein/estimate_smooth"):
         facts.append(Fact("Wasserstein estimate", format_number(estimates[-1][1]), "smoothed, last"))
     if normalized := points_of(records, "wasserstein/normalized"):

@@ -8,7 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.arguments import Commands, add_command, add_generator, add_truncation
+from pipeline.commands.arguments import (
+    Commands,
+    add_command,
+    add_generator,
+    add_seed,
+    add_truncation,
+    add_whole,
+)
 from pipeline.commands.targets import check_directory, check_file
 from pipeline.durable import make_directory, make_directory_of, replacing, storage_errors
 from pipeline.errors import ConfigError
@@ -31,15 +38,15 @@ examples:
 An .npz holds uint8 `images` (count, height, width, channels) and float32 `latents` (count, latent).
 """
 COUNT = 64
-LARGEST_GRID = 10_000
+LARGEST_GRID, MOST_IMAGES = 10_000, 10_000_000
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
     sample = add_command(commands, "sample", "draw images from a run", EXAMPLES)
     add_generator(sample)
-    sample.add_argument("--count", type=int, help="number of images (default 64)")
-    sample.add_argument("--seed", type=int, help="seed of the latents (default 0)")
+    add_whole(sample, "--count", 1, MOST_IMAGES, help="number of images (default 64)")
+    add_seed(sample, "seed of the latents (default 0)")
     sample.add_argument(
         "--seeds", metavar="LIST", help="draw one image for each of these seeds, such as 0-63,100"
     )
@@ -137,7 +144,7 @@ def write_arrays(generator: TrainedGenerator, batches: Iterable[Tensor], count: 
 
 def _check_arguments(arguments: argparse.Namespace) -> list[int] | None:
     """The seeds of --seeds, or None without it. Raises ConfigError."""
-    from pipeline.run.latents import check_seed, check_truncation, parse_seeds
+    from pipeline.run.latents import check_truncation, parse_seeds
 
     count, seed = arguments.count, arguments.seed
     if arguments.seeds is not None and (count is not None or seed is not None):
@@ -145,9 +152,6 @@ def _check_arguments(arguments: argparse.Namespace) -> list[int] | None:
             f"--seeds {arguments.seeds} already says how many images to draw and from which seeds, so it cannot be "
             f"combined with {'--count' if count is not None else '--seed'}. Leave one of them out."
         )
-    if count is not None and count < 1:
-        raise ConfigError(f"--count {count}: at least one image must be drawn. Give 1 or more.")
-    check_seed(seed or 0)
     check_truncation(arguments.truncation)
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
     if arguments.out is not None:

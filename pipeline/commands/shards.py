@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.commands import shards_make
+from pipeline.commands.arguments import add_whole
 from pipeline.commands.shards_make import describe, print_remarks
 from pipeline.durable import replacing
 from pipeline.errors import DataError
@@ -14,6 +15,7 @@ from pipeline.stderr import say_line
 from pipeline.stdout import say
 from pipeline.wording import counted
 
+MOST_CELLS = 10_000
 MERGE_EXAMPLES = """\
 examples:
   wgan shards merge data/big                          if all parts were made in data/big
@@ -116,8 +118,8 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="PNG file (default: the name of DIR with .png, in this directory)",
     )
-    parser.add_argument("--rows", type=int, default=8, metavar="N", help="rows of images (default: 8)")
-    parser.add_argument("--columns", type=int, default=8, metavar="N", help="columns of images (default: 8)")
+    for what in ("rows", "columns"):
+        add_whole(parser, f"--{what}", 1, MOST_CELLS, 8, metavar="N", help=f"{what} of images (default: 8)")
     parser.set_defaults(func=show)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands.arguments import add_whole, parse_step
 from pipeline.errors import ConfigError
 from pipeline.stdout import say
 from pipeline.wording import counted
@@ -44,6 +45,9 @@ examples:
 The same command always gives the same bytes, with any number of workers. After an interruption, run it again:
 finished shards are kept. If the set is complete, it changes nothing. If images were added, use --overwrite.
 """
+
+
+MOST_IMAGES, MOST_WORKERS = 10**9, 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,9 +91,7 @@ def _add_conversion(images: argparse._ArgumentGroup) -> None:
         help="png keeps every pixel; jpeg is smaller; raw is read fastest. Files that already have the wanted form "
         "are kept byte for byte (default: png)",
     )
-    images.add_argument(
-        "--quality", type=int, default=95, metavar="Q", help="JPEG quality, 1 to 100 (default: 95)"
-    )
+    add_whole(images, "--quality", 1, 100, 95, metavar="Q", help="JPEG quality, 1 to 100 (default: 95)")
 
 
 def _add_labels(labels: argparse._ArgumentGroup) -> None:
@@ -133,7 +135,9 @@ def _add_selection(which: argparse._ArgumentGroup) -> None:
     which.add_argument(
         "--only-validation", action="store_true", help="take only the images that --validation leaves out"
     )
-    which.add_argument("--limit", type=int, metavar="N", help="at most N images, spread over the whole set")
+    add_whole(
+        which, "--limit", 1, MOST_IMAGES, metavar="N", help="at most N images, spread over the whole set"
+    )
     which.add_argument(
         "--skip-bad",
         default="0",
@@ -149,10 +153,9 @@ def _add_selection(which: argparse._ArgumentGroup) -> None:
 
 
 def _add_work(work: argparse._ArgumentGroup) -> None:
-    work.add_argument(
-        "--samples-per-shard", type=int, default=4096, metavar="N", help="images per shard (default: 4096)"
-    )
-    work.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    per_shard = "images per shard (default: 4096)"
+    add_whole(work, "--samples-per-shard", 1, MOST_IMAGES, 4096, metavar="N", help=per_shard)
+    add_whole(work, "--workers", 1, MOST_WORKERS, metavar="N", help="processes (default: one per core)")
     work.add_argument(
         "--part",
         type=_part,
@@ -166,7 +169,7 @@ def _add_work(work: argparse._ArgumentGroup) -> None:
 def _resolution(text: str) -> tuple[int, int]:
     """64 or 90x160 to (height, width)."""
     sides = text.lower().split("x")
-    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() for side in sides):
+    if not 1 <= len(sides) <= 2 or None in map(parse_step, sides):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a size: give a side, for example 64, or height and width, for example 90x160"
         )
@@ -179,7 +182,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _part(text: str) -> tuple[int, int]:
     number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal()):
+    if not slash or None in (parse_step(number), parse_step(count)):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a part: give for example 3/8 for the third of eight"
         )
@@ -196,8 +199,6 @@ def make(arguments: argparse.Namespace) -> int:
     from pipeline.data.threads import available_cores
 
     part, out = Part(*arguments.part), arguments.out
-    if arguments.workers is not None and arguments.workers < 1:
-        raise ConfigError(f"--workers {arguments.workers} leaves no process to do the work. Give 1 or more.")
     selection = Selection(arguments.classes, arguments.validation, arguments.only_validation, arguments.limit)
     limit = parse_limit(arguments.skip_bad)
     with tempfile.TemporaryDirectory(prefix="wgan-unpacked-") as scratch:

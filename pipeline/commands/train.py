@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.arguments import Commands, add_command, add_config, check_processes
+from pipeline.commands.arguments import Commands, add_command, add_config, add_processes
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,18 +30,14 @@ def add_parser(commands: Commands) -> None:
     """Add the command, its flags and its help."""
     train = add_command(commands, "train", "train on this machine", EXAMPLES)
     add_config(train)
-    train.add_argument(
-        "--processes",
-        type=int,
-        metavar="N",
-        help="number of ranks to start (default: runtime.processes if it is set, else one for each GPU)",
+    add_processes(
+        train, "number of ranks to start (default: runtime.processes if it is set, else one for each GPU)"
     )
     train.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train in this process, or in several ranks that it starts. Returns the exit code."""
-    check_processes(arguments.processes)
     from pipeline.config import load_config
 
     config = load_config(arguments.config, arguments.overrides)

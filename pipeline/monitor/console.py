@@ -6,12 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import NamedTuple, Never
 
 from tqdm import tqdm
 
 from pipeline.stderr import say_line
+from pipeline.wording import duration
 
 SECONDS_BETWEEN_LINES = 10.0
 USUAL_WIDTH = 80
@@ -63,7 +63,7 @@ class Console:
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self._steps:
             self._last_line = time.monotonic()
             per_step = (time.monotonic() - self._started) / (step - self._first_step)
-            left = timedelta(seconds=round(per_step * (self._steps - step)))
+            left = duration(per_step * (self._steps - step))
             figures = [
                 figure.form.format(words=figure.words, value=values[name])
                 for name, figure in FIGURES.items()

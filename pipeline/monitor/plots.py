@@ -20,10 +20,12 @@ from pipeline.monitor.differences import SCALED, read_configs, scale_options
 from pipeline.monitor.own_metrics import read_own_metrics
 from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_records, tags_of
 from pipeline.run.directory import RunDirectory
+from pipeline.stderr import say_warning
 
 CURVES, COMPARISON = "curves.png", "comparison.png"
 
 FEW_POINTS = 25
+MOST_FIGURES = 24
 LEGEND_CHARACTERS = 130
 PANEL_HEIGHT = 3.3
 
@@ -138,6 +140,16 @@ def quality_tags(records: Iterable[Record]) -> list[str]:
     return sorted(tag for tag in tags_of(records) if tag.startswith(TAG_PREFIX))
 
 
+def drawn(tags: Sequence[str]) -> list[str]:
+    """As many of the quality figures as one picture can hold. Says how many are left out."""
+    if len(tags) > MOST_FIGURES:
+        say_warning(
+            f"{MOST_FIGURES} of {len(tags)} quality figures are drawn, the first ones by name; metrics.jsonl and "
+            "TensorBoard have the others"
+        )
+    return list(tags[:MOST_FIGURES])
+
+
 def panels_of(records: Sequence[Record], own: MetricsByTag = NO_PLUGINS) -> list[Panel]:
     """What there is to draw of a run: scores and losses, its Wasserstein estimate, each quality figure.
 
@@ -155,7 +167,7 @@ def panels_of(records: Sequence[Record], own: MetricsByTag = NO_PLUGINS) -> list
         ]
     else:
         panels = [Panel("Scores and losses", "score, loss", (*SCORES, CRITIC_LOSS))]
-    for tag in quality_tags(records):
+    for tag in drawn(quality_tags(records)):
         curve = Curve(tag, printable(tag), {"color": PURPLE})
         panels.append(Panel(title_of_tag(tag, own), direction_of_tag(tag, own), [curve]))
     return panels
@@ -202,7 +214,9 @@ def comparison_figure(
     If none has a Wasserstein estimate or a quality figure, their losses are compared. If the scales of their critics
     differ, the titles of panels in these scales say so.
     """
-    titles = compared_figures(runs.values(), own)
+    found = compared_figures(runs.values(), own)
+    figures = drawn([tag for tag in found if tag.startswith(TAG_PREFIX)])
+    titles = {tag: title for tag, title in found.items() if tag in figures or not tag.startswith(TAG_PREFIX)}
     rows = -(-len(titles) // 2)
     figure = Figure(figsize=(11, PANEL_HEIGHT * rows + 0.6), dpi=120, layout="constrained")
     places = figure.subplots(rows, 2, squeeze=False).flat

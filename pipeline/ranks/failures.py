@@ -13,6 +13,9 @@ from pipeline.errors import ConfigError, OutOfMemoryError, PeerLostError, Pipeli
 
 SIGNS_OF_A_LOST_RANK = ("peer", "gloo", "Timed out waiting", "NCCL", "Broken pipe", "TCPStore")
 
+NO_HOST_MEMORY = "can't allocate memory"
+"""What torch says in a RuntimeError if the machine has none left."""
+
 
 @contextmanager
 def peer_losses() -> Iterator[None]:
@@ -27,12 +30,16 @@ def peer_losses() -> Iterator[None]:
 
 @contextmanager
 def memory_shortage(global_batch: int) -> Iterator[None]:
-    """Raise OutOfMemoryError, with what to change, if the device's memory runs out within."""
+    """Raise OutOfMemoryError, with what to change, if the memory of the device or of the machine runs out within."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        is_device = isinstance(error, torch.OutOfMemoryError)
+        if not (is_device or isinstance(error, MemoryError) or NO_HOST_MEMORY in str(error)):
+            raise
+        whose = "device" if is_device else "machine"
         raise OutOfMemoryError(
-            f"The device ran out of memory ({_first_line(error)}). Set schedule.micro_batch below {global_batch} "
+            f"The {whose} ran out of memory ({_first_line(error)}). Set schedule.micro_batch below {global_batch} "
             "divided by the number of ranks, lower model.width, or use precision: bf16 and data.cache: host."
         ) from None
 

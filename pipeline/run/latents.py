@@ -16,6 +16,8 @@ from pipeline.noise import Noise, Purpose
 
 BATCH = 256
 MOST_SEEDS = 1_000_000
+TRUNCATIONS = (1e-6, 1000)
+"""Least and largest. Hardly any number is drawn beyond 6, and float32 latents within less are all nearly 0."""
 LONGEST_NAME = 64
 """Most characters of a list of seeds in a file name; file systems allow 255 bytes for the whole name."""
 FINENESS = 256
@@ -139,17 +141,20 @@ def check_count(count: object) -> None:
 
 
 def check_seed(seed: object) -> None:
-    """Raise ConfigError unless the seed is a whole number from 0 on."""
-    if not isinstance(seed, Integral) or seed < 0:
-        raise ConfigError(f"seed {seed!r}: a seed is a whole number from 0 on. Give another one.")
+    """Raise ConfigError unless the seed is a whole number from 0 to 2^63 - 1."""
+    if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
+        raise ConfigError(f"seed {seed!r}: a seed is a whole number from 0 on, below 2^63. Give another one.")
 
 
 def check_truncation(truncation: object) -> None:
-    """Raise ConfigError unless it is None or a finite number above 0."""
-    if truncation is not None and not (isinstance(truncation, Real) and 0 < float(truncation) < math.inf):
+    """Raise ConfigError unless it is None or a number from 0.000001 to 1,000."""
+    if truncation is None:
+        return
+    least, most = TRUNCATIONS
+    if not (isinstance(truncation, Real) and least <= float(truncation) <= most):
         raise ConfigError(
-            f"truncation {truncation!r}: no latent can be within this bound. Give a number above 0, usually 0.5 to 1, "
-            "or leave it out to draw from the whole normal distribution."
+            f"truncation {truncation!r}: expected a number from {least:f} to {most:,}, usually 0.5 to 1. Leave it out "
+            "to draw from the whole normal distribution."
         )
 
 

@@ -209,9 +209,9 @@ def test_animations_keep_colours_and_have_sides_that_formats_allow(
     [
         (["--seeds", "3"], "a path needs two latents or more"),
         (["--seeds", "3-1"], "ends before it begins"),
-        (["--positions", "1"], "a row has two ends"),
+        (["--positions", "1"], "--positions 1: expected a whole number from 2 to 10,000"),
         (["--seeds", "0-999", "--positions", "11"], "over 10,000 images, too many for one picture"),
-        (["--truncation", "-1"], "truncation -1.0: no latent can be within this bound"),
+        (["--truncation", "-1"], "truncation -1.0: expected a number from 0.000001 to 1,000"),
         (["--out", "{run}"], "is a directory, and a strip is one file"),
         (["--seconds", "3"], "Add --animation FILE.gif"),
         (["--out", "x.txt"], "--out x.txt: a strip is written as .png, and this name ends in .txt"),

@@ -271,7 +271,7 @@ def test_a_metric_that_is_not_finite_names_rank_and_checkpoint(
 def test_a_learning_rate_that_is_too_high_names_the_unstable_metric(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
-    run = ranks.start(2, [config, "generator_optimizer.lr=1e30", "model.generator_norm=none"])
+    run = ranks.start(2, [config, "generator_optimizer.lr=1e20", "model.generator_norm=none"])
     assert run.wait() == [5, 5], run.output
     reason = read_note(tmp_path / "run", "FAILED")["reason"]
     assert "training has become unstable" in reason

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.cli import main
 from pipeline.errors import ConfigError, StorageError
 from pipeline.monitor.animation import draw_animation
-from pipeline.monitor.plots import curves_figure, draw_curves
+from pipeline.monitor.plots import comparison_figure, curves_figure, draw_curves, panels_of
 from pipeline.monitor.records import AlarmRecord, read_records
 from tests.limits import no_file_over
 from tests.monitor.drawing import ESTIMATES, SCORES, curves, records, write_records
@@ -280,3 +280,11 @@ def test_a_directory_may_be_called_like_a_file_or_a_version(
     for name in ("out.txt", "plots.v2"):
         assert main(["plot", str(run), "--out", str(run / name)]) == 0
         assert (run / name / "curves.png").is_file()
+
+
+def test_a_picture_has_a_bounded_number_of_panels(capsys: pytest.CaptureFixture[str]) -> None:
+    logged = [{"step": step, **{f"quality/m{number:03}": 1.0 for number in range(150)}} for step in (1, 2)]
+    assert len(panels_of(logged)) == 1 + 24
+    assert "24 of 150 quality figures are drawn, the first ones by name" in capsys.readouterr().err
+    assert len(comparison_figure({"a": logged, "b": logged}).axes) == 24
+    assert "24 of 150" in capsys.readouterr().err

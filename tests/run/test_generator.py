@@ -92,11 +92,11 @@ def test_samples_need_no_gradient_and_truncation_changes_them(run: Path) -> None
     [
         ({"count": 0}, "at least one image"),
         ({"count": 1, "seed": -1}, "seed -1: a seed is a whole number"),
-        ({"count": 1, "truncation": 0.0}, "truncation 0.0: no latent can be within this bound"),
+        ({"count": 1, "truncation": 0.0}, "truncation 0.0: expected a number from 0.000001 to 1,000"),
         ({"count": "3"}, "count '3': at least one image must be drawn. Give a whole number, 1 or more"),
         ({"count": 2.5}, "count 2.5: at least one image must be drawn"),
         ({"count": 1, "seed": "x"}, "seed 'x': a seed is a whole number"),
-        ({"count": 1, "truncation": "x"}, "truncation 'x': no latent can be within this bound"),
+        ({"count": 1, "truncation": "x"}, "truncation 'x': expected a number from 0.000001 to 1,000"),
     ],
 )
 def test_samples_that_cannot_be_drawn_are_refused(run: Path, arguments: dict[str, Any], message: str) -> None:

@@ -1,0 +1,31 @@
+"""What the values of options can be: numbers within bounds, names and paths.
+
+Every number has a lower and an upper bound, also where no larger one would be wrong: 10^30 steps are a slip of the
+hand, and a learning rate of 1e300 is one that float32 cannot hold.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from pipeline.local_paths import local_path, plain_path, with_home
+from pipeline.metric_table import check_name
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Batch = Annotated[int, Field(ge=1, le=2**20)]
+Seconds = Annotated[float, Field(ge=0.001, le=1e6)]
+Magnitude = Annotated[float, Field(ge=1e-30, le=1e20)]
+"""A number above 0 that float32 can hold, also after some arithmetic."""
+
+Text = Annotated[str, Field(min_length=1)]
+LocalPath = Annotated[Text, AfterValidator(local_path), AfterValidator(with_home)]
+LaterPath = Annotated[Text, AfterValidator(local_path)]
+"""A path whose `~` is replaced where it is used."""
+PathOrUrl = Annotated[Text, AfterValidator(plain_path), AfterValidator(with_home)]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
+"""File systems allow 255 bytes, and names beside it are longer."""
+ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+"""The name of a class. It may be written as a number, such as 7 for a digit."""
+MetricName = Annotated[str, AfterValidator(check_name)]

@@ -1,0 +1,79 @@
+"""What the operating system refuses is one line with an exit code; what is a defect keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import torch
+
+from pipeline import cli
+from pipeline.errors import ConfigError, OutOfMemoryError, PipelineError, StorageError, system_errors
+from pipeline.ranks.failures import memory_shortage
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a")
+NO_HOST_MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (FULL, StorageError, r"^runs/a: No space left on device\. Check that"),
+        (PermissionError(errno.EACCES, "Permission denied", b"b"), StorageError, "Permission denied"),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "x" * 9000),
+            ConfigError,
+            "^x+ … x+: File name too long",
+        ),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a\nb"), ConfigError, r"^a\\nb: No such file"),
+        (OSError(errno.EXDEV, "Invalid link", "a", None, "b"), StorageError, "^a and b: Invalid link"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), OutOfMemoryError, "not enough memory"),
+        (MemoryError(), OutOfMemoryError, r"not enough memory \(MemoryError\)"),
+        (NO_HOST_MEMORY, OutOfMemoryError, "you tried to allocate 9 bytes"),
+    ],
+)
+def test_what_the_system_refuses_is_an_error_of_ours(
+    error: Exception, kind: type[PipelineError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught, system_errors():
+        raise error
+    assert len(str(caught.value)) < 500
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"),
+        RuntimeError("x"),
+        OSError("broken data stream"),
+        BrokenPipeError(errno.EPIPE, "x"),
+        KeyError(1),
+    ],
+)
+def test_a_defect_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, system_errors():
+        raise error
+    assert caught.value is error
+
+
+def test_a_command_turns_system_errors_into_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: object) -> int:
+        raise FULL
+
+    monkeypatch.setattr("pipeline.commands.configs.run", fail)
+    assert cli.main(["configs"]) == 7
+    assert capsys.readouterr().err.startswith("error (exit 7): runs/a: No space left on device.")
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), NO_HOST_MEMORY, MemoryError()]
+)
+def test_training_says_what_to_change_if_memory_runs_out(error: Exception) -> None:
+    with pytest.raises(OutOfMemoryError, match=r"Set schedule\.micro_batch below 64"), memory_shortage(64):
+        raise error
+    with pytest.raises(RuntimeError, match="shape"), memory_shortage(64):
+        raise RuntimeError("shape")
