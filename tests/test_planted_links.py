@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -148,6 +150,45 @@ OF_A_RUN: Mapping[str, Write] = {
     "x.classifier.safetensors": write_classifier,
     ".x.tmp": lambda run: check_writable(run / "x"),
 }
+
+
+WRITERS = {"write_text", "write_bytes", "touch", "mkdir", "makedirs", "symlink", "symlink_to", "hardlink_to"}
+WRITERS |= {"link", "copy", "copy2", "copyfile", "copytree", "mkfifo", "mknod"}
+WITHOUT_DURABLE = {
+    "commands/film.py": "the library writes into a file that is open",
+    "data/format/disk_cache.py": "the directory that the user named",
+    "data/format/web.py": "into a directory that nobody else can write to",
+    "data/making/shard_directory.py": "the directory that the user named",
+    "data/making/writer.py": "a second name, which fails if there is anything in its place",
+    "data/reading/cache.py": "memory of this process, by its descriptor",
+    "quality/features/inception.py": "torch's own directory for downloads",
+    "run/checkpoint.py": "a directory that must be new",
+    "run/directory.py": "the directory that the user named",
+}
+
+
+def writes(node: ast.AST) -> bool:
+    """Whether this is a call that creates or changes a file or a directory."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    values = [*node.args, *(keyword.value for keyword in node.keywords)]
+    modes = [
+        value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    ]
+    if name in ("open", "fdopen"):
+        return any(re.fullmatch(r"[rb]*[wax+][wax+tb]*", mode) for mode in modes)
+    return isinstance(node.func, ast.Attribute) and name in WRITERS
+
+
+def test_files_are_written_by_durable_alone() -> None:
+    package = Path(__file__).parents[1] / "pipeline"
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if any(map(writes, ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
+    }
+    assert found == {"durable.py", *WITHOUT_DURABLE}
 
 
 def record_of(number: int) -> Record:
