@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.foreign_text import printable, shown
 
 MOST_MISTAKES, LONGEST_VALUE = 3, 60
+MOST_PARTS = 1_000_000
+"""Of a JSON text: a comma is one part, and each key, list and object four. While a text is checked, a part takes up to
+200 bytes of memory, and a mistake a kilobyte."""
 
 
 class Document(BaseModel):
@@ -18,16 +21,23 @@ class Document(BaseModel):
 
 
 Model = TypeVar("Model", bound=Document)
+Item = TypeVar("Item")
+Many = Annotated[list[Item], Field(fail_fast=True)]
+"""A list that can be long: only its first mistake is noted, because a million of them take a gigabyte."""
 
 
-def parse_json(text: bytes | str, model: type[Model]) -> Model:
+def parse_json(text: bytes | str, model: type[Model], most_parts: int = MOST_PARTS) -> Model:
     """The document in a JSON text.
 
     Raises ValueError with a short text, such as "shards[3].count is -1: input should be greater than 0". The text is
     never evaluated, and nesting is limited, so it can do no harm however it was made.
     """
+    content = text.encode() if isinstance(text, str) else text
+    # Those within strings are counted too.
+    if content.count(b",") + 4 * sum(map(content.count, (b":", b"[", b"{"))) > most_parts:
+        raise ValueError("it holds more values than such a file can have")
     try:
-        return model.model_validate_json(text)
+        return model.model_validate_json(content)
     except ValidationError as error:
         raise ValueError(describe_mistakes(error)) from None
 

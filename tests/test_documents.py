@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from pipeline.documents import Document, parse_json
+from pipeline.documents import MOST_PARTS, Document, Many, parse_json
 
 
 class Part(Document):
@@ -52,3 +52,27 @@ def test_many_mistakes_are_counted_and_not_all_listed() -> None:
     with pytest.raises(ValueError, match="and 997 more") as caught:
         parse_json(text, Whole)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("part", ["[],", '{"a": 1},', '"", ' * 4, "1, " * 4])
+def test_a_text_of_more_values_than_any_such_file_is_not_parsed(part: str) -> None:
+    """Checking it would take gigabytes."""
+    with pytest.raises(ValueError, match="it holds more values than such a file can have"):
+        parse_json(f'{{"name": [{part * (MOST_PARTS // 4)} 1]}}', Whole)
+    assert parse_json('{"name": "a,b"}', Whole, most_parts=9).name == "a,b"
+    with pytest.raises(ValueError, match="more values"):
+        parse_json('{"name": "a,b"}', Whole, most_parts=8)
+
+
+def test_of_a_long_list_only_the_first_mistake_is_noted() -> None:
+    class Names(Document):
+        names: Many[str]
+
+    with pytest.raises(ValueError, match=r"^names\[1\] is 1: input should be a valid string$"):
+        parse_json('{"names": ["a", 1, 2, 3, 4, 5]}', Names)
+
+
+def test_a_value_of_any_size_is_shown_in_a_few_words() -> None:
+    with pytest.raises(ValueError, match="name is ") as caught:
+        parse_json(f'{{"name": {[["x" * 1000] * 100] * 100}}}'.replace("'", '"'), Whole)
+    assert len(str(caught.value)) < 150

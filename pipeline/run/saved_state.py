@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from pipeline.documents import Document
+from pipeline.documents import Document, Many
 
 Channels = Annotated[int, Field(ge=1, le=4)]
 Side = Annotated[int, Field(ge=1, le=4096)]
@@ -44,7 +44,7 @@ class BestFacts(Facts):
     value: float | None
     step: Step | None
     evaluations_since: Whole
-    former: list[Step] = Field(default=[])
+    former: Many[Step] = Field(default=[])
 
 
 class SavedState(Facts):
@@ -64,7 +64,7 @@ class SavedCounters(Facts):
 class WindowFacts(Facts):
     """The metrics that are summed up since the last log point, and over how many steps."""
 
-    names: list[str]
+    names: Many[str]
     count: Whole
 
 
@@ -74,7 +74,7 @@ class AlarmFacts(Facts):
     log_points: Whole
     highest: dict[str, float]
     in_a_row: dict[str, Whole]
-    told: list[str]
+    told: Many[str]
     last: dict[str, float] = Field(default={})
 
 
@@ -93,7 +93,7 @@ class RecorderFacts(Facts):
 class UnwatchedFacts(Facts):
     """Which images in unwatched.safetensors were in channels-last memory format, on which rounding depends."""
 
-    channels_last: list[str]
+    channels_last: Many[str]
 
 
 class ResumableState(SavedState):

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from pipeline import stopping
 from pipeline.data.format.codecs import Encoding
-from pipeline.documents import Document, parse_json
+from pipeline.documents import Document, Many, parse_json
 from pipeline.errors import DataError
 from pipeline.foreign_text import shown
 from pipeline.presets import shards_command
@@ -50,6 +50,8 @@ INDEX_HEADER = re.compile(
 """What NumPy writes before the rows of an index: the only .npy header that is read."""
 
 MOST_BYTES, MOST_PER_SHARD, MOST_IMAGES, MAX_SIDE = 1 << 28, 1 << 26, 1 << 30, 16_384
+MOST_PARTS = 4_000_000
+"""Parts of its JSON text. A shard has 34, and a class 2."""
 LEAST_MEMBER = 1024
 """The bytes that an image takes in a tar file at least: a header, and one block."""
 
@@ -146,12 +148,12 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     path, or if a file is listed twice.
     """
     try:
-        found = parse_json(text, _Versioned).format
+        found = parse_json(text, _Versioned, MOST_PARTS).format
         if found != FORMAT:
             raise DataError(
                 f"{path} has the format {shown(found, 60)}, but this version reads {FORMAT!r}. {MAKE} again."
             )
-        document = parse_json(text, _Document)
+        document = parse_json(text, _Document, MOST_PARTS)
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}. {MAKE} again.") from None
     manifest = document.manifest()
@@ -215,10 +217,10 @@ class _Document(Document):
     source: str
     resolution: tuple[Side, Side]
     channels: Literal[1, 3]
-    classes: list[str]
+    classes: Many[str]
     encoding: Encoding
     count: int = Field(le=MOST_IMAGES)
-    shards: list[ShardEntry] = Field(min_length=1)
+    shards: Many[ShardEntry] = Field(min_length=1)
     plan: dict[str, Any]
 
     def manifest(self) -> Manifest:

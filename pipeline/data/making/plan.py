@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.foreign_text import storable
 from pipeline.wording import counted
 
-MAX_SHARDS = 1_000_000
+MAX_SHARDS = 100_000
 
 
 @dataclass(frozen=True)

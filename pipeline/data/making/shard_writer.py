@@ -18,11 +18,13 @@ from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.tar_writer import TarWriter
 from pipeline.data.making.convert import Converted, convert_image
 from pipeline.data.making.plan import Plan
-from pipeline.documents import Document, parse_json
+from pipeline.documents import Document, Many, parse_json
 from pipeline.durable import replacing
 from pipeline.errors import DataError
 from pipeline.foreign_text import storable
 
+MOST_PARTS = 16_000_000
+"""Parts of a record's JSON text. An image has 2."""
 EXTENSION_OF = {encoding: extension for extension, encoding in reversed(EXTENSIONS.items())}
 
 
@@ -67,12 +69,12 @@ class Record:
     @staticmethod
     def from_json(text: bytes) -> Record:
         """Parse a record. Raises ValueError if the text is not one."""
-        content = parse_json(text, _Document)
+        content = parse_json(text, _Document, MOST_PARTS)
         return Record(
             content.shard.shard() if content.shard else None,
             tuple(BadImage(*bad) for bad in content.bad),
-            content.names,
-            content.marks,
+            tuple(content.names),
+            tuple(content.marks),
             tuple(Copy(*copy) for copy in content.dropped),
         )
 
@@ -81,10 +83,10 @@ class _Document(Document):
     """The content of a record's file."""
 
     shard: ShardEntry | None
-    bad: tuple[tuple[str, str], ...]
-    names: tuple[str, ...]
-    marks: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...]
-    dropped: tuple[tuple[str, str], ...]
+    bad: Many[tuple[str, str]]
+    names: Many[str]
+    marks: Many[Annotated[int, Field(ge=0, lt=2**32)]]
+    dropped: Many[tuple[str, str]]
 
 
 class Watch(Protocol):

@@ -14,17 +14,19 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.data.sources.labels import BYTE_ORDER_MARK, Label, as_label, labels_in
-from pipeline.documents import Document, parse_json
+from pipeline.documents import Document, Many, parse_json
 from pipeline.errors import ConfigError, DataError
-from pipeline.foreign_text import printable
+from pipeline.foreign_text import printable, shown
 from pipeline.regular_files import read_regular
 from pipeline.wording import counted
 
-LARGEST_TABLE = 1 << 28
+LARGEST_TABLE, MOST_PARTS = 1 << 28, 8_000_000
+"""Bytes of a table, and parts of dataset.json, in which an image has 5 or 6."""
 NAME_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_id", "img", "name", "key", "id")
 LABEL_COLUMNS = ("label", "labels", "class", "class_id", "target", "category", "y")
 
@@ -34,14 +36,14 @@ Value = int | float | str | list[int | float] | None
 class DatasetJson(Document):
     """The labels of dataset.json; None if the set has no labels."""
 
-    labels: list[tuple[str, Value]] | dict[str, Value] | None
+    labels: Many[tuple[str, Any]] | dict[str, Any] | None
 
 
 def parse_dataset_json(text: bytes) -> dict[str, Value] | None:
     """The labels by the names of the images; None if the set has none. Raises ValueError for other JSON texts."""
     text = text.removeprefix(BYTE_ORDER_MARK)
     whole = b'{"labels":' + text + b"}" if text.lstrip().startswith(b"[") else text
-    labels = parse_json(whole, DatasetJson).labels
+    labels = parse_json(whole, DatasetJson, MOST_PARTS).labels
     if labels is None:
         return None
     pairs = labels.items() if isinstance(labels, dict) else labels
@@ -53,15 +55,13 @@ def values_to_labels(values: Sequence[Value]) -> list[Label]:
     if any(isinstance(value, list) for value in values):
         try:
             rows = np.array(values, dtype=np.float64)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise ValueError("it holds rows of different lengths") from None
         return labels_in(rows)
     labels = [as_label(value) for value in values]
     for value, label in zip(values, labels, strict=True):
         if label is None:
-            raise ValueError(
-                f"it holds {printable(repr(value), 60)}, which is neither a whole number nor a word"
-            )
+            raise ValueError(f"it holds {shown(value, 60)}, which is neither a whole number nor a word")
     return [label for label in labels if label is not None]
 
 

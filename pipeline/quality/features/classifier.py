@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import safetensors.torch
 import torch
@@ -57,7 +57,7 @@ class About:
     seed: int
     accuracy: float
     """Share of held-out images that it classifies correctly, from 0 to 1."""
-    recall: tuple[float | None, ...] = ()
+    recall: Annotated[tuple[float | None, ...], Field(fail_fast=True)] = ()
     """The same for the held-out images of each class, None for a class that has none; () in files of format 1."""
 
     @property
@@ -74,12 +74,12 @@ class _Card(Document):
     channels: Literal[1, 3]
     height: int = Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)
     width: int = Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: Annotated[tuple[str, ...], Field(fail_fast=True)] = Field(min_length=1)
     shards: str
     epochs: int
     seed: int
     accuracy: float
-    recall: tuple[float | None, ...] = ()
+    recall: Annotated[tuple[float | None, ...], Field(fail_fast=True)] = ()
 
     def about(self) -> About:
         """What it says, apart from its format."""
