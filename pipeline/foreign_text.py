@@ -12,9 +12,9 @@ LONGEST_NAME, LONGEST_MESSAGE = 200, 20_000
 _URL = re.compile(r"\b([a-z][a-z0-9+.-]{0,20})://([^\s'\"<>]+)", re.IGNORECASE)
 _HOST = re.compile(r"(\[[0-9a-f:.]*\]|[^:]*)(:\d{0,5})?", re.IGNORECASE)
 _SECRET = re.compile(
-    r"(\bauthorization|\bbearer"
-    r"|(?:token|password|passwd|secret|signature|credential|api-?_?key|access-?_?key)[\w-]{0,100})"
-    r"(\s{0,9}[=:]\s{0,9}|\s{1,9})(?:(?:basic|bearer)\s{1,9})?[^\s&,;'\"]{4,}",
+    r"(\b(?:authorization|bearer)['\"]?(?:\s{0,9}[=:]\s{0,9}|\s{1,9})"
+    r"|(?:token|password|passwd|secret|signature|credential|api-?_?key|access-?_?key)[\w-]{0,100}['\"]?\s{0,9}[=:]\s{0,9})"
+    r"(?:b?['\"])?(?:(?:basic|bearer)\s{1,9})?[^\s&,;'\"]{4,}",
     re.IGNORECASE,
 )
 
@@ -79,7 +79,7 @@ def without_secrets(text: str) -> str:
 
 def without_credentials(text: str) -> str:
     """Like `without_secrets`, for what a server or a library says: no `token=...` or `Authorization: ...` either."""
-    return _SECRET.sub(lambda match: f"{match[1]}{match[2]}(removed)", without_secrets(text))
+    return _SECRET.sub(lambda match: f"{match[1]}(removed)", without_secrets(text))
 
 
 def _bare(scheme: str, rest: str) -> str:

@@ -62,10 +62,23 @@ def test_an_address_is_not_cut_in_the_middle_of_its_secrets(show: Callable[[str,
 
 
 @pytest.mark.parametrize(
-    "text", ["Authorization: Bearer abcdef", "X-Amz-Signature=abcdef", "api_key: abcdef", "hf token=abcdef"]
+    "text",
+    [
+        "Authorization: Bearer abcdef",
+        "X-Amz-Signature=abcdef",
+        "api_key: abcdef",
+        "hf token=abcdef",
+        "{'Authorization': 'Bearer abcdef', 'token': b'abcdef'}",
+        '{"aws_secret_access_key": "abcdef"}',
+    ],
 )
 def test_what_servers_say_loses_credentials(text: str) -> None:
     assert "abcdef" not in without_credentials(text)
+
+
+def test_words_after_the_word_credentials_are_no_secrets() -> None:
+    text = "Your default credentials were not found. The token expired yesterday: sign in again"
+    assert without_credentials(text) == text
 
 
 def test_an_error_loses_escapes_and_secrets_but_keeps_its_lines() -> None:
