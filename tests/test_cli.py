@@ -123,7 +123,12 @@ def test_sample_writes_one_file_for_each_image(trained: Path, tmp_path: Path) ->
         (
             ["train", "{run}/config.yaml", "--processes", "0"],
             2,
-            "--processes 0: expected a whole number from 1 to 4,096",
+            "--processes 0: expected a whole number from 1 to 256",
+        ),
+        (
+            ["train", "{run}/config.yaml", "runtime.processes=2000", "schedule.global_batch=2000"],
+            2,
+            "runtime.processes: 2,000 ranks are more than one machine can hold",
         ),
         (["doctor", "{run}/absent.yaml"], 2, "There is no config"),
         (["train", "nosuch"], 2, "Name a YAML file or a preset: digits, mnist"),

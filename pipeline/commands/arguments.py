@@ -16,7 +16,7 @@ Arguments: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 WHOLE = re.compile(r"[+-]?[0-9]{1,30}", re.ASCII)
 STEP = re.compile(r"[0-9]{1,18}", re.ASCII)
 MOST_SHOWN = 40
-MOST_PROCESSES = 4096
+MOST_PROCESSES = 256
 MOST_SEED = 2**63 - 1
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.arguments import Commands, add_command, add_config, add_processes
+from pipeline.commands.arguments import MOST_PROCESSES, Commands, add_command, add_config, add_processes
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     processes = arguments.processes or default_processes(config.runtime)
+    if processes > MOST_PROCESSES:
+        raise ConfigError(
+            f"runtime.processes: {processes:,} ranks are more than one machine can hold, and `wgan train` starts all "
+            f"of them on this one. Give at most {MOST_PROCESSES}, or use `accelerate launch` on several machines."
+        )
     words = [str(arguments.config), *arguments.overrides]
     if processes == 1:
         from pipeline.train import main

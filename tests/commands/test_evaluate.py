@@ -185,7 +185,7 @@ def test_a_classifier_is_trained_and_then_measures(
             "error (exit 2): --samples 0: expected a whole number from 128 to 1,000,000",
         ),
         (["--shards", "nowhere"], 3, "The shard directory nowhere does not exist."),
-        (["--processes", "0"], 2, "--processes 0: expected a whole number from 1 to 4,096"),
+        (["--processes", "0"], 2, "--processes 0: expected a whole number from 1 to 256"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
