@@ -1,7 +1,7 @@
 """`python -m tests.fuzz --minutes 30`: tries mutated inputs on all targets, and prints a table and the findings.
 
     python -m tests.fuzz --minutes 5 --target png --target tar     some targets
-    python -m tests.fuzz --seed 7                                   other inputs
+    python -m tests.fuzz --inputs 1200 --seed 7                     other inputs, as many for each target
     python -m tests.fuzz --target png --seed 7 --only 1234 --save bad.png     one input again, kept as a file
 
 Ends with 1 if there are findings.
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tests.fuzz", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--minutes", type=float, default=1, help="for all targets together (default: 1)")
+    parser.add_argument("--inputs", type=int, help="for each target, however long they take")
     parser.add_argument("--target", action="append", help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="gives other inputs (default: 0)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.save.write_bytes(make_input(chosen, chosen.seeds(), options.seed, options.only))
     if options.only is not None:
         campaign = Campaign(options.seed, inputs=1, first=options.only)
+    elif options.inputs is not None:
+        campaign = Campaign(options.seed, inputs=options.inputs, workers=min(options.workers, len(names)))
     else:
         workers = min(options.workers, len(names))
         campaign = Campaign(

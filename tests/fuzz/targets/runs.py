@@ -227,6 +227,7 @@ SECTION = re.compile(rb"^=== ([A-Za-z_.]+)$\n?", re.MULTILINE)
 
 def report_seeds() -> list[bytes]:
     """The files of a run one after the other, each below a line with its name."""
+    render(template())  # so that the first input does not wait for fonts
     files = {
         "config.yaml": CONFIG_TEXT.encode(),
         "metrics.jsonl": lines(RECORD, {**RECORD, "step": 4}),

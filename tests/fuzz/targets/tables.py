@@ -1,4 +1,4 @@
-"""Data sets in the formats of other libraries: Hugging Face's (Arrow), LSUN's (LMDB), and MNIST's."""
+"""Data sets as Hugging Face's library saves them: a table of Arrow, and what describes it."""
 
 from __future__ import annotations
 
