@@ -32,6 +32,7 @@ from pipeline.errors import (
 )
 from pipeline.foreign_text import printable_lines, without_credentials
 from pipeline.ranks.speaker import has_launcher, tell, tell_untold
+from pipeline.ranks.variables import read_place
 from pipeline.stderr import say_defect
 
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ def _as_config(config: Config | Mapping[str, Any] | str | Path, overrides: Mappi
 
 def _rank() -> int:
     """This process's rank, also before the ranks meet."""
-    return int(os.environ.get("RANK", "0"))
+    return read_place().rank
 
 
 def _plain(value: Any) -> Any:

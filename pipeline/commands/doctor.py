@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.arguments import Commands, add_config
+from pipeline.errors import ConfigError
 from pipeline.stdout import say
 from pipeline.wording import counted
 
@@ -95,14 +96,22 @@ def _ranks() -> dict[str, str]:
 
     from pipeline.commands.train import default_processes
     from pipeline.options import RuntimeOptions
-    from pipeline.ranks.runtime import requested_processes
 
     backends = [name for name in ("nccl", "gloo", "mpi") if dist.is_backend_available(name)]
     return {
         "wgan train": f"starts {counted(default_processes(RuntimeOptions()), 'rank')} by default",
-        "launcher": f"asks for {counted(requested_processes(), 'rank')} (WORLD_SIZE or --num_processes, else 1)",
+        "launcher": _launcher(),
         "backends": ", ".join(backends) or "none, so a run can have only 1 rank",
     }
+
+
+def _launcher() -> str:
+    from pipeline.ranks.runtime import requested_processes
+
+    try:
+        return f"asks for {counted(requested_processes(), 'rank')} (WORLD_SIZE or --num_processes, else 1)"
+    except ConfigError as error:
+        return str(error)
 
 
 def _plan(config: Config) -> dict[str, str]:

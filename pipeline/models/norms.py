@@ -133,8 +133,10 @@ class _Normalise(torch.autograd.Function):
         x, gradient = x.to(precision), gradient.to(precision)
         # First the gradient as if the statistics were constants, then the part through the statistics, which is an
         # affine function of x.
+        # The statistics of the forward pass are not used here, but CUDA's kernel for channels last refuses None.
+        unused = x.new_empty(0)
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+            gradient, x, weight, mean, variance, unused, unused, False, ctx.eps, [True, True, True]
         )
         shared = ctx.gather(torch.stack([of_weight, of_bias])).sum(0) / count
         shared = shared * (weight * torch.rsqrt(variance + ctx.eps))

@@ -79,6 +79,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
+def device_identity(device: torch.device) -> str:
+    """What tells a GPU from all others, however the processes of a machine number them; "" for the CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+
+
 def use_exact_arithmetic() -> None:
     """Compute float32 in float32 (no TF32), and by kernels that add in the same order every time."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

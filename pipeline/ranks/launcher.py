@@ -29,6 +29,7 @@ from pipeline import stopping
 from pipeline.errors import Interrupted, PeerLostError, PipelineError, StopRequested, Terminated
 from pipeline.ranks.meeting import LOOPBACK
 from pipeline.ranks.speaker import Report, has_launcher
+from pipeline.ranks.variables import refuse_several_launchers
 
 SECONDS_ALONE = 5.0
 """How long ranks may take to end by themselves, after one has failed, before they are told to."""
@@ -43,8 +44,9 @@ def launch(processes: int, module: str, words: Sequence[str]) -> int:
 
     The cause is the first failure that is no consequence of another one; its text is printed. Raises PeerLostError if
     a signal that nobody sent through the launcher ended a rank, and what `stopping.check` raises if a signal to the
-    launcher ended ranks that could not report it.
+    launcher ended ranks that could not report it, and ConfigError if Slurm runs this command several times.
     """
+    refuse_several_launchers()
     with stopping.listening(saves=module != "pipeline.cli"):
         stopping.check()
         with stopping.held(), Launch(processes, module, words) as ranks:

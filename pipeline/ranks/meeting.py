@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
+from pipeline.ranks.variables import read_place
+
 LOOPBACK = "127.0.0.1"
 _socket: int | None = None
 """Rank 0's listening socket, which the launcher opened."""
@@ -26,7 +28,8 @@ def form_group(backend: str, timeout: timedelta) -> None:
     # Not above: a rank hears of mistakes in its config before it takes the seconds that importing torch takes.
     import torch.distributed as dist
 
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    place = read_place()
+    rank, world_size = place.rank, place.world_size
     store = dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),

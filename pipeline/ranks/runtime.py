@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -37,6 +38,7 @@ from pipeline.ranks.host_memory import keep_freed_memory
 from pipeline.ranks.launcher import follow_launcher
 from pipeline.ranks.messages import decode, decode_error, encode, encode_error
 from pipeline.ranks.speaker import has_launcher
+from pipeline.ranks.variables import Place, read_place
 from pipeline.regular_files import read_regular
 from pipeline.yaml_text import MOST_BYTES, parse_yaml
 
@@ -52,7 +54,7 @@ class Runtime:
         """Join the process group. Raises ConfigError if ranks, device or precision are not what was asked for."""
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
-        requested = requested_processes()
+        requested, place = requested_processes(), read_place()
         device = devices.chosen_device(config)
         precision = devices.fastest_precision(device) if config.precision == "auto" else config.precision
         on_cpu = device.type == "cpu"
@@ -83,16 +85,28 @@ class Runtime:
         self.rank: int = self._accelerator.process_index
         self.world_size: int = self._accelerator.num_processes
         self.local_rank: int = self._accelerator.local_process_index
-        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         self.device: torch.device = self._accelerator.device
         self.is_main = self.rank == 0
         self._check(config, requested)
         # Votes and messages have a group of their own on the host, so that they never wait for gradients.
         self._control: Any = dist.new_group(backend="gloo", timeout=timeout) if self.world_size > 1 else None
+        self.local_world_size = self._count_neighbours(place)
+
+    def _count_neighbours(self, place: Place) -> int:
+        """How many ranks this machine has. Raises ConfigError if two of them have the same GPU."""
+        homes = self.gather_json([socket.gethostname(), devices.device_identity(self.device)])
+        shared = [rank for rank, home in enumerate(homes) if home[1] and homes.index(home) < rank]
+        if shared:
+            first, second = homes.index(homes[shared[0]]), shared[0]
+            host, gpu = homes[first]
+            raise ConfigError(
+                f"Ranks {first} and {second} both have the GPU {gpu} of {host}, and each needs one to itself. Start "
+                "fewer ranks there, let each task see its own GPU, or set LOCAL_RANK to 0, 1, ... on each machine."
+            )
+        return place.local_world_size or [host for host, _ in homes].count(homes[self.rank][0])
 
     def _check(self, config: Config, requested: int) -> None:
         accelerator, precision = self._accelerator, self._accelerator.mixed_precision
-        devices.check_gpu_count(self.device, self.local_world_size)
         wanted = config.runtime.processes or requested
         if self.world_size != wanted:
             raise ConfigError(
@@ -320,8 +334,9 @@ def requested_processes() -> int:
     `accelerate launch --cpu --num_processes 2` starts one process and does not tell it that two were asked for; a
     config with distributed_type: MULTI_CPU does the same. So the launcher's command line and config are read too.
     """
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
+    place = read_place()
+    if "RANK" in os.environ:
+        return place.world_size
     try:
         parent = psutil.Process().parent()
         words = parent.cmdline() if parent else []

@@ -11,7 +11,8 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 
-from pipeline.errors import PipelineError, describe
+from pipeline.errors import ConfigError, PipelineError, describe
+from pipeline.ranks.variables import read_place
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,15 @@ def tell(error: PipelineError) -> None:
 
 def tell_untold(error: PipelineError) -> None:
     """Tell of an error unless that was done before. Ranks that torchrun started tell it once for each machine."""
-    # LOCAL_RANK alone says nothing: clusters set it for processes that are no ranks, too.
-    is_rank = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    is_first_on_machine = not is_rank or int(os.environ.get("LOCAL_RANK", "0")) == 0
-    if not error.is_told and (has_launcher() or is_first_on_machine):
+    if not error.is_told and (has_launcher() or _is_first_on_machine()):
         tell(error)
+
+
+def _is_first_on_machine() -> bool:
+    try:
+        return read_place().local_rank == 0
+    except ConfigError:
+        return True  # which rank it is cannot be known, and that may be the error
 
 
 def report(news: Report) -> None:

@@ -217,8 +217,9 @@ class TrainingStep:
         for player, weights in zip((generator, critic), before, strict=True):
             player.module.load_state_dict(weights)
             player.optimizer.zero_grad(set_to_none=True)
-            # RMSprop and Adam start from zeros.
-            torch._foreach_zero_(list(optimizer_tensors(player).values()))
+            # RMSprop and Adam start from zeros. A step that float16 skipped leaves no state, and no list may be empty.
+            if state := list(optimizer_tensors(player).values()):
+                torch._foreach_zero_(state)
         self.runtime.restore_scaler(scaler)
 
     def _critic_draws(self, step: int, updates: int) -> Iterator[Draw]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.models.norms import BatchNorm2d, can_be_grouped, grouped, norm
 
@@ -214,3 +215,28 @@ def test_half_precision_gradients_are_as_exact_as_those_of_pytorch() -> None:
         expected = gradients(theirs.double(), x.double(), weights.double())[1].float()
         errors.append((found - expected).norm() / expected.norm())
     assert errors[0] < 1.5 * errors[1]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_no_kernel_of_batch_norm_over_ranks_is_given_none_for_a_tensor(layout: torch.memory_format) -> None:
+    # CUDA's kernels refuse what the CPU's accept.
+    seen = []
+
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, arguments: Any = (), named: Any = None
+        ) -> Any:
+            if "batch_norm" in function.name():
+                missing = [
+                    wanted.name
+                    for wanted, given in zip(function._schema.arguments, arguments, strict=False)
+                    if given is None
+                ]
+                seen.append((function.name(), missing))
+            return function(*arguments, **(named or {}))
+
+    layer, _ = pair(summing=True)
+    with Spy():
+        gradients(layer, batch().contiguous(memory_format=layout), weights_of(batch()))
+    assert ("aten::native_batch_norm_backward", []) in seen
+    assert all(not missing for _, missing in seen), seen

@@ -231,3 +231,14 @@ def test_spectral_norm_is_refused_with_clipping_of_a_plugin() -> None:
         check_objective(Boxed(), normed)
     check_objective(Paired(), normed)
     check_objective(Boxed(), config())
+
+
+def test_a_warm_up_step_that_float16_skips_leaves_no_state_and_no_error() -> None:
+    step = training_step(config())
+    runtime: Any = step.runtime
+    runtime.device, runtime.scaler_state = torch.device("cpu"), dict
+    runtime.restore_scaler = lambda state: None
+    for one in (step.state.generator, step.state.critic):
+        one.optimizer.step = lambda closure=None: None  # type: ignore[method-assign, assignment]
+    step.warm_up((1, SIDE, SIDE))
+    assert not step.state.critic.optimizer.state
