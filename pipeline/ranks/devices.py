@@ -84,12 +84,6 @@ def device_identity(device: torch.device) -> str:
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
 
 
-def use_exact_arithmetic() -> None:
-    """Compute float32 in float32 (no TF32), and by kernels that add in the same order every time."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-
-
 def free_device_memory(device: torch.device) -> int:
     """Bytes that are free on a GPU; 0 for the CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

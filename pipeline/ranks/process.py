@@ -9,11 +9,12 @@ from contextlib import contextmanager
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from pipeline.exact_arithmetic import arithmetic_given_back
 from pipeline.ranks.devices import gpus_in_use
 
 SINGLETONS = (PartialState, AcceleratorState, GradientState)
 """Accelerate keeps one of each for a process: a second run would keep the first one's device and precision."""
-LIBRARIES = ("ACCELERATE_", "KINETO_", "NCCL_", "OMP_", "PYTORCH_")
+LIBRARIES = ("ACCELERATE_", "KINETO_", "LD_LIBRARY_PATH", "NCCL_", "OMP_", "PYTORCH_", "TORCHINDUCTOR_")
 """How the names of environment variables begin that a run, or a library in it, sets."""
 
 
@@ -35,15 +36,11 @@ def settings_given_back() -> Iterator[None]:
 
 @contextmanager
 def _torch_settings() -> Iterator[None]:
-    cudnn = torch.backends.cudnn
-    before = cudnn.allow_tf32, cudnn.deterministic, torch.get_num_threads()
-    # It decides about TF32 in matrix products, too.
-    precision = torch.get_float32_matmul_precision()
+    threads = torch.get_num_threads()
     try:
-        yield
+        with arithmetic_given_back():
+            yield
     finally:
-        torch.set_float32_matmul_precision(precision)
-        cudnn.allow_tf32, cudnn.deterministic, threads = before
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 

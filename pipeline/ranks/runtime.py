@@ -30,6 +30,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError, ConfigError, PipelineError
+from pipeline.exact_arithmetic import use_exact_arithmetic
 from pipeline.models.norms import BatchNorm2d
 from pipeline.options import Config
 from pipeline.ranks import devices, meeting
@@ -67,8 +68,7 @@ class Runtime:
             for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"):
                 os.environ.setdefault(name, "1")
         follow_launcher()
-        # Float32 is not TF32, and a resumed run must give the same bits.
-        devices.use_exact_arithmetic()
+        use_exact_arithmetic()
         timeout = timedelta(seconds=config.runtime.timeout_seconds)
         if has_launcher():
             # Accelerate would form the group with a store that the network can reach.

@@ -16,6 +16,7 @@ from pipeline.config import load_config, nested
 from pipeline.documents import Document, describe_mistakes, parse_json
 from pipeline.durable import make_directory, replacing, storage_errors, write_text
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.exact_arithmetic import exact_arithmetic
 from pipeline.models import build_generator
 from pipeline.option_plugins import SavedModelOptions
 from pipeline.options import Config, ModelOptions
@@ -340,8 +341,9 @@ def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
     """Images in evaluation mode, with running statistics in batch norm: float32 (count, channels, height, width)."""
     was_training, images = generator.training, []
     generator.eval()
-    for part in torch.split(latents, batch):
-        stopping.check()
-        images.append(generator(part))
+    with exact_arithmetic():
+        for part in torch.split(latents, batch):
+            stopping.check()
+            images.append(generator(part))
     generator.train(was_training)
     return torch.cat(images)

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
 from pipeline import load_generator
 from pipeline.cli import main
 from pipeline.errors import CheckpointError, ConfigError, PipelineError
+from pipeline.exact_arithmetic import arithmetic_given_back
+from pipeline.run.generator import generate
 from pipeline.run.initial_weights import read_weights
 from tests.trained import MANIFEST, newest, write_run
 
@@ -272,3 +275,25 @@ def test_a_checkpoint_of_a_network_that_cannot_be_is_refused(
     (newest(run) / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=rf"describes a network that this version.*{message}"):
         load_generator(newest(run))
+
+
+def test_samples_are_never_computed_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Network(nn.Module):
+        def forward(self, latents: Tensor) -> Tensor:
+            cudnn = torch.backends.cudnn
+            seen.append((cudnn.allow_tf32, cudnn.deterministic, torch.get_float32_matmul_precision()))
+            return latents
+
+    def settings() -> tuple[bool, bool, str]:
+        cudnn = torch.backends.cudnn
+        return cudnn.allow_tf32, cudnn.deterministic, torch.get_float32_matmul_precision()
+
+    with arithmetic_given_back():
+        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
+        before = settings()
+        generate(Network(), torch.zeros(3, 2))
+        assert settings() == before
+    assert seen == [(False, True, "highest")]

@@ -26,6 +26,7 @@ from pipeline import stopping
 from pipeline.documents import Document, parse_json
 from pipeline.durable import make_directory_of, replacing
 from pipeline.errors import CheckpointError, ConfigError, DataError
+from pipeline.exact_arithmetic import exact_arithmetic
 from pipeline.pixels import to_float
 from pipeline.regular_files import read_regular
 from pipeline.run.tensor_files import parse_tensors
@@ -266,9 +267,7 @@ def train_classifier(
             f"{counted(len(images), 'labelled image')} cannot train a classifier, because a batch has {BATCH}. Use "
             "more images."
         )
-    # As in a run: no TF32, and no kernels that add in a different order each time.
-    kernels = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    with kernels, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with exact_arithmetic(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(plan.seed)
         channels, height, width = images.shape[1:]
         network = Classifier(channels, height, width, classes).to(device)
