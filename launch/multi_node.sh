@@ -18,7 +18,8 @@ machines=$1 machine_rank=$2 first_machine=$3
 shift 3
 cd "$(dirname "$0")/.."
 
-gpus=$({ nvidia-smi --list-gpus 2>/dev/null || true; } | wc -l)
+# torch knows which GPUs it can use: not those that are hidden from this process, nor parts of one twice.
+gpus=$(python -c 'from pipeline.ranks.devices import gpu_count; print(gpu_count())')
 per_machine=${PROCESSES_PER_MACHINE:-$((gpus > 0 ? gpus : 1))}
 if [ "$gpus" -eq 0 ]; then
   export ACCELERATE_USE_CPU=1
@@ -29,5 +30,4 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
 exec accelerate launch --config_file launch/accelerate/many_nodes.yaml \
   --num_machines "$machines" --num_processes "$((machines * per_machine))" \
   --machine_rank "$machine_rank" --main_process_ip "$first_machine" --main_process_port "${PORT:-29500}" \
-  --mixed_precision "$([ "$gpus" -eq 0 ] && echo no || echo bf16)" \
   -m pipeline.train "$@"

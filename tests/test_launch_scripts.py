@@ -38,6 +38,13 @@ def test_accelerate_configs_start_with_their_command_and_can_be_read(name: str) 
     assert load_config_from_file(str(path)).num_processes >= 1
 
 
+def test_no_file_in_launch_chooses_a_precision_for_the_config() -> None:
+    for path in (LAUNCH / "accelerate").iterdir():
+        assert load_config_from_file(str(path)).mixed_precision == "no", path.name
+    for path in LAUNCH.glob("*.s*"):
+        assert "--mixed_precision" not in path.read_text(), path.name
+
+
 def test_multi_node_script_prints_its_usage_if_called_wrongly() -> None:
     result = subprocess.run(
         ["bash", str(LAUNCH / "multi_node.sh")], capture_output=True, text=True, check=False

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from pipeline.errors import ConfigError
 from pipeline.options import Config
+
+NVIDIA_DRIVER, AMD_DRIVER = Path("/proc/driver/nvidia/version"), Path("/dev/kfd")
+"""What is there if a driver is loaded, whether or not torch can use it."""
 
 Result = TypeVar("Result")
 
@@ -26,19 +32,81 @@ def gpus_in_use() -> list[int]:
 
 
 def best_device() -> torch.device:
-    """A GPU if there is one, else the CPU."""
+    """A GPU if torch can use one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def unusable_gpus() -> str | None:
+    """Why torch cannot use a GPU that this machine has and this process may see; None if there is no such GPU."""
+    hidden = [
+        os.environ.get(name)
+        for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+    ]
+    if any(value is not None and value.strip() in ("", "-1") for value in hidden):
+        return None
+    if NVIDIA_DRIVER.is_file():
+        driver = re.search(r"Kernel Module\D*([\d.]+)", NVIDIA_DRIVER.read_text(errors="replace"))
+        version = f"driver {driver[1]}" if driver else "a driver of unknown version"
+        return f"This machine has an NVIDIA GPU ({version}), but torch {_build()} cannot use it"
+    if AMD_DRIVER.exists():
+        return f"This machine has an AMD GPU ({AMD_DRIVER}), but torch {_build()} cannot use it"
+    return None
+
+
+def _build() -> str:
+    """The version of torch and what it was built for."""
+    if torch.version.hip:
+        return f"{torch.__version__}, built for ROCm {torch.version.hip},"
+    return f"{torch.__version__}, " + (
+        f"built for CUDA {torch.version.cuda}," if torch.version.cuda else "built for CPUs only,"
+    )
+
+
+def check_architecture() -> None:
+    """Raise ConfigError if torch was built without code for one of the GPUs."""
+    built = torch.cuda.get_arch_list()
+    for number in range(gpu_count()) if built else ():
+        major, minor = torch.cuda.get_device_capability(number)
+        if not any(_runs_on(name, major, minor) for name in built):
+            raise ConfigError(
+                f"GPU {number}, {torch.cuda.get_device_name(number)}, has the architecture sm_{major}{minor}, and "
+                f"torch {_build()} has code for {', '.join(built)} only. Install a build of torch that has it, "
+                "hide this GPU with CUDA_VISIBLE_DEVICES, or set runtime.device: cpu."
+            )
+
+
+def _runs_on(built: str, major: int, minor: int) -> bool:
+    """Whether code for sm_90 or compute_90, for example, runs on this architecture. Names of AMD's are not compared."""
+    name = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", built)
+    if name is None:
+        return True
+    kind, *version = name[1], int(name[2]), int(name[3])
+    if name[4] == "a":
+        return version == [major, minor]
+    # Binary code runs on later minor versions, intermediate code on all later versions.
+    return version <= [major, minor] and (kind == "compute" or version[0] == major)
+
+
 def chosen_device(config: Config) -> torch.device:
-    """The kind of device that a run uses. Raises ConfigError if it is missing or cannot compute in the precision."""
+    """The kind of device that a run uses.
+
+    Raises ConfigError if it is missing, cannot compute in the precision, or would be the CPU only because torch cannot
+    use the machine's GPUs.
+    """
     wanted = config.runtime.device
-    if wanted == "cuda" and not torch.cuda.is_available():
+    device = torch.device("cpu") if wanted == "cpu" else best_device()
+    if device.type == "cuda":
+        check_architecture()
+    elif wanted != "cpu" and (why := unusable_gpus()) is not None:
+        raise ConfigError(
+            f"{why}, so this run would be on the CPU. Update the driver, install a build of torch that fits it (see "
+            "`wgan doctor`), or set runtime.device: cpu to train on the CPU."
+        )
+    elif wanted == "cuda":
         raise ConfigError(
             "runtime.device is cuda, but torch finds no CUDA device. Set runtime.device: cpu, or install a driver "
             "and a CUDA build of torch (see `wgan doctor`)."
         )
-    device = torch.device("cpu") if wanted == "cpu" else best_device()
     if config.precision not in (None, "auto"):
         check_precision(config.precision, device)
     return device

@@ -58,6 +58,7 @@ class Runtime:
         requested, place = requested_processes(), read_place()
         device = devices.chosen_device(config)
         precision = devices.fastest_precision(device) if config.precision == "auto" else config.precision
+        self._precision_chosen_by = "config" if config.precision else "launcher"
         on_cpu = device.type == "cpu"
         if on_cpu:
             # Without it, Accelerate does not connect ranks that torchrun starts on CPUs.
@@ -157,6 +158,7 @@ class Runtime:
             "device_name": devices.device_name(self.device),
             "backend": dist.get_backend() if self.world_size > 1 else "none",
             "precision": self.precision,
+            "precision_chosen_by": self._precision_chosen_by,
             "memory_format": str(self.memory_format).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }

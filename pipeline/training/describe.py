@@ -27,9 +27,12 @@ def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint
     generator, critic = (
         sum(p.numel() for p in player.module.parameters()) for player in (state.generator, state.critic)
     )
+    precision = setup["precision"]
+    if precision != "float32" and setup["precision_chosen_by"] == "launcher":
+        precision += " (the launcher's choice, because the config has no precision)"
     return [
         f"{path}: {start}, up to step {config.schedule.steps}",
-        f"{setup['world_size']} x {setup['device_name']} ({setup['backend']}), {setup['precision']}, "
+        f"{setup['world_size']} x {setup['device_name']} ({setup['backend']}), {precision}, "
         f"{counted(setup['threads'], 'thread')} each, batch {config.schedule.global_batch} = {setup['world_size']} x "
         f"{run.rows.count}",
         f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "

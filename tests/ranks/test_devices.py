@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.options import Config
 from pipeline.ranks import devices
 
 PACKAGE = Path(devices.__file__).parents[1]
@@ -69,3 +70,87 @@ def test_a_precision_that_a_device_lacks_is_refused(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an old GPU")
     with pytest.raises(ConfigError, match=message):
         devices.check_precision(precision, device)
+
+
+OLD_DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27 21:21:55 UTC 2021\nGCC version: 9\n"
+
+
+def config(device: str) -> Config:
+    schedule = {"steps": 1, "global_batch": 2}
+    return Config.model_validate(
+        {"name": "run", "data": {"shards": "x"}, "schedule": schedule, "runtime": {"device": device}}
+    )
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """torch finds no GPU, and the drivers' files are in this folder, which is empty."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "NVIDIA_DRIVER", tmp_path / "version")
+    monkeypatch.setattr(devices, "AMD_DRIVER", tmp_path / "kfd")
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(no_gpu: Path) -> None:
+    (no_gpu / "version").write_text(OLD_DRIVER)
+    for wanted in ("auto", "cuda"):
+        with pytest.raises(
+            ConfigError, match=rf"NVIDIA GPU \(driver 470\.82\.01\), but torch {torch.__version__[:4]}"
+        ):
+            devices.chosen_device(config(wanted))
+    assert devices.chosen_device(config("cpu")) == CPU
+    assert devices.best_device() == CPU
+
+
+def test_a_gpu_of_amd_that_torch_cannot_use_is_named_too(no_gpu: Path) -> None:
+    (no_gpu / "kfd").write_text("")
+    with pytest.raises(ConfigError, match=r"This machine has an AMD GPU .* set runtime\.device: cpu"):
+        devices.chosen_device(config("auto"))
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_gpus_that_are_hidden_from_the_process_are_none(
+    no_gpu: Path, hidden: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (no_gpu / "version").write_text(OLD_DRIVER)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert devices.chosen_device(config("auto")) == CPU
+
+
+def test_a_machine_without_gpus_trains_on_the_cpu(no_gpu: Path) -> None:
+    assert devices.chosen_device(config("auto")) == CPU
+    with pytest.raises(ConfigError, match="torch finds no CUDA device"):
+        devices.chosen_device(config("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        (["sm_75", "sm_80", "sm_90"], (9, 0), True),
+        (["sm_75", "sm_80", "sm_90"], (8, 9), True),
+        (["sm_75", "sm_80", "sm_90"], (7, 0), False),
+        (["sm_75", "sm_80", "sm_90"], (12, 0), False),
+        (["sm_80", "compute_90"], (12, 0), True),
+        (["sm_90a"], (9, 0), True),
+        (["sm_90a"], (10, 0), False),
+        (["sm_100", "sm_120"], (12, 0), True),
+        (["gfx90a"], (9, 0), True),
+    ],
+)
+def test_a_gpu_needs_code_that_torch_was_built_with(
+    built: list[str], capability: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    if runs:
+        assert devices.chosen_device(config("auto")) == GPU
+    else:
+        with pytest.raises(
+            ConfigError, match=rf"sm_{capability[0]}{capability[1]}, and torch .* has code for sm_"
+        ):
+            devices.chosen_device(config("auto"))

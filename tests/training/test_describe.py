@@ -61,3 +61,12 @@ def test_a_run_ends_with_the_places_of_its_samples_and_curves(
     assert " of 600 images; data.validation left the others out\n" in said
     assert f"watch: tensorboard --samples_per_plugin images=200 --logdir {run}\n" in said
     assert "estimate (smoothed) " in said
+
+
+def test_a_precision_that_the_launcher_chose_is_called_that(ranks: Ranks, config: str) -> None:
+    asked = {"ACCELERATE_MIXED_PRECISION": "bf16"}
+    words = [config, "schedule.steps=1"]
+    said = ranks.run(1, words, environment=asked).log(0)
+    assert "1 x CPU (none), bf16 (the launcher's choice, because the config has no precision), " in said
+    said = ranks.run(1, [*words, "name=own", "precision=bf16"], environment=asked).log(0)
+    assert "1 x CPU (none), bf16, " in said
