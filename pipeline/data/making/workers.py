@@ -98,13 +98,17 @@ class Worker:
     def why(self) -> str:
         """Why the process has ended while it worked on an image."""
         self.process.join()
-        code = self.process.exitcode or 0
         if self._stalled > SECONDS_FOR_IMAGE:
             return f"it takes longer than {SECONDS_FOR_IMAGE:g} seconds"
-        if code == -signal.SIGKILL:
+        if self.process.exitcode == -signal.SIGKILL:
             return "the process that read it was killed, perhaps because memory ran out; try fewer --workers"
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"it crashes the process that reads it ({how})"
+        return f"it crashes the process that reads it ({self.how()})"
+
+    def how(self) -> str:
+        """How the process has ended."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 class Workers:
@@ -171,8 +175,8 @@ class Workers:
         place, why = int(worker.state[PLACE]), worker.why()
         if place == NO_IMAGE:
             raise PipelineError(
-                "A worker process was killed, perhaps because memory ran out. Run the same command again with fewer "
-                "--workers: finished shards are kept."
+                f"A worker process has ended while it read no image ({worker.how()}), perhaps because memory ran out. "
+                "Run the same command again with fewer --workers: finished shards are kept."
             )
         self._spoilt[place] = why
         if len(self._spoilt) > self._job.skip_bad:

@@ -119,7 +119,9 @@ def test_a_worker_that_ends_without_an_image_is_an_error_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "serve", stop_at_once)
-    with pytest.raises(PipelineError, match="A worker process was killed, perhaps because memory ran out"):
+    with pytest.raises(
+        PipelineError, match=r"has ended while it read no image \(exit code 1\), perhaps because"
+    ):
         make_shards(plan_of(divide), tmp_path, workers=1)
 
 
