@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-
-from tests.ranks import PATIENCE, free_port
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -51,34 +48,6 @@ def test_multi_node_script_prints_its_usage_if_called_wrongly() -> None:
     )
     assert result.returncode == 2
     assert "MACHINES MACHINE_RANK FIRST_MACHINE CONFIG" in result.stderr
-
-
-@pytest.mark.slow
-def test_two_machines_make_one_run(config: str, tmp_path: Path) -> None:
-    """Both machines are this one; each starts its own launcher, with one rank."""
-    environment = {**_environment(), "PROCESSES_PER_MACHINE": "1", "PORT": str(free_port())}
-    command = ["bash", str(LAUNCH / "multi_node.sh"), "2"]
-    machines = [
-        subprocess.Popen(
-            [*command, rank, "127.0.0.1", config, "schedule.steps=4"],
-            env=environment,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        outputs = [machine.communicate(timeout=PATIENCE)[0] for machine in machines]
-    finally:
-        for machine in machines:
-            if machine.poll() is None:
-                os.killpg(machine.pid, signal.SIGKILL)
-    assert [machine.returncode for machine in machines] == [0, 0], "\n".join(outputs)
-    assert "2 x CPU (gloo)" in outputs[0]
-    assert (tmp_path / "run" / "DONE").exists()
 
 
 @pytest.mark.slow

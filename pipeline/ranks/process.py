@@ -14,7 +14,16 @@ from pipeline.ranks.devices import gpus_in_use
 
 SINGLETONS = (PartialState, AcceleratorState, GradientState)
 """Accelerate keeps one of each for a process: a second run would keep the first one's device and precision."""
-LIBRARIES = ("ACCELERATE_", "KINETO_", "LD_LIBRARY_PATH", "NCCL_", "OMP_", "PYTORCH_", "TORCHINDUCTOR_")
+LIBRARIES = (
+    "ACCELERATE_",
+    "GLOO_",
+    "KINETO_",
+    "LD_LIBRARY_PATH",
+    "NCCL_",
+    "OMP_",
+    "PYTORCH_",
+    "TORCHINDUCTOR_",
+)
 """How the names of environment variables begin that a run, or a library in it, sets."""
 
 

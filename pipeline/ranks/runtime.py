@@ -36,6 +36,7 @@ from pipeline.options import Config
 from pipeline.ranks import devices, meeting
 from pipeline.ranks.failures import as_meeting_failure
 from pipeline.ranks.host_memory import keep_freed_memory
+from pipeline.ranks.interface import choose_interface
 from pipeline.ranks.launcher import follow_launcher
 from pipeline.ranks.messages import decode, decode_error, encode, encode_error
 from pipeline.ranks.speaker import has_launcher
@@ -69,6 +70,7 @@ class Runtime:
             for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"):
                 os.environ.setdefault(name, "1")
         follow_launcher()
+        choose_interface(place)
         use_exact_arithmetic()
         timeout = timedelta(seconds=config.runtime.timeout_seconds)
         if has_launcher():
