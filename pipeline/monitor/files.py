@@ -9,9 +9,8 @@ from typing import Any
 
 from pipeline.durable import open_for_append, replacing, storage_errors, write_text
 from pipeline.monitor.grids import Png
-from pipeline.monitor.records import MOST_BYTES, parse_line
+from pipeline.monitor.records import parse_line, split_lines
 from pipeline.monitor.sinks import ALARM_PREFIX, Sink
-from pipeline.regular_files import read_regular
 from pipeline.stderr import say_warning
 from pipeline.wording import counted
 
@@ -74,8 +73,8 @@ class PngFiles(Sink):
 
 def _lines_before(path: Path, first_step: int) -> list[str]:
     try:
-        # A last line without an end was cut short by a crash.
-        lines = read_regular(path, MOST_BYTES, within=path.parent).split(b"\n")[:-1]
+        # What comes after the last line was cut short by a crash.
+        *lines, _ = split_lines(path, within=path.parent)
     except FileNotFoundError:
         return []
     records = [parse_line(line) for line in lines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from pipeline.run.directory import RunDirectory
 from pipeline.stderr import say_warning
 from pipeline.wording import counted
 
-MOST_BYTES, MOST_LINE_BYTES = 1 << 30, 1 << 20
+MOST_BYTES, MOST_LINES, MOST_LINE_BYTES = 1 << 30, 2_000_000, 1 << 20
 LARGEST = 1e300
 
 Record = Mapping[str, Any]
@@ -70,15 +71,28 @@ def read_lines(path: Path, kind: type[Line] = Line) -> list[Record]:
 
     Raises OSError if the file cannot be read.
     """
-    found = [parse_line(line, kind) for line in read_regular(path, MOST_BYTES).splitlines()]
+    *lines, rest = split_lines(path)
+    found = [parse_line(line, kind) for line in ([*lines, rest] if rest else lines)]
     if damaged := found.count(None):
         say_warning(f"{path}: skipped {counted(damaged, 'line')} (of {len(found):,}) that no run has written")
     return [record for record in found if record is not None]
 
 
+def split_lines(path: Path, within: Path | None = None) -> list[bytes]:
+    """The lines of a file, and what comes after the end of the last one; `within` as for `open_regular`.
+
+    Raises OSError.
+    """
+    content = read_regular(path, MOST_BYTES, within)
+    if content.count(b"\n") > MOST_LINES:
+        reason = f"it has more than the {MOST_LINES:,} lines that such a file can have"
+        raise OSError(errno.EFBIG, reason, str(path))
+    return content.split(b"\n")
+
+
 def parse_line(text: bytes, kind: type[Line] = Line) -> dict[str, Any] | None:
     """A line as an object of this kind, or None if it is not one."""
-    if len(text) > MOST_LINE_BYTES:
+    if len(text) > MOST_LINE_BYTES or not text.startswith(b"{"):
         return None
     try:
         return dict(parse_json(text, kind))

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import NamedTuple
 
 from tests.fuzz.mutations import mutate
@@ -174,8 +175,8 @@ class Campaign:
 class Worker:
     """A process that runs inputs; it is started again after a crash or a hang."""
 
-    def __init__(self, campaign: Campaign) -> None:
-        self._campaign = campaign
+    def __init__(self, campaign: Campaign, place: Path) -> None:
+        self._campaign, self._place = campaign, place
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
 
@@ -183,11 +184,13 @@ class Worker:
     @contextmanager
     def started(cls, campaign: Campaign) -> Iterator[Worker]:
         """A worker that ends with the body."""
-        worker = cls(campaign)
-        try:
-            yield worker
-        finally:
-            worker._stop()
+        # Not made by the process itself, which may end without removing it.
+        with TemporaryDirectory(prefix="wgan-fuzz-") as place:
+            worker = cls(campaign, Path(place))
+            try:
+                yield worker
+            finally:
+                worker._stop()
 
     def ask(self, name: str, first: int, count: int) -> Iterator[Result]:
         """The results of these inputs, up to the first one that ends the process or takes too long."""
@@ -220,7 +223,8 @@ class Worker:
 
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, self._campaign), daemon=True)
+        place = Path(mkdtemp(dir=self._place))
+        self._process = context.Process(target=work, args=(theirs, self._campaign, place), daemon=True)
         self._process.start()
         theirs.close()
         return self._connection

@@ -52,6 +52,15 @@ def test_the_report_says_what_was_found_and_how_to_repeat_it(rows: dict[str, Row
     assert rows["crash"].findings[0].text == "SIGSEGV"
 
 
+@pytest.mark.slow
+def test_a_target_whose_seeds_cannot_be_made_ends_the_run() -> None:
+    campaign = Campaign(inputs=3, package="tests.fuzz.planted")
+    with pytest.raises(
+        RuntimeError, match=r"seeds of the target without_seeds cannot be made: .*no room for seeds"
+    ):
+        campaign.run(["work_inside", "without_seeds"])
+
+
 def test_an_input_depends_on_seed_target_and_number_only() -> None:
     seeds = [bytes(range(256)), b'{"a": [1, 2]}']
     target = Target(

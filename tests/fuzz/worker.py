@@ -33,29 +33,31 @@ CHANGES_PATHS = {
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def work(connection: Connection, campaign: Campaign) -> None:
-    """Answer (target, first, count) with "ready" and one result per input, until the connection is closed."""
-    with tempfile.TemporaryDirectory(prefix="wgan-fuzz-") as top:
-        sandbox = Sandbox(Path(top))
-        load_targets(campaign.package)
-        sandbox.close()
-        seeds: dict[str, Sequence[bytes]] = {}
-        try:
-            while True:
-                name, first, count = connection.recv()
-                chosen = TARGETS[name]
-                if name not in seeds:
-                    try:
-                        seeds[name] = chosen.seeds()
-                    except Exception as error:
-                        connection.send(_describe(error))
-                        raise
-                connection.send("ready")
-                for number in range(first, first + count):
-                    data = make_input(chosen, seeds[name], campaign.seed, number)
-                    connection.send(sandbox.run(chosen.run, data, number, campaign.limits.growth))
-        except (EOFError, ConnectionError):
-            sandbox.open()
+def work(connection: Connection, campaign: Campaign, place: Path) -> None:
+    """Answer (target, first, count) with "ready" and one result per input, until the connection is closed.
+
+    Inputs and all that libraries keep lie in the empty directory `place`.
+    """
+    sandbox = Sandbox(place)
+    load_targets(campaign.package)
+    sandbox.close()
+    seeds: dict[str, Sequence[bytes]] = {}
+    try:
+        while True:
+            name, first, count = connection.recv()
+            chosen = TARGETS[name]
+            if name not in seeds:
+                try:
+                    seeds[name] = chosen.seeds()
+                except Exception as error:
+                    connection.send(_describe(error))
+                    raise
+            connection.send("ready")
+            for number in range(first, first + count):
+                data = make_input(chosen, seeds[name], campaign.seed, number)
+                connection.send(sandbox.run(chosen.run, data, number, campaign.limits.growth))
+    except (EOFError, ConnectionError):
+        sandbox.open()
 
 
 class Sandbox:

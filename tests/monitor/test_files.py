@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline.errors import StorageError
 from pipeline.monitor.files import AlarmLines, JsonLines, PngFiles
 from pipeline.monitor.grids import encode_png
+from pipeline.monitor.records import MOST_LINES, read_lines
 
 GRID = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
 
@@ -138,3 +139,13 @@ def test_pictures_of_steps_that_come_again_are_deleted_and_no_others(tmp_path: P
         "step_x.png",
         "step_².png",
     }
+
+
+def test_more_lines_than_any_run_writes_are_refused(tmp_path: Path) -> None:
+    """Taking them apart would need gigabytes."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n" * (MOST_LINES + 1))
+    with pytest.raises(OSError, match="it has more than the 2,000,000 lines"):
+        read_lines(path)
+    with pytest.raises(StorageError, match="lines that such a file can have"):
+        JsonLines(path, 1)

@@ -71,3 +71,10 @@ for planted in (
     work_inside,
 ):
     target(planted.__name__, lambda: SEEDS)(after_the_seeds(planted))
+
+
+def no_seeds() -> list[bytes]:
+    raise OSError("no room for seeds")
+
+
+target("without_seeds", no_seeds)(work_inside)
