@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import re
 import shlex
 import tomllib
@@ -117,6 +118,23 @@ def test_the_exit_codes_of_the_docs_are_those_of_the_errors() -> None:
 def test_the_alarms_of_the_docs_are_those_of_the_code() -> None:
     documented = first_column(section(DOCS / "monitoring.md", "Alarms"))
     assert sorted(documented) == sorted(rule.name for rule in ALARM_RULES)
+
+
+def test_the_budgets_of_the_docs_are_those_of_the_code() -> None:
+    rows = re.findall(
+        r"^\| .+ \| (.+) \| `([a-z_.]+)\.([A-Z_]+)` \|$", section(DOCS / "security.md", "Budgets"), re.M
+    )
+    assert len(rows) > 30
+    for value, module, constant in rows:
+        found = getattr(importlib.import_module(module), constant)
+        units = {f"{found:,}"} if isinstance(found, int) else {f"{found:g} s"}
+        if isinstance(found, int):
+            units |= {
+                f"{found >> power:,} {unit}"
+                for power, unit in ((10, "KiB"), (20, "MiB"), (30, "GiB"))
+                if found % (1 << power) == 0
+            }
+        assert value in units, f"{module}.{constant}"
 
 
 def test_the_metrics_of_the_docs_are_those_of_the_table() -> None:
