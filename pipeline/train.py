@@ -234,9 +234,9 @@ def _mark_failed(directory: RunDirectory, reason: str, exit_code: int) -> bool:
 
 def _train(run: RunContext) -> TrainingResult:
     """Train on this rank, and report failures of torch in terms of the run."""
-    from pipeline.ranks.failures import memory_shortage, peer_losses
+    from pipeline.ranks.failures import memory_shortage, rank_failures
 
-    with peer_losses(), memory_shortage(run.config.schedule.global_batch):
+    with rank_failures(), memory_shortage(run.config.schedule.global_batch):
         return _train_ranks(run)
 
 

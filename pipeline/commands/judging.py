@@ -28,7 +28,7 @@ from pipeline.plugins import METRIC, is_import_path, load_plugin
 from pipeline.quality.class_balance import RealClasses
 from pipeline.quality.evaluation import Evaluation, Floor
 from pipeline.ranks.devices import best_device, check_gpu_count
-from pipeline.ranks.failures import peer_losses
+from pipeline.ranks.failures import rank_failures
 from pipeline.ranks.launcher import is_launched, launch
 from pipeline.ranks.runtime import Runtime, join
 from pipeline.run.checkpoint import Checkpoint, Say, list_checkpoints
@@ -56,7 +56,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         open_images(config, choose_checkpoints(run, arguments.checkpoint, _say_nothing)).files.close()
         return launch(arguments.processes, "pipeline.cli", arguments.words)
     runtime = join(config)
-    with peer_losses():
+    with rank_failures():
         checkpoints = choose_together(run, arguments.checkpoint, runtime)
         with runtime.agreement():
             shards = open_images(config, checkpoints)

@@ -54,6 +54,15 @@ def launch(processes: int, module: str, words: Sequence[str]) -> int:
         return ranks.conclude()
 
 
+MEANINGS = {
+    signal.SIGKILL: "If nobody sent that signal, the machine may have run out of memory: start fewer processes.",
+    signal.SIGABRT: "A library ended it and says why above: NCCL does, for example, if another rank does not answer.",
+    signal.SIGSEGV: "It crashed in a library: see its last lines above, and `wgan doctor` for the versions.",
+    signal.SIGBUS: "It crashed in a library; that is how a full /dev/shm or a disk that fails can end a process.",
+}
+"""What the signal that ended a rank usually means."""
+
+
 @dataclass
 class Rank:
     """One process that was started, and what is known of its end."""
@@ -227,10 +236,9 @@ class Launch:
         elif cause.exit_code < 0 and self.stopped_by is not None and self._was_ended(cause):
             raise self._stop_error()
         elif cause.exit_code < 0:
-            raise PeerLostError(
-                f"Rank {cause.number} was ended by {signal.Signals(-cause.exit_code).name}. If nobody sent that "
-                "signal, the machine may have run out of memory: start fewer processes."
-            )
+            number = signal.Signals(-cause.exit_code)
+            meaning = MEANINGS.get(number, "See its last lines above.")
+            raise PeerLostError(f"Rank {cause.number} was ended by {number.name}. {meaning}")
         return cause.exit_code
 
     def _cause(self) -> Rank | None:

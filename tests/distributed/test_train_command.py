@@ -179,6 +179,7 @@ def test_mistakes_that_need_no_ranks_are_found_before_they_start(
     monkeypatch.setattr("pipeline.ranks.launcher.launch", lambda *_: pytest.fail("ranks were started"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
     assert main(["train", config, "--processes", "2", *words]) == code
     told = capsys.readouterr().err
     assert told.count("error (exit") == 1

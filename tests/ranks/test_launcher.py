@@ -103,11 +103,18 @@ def test_a_defect_leaves_one_traceback(capfd: pytest.CaptureFixture[str]) -> Non
     assert told.splitlines()[-1] == "ValueError: one"
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
-def test_a_rank_ended_by_a_signal_is_named_with_it(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(
-        PeerLostError, match=rf"Rank 1 was ended by {name}\. If nobody sent that signal"
-    ) as lost:
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("SIGKILL", "If nobody sent that signal, the machine may have run out of memory"),
+        ("SIGABRT", "A library ended it"),
+        ("SIGSEGV", "It crashed in a library"),
+    ],
+)
+def test_a_rank_ended_by_a_signal_is_named_with_what_that_means(
+    name: str, meaning: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(PeerLostError, match=rf"Rank 1 was ended by {name}\. {meaning}") as lost:
         launch(2, PROGRAM, ["lose:rank 1 is gone", f"kill:{name}"])
     assert lost.value.exit_code == 6
     assert capfd.readouterr().err == ""
