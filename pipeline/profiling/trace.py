@@ -16,6 +16,8 @@ Interval = tuple[float, float]
 ALL_REDUCE, OTHER, IDLE = "all-reduce", "other", "idle"
 DEVICE_WORK = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
 LAUNCHES = frozenset({"cuda_runtime", "cuda_driver"})
+SHADOW = "gpu_user_annotation"
+"""A second event for each step and phase, with the same name, at the time when the GPU does its work."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class StepTimes:
 
 def step_times(events: Iterable[Event]) -> StepTimes:
     """Times by phase, from the `traceEvents` of a trace that contains whole steps."""
-    spans = [event for event in events if event.get("ph") == "X"]
+    spans = [event for event in events if event.get("ph") == "X" and event.get("cat") != SHADOW]
     steps = [event for event in spans if event["name"].startswith("ProfilerStep#")]
-    loop = [event for event in spans if event["tid"] == steps[0]["tid"]]
+    loop = [event for event in spans if _thread(event) == _thread(steps[0])]
     bounds = union(map(interval, steps))
     wall = length(bounds)
     phases: dict[str, list[Interval]] = {
@@ -53,6 +55,11 @@ def step_times(events: Iterable[Event]) -> StepTimes:
     host = _host_times(spans, loop, phases, bounds)
     device = _device_times(spans, phases, bounds)
     return StepTimes(len(steps), wall * per_step, scaled(host), scaled(device))
+
+
+def _thread(event: Event) -> tuple[Any, Any]:
+    """The thread of an event. A stream of a GPU has the GPU's number in the place of a process."""
+    return event.get("pid"), event["tid"]
 
 
 def _host_times(

@@ -130,3 +130,25 @@ def test_intervals_are_joined_if_they_touch_and_intersected() -> None:
     assert intersect([(0, 4), (5, 9)], [(1, 2), (3, 6), (8, 12)]) == [(1, 2), (3, 4), (5, 6), (8, 9)]
     assert intersect([], [(1, 2)]) == []
     assert length([(0, 4), (5, 7)]) == pytest.approx(6)
+
+
+def test_annotations_on_a_gpu_change_no_time() -> None:
+    host = [
+        *STEPS,
+        mark("data", 1000, 3000),
+        event("cudaLaunchKernel", "cuda_runtime", 1500, 1600, launch=1),
+        event("kernel", "kernel", 2000, 9000, thread=STREAM, launch=1),
+    ]
+    # As CUPTI writes them: on a stream, whose number may be that of the loop's thread, later and longer.
+    shadows = [
+        {**event(name, "gpu_user_annotation", start, end), "pid": 0}
+        for name, start, end in (
+            ("ProfilerStep#1", 2000, 14_000),
+            ("data", 2000, 9000),
+            ("ProfilerStep#2", 14_000, 30_000),
+        )
+    ]
+    plain = step_times(host)
+    assert step_times([*shadows, *host]) == plain
+    assert plain.step == 10.0
+    assert times_of(plain.host) == {"data": 1.0, "other": 9.0}
