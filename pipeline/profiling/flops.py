@@ -6,7 +6,6 @@ backward; elementwise operations are not.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from statistics import median
@@ -24,13 +23,14 @@ from pipeline.models import build_critic, build_generator
 from pipeline.noise import Draw
 from pipeline.objectives import build_objective
 from pipeline.options import Config
-from pipeline.ranks.devices import synchronize
+from pipeline.ranks.devices import milliseconds_between, record_moment, synchronize
 from pipeline.training.step import StepInputs, StepParts, draw_step_fakes, train_critic, train_generator
 from pipeline.training.updates import Player, UpdatePlan
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MATRIX_SIZES = (256, 512, 1024, 2048, 4096)
-CONVOLUTION_BATCHES = (1, 4, 16, 64, 256)
+MATRIX_SIZES = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (1024, 2048, 4096, 8192, 16_384)}
+CONVOLUTION_BATCHES = {"cpu": (1, 4, 16, 64, 256), "cuda": (16, 64, 256, 1024, 4096)}
+"""By kind of device. GPUs reach their best rate only in large problems."""
 CHANNELS, SIDE = 128, 32
 REPEATS = 5
 LONGEST_SECONDS = 1.0
@@ -163,8 +163,8 @@ def measure_rates(device: torch.device, precision: str) -> dict[str, float]:
         return lambda: F.conv2d(images, kernel, padding=1), 2.0 * batch * SIDE**2 * CHANNELS**2 * 9
 
     return {
-        "matrix products": _best_rate(product, MATRIX_SIZES, device),
-        "convolutions": _best_rate(convolution, CONVOLUTION_BATCHES, device),
+        "matrix products": _best_rate(product, MATRIX_SIZES[device.type], device),
+        "convolutions": _best_rate(convolution, CONVOLUTION_BATCHES[device.type], device),
     }
 
 
@@ -185,7 +185,6 @@ def _best_rate(
 
 def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
     synchronize(device)
-    started = time.perf_counter()
+    started = record_moment(device)
     run()
-    synchronize(device)
-    return time.perf_counter() - started
+    return 1e-3 * milliseconds_between(started, record_moment(device))
