@@ -364,6 +364,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    code = unread_output.exit_code_of(main)
-    # Threads of a process group that lost a rank can delay or abort the interpreter's own exit.
+    try:
+        code = unread_output.exit_code_of(main)
+    except Exception as error:
+        say_defect(type(error), error, error.__traceback__)
+        code = 1
+    # Also after a defect: threads of a process group that lost a rank can delay or abort the interpreter's own exit.
     os._exit(code)

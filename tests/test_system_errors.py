@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -77,3 +79,26 @@ def test_training_says_what_to_change_if_memory_runs_out(error: Exception) -> No
         raise error
     with pytest.raises(RuntimeError, match="shape"), memory_shortage(64):
         raise RuntimeError("shape")
+
+
+def test_a_defect_ends_the_process_whatever_threads_still_run() -> None:
+    program = (
+        "import runpy, sys, threading, time\n"
+        "import pipeline.config\n"
+        "def fail(*_):\n"
+        "    threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "    raise ZeroDivisionError('a defect')\n"
+        "pipeline.config.load_config = fail\n"
+        "sys.argv = ['pipeline.train', 'x.yaml']\n"
+        "runpy.run_module('pipeline.train', run_name='__main__')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("Traceback (most recent call last)") == 1
+    assert ended.stderr.splitlines()[-1] == "ZeroDivisionError: a defect"
