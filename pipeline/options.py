@@ -355,7 +355,7 @@ class RuntimeOptions(Options):
 
     processes: int | None = option(None, "number of ranks; any other number is an error", ge=1, le=4096)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = option(None, "torch's CPU threads in each rank; null: its default", ge=1, le=256)
+    threads: int | None = option(None, "torch's CPU threads in each rank; null: its share", ge=1, le=256)
     timeout_seconds: Seconds = option(600.0, "how long a rank waits for the other ranks")
     digest_every: Count = option(100, "steps between comparisons of the whole state across ranks")
     cuda_graph: bool = option(False, "launch each step as one CUDA graph (one GPU, not in fp16)")

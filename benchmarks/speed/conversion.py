@@ -21,13 +21,13 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from pipeline.cores import available_cores
 from pipeline.data.format.codecs import Encoding
 from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import Plan, plan_shards
 from pipeline.data.making.selection import Selection
 from pipeline.data.making.writer import make_shards
 from pipeline.data.sources import Spec, open_source
-from pipeline.data.threads import available_cores
 
 SAMPLES_PER_SHARD = 1024
 

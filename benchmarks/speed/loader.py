@@ -31,6 +31,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
+from pipeline.cores import available_cores
 from pipeline.data.format.codecs import EXTENSIONS, encode
 from pipeline.data.format.shard_set import open_directory
 from pipeline.data.making.convert import Conversion
@@ -42,7 +43,6 @@ from pipeline.data.reading.loader import Images, Loader
 from pipeline.data.reading.order import Order
 from pipeline.data.reading.reader import ShardReader
 from pipeline.data.sources import Spec, open_source
-from pipeline.data.threads import available_cores
 from pipeline.noise import RankRows
 
 BATCH = 256

@@ -46,7 +46,7 @@ from tqdm import tqdm
 from traffic import RANKS_COUNTED, Traffic, count_traffic
 
 from pipeline.config import load_config
-from pipeline.data.threads import available_cores
+from pipeline.cores import available_cores
 from pipeline.errors import ConfigError
 from pipeline.monitor.plots import BLUE, GREEN, RED
 from pipeline.options import Config

@@ -71,7 +71,7 @@ def _machine() -> dict[str, str]:
     import psutil
     import torch
 
-    from pipeline.data.threads import available_cores
+    from pipeline.cores import available_cores
 
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
     lines = {
@@ -115,7 +115,6 @@ def _launcher() -> str:
 
 
 def _plan(config: Config) -> dict[str, str]:
-    import torch
 
     from pipeline.commands.train import default_processes
     from pipeline.data.format.manifest import check_hashes
@@ -123,7 +122,7 @@ def _plan(config: Config) -> dict[str, str]:
     from pipeline.data.reading.cache import choose_cache
     from pipeline.data.reading.order import build_order, describe_validation
     from pipeline.models import build_critic, build_generator
-    from pipeline.ranks.devices import chosen_device, fastest_precision
+    from pipeline.ranks.devices import chosen_device, fastest_precision, rank_threads
     from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
     from pipeline.training.checks import square_resolution
 
@@ -139,7 +138,7 @@ def _plan(config: Config) -> dict[str, str]:
     load_initial_weights(config.init_from, **built, images=(channels, resolution, resolution))
     freeze_named_layers(config.init_from, **built)
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}
-    threads, ranks = config.runtime.threads, default_processes(config.runtime)
+    ranks = default_processes(config.runtime)
     images = f"{counted(manifest.count, 'image')} of {resolution}x{resolution}x{channels}"
     checked = "when it is downloaded" if shards.directory is None else CHECKED_BY[config.data.verify]
     return {
@@ -149,9 +148,7 @@ def _plan(config: Config) -> dict[str, str]:
         "precision": f"{fastest_precision(device)} (auto)"
         if config.precision == "auto"
         else config.precision or "the launcher's choice, else float32",
-        "torch threads": f"{threads} in each rank"
-        if threads
-        else f"{torch.get_num_threads()} if there is only 1 rank",
+        "torch threads": f"{rank_threads(config.runtime.threads, ranks)} in each rank",
         "shards": f"{images} in {counted(len(manifest.shards), 'shard')}, each checked {checked}",
         "epoch": f"{counted(order.epoch_size, 'training image')}, {len(order.held_out_ids()):,} held out",
         **({"": remark} if (remark := describe_validation(config, order)) else {}),

@@ -191,12 +191,12 @@ def _part(text: str) -> tuple[int, int]:
 
 def make(arguments: argparse.Namespace) -> int:
     """Make shards of `arguments.source` in `arguments.out`, unless they already exist."""
+    from pipeline.cores import available_cores
     from pipeline.data.making.bad_images import parse_limit
     from pipeline.data.making.plan import Part, plan_shards
     from pipeline.data.making.selection import Selection
     from pipeline.data.making.writer import find_finished, make_shards
     from pipeline.data.sources import open_source, remarks_of
-    from pipeline.data.threads import available_cores
 
     part, out = Part(*arguments.part), arguments.out
     selection = Selection(arguments.classes, arguments.validation, arguments.only_validation, arguments.limit)

@@ -26,6 +26,7 @@ from typing import Self
 import psutil
 
 from pipeline import stopping
+from pipeline.cores import share_of_cores
 from pipeline.errors import Interrupted, PeerLostError, PipelineError, StopRequested, Terminated
 from pipeline.ranks.meeting import LOOPBACK
 from pipeline.ranks.speaker import Report, has_launcher
@@ -274,9 +275,8 @@ def rank_environment(processes: int, port: int) -> dict[str, str]:
         (name for name, found in psutil.net_if_addrs().items() if any(a.address == LOOPBACK for a in found)),
         "lo",
     )
-    share = max(1, (os.cpu_count() or 1) // processes)
     defaults = {
-        "OMP_NUM_THREADS": str(share),
+        "OMP_NUM_THREADS": str(share_of_cores(processes)),
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
         # A rank that refuses to start makes the others log C++ stacks, which would bury what it says.

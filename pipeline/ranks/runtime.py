@@ -54,9 +54,8 @@ class Runtime:
 
     def __init__(self, config: Config) -> None:
         """Join the process group. Raises ConfigError if ranks, device or precision are not what was asked for."""
-        if config.runtime.threads is not None:
-            torch.set_num_threads(config.runtime.threads)
         requested, place = requested_processes(), read_place()
+        torch.set_num_threads(devices.rank_threads(config.runtime.threads, place.local_world_size or 1))
         device = devices.chosen_device(config)
         precision = devices.fastest_precision(device) if config.precision == "auto" else config.precision
         self._precision_chosen_by = "config" if config.precision else "launcher"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import dump_config
+from pipeline.cores import available_cores
 from pipeline.data.reading.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.reading.loader import Loader, mirror
 from pipeline.data.reading.order import Ids, Order, build_order, class_names, describe_validation
 from pipeline.data.reading.reader import ShardReader
-from pipeline.data.threads import available_cores
 from pipeline.durable import write_text
 from pipeline.models import build_critic, build_generator
 from pipeline.monitor.charts import Layout, Logged, layout

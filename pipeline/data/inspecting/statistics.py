@@ -13,9 +13,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from pipeline import stopping
+from pipeline.cores import available_cores
 from pipeline.data.format.manifest import INDEX_COLUMNS, Manifest
 from pipeline.data.format.shard_set import ShardSet, open_directory
-from pipeline.data.threads import available_cores
 from pipeline.errors import DataError
 from pipeline.foreign_text import printable
 from pipeline.wording import counted

@@ -22,9 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import stopping
+from pipeline.cores import available_cores
 from pipeline.data.reading.order import Ids
 from pipeline.data.reading.reader import ShardReader
-from pipeline.data.threads import available_cores
 from pipeline.errors import ConfigError
 from pipeline.ranks.devices import free_device_memory
 
