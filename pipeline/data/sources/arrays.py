@@ -26,6 +26,7 @@ from pipeline.data.sources import Pixels, Remarks, Source, Spec
 from pipeline.data.sources.array_labels import choose_labels, describe_arrays, label_candidates
 from pipeline.data.sources.in_memory import InMemory
 from pipeline.data.sources.labels import LabelChoice, labels_in, to_classes
+from pipeline.data.sources.leftovers import describe_left_out
 from pipeline.data.sources.npy import NpyHeader, read_npy_header, to_array
 from pipeline.data.sources.zip_files import list_zip
 from pipeline.errors import ConfigError, DataError
@@ -115,7 +116,7 @@ def _open_npy(path: Path) -> NpyFile:
 
 
 def _open_npz(path: Path, choice: LabelChoice) -> InMemory:
-    headers = _read_headers(path)
+    headers, rest = _read_headers(path)
     name = _find_images(path, headers)
     _check_images(path, headers[name])
     candidates = label_candidates(path, headers, name, choice)
@@ -124,22 +125,24 @@ def _open_npz(path: Path, choice: LabelChoice) -> InMemory:
     images = _channels_last(arrays.pop(name))
     found, unused = choose_labels(path, {key: arrays.get(key) for key in candidates}, len(images), choice)
     others = {key: header for key, header in headers.items() if key not in (name, found)}
-    left_out = (f"{counted(len(others), 'array')} ({describe_arrays(others)})",) if others else ()
+    left_out = ((f"{counted(len(others), 'array')} ({describe_arrays(others)})",) if others else ()) + rest
     if found is None:
         return InMemory(path.stem, images, remarks=Remarks(left_out=left_out, unused_labels=unused))
     labels, classes = to_classes(path, labels_in(arrays[found]))
     return InMemory(path.stem, images, labels, classes, Remarks(f"the array {found}", left_out, unused))
 
 
-def _read_headers(path: Path) -> dict[str, NpyHeader]:
-    """The header of each array by its name; only headers are uncompressed."""
-    names = [name for name in list_zip(path).files if name.endswith(".npy")]
+def _read_headers(path: Path) -> tuple[dict[str, NpyHeader], tuple[str, ...]]:
+    """The header of each array by its name, only headers are uncompressed; and, in words, what else there is."""
+    members = list_zip(path)
+    names = [name for name in members.files if name.endswith(".npy")]
+    others = [name for name in members.files if not name.endswith(".npy")]
     headers = {}
     with parsing(path, "is not a complete .npz file", REMEDY), zipfile.ZipFile(path) as archive:
         for name in names:
             with archive.open(name) as stream:
                 headers[name.removesuffix(".npy")] = read_npy_header(stream)
-    return headers
+    return headers, tuple(describe_left_out([members], others, "next to the arrays"))
 
 
 def _find_images(path: Path, headers: Mapping[str, NpyHeader]) -> str:

@@ -89,7 +89,10 @@ class Members:
 
     def _plain(self, name: str) -> str:
         parts = name.split("/")
-        if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or DRIVE.match(name):
+        if "\\" in name:
+            why = "Some programs for Windows write them instead of a slash, so it is unclear what its folders are."
+            raise self.refusal(name, "has backslashes in its name", why)
+        if name.startswith("/") or ".." in parts or "\0" in name or DRIVE.match(name):
             raise self.refusal(
                 name, "has an absolute name or one that leads out of the archive", "This could be an attack."
             )

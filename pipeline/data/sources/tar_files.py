@@ -12,6 +12,8 @@ from pipeline.data.sources.members import Container, Members, Where, unreadable
 from pipeline.errors import DataError
 from pipeline.regular_files import open_regular
 
+ZIP_START = b"PK\3\4"
+
 
 def list_tar(path: Path, within: Path | None = None, scratch: Path | None = None) -> Members:
     """The members of a tar file, each with (size, offset). A compressed one is unpacked to `scratch`, if that is given.
@@ -41,6 +43,11 @@ def list_tar(path: Path, within: Path | None = None, scratch: Path | None = None
 
 
 def _list(members: Members, file: IO[bytes]) -> Members:
+    is_zip = file.read(len(ZIP_START)) == ZIP_START
+    if is_zip:
+        raise DataError(
+            f"{members.path} is a zip file with the name of a tar file. Rename it: its name must end in .zip."
+        )
     try:
         for name, kind, size, start in read_members(file):
             if kind == "file":

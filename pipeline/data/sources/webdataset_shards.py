@@ -82,6 +82,7 @@ def _open_tars(folder: Path, scratch: Path | None) -> tuple[Members, list[Member
     _refuse_copies(folder, names)
     for name in names:
         del beside.files[name]
+    beside.special += [f"{name}, a folder" for name in sorted(beside.folders) if is_tar(name)]
     return beside, [list_tar(folder / name, folder, scratch) for name in names]
 
 

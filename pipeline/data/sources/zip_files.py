@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from pipeline.data.format.boundary import parsing
 from pipeline.data.format.git_lfs import POINTER, refuse_pointer
@@ -21,7 +22,9 @@ from pipeline.errors import DataError
 from pipeline.regular_files import open_regular
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+TAR_MARK, TAR_MARK_PLACE = b"ustar", 257
 ENCRYPTED = 1 << 0
+MEMBER = b"PK\3\4"
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
 MAX_RATIO = 1000  # deflate reaches at most 1030, and only for constant bytes
 SMALL_TOTAL, SMALL_MEMBER = 1 << 30, 1 << 26  # allowed at any ratio
@@ -33,13 +36,16 @@ SIZE, STORED_BYTES, OFFSET, CRC, METHOD = range(5)
 def list_zip(path: Path) -> Members:
     """The members of a zip file, each with (size, stored bytes, offset, CRC-32, method).
 
-    Raises DataError if the file is damaged or truncated, if its contents are implausibly large (a zip bomb), and for
-    members that are links, devices or encrypted, that have the same name, or whose name leads out of the archive.
+    Raises DataError if the file is damaged, truncated or joined of several zip files, if its contents are implausibly
+    large (a zip bomb), and for members that are links, devices or encrypted, that have the same name, or whose name
+    leads out of the archive.
     """
     members = Members(Container("zip", path, path, read_zip_member))
     try:
         with open_regular(path) as file:
-            refuse_pointer(path, file.read(len(POINTER)))
+            start = file.read(len(POINTER))
+            refuse_pointer(path, start)
+            _refuse_tar(path, file)
             size = file.seek(0, os.SEEK_END)
             with (
                 parsing(path, "is not a complete zip file", "Copy it again."),
@@ -57,7 +63,22 @@ def list_zip(path: Path) -> Members:
     for info in infos:
         _add(members, info, size)
     _refuse_overlap(members, infos)
+    if start.startswith(MEMBER) and infos and min(info.header_offset for info in infos) > 0:
+        raise DataError(
+            f"{path} begins with members that its directory does not list, as in zip files that were joined with "
+            "`cat`, so some of its content would be lost. Give the files one by one, or unpack them into one folder "
+            "and give that."
+        )
     return members
+
+
+def _refuse_tar(path: Path, file: IO[bytes]) -> None:
+    """Raise DataError for a tar file, which by itself would be an incomplete zip file."""
+    file.seek(TAR_MARK_PLACE)
+    if file.read(len(TAR_MARK)) == TAR_MARK:
+        raise DataError(
+            f"{path} is a tar file with the name of a zip file. Rename it: its name must end in .tar."
+        )
 
 
 def _add(members: Members, info: zipfile.ZipInfo, archive_bytes: int) -> None:
@@ -112,7 +133,7 @@ def read_zip_member(container: Container, key: str, where: Where) -> bytes:
         with open_regular(container.data) as file:
             file.seek(where[OFFSET])
             header = file.read(LOCAL_HEADER.size)
-            if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+            if len(header) < LOCAL_HEADER.size or not header.startswith(MEMBER):
                 raise _damaged(path, key, "it is not at the place given in the directory")
             _, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
             file.seek(name_bytes + extra_bytes, 1)

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from pipeline.data.sources import remarks_of
 from pipeline.errors import DataError
 from tests.data.sources.helpers import open_path, pixels
 
@@ -186,3 +187,14 @@ def test_a_damaged_npz_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(changed)
         with suppress(DataError):  # most changes are found, and no other error is raised
             open_path(path)
+
+
+def test_files_next_to_the_arrays_of_an_npz_file_are_counted(tmp_path: Path) -> None:
+    path = put(tmp_path / "faces.npz", GREY)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a.png", b"")
+        archive.writestr("labels.txt", b"cat")
+    assert remarks_of(open_path(path)).left_out == (
+        "1 image next to the arrays (a.png)",
+        "1 file of another kind (labels.txt)",
+    )

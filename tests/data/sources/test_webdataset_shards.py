@@ -261,3 +261,9 @@ def test_images_or_tar_files_in_folders_next_to_tar_files_are_refused(tmp_path: 
         DataError, match=r"both tar files \(0\.tar\) and folders with images or tar files \(logs/1\.tar\)"
     ):
         open_path(tmp_path)
+
+
+def test_a_folder_in_the_place_of_a_shard_is_counted(tmp_path: Path) -> None:
+    put_tar(tmp_path / "0.tar", [("a.png", png())])
+    (tmp_path / "1.tar").mkdir()
+    assert remarks_of(open_path(tmp_path)).left_out == ("1 entry that is not a file (1.tar, a folder)",)
