@@ -58,6 +58,7 @@ class Runtime:
         torch.set_num_threads(devices.rank_threads(config.runtime.threads, place.local_world_size or 1))
         device = devices.chosen_device(config)
         precision = devices.fastest_precision(device) if config.precision == "auto" else config.precision
+        _refuse_sharded_training()
         self._precision_chosen_by = "config" if config.precision else "launcher"
         on_cpu = device.type == "cpu"
         if on_cpu:
@@ -118,10 +119,7 @@ class Runtime:
             )
         supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if accelerator.distributed_type not in supported:
-            raise ConfigError(
-                f"The launcher chose {accelerator.distributed_type.value}, which cannot train two networks in "
-                "turn. Use plain data parallelism: launch/accelerate/ has configs that work."
-            )
+            raise ConfigError(_no_data_parallelism(accelerator.distributed_type.value))
         if accelerator.gradient_accumulation_steps != 1:
             raise ConfigError(
                 "The launcher asks for gradient accumulation, which Accelerate counts over both networks together. "
@@ -329,6 +327,20 @@ def mean_over_ranks(_state, bucket):  # type: ignore[no-untyped-def]
         return dist.all_reduce(values.div_(ranks), async_op=True).get_future().then(reduced)
     rows = [torch.empty_like(values) for _ in range(ranks)]
     return dist.all_gather(rows, values, async_op=True).get_future().then(gathered)
+
+
+def _refuse_sharded_training() -> None:
+    """Raise ConfigError if Accelerate's launcher asks for a way to train that it would start before it is checked."""
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true", "yes"):
+            raise ConfigError(_no_data_parallelism(name))
+
+
+def _no_data_parallelism(found: str) -> str:
+    return (
+        f"The launcher chose {found}, which cannot train two networks in turn. Use plain data parallelism: "
+        "launch/accelerate/ has configs that work."
+    )
 
 
 def requested_processes() -> int:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.futures import Future
 
+from pipeline.cli import main
 from pipeline.ranks import runtime
 from pipeline.ranks.runtime import mean_over_ranks
 
@@ -26,3 +27,12 @@ def test_an_exchange_that_fails_gives_no_gradient(
     averaged = mean_over_ranks(None, SimpleNamespace(buffer=lambda: torch.ones(3)))
     with pytest.raises(RuntimeError, match="Connection closed by peer"):
         averaged.wait()
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_a_launcher_that_asks_for_sharded_training_is_refused_before_ranks_meet(
+    name: str, config: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    assert main(["train", config]) == 2
+    assert f"The launcher chose {name}, which cannot train two networks in turn" in capfd.readouterr().err
