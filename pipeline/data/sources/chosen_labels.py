@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
+from unicodedata import normalize
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from pipeline.data.sources import Picture, Remarks, Source, Spec, remarks_of
 from pipeline.data.sources.class_names import name_classes, read_class_names
 from pipeline.data.sources.label_tables import read_labels
 from pipeline.data.sources.labels import Labels, to_classes
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.wording import counted
 
 ANY_SOURCE = frozenset(("auto", "none", "file"))
@@ -68,7 +69,24 @@ def apply_labels(source: Source, spec: Spec) -> Source:
         source = _labelled_by_file(source, spec)
     if spec.class_names is not None:
         source = _with_class_names(source, spec)
+    _refuse_look_alikes(spec, source.classes)
     return source
+
+
+def _refuse_look_alikes(spec: Spec, classes: Sequence[str]) -> None:
+    """Raise DataError for two classes whose names are shown alike: letters with accents have two forms in Unicode.
+
+    macOS writes one form and most other systems the other, so such classes are one that was put together from both.
+    """
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(normalize("NFC", name).strip(), name)
+        if other != name:
+            raise DataError(
+                f"{spec.name} has the classes {other!a} and {name!a}, which look alike and differ only in "
+                "their Unicode form or in spaces, so they are probably one class. Give them one name, or give --labels "
+                "none."
+            )
 
 
 def _labelled_by_file(source: Source, spec: Spec) -> Source:

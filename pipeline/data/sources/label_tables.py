@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -46,8 +47,13 @@ def parse_dataset_json(text: bytes) -> dict[str, Value] | None:
     labels = parse_json(whole, DatasetJson, MOST_PARTS).labels
     if labels is None:
         return None
-    pairs = labels.items() if isinstance(labels, dict) else labels
-    return {name.replace("\\", "/").removeprefix("./"): value for name, value in pairs}
+    table: dict[str, Value] = {}
+    for written, value in labels.items() if isinstance(labels, dict) else labels:
+        name = _plain(written)
+        if name in table:
+            raise ValueError(f"it has two labels for {printable(name)!r}")
+        table[name] = value
+    return table
 
 
 def values_to_labels(values: Sequence[Value]) -> list[Label]:
@@ -98,16 +104,23 @@ def find_values(path: Path, table: Mapping[str, Value], names: Sequence[str]) ->
             used[name] = image
             values.append(table[name])
     if missing:
+        spare = next((name for name in table if name not in used), None)
+        others = "" if spare is None else f" It has labels for others, such as {printable(spare, 80)!r}."
         raise DataError(
             f"{path} has no label for {len(missing):,} of {counted(len(names), 'image')}, for example "
-            f"{missing[0]}. Add the missing labels, or give --labels none."
+            f"{missing[0]}.{others} Add the missing labels, or give --labels none."
         )
     return values
 
 
+def _plain(name: str) -> str:
+    """A name in a table, written like those of images: letters with accents have two forms in Unicode."""
+    return normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+
+
 def _names_of(image: str) -> Iterator[str]:
     """The names under which a table may list an image, the longest first."""
-    parts = image.split("/")
+    parts = normalize("NFC", image).split("/")
     for first in range(len(parts)):
         name = "/".join(parts[first:])
         yield name
@@ -132,11 +145,9 @@ def _read(path: Path, column: str, names: Sequence[str]) -> Mapping[str, Value] 
 
 
 def _parse_table(path: Path, text: str, column: str, images: Sequence[str]) -> Mapping[str, Value]:
-    first_line = text.partition("\n")[0]
-    delimiter = (
-        "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in first_line and "," not in first_line else ","
+    rows = (
+        row for row in csv.reader(io.StringIO(text), delimiter=_delimiter(path, text), strict=True) if row
     )
-    rows = (row for row in csv.reader(io.StringIO(text), delimiter=delimiter, strict=True) if row)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path} is empty. Write the name and the label of one image per line.")
@@ -150,11 +161,19 @@ def _parse_table(path: Path, text: str, column: str, images: Sequence[str]) -> M
                 f"{path}: row {number} has {counted(len(row), 'value')}, but the first one has {len(header)}. "
                 "Correct it."
             )
-        name = row[name_column].strip().replace("\\", "/").removeprefix("./")
+        name = _plain(row[name_column].strip())
         if name in table:
             raise DataError(f"{path} has two rows for {printable(name)!r}. Remove one of them.")
         table[name] = row[label_column]
     return table
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """What is between the values of a row: tabs in a .tsv file, and otherwise what the first line has."""
+    first_line = text.partition("\n")[0]
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return next((delimiter for delimiter in ",;\t" if delimiter in first_line), ",")
 
 
 def _columns(path: Path, header: Sequence[str], wanted: str) -> tuple[int, int]:

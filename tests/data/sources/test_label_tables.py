@@ -35,6 +35,7 @@ def write(path: Path, text: str) -> Path:
         ("a.csv", "1.png,owl\r\n2.png,cat\r\n3.png,owl\r\n"),
         ("a.csv", "id;label\n1;owl\n2;cat\n3;owl\n"),
         ("a.csv", "width,label,image\n4,owl,x\\1.png\n5,cat,./x/2.png\n6,owl,3\n"),
+        ("a.csv", "id\tlabel\n1\towl\n2\tcat\n3\towl\n"),
         ("a.tsv", 'name\tkind\n1\t"owl"\n2\tcat\n3\t owl \n'),
         ("a.json", '{"labels": [["x/1.png", "owl"], ["x/2.png", "cat"], ["y/3.png", "owl"]]}'),
     ],
@@ -72,6 +73,10 @@ def test_a_column_is_chosen_by_its_name(photos: Path) -> None:
     ("text", "message"),
     [
         ("id,label\n1,owl\n", r"a\.csv has no label for 2 of 3 images, for example .*\.png"),
+        (
+            "id,label\n/d/1.png,owl\n",
+            r"no label for 3 of 3 .*\. It has labels for others, such as '/d/1\.png'\. Add",
+        ),
         ("id,label\n1,owl\n1,cat\n", r"a\.csv has two rows for '1'"),
         ("id,label\n1,owl\n2,cat,dog\n3,x\n", r"row 3 has 3 values, but the first one has 2"),
         ("", r"a\.csv is empty"),
@@ -82,6 +87,21 @@ def test_a_column_is_chosen_by_its_name(photos: Path) -> None:
 def test_a_table_that_does_not_fit_is_refused(photos: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         labelled(photos, write(photos.parent / "a.csv", text))
+
+
+def test_accents_have_one_form_in_tables_and_images(tmp_path: Path) -> None:
+    put_image(tmp_path / "photos" / "cafe\u0301.png", 0)
+    put_image(tmp_path / "photos" / "th\u00e9.png", 1)
+    table = write(tmp_path / "a.csv", "id,label\ncaf\u00e9.png,1\nthe\u0301.png,0\n")
+    assert labels(labelled(tmp_path / "photos", table)) == {"cafe\u0301.png": 1, "th\u00e9.png": 0}
+
+
+@pytest.mark.parametrize("other", ["cafe\u0301", "caf\u00e9 "])
+def test_classes_that_look_alike_are_refused(other: str, tmp_path: Path) -> None:
+    put_image(tmp_path / "caf\u00e9" / "a.png", 0)
+    put_image(tmp_path / other / "b.png", 1)
+    with pytest.raises(DataError, match=r"the classes 'caf.*' and 'caf.*', which look alike"):
+        open_source(Spec(str(tmp_path)))
 
 
 def test_a_name_that_two_images_have_is_refused(photos: Path) -> None:

@@ -144,6 +144,11 @@ def test_labels_of_dataset_json_replace_numbered_folders(kind: str, top: str, tm
             "labels not used: dataset.json (it holds 0.5, which is neither a whole number nor a word)",
         ),
         ({"name": "x"}, ("0", "1"), "left out: 1 file of another kind (dataset.json)"),
+        (
+            {"labels": [["0/a.png", 1], ["./0/a.png", 0], ["1/b.png", 1]]},
+            (),
+            "labels not used: dataset.json (it has two labels for '0/a.png')",
+        ),
     ],
 )
 def test_every_form_of_dataset_json_is_used_or_named(
