@@ -78,6 +78,8 @@ class Converted(NamedTuple):
 
     content: bytes
     pixels: Bytes
+    frames_follow: bool = False
+    """Whether it is the first of several frames or pages, of which the others are not used"""
 
 
 def convert(picture: Picture, conversion: Conversion) -> bytes:
@@ -97,7 +99,7 @@ def convert_image(picture: Picture, conversion: Conversion) -> Converted:
     stored = decode_stored(picture, file) if file.is_plain else None
     if stored is None:
         decoded = decode_picture(picture, file, conversion.background or WHITE)
-        return _encode(to_pixels(decoded, conversion), conversion)
+        return _encode(to_pixels(decoded, conversion), conversion)._replace(frames_follow=file.frames_follow)
     if stored.shape == conversion.shape and file.kind == KINDS.get(conversion.encoding):
         return Converted(picture, stored)
     return _encode(to_pixels(stored, conversion), conversion)

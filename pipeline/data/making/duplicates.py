@@ -108,12 +108,14 @@ def _without(out: Path, number: int, record: Record, dropped: dict[int, Copy]) -
     if shard is None:
         path.unlink()
         path.with_suffix(".npy").unlink()
+    copies = {copy.copy for copy in dropped.values()}
     changed = replace(
         record,
         shard=shard,
         names=tuple(record.names[row] for row in kept),
         marks=tuple(record.marks[row] for row in kept),
         dropped=(*record.dropped, *dropped.values()),
+        first_frames=tuple(name for name in record.first_frames if name not in copies),
     )
     write_record(path, changed)
     return changed

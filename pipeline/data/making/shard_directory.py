@@ -38,9 +38,10 @@ LOCK_NAME = ".making"
 PLAN_NAME = ".plan.json"
 BAD_NAME = "bad-images.txt"
 DUPLICATES_NAME = "duplicates.txt"
+FRAMES_NAME = "first-frames.txt"
 MOST_PLAN_BYTES, MOST_LIST_BYTES = 1 << 28, 1 << 32
 FINISHED_FILES = re.compile(
-    rf"\d{{6}}\.(tar|npy)|{'|'.join(map(re.escape, (FILE_NAME, BAD_NAME, DUPLICATES_NAME)))}"
+    rf"\d{{6}}\.(tar|npy)|{'|'.join(map(re.escape, (FILE_NAME, BAD_NAME, DUPLICATES_NAME, FRAMES_NAME)))}"
 )
 RECORDS = re.compile(r"\d{6}\.json")
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")

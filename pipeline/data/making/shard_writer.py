@@ -54,6 +54,8 @@ class Record:
     """Numbers of these images, which are equal if their pixels are."""
     dropped: tuple[Copy, ...] = ()
     """Copies that were in the shard and no longer are."""
+    first_frames: tuple[str, ...] = ()
+    """The names of those images of which only the first of several frames or pages is used."""
 
     def to_json(self) -> str:
         """The record as JSON text; the same content always gives the same text."""
@@ -63,6 +65,7 @@ class Record:
             "names": self.names,
             "marks": self.marks,
             "dropped": self.dropped,
+            "first_frames": self.first_frames,
         }
         return json.dumps(content) + "\n"
 
@@ -76,6 +79,7 @@ class Record:
             tuple(content.names),
             tuple(content.marks),
             tuple(Copy(*copy) for copy in content.dropped),
+            tuple(content.first_frames),
         )
 
 
@@ -87,6 +91,7 @@ class _Document(Document):
     names: Many[str]
     marks: Many[Annotated[int, Field(ge=0, lt=2**32)]]
     dropped: Many[tuple[str, str]]
+    first_frames: Many[str] = Field(default=[])
 
 
 class Watch(Protocol):
@@ -127,7 +132,7 @@ def write_shard(job: Job, number: int, watch: Watch, spoilt: Mapping[int, str] =
     """
     plan, path = job.plan, shard_path(job.out, number)
     bad: list[BadImage] = []
-    rows, names, marks = [], [], []
+    rows, names, marks, first_frames = [], list[str](), [], list[str]()
     # Shared: workers of a killed process may still be writing the same files.
     with replacing(path, is_shared=True) as file, hidden_native_output():
         tar = TarWriter(file)
@@ -140,12 +145,13 @@ def write_shard(job: Job, number: int, watch: Watch, spoilt: Mapping[int, str] =
             rows.append(_row(converted.content, offset, label, plan))
             names.append(storable(plan.source.key(int(plan.chosen.positions[place]))))
             marks.append(mark_of(converted.pixels))
+            first_frames += names[-1:] if converted.frames_follow else ()
             watch.written()
         sha256 = tar.finish()
     if not rows:
         path.unlink()
     shard = finish_shard(path, tar.bytes, sha256, rows) if rows else None
-    record = Record(shard, tuple(bad), tuple(names), tuple(marks))
+    record = Record(shard, tuple(bad), tuple(names), tuple(marks), first_frames=tuple(first_frames))
     write_record(path, record)
     return record
 

@@ -26,6 +26,7 @@ from pipeline.data.making.shard_directory import (
     BAD_NAME,
     DUPLICATES_NAME,
     FINISHED_FILES,
+    FRAMES_NAME,
     HALF_WRITTEN,
     LOCK_FILES,
     PASSING_FILES,
@@ -265,6 +266,7 @@ def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
     )
     _write_list(out / BAD_NAME, bad)
     _write_list(out / DUPLICATES_NAME, named)
+    _write_list(out / FRAMES_NAME, sorted((name,) for record in records for name in record.first_frames))
     with replacing(out / FILE_NAME, is_shared=True) as file:
         file.write(manifest.to_json().encode())
     remove(out, PASSING_FILES, LOCK_FILES)

@@ -32,7 +32,7 @@ from pipeline.wording import counted
 
 LABELS = FILE_LABELS
 LARGEST_MANIFEST = 1 << 28
-OURS = frozenset((MANIFEST, CLASS_NAMES, "bad-images.txt", "duplicates.txt"))
+OURS = frozenset((MANIFEST, CLASS_NAMES, "bad-images.txt", "duplicates.txt", "first-frames.txt"))
 
 
 class OurManifest(Document):

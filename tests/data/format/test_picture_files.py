@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import struct
 import time
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from pipeline.data.format.picture_files import read_picture_file
 from pipeline.data.making.convert import Conversion, convert
@@ -270,3 +272,38 @@ def test_formats_that_are_not_on_the_list_are_never_decoded() -> None:
         b"RIFF1234WAVE",
     ):
         assert refusal(content).startswith("it is not an image in a supported format")
+
+
+def several(kind: str, **options: Any) -> bytes:
+    pictures = [Image.fromarray(noise(8, 8, 3)).rotate(90 * turns) for turns in range(3)]
+    return encoded(pictures[0], kind, save_all=True, append_images=pictures[1:], **options)
+
+
+def with_smaller_versions() -> bytes:
+    """A TIFF whose second and third directories say that they are smaller versions of the first."""
+    stream = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(stream) as file:
+        for kind in (0, 1, 1):
+            Image.fromarray(noise(8, 8, 3)).save(file, "TIFF", tiffinfo={254: kind})
+            file.newFrame()
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        *((several(kind), True) for kind in ("GIF", "PNG", "WEBP", "TIFF")),
+        *(
+            (encoded(Image.fromarray(noise(8, 8, 3)), kind), False)
+            for kind in ("GIF", "PNG", "WEBP", "TIFF", "PPM")
+        ),
+        (several("GIF")[:-1], True),
+        (encoded(Image.fromarray(noise(8, 8, 3)), "GIF")[:-1], False),
+        (several("TIFF", big_tiff=True), True),
+        (with_smaller_versions(), False),
+        (2 * encoded(Image.fromarray(noise(8, 8, 3)), "PPM"), True),
+        (2 * encoded(Image.fromarray(noise(8, 9) > 99), "PPM"), True),
+    ],
+)
+def test_further_frames_and_pages_are_noticed(content: bytes, expected: bool) -> None:
+    assert read_picture_file(content).frames_follow is expected

@@ -113,3 +113,17 @@ def test_similar_images_are_no_copies(tmp_path: Path) -> None:
     pixels[1, 0, 0, 0] ^= 1  # outside of the rows that are compared first
     make_shards(plan_shards(Given(pixels), Conversion((8, 8), 3)), tmp_path)
     assert (tmp_path / "duplicates.txt").read_text() == "../0\t../2\n"
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_images_of_several_frames_are_listed_unless_they_are_dropped(drops: bool, tmp_path: Path) -> None:
+    pixels: Any = noise(3).pictures
+    stack = io.BytesIO()
+    Image.fromarray(pixels[0]).save(stack, "TIFF", save_all=True, append_images=[Image.fromarray(pixels[1])])
+    files = [stack.getvalue(), as_file(pixels[2], "PNG"), stack.getvalue()]
+    make_shards(
+        plan_shards(Given(files, [0, 0, 0], ("a",)), Conversion((8, 8), 3), drops_duplicates=drops), tmp_path
+    )
+    listed = (tmp_path / "first-frames.txt").read_text().splitlines()
+    assert listed == (["../0"] if drops else ["../0", "../2"])
+    assert check_shards(tmp_path).left_out == ()

@@ -27,6 +27,8 @@ class PictureFile:
     """False for a PNG with a transparent colour or palette; of other formats only a decoder knows"""
     has_more: bool = False
     """Whether it holds Exif data or further images besides its pixels"""
+    frames_follow: bool = False
+    """Whether its picture is the first of several frames or pages; previews do not count"""
 
     @property
     def is_plain(self) -> bool:

@@ -35,20 +35,23 @@ class Chunk(NamedTuple):
 def read(content: bytes) -> PictureFile:
     """Read a PNG. Raises DamageError unless all chunks are there and have their checksums."""
     view = memoryview(content)
-    kinds, exif, xmp = set(), b"", b""
+    kinds, exif, xmp, frames = set(), b"", b"", 1
     for kind, start, end in chunks(view):
         if zlib.crc32(view[start - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise DamageError(f"the checksum of its part {_name(kind)} is wrong")
         kinds.add(kind)
         if kind == b"eXIf":
             exif = content[start:end]
+        elif kind == b"acTL":
+            frames = int.from_bytes(view[start : start + 4], "big")
         elif kind in TEXTS:
             keyword, text = _text(kind, content[start:end])
             exif = exif or (_raw_profile(text) if keyword in PROFILES else b"")
             xmp = xmp or (text if keyword == XMP_KEYWORD else b"")
     width, height = struct.unpack_from(">II", content, 16)
     has_more = not kinds.isdisjoint((b"acTL", b"eXIf"))
-    return PictureFile("PNG", width, height, orientation_of(exif, xmp), b"tRNS" not in kinds, has_more)
+    orientation = orientation_of(exif, xmp)
+    return PictureFile("PNG", width, height, orientation, b"tRNS" not in kinds, has_more, frames > 1)
 
 
 def chunks(content: memoryview) -> Iterator[Chunk]:

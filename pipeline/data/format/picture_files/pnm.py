@@ -39,11 +39,20 @@ class Header(NamedTuple):
         """1 for grey, 3 for colour."""
         return 3 if self.kind in COLOURS else 1
 
+    @property
+    def bytes(self) -> int:
+        """The size of the pixels, unless they are decimal numbers."""
+        row = self.width * self.channels
+        if self.kind in BITMAPS:
+            return -(-row // 8) * self.height
+        return row * self.height * (1 if self.white <= 255 else 2)
+
 
 def read(content: bytes) -> PictureFile:
-    """Read the header of a PNM."""
+    """Read the header of a PNM, and look for another one after its bytes of pixels."""
     header = read_header(content)
-    return PictureFile("PPM", header.width, header.height)
+    end = header.start + header.bytes
+    return PictureFile("PPM", header.width, header.height, frames_follow=content[end : end + 2] in SIGNATURES)
 
 
 def read_header(content: bytes) -> Header:
@@ -83,14 +92,11 @@ def decode(content: bytes) -> Bytes:
 
 def _binary(content: bytes, header: Header) -> npt.NDArray[np.uint8 | np.uint16]:
     """The values of the pixels in their order, one bit, one byte or two bytes each."""
-    stored = memoryview(content)[header.start :]
-    row = header.width * header.channels
+    stored = _first(memoryview(content)[header.start :], header.bytes)
     if header.kind in BITMAPS:
-        packed = np.frombuffer(_first(stored, -(-row // 8) * header.height), np.uint8)
-        return np.unpackbits(packed.reshape(header.height, -1), axis=1, count=row)
-    if header.white <= 255:
-        return _in_range(np.frombuffer(_first(stored, row * header.height), np.uint8), header)
-    return _in_range(np.frombuffer(_first(stored, 2 * row * header.height), ">u2"), header)
+        packed = np.frombuffer(stored, np.uint8)
+        return np.unpackbits(packed.reshape(header.height, -1), axis=1, count=header.width * header.channels)
+    return _in_range(np.frombuffer(stored, np.uint8 if header.white <= 255 else ">u2"), header)
 
 
 def _first(stored: memoryview, count: int) -> memoryview:

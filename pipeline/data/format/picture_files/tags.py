@@ -104,6 +104,14 @@ def read_tags(content: bytes, layout: Layout) -> Iterator[Tag]:
         place += entry.size
 
 
+def next_directory(content: bytes, layout: Layout) -> int:
+    """The offset of the second directory; 0 if there is none. Raises struct.error if the first one is cut short."""
+    (count,) = layout.count.unpack_from(content, layout.first)
+    end = layout.first + layout.count.size + count * layout.entry.size
+    offset: int = layout.offset.unpack_from(content, end)[0]
+    return offset
+
+
 def integers(content: bytes, layout: Layout, tag: Tag) -> tuple[int, ...]:
     """The values of a tag of whole numbers; empty for other types. Raises struct.error if the file ends before them."""
     letter = INTEGERS.get(tag.kind)

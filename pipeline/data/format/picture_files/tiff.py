@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 
 from pipeline.data.format.picture_files.jpeg import MAX_SCANS, check_scans
 from pipeline.data.format.picture_files.orientation import orientation_of
 from pipeline.data.format.picture_files.parts import DamageError, PictureFile, check_parts, check_size
-from pipeline.data.format.picture_files.tags import ORIENTATION, Tag, integers, read_layout, read_tags
+from pipeline.data.format.picture_files.tags import (
+    ORIENTATION,
+    Layout,
+    Tag,
+    integers,
+    next_directory,
+    read_layout,
+    read_tags,
+)
 from pipeline.errors import DataError
 from pipeline.wording import counted
 
@@ -16,6 +27,7 @@ WIDTH, HEIGHT, COMPRESSION, SAMPLES, PLANES = 256, 257, 259, 277, 284
 STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_BYTES = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
 XMP = 700
+KIND, PREVIEW, MOST_PREVIEWS = 254, 1, 32
 PIXEL_TAGS = frozenset(
     (
         *(
@@ -63,7 +75,22 @@ def read(content: bytes) -> PictureFile:
     if not 1 <= orientation <= 8:
         xmp = tags.get(XMP)
         orientation = orientation_of(b"", content[xmp.start : xmp.start + xmp.bytes] if xmp else b"")
-    return PictureFile("TIFF", width, height, orientation)
+    return PictureFile("TIFF", width, height, orientation, frames_follow=_has_another(content, layout))
+
+
+def _has_another(content: bytes, layout: Layout) -> bool:
+    """Whether one of the next directories describes a picture of its own, and not a smaller version of the first."""
+    with suppress(ValueError, struct.error):
+        for _ in range(MOST_PREVIEWS):
+            layout = replace(layout, first=next_directory(content, layout))
+            if not layout.first:
+                return False
+            kinds = [
+                integers(content, layout, tag) for tag in read_tags(content, layout) if tag.number == KIND
+            ]
+            if not any(kind[:1] and kind[0] & PREVIEW for kind in kinds):
+                return True
+    return False
 
 
 def _check_parts_of(content: bytes, numbers: Callable[[int], tuple[int, ...]], compression: int) -> None:

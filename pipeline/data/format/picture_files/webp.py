@@ -9,6 +9,7 @@ from pipeline.data.format.picture_files.parts import DamageError, PictureFile, c
 from pipeline.errors import DataError
 
 FIRST = 12
+ANIMATION = 1 << 1
 
 
 def read(content: bytes) -> PictureFile:
@@ -27,7 +28,8 @@ def read(content: bytes) -> PictureFile:
         place += 8 + size + size % 2
         count += 1
         check_parts(count, "chunks")
-    return PictureFile("WEBP", width, height, orientation_of(exif, xmp))
+    is_animated = content[FIRST : FIRST + 4] == b"VP8X" and bool(content[FIRST + 8] & ANIMATION)
+    return PictureFile("WEBP", width, height, orientation_of(exif, xmp), frames_follow=is_animated)
 
 
 def _size(content: bytes) -> tuple[int, int]:
