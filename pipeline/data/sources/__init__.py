@@ -185,12 +185,17 @@ def open_source(spec: Spec) -> Source:
     """
     from pipeline.data.sources.chosen_labels import apply_labels, refuse_other_choices
 
-    if spec.name not in REGISTRY and is_import_path(spec.name) and not Path(spec.name).exists():
+    if _is_own(spec.name):
         refuse_other_choices(spec, frozenset())
         return apply_labels(_open_own(spec), spec)
     module = import_module(_module_of(spec))
     refuse_other_choices(spec, getattr(module, "LABELS", frozenset()))
     return apply_labels(cast(Source, module.open_source(spec)), spec)
+
+
+def _is_own(name: str) -> bool:
+    """Whether it is a plug-in's import path. hf:cifar100 looks like one too."""
+    return is_import_path(name) and not name.startswith(HUGGING_FACE) and not Path(name).exists()
 
 
 def _module_of(spec: Spec) -> str:

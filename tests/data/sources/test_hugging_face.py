@@ -35,6 +35,11 @@ def test_images_and_labels_of_a_saved_dataset_are_read(tmp_path: Path) -> None:
     assert {source.read(position) for position in range(3)} == {png(1), png(2), png(3)}
 
 
+def test_a_name_without_an_owner_is_no_import_path(tmp_path: Path) -> None:
+    source = open_source(Spec("hf:pets", put_hugging_face(tmp_path / "set")))
+    assert (source.name, len(source)) == ("hf:pets-train", 3)
+
+
 def test_a_dataset_can_be_pickled_and_made_to_shards(tmp_path: Path) -> None:
     source = open_saved(put_hugging_face(tmp_path / "set"))
     copy = pickle.loads(pickle.dumps(source))
