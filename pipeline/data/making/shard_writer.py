@@ -181,8 +181,8 @@ def mark_of(pixels: Bytes) -> int:
     It is the checksum of two rows, because one of all pixels would slow down the making of shards.
     """
     height = len(pixels)
-    upper = zlib.crc32(np.ascontiguousarray(pixels[height // 3]).data)
-    return zlib.crc32(np.ascontiguousarray(pixels[2 * height // 3]).data, upper)
+    upper = zlib.crc32(pixels[height // 3].tobytes())
+    return zlib.crc32(pixels[2 * height // 3].tobytes(), upper)
 
 
 def finish_shard(path: Path, size: int, sha256: str, rows: Sequence[tuple[int, ...]]) -> Shard:

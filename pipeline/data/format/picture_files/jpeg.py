@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from pipeline.data.format.picture_files.orientation import EXIF_START, orientation_of
-from pipeline.data.format.picture_files.parts import DamageError, PictureFile, check_parts
+from pipeline.data.format.picture_files.parts import MAX_PARTS, DamageError, PictureFile, check_parts
 from pipeline.errors import DataError
 
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -53,7 +53,8 @@ def read(content: bytes) -> PictureFile:
     height, width = size
     if not is_quick(len(content), width * height):
         check_scans(content, width * height)
-    return PictureFile("JPEG", width, height, orientation_of(exif, xmp), has_more=has_more)
+    orientation = orientation_of(exif, xmp) if exif or xmp else 1
+    return PictureFile("JPEG", width, height, orientation, has_more=has_more)
 
 
 def segments(content: bytes) -> list[Segment]:
@@ -70,7 +71,8 @@ def segments(content: bytes) -> list[Segment]:
             raise DamageError("it ends within its header")
         end = place + 2 + size
         found.append((marker, place, end))
-        check_parts(len(found), "segments")
+        if len(found) > MAX_PARTS:
+            check_parts(len(found), "segments")
         place = end
     return found
 

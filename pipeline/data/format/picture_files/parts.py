@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.errors import DataError
 
@@ -14,8 +13,7 @@ MAX_PARTS = 100_000
 """Of chunks, segments, blocks or strips; photos have some dozens, and at most a few thousand."""
 
 
-@dataclass(frozen=True)
-class PictureFile:
+class PictureFile(NamedTuple):
     """An image file before it is decoded. `width` and `height` are those of the pixels before they are turned."""
 
     kind: Kind
