@@ -22,6 +22,7 @@ from pipeline.data.sources import Source, Spec, stable_hash
 from pipeline.data.sources.column_labels import NO_LABELS, FoundLabels, find_column_labels
 from pipeline.data.sources.folder import read_image_file
 from pipeline.data.sources.members import too_large
+from pipeline.data.sources.saved_dataset import check_saved_dataset
 from pipeline.errors import ConfigError, DataError
 from pipeline.foreign_text import printable
 
@@ -152,6 +153,7 @@ def _load_from_hub(spec: Spec) -> Any:
 def _load_saved(spec: Spec, root: Path) -> Any:
     import datasets
 
+    check_saved_dataset(root)
     try:
         loaded = datasets.load_from_disk(str(root))
     except Exception as error:  # no common base either

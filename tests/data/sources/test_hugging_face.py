@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -233,3 +234,42 @@ def test_a_table_with_wrong_offsets_is_refused_before_a_value_is_read(tmp_path: 
     path.write_bytes(content.replace(ends.tobytes(), wrong.tobytes()))
     with pytest.raises(DataError, match=r"saved is damaged: .*[Oo]ffset.* Download or save it again\."):
         open_source(Spec("hf:user/name", folder))
+
+
+def saved_in_splits(folder: Path) -> Path:
+    for split in ("train", "test"):
+        put_hugging_face(folder / split)
+    (folder / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    return folder
+
+
+def test_a_named_pipe_in_a_saved_dataset_is_refused(tmp_path: Path) -> None:
+    """The library `datasets` would wait for ever for a writer."""
+    rows = next(saved_in_splits(tmp_path / "set").glob("train/*.arrow"))
+    assert len(open_saved(tmp_path / "set")) == 3
+    rows.unlink()
+    os.mkfifo(rows)
+    with pytest.raises(DataError, match=r"holds train/data-\S+\.arrow, a named pipe, which no dataset needs"):
+        open_saved(tmp_path / "set")
+
+
+def test_a_saved_dataset_leads_to_no_file_outside(tmp_path: Path) -> None:
+    put_hugging_face(tmp_path / "other")
+    folder = saved_in_splits(tmp_path / "set")
+    state = folder / "train" / "state.json"
+    right = state.read_text()
+    state.write_text(right.replace('"data-', '"../../other/data-'))
+    with pytest.raises(DataError, match=r"refers to 'train/\.\./\.\./other/data-.*which is not in it"):
+        open_saved(folder)
+    state.write_text(right)
+    rows = next(folder.glob("train/*.arrow"))
+    rows.unlink()
+    rows.symlink_to(next((tmp_path / "other").glob("*.arrow")))
+    with pytest.raises(DataError, match=r"it is a link to .*, outside of"):
+        open_saved(folder)
+    (folder / "dataset_dict.json").write_text('{"splits": ["train", "../other"]}')
+    with pytest.raises(DataError, match=r"refers to '\.\./other', which is not in it"):
+        open_saved(folder)
+    (folder / "dataset_dict.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"dataset_dict\.json cannot be read"):
+        open_saved(folder)
