@@ -143,6 +143,10 @@ def index(arguments: argparse.Namespace) -> int:
     labels = AUTO if arguments.labels is None else LabelChoice("none")
     manifest, remarks = index_in_place(arguments.directory, labels)
     say(f"indexed {arguments.directory}: {describe(manifest)}")
+    if remarks.unused_labels and labels is AUTO:
+        say(
+            "An index takes labels only from KEY.cls; `wgan shards make` uses others with the options named below."
+        )
     if last := str(remarks):
         say(last)
     return 0

@@ -106,10 +106,14 @@ def points_of(records: Iterable[Record], tag: str) -> list[tuple[int, float]]:
 
 
 def read_alarms(run: Path) -> list[AlarmRecord]:
-    """The alarms of a run, in their order."""
+    """The alarms of a run, in their order. A file that cannot be read is a warning: figures can be drawn without it."""
+    path = RunDirectory(run).alarms
     try:
-        lines = read_lines(RunDirectory(run).alarms, AlarmLine)
-    except OSError:  # of a run without alarms, or of a version that had none
+        lines = read_lines(path, AlarmLine)
+    except FileNotFoundError:  # a run of a version that had no alarms
+        return []
+    except OSError as error:
+        say_warning(f"{path} cannot be read ({error.strerror}), so no alarms are shown")
         return []
     return [AlarmRecord(line["step"], line["name"], line["text"]) for line in lines]
 

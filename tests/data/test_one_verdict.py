@@ -129,6 +129,16 @@ def test_labels_by_folder_are_refused_by_index_unless_they_are_not_wanted(
     assert "2 images of 8 x 8 in colour, no labels" in capsys.readouterr().out
 
 
+def test_an_index_names_the_command_that_uses_other_labels(tmp_path: Path, capsys: Console) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    put_tar(folder / "0.tar", [("0.png", image(0)), ("0.txt", b"cat")])
+    assert run("index", folder) == 0
+    *_, hint, last = capsys.readouterr().out.splitlines()
+    assert hint.startswith("An index takes labels only from KEY.cls; `wgan shards make` uses others")
+    assert last.endswith("labels not used: 1 KEY.txt (--labels txt)")
+
+
 def test_labels_that_an_index_does_not_use_are_counted(tmp_path: Path, capsys: Console) -> None:
     folder = tmp_path / "set"
     folder.mkdir()

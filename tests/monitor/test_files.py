@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from pipeline.errors import StorageError
 from pipeline.monitor.files import AlarmLines, JsonLines, PngFiles
 from pipeline.monitor.grids import encode_png
-from pipeline.monitor.records import MOST_LINES, read_lines
+from pipeline.monitor.records import MOST_LINES, read_alarms, read_lines
 
 GRID = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
 
@@ -149,3 +150,16 @@ def test_more_lines_than_any_run_writes_are_refused(tmp_path: Path) -> None:
         read_lines(path)
     with pytest.raises(StorageError, match="lines that such a file can have"):
         JsonLines(path, 1)
+
+
+def test_alarms_that_cannot_be_read_are_not_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_alarms(tmp_path) == []
+    assert capsys.readouterr().err == ""
+    os.mkfifo(tmp_path / "alarms.jsonl")
+    assert read_alarms(tmp_path) == []
+    assert (
+        "alarms.jsonl cannot be read (it is a named pipe, not a file), so no alarms"
+        in capsys.readouterr().err
+    )
