@@ -86,10 +86,17 @@ def describe_unused_labels(samples: Sequence[Samples], choice: LabelChoice, has_
             found.append(f"{len(names):,} KEY.{extension} (--labels {option})")
     if not has_labels and choice.kind == "auto":
         tables = [(part, name) for part in samples for name in part.others if name.lower().endswith(TABLES)]
-        found += [
-            f"{name} (--labels {printable(str(part.members.path / name))})" for part, name in tables[:1]
-        ]
+        found += [f"{printable(name)} ({_how_to_use(part.members, name)})" for part, name in tables[:1]]
     return found
+
+
+def _how_to_use(members: Members, name: str) -> str:
+    """The option that uses a table; a file that is named in an option must lie outside of archives."""
+    if members.container.kind == "folder":
+        return f"--labels {printable(str(members.path / name))}"
+    return (
+        f"take it out of {printable(members.path.name)}, then --labels {printable(PurePosixPath(name).name)}"
+    )
 
 
 def _next_to_images(samples: Samples, extension: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,15 @@ def test_dataset_json_must_label_all_images(tmp_path: Path) -> None:
     ):
         opened("zip", tmp_path, files)
     assert len(opened("zip", tmp_path, files, labels="none")) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [("folder", r"--labels \S+/x/y\.csv"), ("zip", r"take it out of set\.zip, then --labels y\.csv")],
+)
+def test_a_table_that_is_not_used_is_named_with_how_to_use_it(kind: str, how: str, tmp_path: Path) -> None:
+    source = opened(kind, tmp_path, [("a.png", png()), ("x/y.csv", b"file,label\na,cat\n")])
+    assert re.search(rf"labels not used: x/y\.csv \({how}\)$", str(remarks_of(source)))
 
 
 METADATA: Files = [
