@@ -55,7 +55,7 @@ def test_the_number_of_threads_is_a_whole_number_from_1_to_1024(tmp_path: Path, 
 def test_torch_chooses_the_number_of_threads_by_default(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL).runtime.threads is None
     assert load(tmp_path, SMALL, "runtime.threads=null").runtime.threads is None
-    assert load(tmp_path, SMALL, "runtime.threads=1024").runtime.threads == 1024
+    assert load(tmp_path, SMALL, "runtime.threads=256").runtime.threads == 256
 
 
 def test_a_section_as_an_argument_sets_only_the_options_in_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_futures
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from typing import Any, Final
 
@@ -48,7 +48,8 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         context = multiprocessing.get_context(START_METHOD)
-        context.set_forkserver_preload([serve.__module__])
+        if not _has_own_preload():
+            context.set_forkserver_preload([serve.__module__])
         self.connection, self._theirs = context.Pipe()
         self.state = context.RawArray("q", FIELDS)
         self.state[PLACE] = NO_IMAGE
@@ -109,6 +110,15 @@ class Worker:
         self.process.join()
         code = self.process.exitcode or 0
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _has_own_preload() -> bool:
+    """Whether the program has said what the process imports that forks all others; there is one for all its parts."""
+    # The modules of a program that has said nothing. Python has no public way to ask.
+    return getattr(forkserver._forkserver, "_preload_modules", ["__main__"]) not in (
+        ["__main__"],
+        [serve.__module__],
+    )
 
 
 class Workers:
