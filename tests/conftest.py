@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Take what the imported modules hold out of all garbage collections: every run asks for some."""
+    """Take what the imported modules hold out of all garbage collections: every run asks for some.
+
+    And start the process that ranks and workers are forked from while the working directory is the project's: from
+    there it imports what it preloads.
+    """
     gc.collect()
     gc.freeze()
+    forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session")

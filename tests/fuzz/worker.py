@@ -70,7 +70,7 @@ class Sandbox:
         self._is_closed = False
         if (fonts := Path.home() / ".cache" / "matplotlib").is_dir():
             os.environ["MPLCONFIGDIR"] = str(fonts)  # making its list of fonts again takes seconds
-        for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME"):
+        for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR"):
             os.environ[name] = str(self._scratch)
         tempfile.tempdir = str(self._scratch)
         sys.dont_write_bytecode = True
