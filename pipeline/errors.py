@@ -16,8 +16,9 @@ from pipeline.foreign_text import printable, safe_lines
 LONGEST_PATH = 200
 WRONG_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """What the system says of a path that does not lead to what it should."""
-SIGNS_OF_NO_MEMORY = ("can't allocate memory", "out of memory")
-"""What torch says in a RuntimeError."""
+NO_HOST_MEMORY = "can't allocate memory"
+"""What torch says in a RuntimeError if the machine has none left."""
+SIGNS_OF_NO_MEMORY = (NO_HOST_MEMORY, "out of memory")
 
 
 class PipelineError(Exception):

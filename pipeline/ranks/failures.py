@@ -11,13 +11,17 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import ConfigError, OutOfMemoryError, PeerLostError, PipelineError, StorageError
+from pipeline.errors import (
+    NO_HOST_MEMORY,
+    ConfigError,
+    OutOfMemoryError,
+    PeerLostError,
+    PipelineError,
+    StorageError,
+)
 
 SIGNS_OF_A_COLLECTIVE = ("by peer", "gloo", "Timed out waiting", "NCCL", "Broken pipe", "TCPStore")
 """What errors of collective operations say that are plain RuntimeErrors."""
-
-NO_HOST_MEMORY = "can't allocate memory"
-"""What torch says in a RuntimeError if the machine has none left."""
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,13 @@ def interface_to(address: str, is_only_machine: bool) -> str | None:
     the address is not known.
     """
     source = _source_of(address)
-    if source is None or (source.is_loopback and not is_only_machine):
+    if source is None:
+        return None
+    if source.is_loopback and not is_only_machine:
         others = [
             name for name, addresses in _interfaces().items() if not any(a.is_loopback for a in addresses)
         ]
-        return others[0] if source is not None and len(others) == 1 else None
+        return others[0] if len(others) == 1 else None
     return next((name for name, addresses in _interfaces().items() if source in addresses), None)
 
 

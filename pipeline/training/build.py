@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import dump_config
-from pipeline.cores import available_cores
+from pipeline.cores import share_of_cores
 from pipeline.data.reading.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.reading.loader import Loader, mirror
 from pipeline.data.reading.order import Ids, Order, build_order, class_names, describe_validation
@@ -231,7 +231,7 @@ def decoding_threads(wanted: int | None, local_ranks: int) -> int:
     """How many threads decode images: `wanted`, or this rank's share of the cores without one for the training loop."""
     if wanted is not None:
         return wanted
-    return min(MOST_THREADS, max(1, available_cores() // local_ranks - 1))
+    return min(MOST_THREADS, max(1, share_of_cores(local_ranks) - 1))
 
 
 def build_images(run: RunContext, reader: ShardReader) -> ShardReader | ResidentImages:

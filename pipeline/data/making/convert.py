@@ -82,11 +82,6 @@ class Converted(NamedTuple):
     """Whether it is the first of several frames or pages, of which the others are not used"""
 
 
-def convert(picture: Picture, conversion: Conversion) -> bytes:
-    """Like `convert_image`, without the pixels."""
-    return convert_image(picture, conversion).content
-
-
 def convert_image(picture: Picture, conversion: Conversion) -> Converted:
     """Convert an image to the bytes of the new file, and its pixels, uint8 (height, width, channels).
 

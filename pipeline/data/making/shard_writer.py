@@ -116,15 +116,12 @@ class Job:
     skip_bad: int
 
 
-NOTHING: Mapping[int, str] = {}
-
-
 def shard_path(out: Path, number: int) -> Path:
     """The tar file of a shard; its index and record have the same stem."""
     return out / f"{number:06d}.tar"
 
 
-def write_shard(job: Job, number: int, watch: Watch, spoilt: Mapping[int, str] = NOTHING) -> Record:
+def write_shard(job: Job, number: int, watch: Watch, spoilt: Mapping[int, str]) -> Record:
     """Write a shard, its index and, last, its record: if there is a record, all of the shard is on disk.
 
     Up to `job.skip_bad` images that cannot be used are left out; `spoilt` says why those at some places are known to be
@@ -163,7 +160,7 @@ class Tried(NamedTuple):
     bad: list[BadImage]
 
 
-def try_images(job: Job, places: Iterable[int], watch: Watch, spoilt: Mapping[int, str] = NOTHING) -> Tried:
+def try_images(job: Job, places: Iterable[int], watch: Watch, spoilt: Mapping[int, str]) -> Tried:
     """Convert these images. Those that cannot be used are no error before they are to be written."""
     tried = Tried([], [])
     with hidden_native_output():

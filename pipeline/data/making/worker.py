@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from pipeline import stopping
-from pipeline.data.making.shard_writer import Job, Record, Tried, try_images, write_shard
+from pipeline.data.making.shard_writer import Job, Record, Tried, Watch, try_images, write_shard
 from pipeline.errors import PipelineError
 
 PLACE, BEGUN, DONE = range(3)
@@ -68,9 +68,7 @@ class InWorker:
         self._state[DONE] += 1
 
 
-def perform(
-    task: Task, job: Job, watch: InThisProcess | InWorker, spoilt: Mapping[int, str]
-) -> Record | Tried:
+def perform(task: Task, job: Job, watch: Watch, spoilt: Mapping[int, str]) -> Record | Tried:
     """Do a task: the record of its shard, or what became of its images. `spoilt` are places that crash a worker."""
     if task.number is None:
         return try_images(job, task.places, watch, spoilt)
@@ -92,9 +90,8 @@ def serve(job: Job, state: Any, connection: Connection) -> None:
             answer = perform(task, job, watch, spoilt)
         except PipelineError as error:
             answer = error
-        except (
-            Exception
-        ) as error:  # a defect of the program: it goes on in the other process, with this traceback
+        except Exception as error:
+            # A defect of the program: it goes on in the other process, with this traceback.
             error.add_note(f"In a worker process:\n{traceback.format_exc()}")
             answer = error
         watch.end()

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import stopping
-from pipeline.cores import available_cores
+from pipeline.cores import share_of_cores
 from pipeline.data.reading.order import Ids
 from pipeline.data.reading.reader import ShardReader
 from pipeline.errors import ConfigError
@@ -153,7 +153,7 @@ def decode_all(reader: ShardReader, node: Node, show_progress: bool) -> Resident
     first, end = (count * part // node.size for part in (node.rank, node.rank + 1))
     error = None
     try:
-        _fill(images, reader, first, end, max(1, available_cores() // node.size), show_progress)
+        _fill(images, reader, first, end, share_of_cores(node.size), show_progress)
     except Exception as failure:
         error = failure
     # This is also a barrier: before it, no rank may read what another one writes.

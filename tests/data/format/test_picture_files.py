@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from pipeline.data.format.picture_files import read_picture_file
-from pipeline.data.making.convert import Conversion, convert
+from pipeline.data.making.convert import Conversion, convert_image
 from pipeline.data.sources.pictures import decode_picture
 from pipeline.errors import DataError
 from tests.fuzz.targets.images import other_seeds
@@ -75,7 +75,9 @@ def test_an_orientation_is_found_wherever_it_is_and_applied_at_every_size(way: s
     upright = np.rot90(np.asarray(smooth()), -1)
     tolerance = 12 if "jpeg" in way else 0
     for height, width in ((16, 8), (8, 16), (4, 2)):
-        found = np.asarray(decode_picture(convert(content, Conversion((height, width), 3, fit="fit"))))
+        found = np.asarray(
+            decode_picture(convert_image(content, Conversion((height, width), 3, fit="fit")).content)
+        )
         resized = Image.fromarray(upright).resize(
             (width, height), Image.Resampling.LANCZOS if (height, width) != (16, 8) else None
         )
@@ -108,7 +110,7 @@ def refusal(content: bytes) -> str:
     """Why a file is refused, at its own size and at another one."""
     for side in (64, 16):
         with pytest.raises(DataError) as caught:
-            convert(content, Conversion((side, side), 3))
+            convert_image(content, Conversion((side, side), 3))
     return str(caught.value)
 
 
@@ -125,7 +127,7 @@ def test_a_png_chunk_longer_than_the_file_is_refused_by_its_length() -> None:
 def test_more_png_chunks_than_any_image_has_are_refused() -> None:
     png = encoded(smooth())
     assert "more than 100,000 chunks" in refusal(with_chunks(png, png_chunk(b"teSt", b"") * 100_001))
-    assert convert(with_chunks(png, png_chunk(b"teSt", b"") * 1000), Conversion((8, 8), 3))
+    assert convert_image(with_chunks(png, png_chunk(b"teSt", b"") * 1000), Conversion((8, 8), 3)).content
 
 
 @pytest.mark.parametrize(

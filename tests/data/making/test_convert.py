@@ -11,8 +11,14 @@ from PIL import Image
 
 from pipeline.data.format.codecs import decode_into, encode, read_png_header
 from pipeline.data.format.picture_files import read_picture_file
-from pipeline.data.making.convert import Conversion, convert, convert_image, parse_colour, to_pixels
+from pipeline.data.making.convert import Conversion, convert_image, parse_colour, to_pixels
+from pipeline.data.sources import Picture
 from pipeline.errors import ConfigError, DataError
+
+
+def convert(picture: Picture, conversion: Conversion) -> bytes:
+    """The converted file."""
+    return convert_image(picture, conversion).content
 
 
 def noise(*shape: int) -> np.ndarray:

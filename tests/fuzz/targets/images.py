@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from pipeline.data.format.native_output import hidden_native_output
-from pipeline.data.making.convert import Conversion, convert
+from pipeline.data.making.convert import Conversion, convert_image
 from pipeline.errors import DataError
 from tests.fuzz.engine import target
 
@@ -139,7 +139,7 @@ def check_picture(data: bytes, directory: Path) -> None:
     for conversion in (SMALL, OWN):
         try:
             with hidden_native_output():
-                convert(data, conversion)
+                convert_image(data, conversion)
             verdicts.append("")
         except DataError as error:
             verdicts.append(str(error))
