@@ -358,7 +358,7 @@ class RuntimeOptions(Options):
     threads: int | None = option(None, "torch's CPU threads in each rank; null: its share", ge=1, le=256)
     timeout_seconds: Seconds = option(600.0, "how long a rank waits for the other ranks")
     digest_every: Count = option(100, "steps between comparisons of the whole state across ranks")
-    cuda_graph: bool = option(False, "launch each step as one CUDA graph (one GPU, not in fp16)")
+    cuda_graph: bool | Literal["auto"] = option("auto", "one CUDA graph per step; auto: where it is possible")
 
 
 ModelOptions = Annotated[

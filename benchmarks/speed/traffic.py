@@ -22,7 +22,8 @@ from torch.multiprocessing.spawn import spawn
 
 from pipeline.config import load_config
 from pipeline.durable import write_text
-from pipeline.ranks.runtime import join, mean_over_ranks
+from pipeline.ranks.averaging import mean_over_ranks
+from pipeline.ranks.runtime import join
 
 EXCHANGES = 300
 RANKS_COUNTED = 2

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from pipeline.models import gpu_batch_norm
+from pipeline.models.gpu_batch_norm import Gather
 from pipeline.options import Norm
-
-Gather = Callable[[Tensor], Tensor]
-"""Gathers a tensor from all ranks, which must have the same shape, into one stacked by rank; without a gradient."""
 
 
 class RunningStatistics:
@@ -46,6 +45,8 @@ class BatchNorm2d(RunningStatistics, nn.BatchNorm2d):
         if self.gather_over_ranks is None:
             return self._forward_alone(x)
         assert self.groups == 1 or not torch.is_grad_enabled()
+        if gpu_batch_norm.has_kernels(x):
+            return self._forward_on_gpu(gpu_batch_norm.dense(x), self.gather_over_ranks)
         parts = x.chunk(self.groups)
         means, variances, count = _statistics(parts, self.gather_over_ranks)
         if self.updates_statistics:
@@ -68,6 +69,26 @@ class BatchNorm2d(RunningStatistics, nn.BatchNorm2d):
         if self.updates_statistics and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
+
+    def _forward_on_gpu(self, x: Tensor, gather: Gather) -> Tensor:
+        assert self.momentum is not None
+        running = gpu_batch_norm.Running(None, None, self.momentum)
+        if self.updates_statistics and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(self.groups)
+            running = gpu_batch_norm.Running(self.running_mean, self.running_var, self.momentum)
+        parts = x.chunk(self.groups)
+        over = gpu_batch_norm.statistics_over_ranks(parts, running, self.eps, gather)
+        if self.groups == 1:
+            normalised: Tensor = gpu_batch_norm.Normalise.apply(x, self.weight, self.bias, over[0])
+            return normalised
+        return torch.cat(
+            [
+                torch.batch_norm_elemt(
+                    part, self.weight, self.bias, found.mean, found.inverse_deviation, self.eps
+                )
+                for part, found in zip(parts, over, strict=True)
+            ]
+        )
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor) -> None:

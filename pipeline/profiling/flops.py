@@ -46,6 +46,9 @@ class SingleProcess:
     def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
         return nullcontext()
 
+    def average_gradients(self, wrapped: nn.Module, weights: Sequence[Tensor]) -> None:
+        pass
+
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         pass
 

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.cores import share_of_cores
 from pipeline.errors import ConfigError
+from pipeline.foreign_text import printable
 from pipeline.options import Config
 
 NVIDIA_DRIVER, AMD_DRIVER = Path("/proc/driver/nvidia/version"), Path("/dev/kfd")
@@ -206,12 +207,22 @@ def milliseconds_between(start: Any, end: Any) -> float:
 def capture_cuda_graph(run: Callable[[], Result]) -> Callable[[], Result]:
     """Capture what `run` does on the GPU. The returned function repeats it on the same tensors, without Python.
 
-    Capturing changes no tensor. The repeated result is the one that `run` returned, with new content.
+    Capturing changes no tensor. The repeated result is the one that `run` returned, with new content. Raises
+    ConfigError if `run` does what cannot be captured.
     """
     graph = torch.cuda.CUDAGraph()
-    # Threads that decode images may use the device meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = run()
+    try:
+        # Threads that decode images may use the device meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = run()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ConfigError(
+            f"A training step cannot be captured as a CUDA graph: {printable(str(error).strip().splitlines()[0])} "
+            "A network or objective of your own that reads from the GPU (.item(), .cpu(), if tensor: ...) cannot. Set "
+            "runtime.cuda_graph: false."
+        ) from error
 
     def replay() -> Result:
         graph.replay()

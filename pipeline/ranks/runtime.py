@@ -28,12 +28,14 @@ from accelerate.utils import (
     check_cuda_p2p_ib_support,
 )
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import CheckpointError, ConfigError, PipelineError
 from pipeline.exact_arithmetic import use_exact_arithmetic
 from pipeline.models.norms import BatchNorm2d
 from pipeline.options import Config
 from pipeline.ranks import devices, meeting
+from pipeline.ranks.averaging import average, gather_on_devices, mean_over_ranks
 from pipeline.ranks.failures import as_meeting_failure
 from pipeline.ranks.host_memory import keep_freed_memory
 from pipeline.ranks.interface import choose_interface
@@ -45,8 +47,6 @@ from pipeline.regular_files import read_regular
 from pipeline.yaml_text import MOST_BYTES, parse_yaml
 
 PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
-GATHERED_BYTES = 2**20
-"""A bucket of gradients is averaged by an all-gather if a rank then receives at most this many bytes."""
 
 
 class Runtime:
@@ -141,6 +141,11 @@ class Runtime:
         return {found: name for name, found in PRECISIONS.items()}[self._accelerator.mixed_precision]
 
     @property
+    def backend(self) -> str:
+        """What connects the ranks: nccl or gloo, or "none" for a single one."""
+        return str(dist.get_backend()) if self.world_size > 1 else "none"
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """The memory format of weights and feature maps: channels last if that is faster.
 
@@ -155,7 +160,7 @@ class Runtime:
             "world_size": self.world_size,
             "device": str(self.device),
             "device_name": devices.device_name(self.device),
-            "backend": dist.get_backend() if self.world_size > 1 else "none",
+            "backend": self.backend,
             "precision": self.precision,
             "precision_chosen_by": self._precision_chosen_by,
             "memory_format": str(self.memory_format).removeprefix("torch."),
@@ -168,9 +173,18 @@ class Runtime:
         return module.to(self.device).to(memory_format=self.memory_format)
 
     def prepare(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, is_captured: bool = False
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The module, wrapped in DDP with rank 0's weights if there are several ranks, and its optimizer."""
+        """The module with rank 0's weights, in DDP if there are several ranks, and its optimizer.
+
+        In steps that are captured as CUDA graphs there is no DDP: `average_gradients` does its work.
+        """
+        if is_captured and self.world_size > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, 0)
+            prepared_optimizer: Any = self._accelerator.prepare_optimizer(optimizer)
+            # Accelerate's name for "mixed precision only".
+            return self._accelerator.prepare_model(module, evaluation_mode=True), prepared_optimizer
         wrapped, prepared = self._accelerator.prepare(module, optimizer)
         if wrapped is not module:
             # A broadcast between two forward passes would change buffers that the first one's backward pass still
@@ -180,18 +194,17 @@ class Runtime:
                 wrapped.register_comm_hook(None, mean_over_ranks)
         return wrapped, prepared
 
+    def average_gradients(self, wrapped: nn.Module, weights: Sequence[Tensor]) -> None:
+        """Average the gradients of a network's weights over the ranks, unless DDP has done so in the backward pass."""
+        if self.world_size > 1 and not isinstance(wrapped, DistributedDataParallel):
+            average([weight.grad for weight in weights if weight.grad is not None])
+
     def synchronize_batch_norm(self, module: nn.Module) -> None:
         """Let every batch norm layer compute its statistics over all ranks."""
         if self.world_size > 1:
             for layer in module.modules():
                 if isinstance(layer, BatchNorm2d):
-                    layer.gather_over_ranks = self._gather_on_devices
-
-    def _gather_on_devices(self, values: Tensor) -> Tensor:
-        # Also if only the sum is needed: gloo's all-reduce of few numbers takes two rounds of messages, this takes one.
-        rows = [torch.empty_like(values) for _ in range(self.world_size)]
-        dist.all_gather(rows, values)
-        return torch.stack(rows)
+                    layer.gather_over_ranks = gather_on_devices
 
     def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
         self._accelerator.backward(loss, inputs=weights)
@@ -232,9 +245,7 @@ class Runtime:
         """Replace floating-point buffers by their mean over the ranks: statistics of a rank's own samples differ."""
         buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
         if self.world_size > 1 and buffers:
-            flat = self.mean(torch.cat([buffer.reshape(-1) for buffer in buffers]))
-            parts = torch.split(flat, [buffer.numel() for buffer in buffers])
-            torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(parts, buffers, strict=True)])
+            average(buffers)
 
     def gather(self, values: Tensor) -> Tensor:
         """The tensors of all ranks in host memory: (world_size, *shape). All have the same shape and dtype."""
@@ -298,35 +309,13 @@ class Runtime:
         self.all_agree(error)
 
     def close(self) -> None:
-        """Leave the process group. The caller must not hold a wrapped module any more."""
+        """Leave the process group. The caller must not hold a wrapped module or a captured step any more."""
         self._accelerator.free_memory()
-        # DDP's threads must end before the group does: otherwise gloo aborts the process.
+        # DDP's threads must end before the group does: otherwise gloo aborts the process. NCCL would wait for graphs
+        # that hold its exchanges.
         gc.collect()
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-# Without annotations: DDP compares those of a hook with its own types, and here they would be text.
-def mean_over_ranks(_state, bucket):  # type: ignore[no-untyped-def]
-    """Average a bucket of gradients over the ranks: DDP's communication hook for gloo.
-
-    gloo's all-reduce takes two rounds of messages, and their latency is most of the time for a small bucket. An
-    all-gather takes one round. All ranks then add the parts in the same order, so they get the same bits.
-    """
-    values, ranks = bucket.buffer(), dist.get_world_size()
-
-    # Both also run after a failure, and only `done.value()` raises it.
-    def reduced(done):  # type: ignore[no-untyped-def]
-        return done.value()[0]
-
-    def gathered(done):  # type: ignore[no-untyped-def]
-        done.value()
-        return torch.stack(rows).mean(0)
-
-    if (ranks - 1) * values.nbytes > GATHERED_BYTES:
-        return dist.all_reduce(values.div_(ranks), async_op=True).get_future().then(reduced)
-    rows = [torch.empty_like(values) for _ in range(ranks)]
-    return dist.all_gather(rows, values, async_op=True).get_future().then(gathered)
 
 
 def _refuse_sharded_training() -> None:

@@ -34,7 +34,7 @@ from pipeline.run.initial_weights import freeze_named_layers, load_initial_weigh
 from pipeline.training.checks import square_resolution
 from pipeline.training.context import RunContext
 from pipeline.training.describe import describe_environment, describe_images
-from pipeline.training.graphed_step import GraphedStep
+from pipeline.training.graphed_step import GraphedStep, captures_steps
 from pipeline.training.observer import Observer
 from pipeline.training.state import TrainingState, build_optimizer, seed_weights
 from pipeline.training.step import TrainingStep
@@ -61,7 +61,8 @@ def build_trainer(run: RunContext, first_step: int, first_recorded: int | None =
     # Converting a batch to float32 counts as waiting for data: nothing else runs at that time.
     to_images = recorder.waiting_for_data()(loader.to_images)
     step = TrainingStep(config, runtime, state, objective, noise, run.rows, run.critic_rows, to_images)
-    if config.runtime.cuda_graph:
+    if captures_steps(config, runtime):
+        run.say("each step is launched as one CUDA graph")
         step.run = GraphedStep(step.parts, config.schedule.critic_updates, runtime.device)
     step.warm_up(loader.image_shape)
     sinks, console = open_records(run, state, objective, loader, order, first_recorded or first_step)
@@ -178,14 +179,19 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
     if config.model.sync_batch_norm:
         runtime.synchronize_batch_norm(generator)
         runtime.synchronize_batch_norm(critic)
-    is_captured = config.runtime.cuda_graph
+    is_captured = captures_steps(config, runtime)
     state = TrainingState(
         generator=Player(
             generator,
-            *runtime.prepare(generator, build_optimizer(generator, config.generator_optimizer, is_captured)),
+            *runtime.prepare(
+                generator, build_optimizer(generator, config.generator_optimizer, is_captured), is_captured
+            ),
         ),
         critic=Player(
-            critic, *runtime.prepare(critic, build_optimizer(critic, config.critic_optimizer, is_captured))
+            critic,
+            *runtime.prepare(
+                critic, build_optimizer(critic, config.critic_optimizer, is_captured), is_captured
+            ),
         ),
         ema=ema.eval(),
     )

@@ -15,6 +15,7 @@ from pipeline.ranks.runtime import Runtime
 from pipeline.run.checkpoint import Checkpoint
 from pipeline.training.context import RunContext
 from pipeline.training.describe import describe_ending
+from pipeline.training.graphed_step import captures_steps
 from pipeline.training.identity import check_identity, check_steps
 from pipeline.training.profile_window import choose_window
 from pipeline.training.resume import find_checkpoint
@@ -63,7 +64,7 @@ def check_run(run: RunContext) -> Start:
     Raises ConfigError, DataError or CheckpointError, on all ranks alike.
     """
     check_batches(run.config.schedule, run.runtime.world_size)
-    check_cuda_graph(run.config, run.runtime)
+    captures_steps(run.config, run.runtime)
     check_same_on_all_ranks(run.config, run.identity, run.runtime)
     check_data(run)
     checkpoint = find_checkpoint(run)
@@ -100,27 +101,6 @@ def check_same_on_all_ranks(config: Config, identity: Mapping[str, Any], runtime
                 f"Rank {rank} has different options from rank {runtime.rank}: {'; '.join(differences)}. All ranks "
                 "train one run: start them with the same config, arguments and shards."
             )
-
-
-def check_cuda_graph(config: Config, runtime: Runtime) -> None:
-    """Raise ConfigError if steps are to be captured as a CUDA graph and cannot be."""
-    if not config.runtime.cuda_graph:
-        return
-    wrong = [
-        (runtime.device.type != "cuda", "needs a GPU, and this run is on the CPU"),
-        (
-            config.profile,
-            "cannot be combined with profile=true, which measures the parts of a step: a captured step has none",
-        ),
-        (runtime.world_size > 1, f"works in a single process, and this run has {runtime.world_size}"),
-        (
-            runtime.precision == "fp16",
-            "cannot be combined with precision: fp16, whose gradient scaler reads from the device in each step; "
-            "use bf16",
-        ),
-    ]
-    if found := [text for is_wrong, text in wrong if is_wrong]:
-        raise ConfigError(f"runtime.cuda_graph {', and '.join(found)}. Leave runtime.cuda_graph out.")
 
 
 def check_data(run: RunContext) -> None:

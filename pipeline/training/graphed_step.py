@@ -2,7 +2,8 @@
 
 The kernels of a small network finish before Python has launched the next ones. A graph launches the whole step at once:
 turning pixels into images, all critic updates, the clipping, the generator's update and the moving average. It is the
-same function as the eager step; its inputs are copied into tensors that stay at the same address.
+same function as the eager step; its inputs are copied into tensors that stay at the same address. With several ranks
+the graph holds their exchanges too: one all-reduce for each update's gradients, and those of batch norm.
 """
 
 from __future__ import annotations
@@ -15,11 +16,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.errors import ConfigError
+from pipeline.options import Config
 from pipeline.ranks.devices import capture_cuda_graph
+from pipeline.ranks.runtime import Runtime
 from pipeline.training.ema import update_ema
 from pipeline.training.step import Result, StepInputs, StepParts, take_step
 
 Replay = Callable[[], Result]
+
+
+def captures_steps(config: Config, runtime: Runtime) -> bool:
+    """Whether this run captures its steps. Raises ConfigError if it is to, and cannot."""
+    wanted = config.runtime.cuda_graph
+    if wanted is False:
+        return False
+    wrong = [
+        (runtime.device.type != "cuda", "needs a GPU, and this run is on the CPU"),
+        (
+            config.profile,
+            "cannot be combined with profile=true, which measures the parts of a step: a captured step has none",
+        ),
+        (
+            runtime.world_size > 1 and runtime.backend == "gloo",
+            "needs NCCL between the ranks, and they have gloo, which copies through the host",
+        ),
+        (
+            runtime.precision == "fp16",
+            "cannot be combined with precision: fp16, whose gradient scaler reads from the device in each step; "
+            "use bf16",
+        ),
+    ]
+    found = [text for is_wrong, text in wrong if is_wrong]
+    if found and wanted is True:
+        raise ConfigError(f"runtime.cuda_graph {', and '.join(found)}. Leave runtime.cuda_graph out.")
+    return not found
 
 
 @dataclass

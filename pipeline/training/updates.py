@@ -34,6 +34,10 @@ class Parallel(Protocol):
         """A context in which backward passes through `module` do not average gradients over ranks."""
         ...
 
+    def average_gradients(self, wrapped: nn.Module, weights: Sequence[Tensor]) -> None:
+        """Average the weights' gradients over the ranks, unless the last backward pass through `wrapped` has."""
+        ...
+
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the gradients by the float16 scale."""
         ...
@@ -209,6 +213,8 @@ def _descend(
                 plan.parallel.backward(loss * share, weights)
         if is_measured:
             add_share(totals, {**metrics, f"{name}/loss": loss}, share)
+    with phase("backward"):
+        plan.parallel.average_gradients(player.wrapped, weights)
     with phase("optimizer"):
         plan.parallel.unscale(player.optimizer)
         if is_measured or player.largest_grad_norm is not None:

@@ -177,10 +177,10 @@ def test_every_critic_weight_stays_in_the_box_on_every_rank(
 
 def train_with_exchanges(arguments: list[str], most_gathered: str, exchange: str) -> int:
     """Train, and check that gradients are averaged by this collective operation."""
-    from pipeline.ranks import runtime
+    from pipeline.ranks import averaging
     from pipeline.train import main
 
-    runtime.GATHERED_BYTES = int(most_gathered)
+    averaging.GATHERED_BYTES = int(most_gathered)
     with patch.object(dist, exchange, wraps=getattr(dist, exchange)) as calls:
         code = main(arguments)
     # The ranks' votes are of one number.

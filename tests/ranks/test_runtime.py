@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch.futures import Future
 
 from pipeline.cli import main
-from pipeline.ranks import runtime
-from pipeline.ranks.runtime import mean_over_ranks
+from pipeline.ranks import averaging
+from pipeline.ranks.averaging import mean_over_ranks
 
 
 @pytest.mark.parametrize(("most_gathered", "exchange"), [(10**6, "all_gather"), (0, "all_reduce")])
@@ -21,7 +21,7 @@ def test_an_exchange_that_fails_gives_no_gradient(
     """Otherwise DDP would use the old content of the buffers as the mean."""
     broken: Future[list[torch.Tensor]] = Future()
     broken.set_exception(RuntimeError("Connection closed by peer"))  # type: ignore[arg-type]
-    monkeypatch.setattr(runtime, "GATHERED_BYTES", most_gathered)
+    monkeypatch.setattr(averaging, "GATHERED_BYTES", most_gathered)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, exchange, lambda *_, **__: SimpleNamespace(get_future=lambda: broken))
     averaged = mean_over_ranks(None, SimpleNamespace(buffer=lambda: torch.ones(3)))

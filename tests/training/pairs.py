@@ -85,6 +85,9 @@ class Plain:
         yield
         self._is_local = False
 
+    def average_gradients(self, wrapped: nn.Module, weights: Sequence[Tensor]) -> None:
+        pass
+
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         pass
 

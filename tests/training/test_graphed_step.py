@@ -6,17 +6,22 @@ tested in test_gpu.py.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pipeline.noise import Noise
+from pipeline.options import OptimizerOptions
 from pipeline.training import build
 from pipeline.training import step as training_step
 from pipeline.training.graphed_step import GraphedStep, Replay
+from pipeline.training.state import build_optimizer
 from pipeline.training.step import Result, TrainingStep
 from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_tensors
 
@@ -25,7 +30,7 @@ def train_as_if_captured(arguments: list[str]) -> int:
     """Train with steps captured once and replayed. In a replay nothing may call what a graph would not call again."""
     from pipeline.train import main
 
-    captured = []
+    captured: list[Replay] = []
 
     def capture(run: Replay) -> Replay:
         captured.append(run)
@@ -41,14 +46,16 @@ def train_as_if_captured(arguments: list[str]) -> int:
 
         return replay
 
-    def build_step(*parts: Any) -> TrainingStep:
-        step = TrainingStep(*parts)
-        updates = step.config.schedule.critic_updates
-        step.run = GraphedStep(step.parts, updates, step.runtime.device, capture)
-        return step
+    # Optimizers of captured steps exist on GPUs only.
+    def eager_optimizer(network: nn.Module, options: OptimizerOptions, _is_captured: bool) -> Any:
+        return build_optimizer(network, options, False)
 
-    build.TrainingStep = build_step  # type: ignore[attr-defined, assignment]
-    code = main(arguments)
+    with (
+        patch.object(build, "captures_steps", lambda *_: True),
+        patch.object(build, "build_optimizer", eager_optimizer),
+        patch.object(build, "GraphedStep", partial(GraphedStep, capture=capture)),
+    ):
+        code = main(arguments)
     assert len(captured) == 1
     return code
 
@@ -75,6 +82,30 @@ def test_a_captured_step_trains_the_same_weights(
     for one, other in zip(ours, theirs, strict=True):
         assert one["wasserstein/estimate"] == other["wasserstein/estimate"]
         assert one["critic/slope"] == other["critic/slope"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["model.generator_norm=batch", "schedule.micro_batch=10", "model.sync_batch_norm=false"],
+        ["model.generator_norm=batch", "model.critic_norm=batch", "schedule.critic_rounds=alternating"],
+        ["objective.name=gradient_penalty", "model.generator_norm=none", "schedule.micro_batch=10"],
+        ["schedule.bursts={first_steps: 2, every: 6, critic_updates: 5}", "critic_grad_clip=0.01"],
+    ],
+)
+def test_ranks_whose_steps_are_captured_average_without_ddp_as_ddp_does(
+    options: list[str], ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    common = [config, "schedule.global_batch=40", "runtime.digest_every=1", *options]
+    ranks.run(2, [*common, "name=ddp", "schedule.steps=8"])
+    ranks.run(2, [*common, "name=captured", "schedule.steps=5"], target=train_as_if_captured)
+    ranks.run(2, [*common, "name=captured", "schedule.steps=8"], target=train_as_if_captured)
+    ranks.run(2, [*common, "name=whole", "schedule.steps=8"], target=train_as_if_captured)
+    ddp, captured, whole = (read_tensors(newest(tmp_path / name)) for name in ("ddp", "captured", "whole"))
+    assert_same_bits(captured, whole)
+    for name, values in ddp.items():
+        np.testing.assert_allclose(captured[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def train_with_tensor_rates(arguments: list[str]) -> int:
