@@ -15,6 +15,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Literal, NamedTuple
 
 import cv2
@@ -146,9 +147,8 @@ def shape_of(pixels: Bytes) -> Shape:
 def encode(pixels: Bytes, encoding: Encoding, quality: int) -> bytes:
     """Encode uint8 (height, width, 1 or 3). The same pixels and library versions always give the same bytes."""
     if encoding == "raw":
-        stream = io.BytesIO()
-        np.save(stream, pixels, allow_pickle=False)
-        return stream.getvalue()
+        # Row by row, whatever their order in memory: the index points to the pixels alone.
+        return _npy_header(pixels.shape) + pixels.tobytes()
     grey = pixels.shape[2] == 1
     if encoding == "jpeg":
         # No chroma subsampling: storing an image must not blur the colours that the critic sees.
@@ -162,6 +162,17 @@ def encode(pixels: Bytes, encoding: Encoding, quality: int) -> bytes:
         )
     ordered, options = (pixels, GREY_PNG_OPTIONS) if grey else (pixels[:, :, ::-1], COLOUR_PNG_OPTIONS)
     return cv2.imencode(".png", ordered, options)[1].tobytes()
+
+
+@cache
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """What stands before the pixels in a .npy file; numpy needs longer to write it than a small image."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        stream,
+        {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape},
+    )
+    return stream.getvalue()
 
 
 def read_header(content: bytes, picture: PictureFile) -> Header | None:

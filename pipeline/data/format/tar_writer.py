@@ -12,6 +12,9 @@ BLOCK = 512
 END = bytes(2 * BLOCK)
 NAME_BYTES = 100
 MAX_MEMBER_BYTES = 8**11 - 1
+# The header behind its checksum: a plain file, and the format.
+_AFTER = (b"0".ljust(101, b"\0") + b"ustar\x0000").ljust(BLOCK - 156, b"\0")
+_SUM_AFTER = sum(_AFTER) + 8 * ord(" ")
 
 
 class TarWriter:
@@ -50,7 +53,5 @@ def header(name: str, size: int) -> bytes:
     before = (
         encoded.ljust(NAME_BYTES, b"\0") + b"0000444\x000000000\x000000000\x00%011o\x0000000000000\x00" % size
     )
-    after = b"0".ljust(101, b"\0") + b"ustar\x0000"
     # The checksum is computed as if its own eight bytes were spaces.
-    checksum = sum(before) + sum(after) + 8 * ord(" ")
-    return (before + b"%06o\x00 " % checksum + after).ljust(BLOCK, b"\0")
+    return before + b"%06o\x00 " % (sum(before) + _SUM_AFTER) + _AFTER

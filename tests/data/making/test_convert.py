@@ -115,6 +115,17 @@ def test_png_encoding_is_lossless_and_repeatable(channels: int) -> None:
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))).reshape(9, 9, channels), array)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(32, 32, 3), (1, 7, 1), (1000, 4, 3)])
+def test_raw_encoding_is_the_npy_file_that_numpy_writes_of_the_rows(
+    shape: tuple[int, int, int], order: Any
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    stream = io.BytesIO()
+    np.save(stream, pixels)
+    assert encode(np.asarray(pixels, order=order), "raw", 95) == stream.getvalue()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_files_of_the_wanted_form_are_kept_byte_for_byte(kind: str, channels: int) -> None:

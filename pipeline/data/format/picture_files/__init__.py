@@ -8,6 +8,7 @@ decoder of another format ever sees a file, because some of them start other pro
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from pipeline.data.format.git_lfs import REASON as POINTER
 from pipeline.data.format.git_lfs import is_pointer
@@ -26,6 +27,10 @@ READERS = {
     (b"RIFF",): webp.read,
 }
 """The reader for files that begin with one of these"""
+_Reader = Callable[[bytes], PictureFile]
+_BY_TWO_BYTES: dict[bytes, tuple[tuple[bytes, ...], _Reader]] = {
+    start[:2]: (starts, read) for starts, read in READERS.items() for start in starts
+}
 
 
 def read_picture_file(content: bytes) -> PictureFile:
@@ -36,10 +41,10 @@ def read_picture_file(content: bytes) -> PictureFile:
     """
     if not content:
         raise DataError("it is empty")
-    read = next((read for starts, read in READERS.items() if content.startswith(starts)), None)
-    if read is None and is_pointer(content):
-        raise DataError(f"it is {POINTER}")
-    if read is None:
+    starts, read = _BY_TWO_BYTES.get(content[:2], ((), None))
+    if read is None or not content.startswith(starts):
+        if is_pointer(content):
+            raise DataError(f"it is {POINTER}")
         raise DataError(f"it is not an image in a supported format ({', '.join(FORMATS)})")
     try:
         picture = read(content)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import struct
 
 from pipeline.data.format.picture_files.orientation import EXIF_START, orientation_of
-from pipeline.data.format.picture_files.parts import MAX_PARTS, DamageError, PictureFile, check_parts
+from pipeline.data.format.picture_files.parts import MAX_PARTS, DamageError, PictureFile, too_many_parts
 from pipeline.errors import DataError
 
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of the segment that holds the size"""
+LOOKED_AT = FRAMES | {0xE1, 0xE2}
+"""Those and the application segments that hold Exif data, XMP and lists of further images"""
 SCAN, FILL = 0xDA, 0xFF
 STANDALONE = frozenset((*range(0xD0, 0xDA), 0x01, FILL))
 """Markers without a length; any number of fill bytes may stand before a marker"""
@@ -36,6 +38,8 @@ def read(content: bytes) -> PictureFile:
     size: tuple[int, int] | None = None
     exif, xmp, has_more = b"", b"", False
     for marker, place, end in segments(content):
+        if marker not in LOOKED_AT:
+            continue
         if marker in FRAMES:
             if size is not None:
                 raise DamageError("it has two sizes")
@@ -60,21 +64,21 @@ def read(content: bytes) -> PictureFile:
 def segments(content: bytes) -> list[Segment]:
     """The segments before the pixels; the last one is the start of the first scan."""
     found: list[Segment] = []
-    place, marker, length = 2, 0, len(content)
-    while marker != SCAN:
+    place, length = 2, len(content)
+    for _ in range(MAX_PARTS):
         start, marker, size = _SEGMENT.unpack_from(content, place)
+        end = place + 2 + size
         if start != 0xFF:
             raise DamageError("it has other bytes in the place of a marker")
         if marker in STANDALONE:
-            size = 0 if marker != FILL else -1
-        elif size < 2 or place + 2 + size > length:
+            end = place + (2 if marker != FILL else 1)
+        elif size < 2 or end > length:
             raise DamageError("it ends within its header")
-        end = place + 2 + size
         found.append((marker, place, end))
-        if len(found) > MAX_PARTS:
-            check_parts(len(found), "segments")
+        if marker == SCAN:
+            return found
         place = end
-    return found
+    raise too_many_parts("segments")
 
 
 def check_scans(content: bytes, pixels: int, most: int = MAX_SCANS) -> None:

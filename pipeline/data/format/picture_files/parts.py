@@ -54,4 +54,9 @@ def check_size(width: int, height: int) -> None:
 def check_parts(count: int, what: str) -> None:
     """Raise DataError for a file with so many parts that decoding takes minutes."""
     if count > MAX_PARTS:
-        raise DataError(f"it has more than {MAX_PARTS:,} {what}, which no image needs")
+        raise too_many_parts(what)
+
+
+def too_many_parts(what: str) -> DataError:
+    """The error for a file with more than MAX_PARTS parts."""
+    return DataError(f"it has more than {MAX_PARTS:,} {what}, which no image needs")
