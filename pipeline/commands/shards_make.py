@@ -105,7 +105,7 @@ def _add_labels(labels: argparse._ArgumentGroup) -> None:
     labels.add_argument(
         "--images",
         metavar="ENDING",
-        help="only images that end like this: jpg, if each KEY.jpg has a KEY.mask.png next to it",
+        help="only images that end like this: jpg, if each KEY.jpg has a KEY.mask.png next to it; all: both of them",
     )
 
 

@@ -1,14 +1,14 @@
 """The samples of one container: its images, their labels, and the files that are neither.
 
-An image and its label file share a key. In a tar file the key follows webdataset's rule and ends at the first dot:
-img1.v2.png has the key img1. Where that gives two images one key, and in folders and zip files, the key is the whole
-name without its last ending, img1.v2. So no image is lost, and where it stays unclear which image is meant or which
-label belongs to which image, the container is refused.
+An image and its label file share a key. It follows webdataset's rule and ends at the first dot: img1.v2.png has the key
+img1. Where that gives two images one key, the key is the whole name without its last ending, img1.v2. So no image is
+lost, and where it stays unclear which image is meant or which label belongs to which image, the container is refused.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +40,10 @@ FILE_LABELS = frozenset(("folders", "cls", "txt", "json"))
 """The kinds of --labels that sources of files have"""
 LARGEST_TEXT, LARGEST_JSON = 1 << 16, 1 << 22
 MOST_FIELDS = 10
+EVERY_IMAGE = "all"
+"""In the place of an ending: also images that seem to be fields of one sample"""
+
+DIGITS = re.compile(r"[0-9]+")
 
 Rule = Callable[[str], str]
 """From the name of a file to the key of its sample."""
@@ -51,7 +55,7 @@ class Asked:
 
     labels: LabelChoice = AUTO
     ending: str | None = None
-    """How the names of images end; None for any image"""
+    """How the names of images end, or EVERY_IMAGE; None for all images, if it is clear that all are meant"""
     class_names: tuple[str, ...] = ()
     """The names of numbered classes, if the source has them"""
     given: tuple[Path, ...] = ()
@@ -101,7 +105,7 @@ def sort_samples(members: Members, asked: Asked) -> Samples:
     for name in images:
         if members.files[name] and members.files[name][0] > MAX_FILE_BYTES:
             raise too_large(members.path / name)
-    rule = _rule_for(members, images, label_names)
+    rule = _rule_for(members, images, label_names, asked)
     keys = list(map(rule, images))
     labels: list[Label | None] = [None] * len(images)
     if label_names:
@@ -111,8 +115,6 @@ def sort_samples(members: Members, asked: Asked) -> Samples:
                 f"{members.path} holds a label but no image for the key {min(lost)!r}. Add the image, or remove the "
                 "label."
             )
-        if rule is not _first_rule(members) and len(found) < len(images):
-            raise _unclear(members, images)
         labels = [read_label(members, found[key], asked.labels) if key in found else None for key in keys]
     used = {*images, *label_names, *_given_in(members, asked.given)}
     return Samples(members, images, keys, labels, [name for name in members.files if name not in used])
@@ -139,19 +141,24 @@ def _images(members: Members, ending: str | None) -> list[str]:
     images = {name for name in members.files if is_image(name)}
     if members.container.kind == "tar":
         # Pixels; but next to an image of the same key they are something else, for example its features.
-        keys = set(map(first_dot_key, images)) if ending is None else set()
+        keys = set(map(first_dot_key, images)) if ending in (None, EVERY_IMAGE) else set()
         arrays = (name for name in members.files if name.lower().endswith(".npy"))
         images.update(name for name in arrays if first_dot_key(name) not in keys)
-    if ending is not None:
-        images = {name for name in images if _has_ending(members, name, ending.lower().removeprefix("."))}
+    if ending not in (None, EVERY_IMAGE):
+        images = _ending_like(images, ending.lower().removeprefix("."))
     return [name for name in members.files if name in images]
 
 
-def _has_ending(members: Members, name: str, ending: str) -> bool:
-    """Whether a name has this ending; in a tar file, where images are fields of samples, all after the key."""
-    if members.container.kind == "tar":
-        return name[len(first_dot_key(name)) + 1 :].lower() == ending
-    return name.lower().endswith(f".{ending}")
+def _ending_like(images: set[str], ending: str) -> set[str]:
+    """The images KEY.ENDING, and those of other keys whose names end in it."""
+    fitting = {name for name in images if name.lower().endswith(f".{ending}")}
+    exact = {first_dot_key(name) for name in fitting if _field(name) == ending}
+    return {name for name in fitting if _field(name) == ending or first_dot_key(name) not in exact}
+
+
+def _field(name: str) -> str:
+    """What follows the key in the name of an image, such as mask.png."""
+    return name[len(first_dot_key(name)) + 1 :].lower()
 
 
 def first_dot_key(name: str) -> str:
@@ -169,56 +176,52 @@ def _whole(name: str) -> str:
     return name
 
 
-def _first_rule(members: Members) -> Rule:
-    return first_dot_key if members.container.kind == "tar" else stem
-
-
-def _rule_for(members: Members, images: Sequence[str], label_names: Sequence[str]) -> Rule:
+def _rule_for(members: Members, images: Sequence[str], label_names: Sequence[str], asked: Asked) -> Rule:
     """The first of the rules that gives each image, and each label, its own key."""
-    first = _first_rule(members)
-    for rule in (first, stem):
-        if all(len(set(map(rule, names))) == len(names) for names in (images, label_names)):
-            if rule is not first and not label_names:
-                _refuse_fields(members, images)
-            return rule
+    if _are_unique(first_dot_key, images) and _are_unique(first_dot_key, label_names):
+        return first_dot_key
     if label_names:
+        is_clear = _are_unique(stem, images) and len(label_names) >= len(images)
+        if is_clear and _are_unique(stem, label_names):
+            return stem
         raise _unclear(members, images)
-    _refuse_fields(members, images)
-    return _whole
+    if asked.ending != EVERY_IMAGE:
+        _refuse_fields(members, images)
+    return stem if _are_unique(stem, images) else _whole
+
+
+def _are_unique(rule: Rule, names: Sequence[str]) -> bool:
+    return len(set(map(rule, names))) == len(names)
 
 
 def _refuse_fields(members: Members, images: Sequence[str]) -> None:
     """Raise DataError if every key has the same several images, such as KEY.jpg and KEY.mask.png.
 
-    They are the fields of one sample, of which only one is meant. Without such a pattern, they are images by
-    themselves.
+    They are the fields of one sample, of which only one is meant. Without such a pattern, and where they differ only in
+    their numbers, such as KEY.v1.png and KEY.v2.png, they are images by themselves.
     """
     fields: dict[str, set[str]] = defaultdict(set)
     for name in images:
-        key = first_dot_key(name)
-        fields[key].add(name[len(key) :].lower())
+        fields[first_dot_key(name)].add(_field(name))
     kinds = next(iter(fields.values()))
     is_regular = all(others == kinds for others in fields.values())
-    if members.container.kind == "tar" and is_regular and 1 < len(kinds) <= min(MOST_FIELDS, len(fields) - 1):
-        raise _unclear(members, images)
+    is_series = len({DIGITS.sub("", kind) for kind in kinds}) == 1
+    if is_regular and not is_series and 1 < len(kinds) <= min(MOST_FIELDS, len(fields) - 1):
+        raise _unclear(
+            members, images, f", or --images {EVERY_IMAGE} for each of them as an image of its own"
+        )
 
 
-def _unclear(members: Members, images: Sequence[str]) -> DataError:
-    """The error for several images of one key."""
+def _unclear(members: Members, images: Sequence[str], alternative: str = "") -> DataError:
+    """The error for several images of one key, with an alternative to the choice of one."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in images:
-        groups[_first_rule(members)(name)].append(name)
+        groups[first_dot_key(name)].append(name)
     key, names = next(((key, names) for key, names in groups.items() if len(names) > 1), ("", list(images)))
-    rule = (
-        "a key ends at the first dot"
-        if members.container.kind == "tar"
-        else "a key is a name without its ending"
-    )
-    ending = names[0][len(key) + 1 :]
     return DataError(
         f"{members.path} holds {counted(len(names), 'image')} with the key {key!r}: {', '.join(names[:4])} "
-        f"({rule}), so it is unclear which is meant. Choose one by its ending, for example --images {ending}, or "
-        "pack one image per key."
+        "(a key ends at the first dot), so it is unclear which is meant. Give `wgan shards make` the ending of one, "
+        f"for example --images {min(map(_field, names), key=len)}{alternative}; or pack one image per key."
     )
 
 

@@ -97,15 +97,56 @@ def test_names_with_dots_and_without_labels_are_all_images(kind: str, tmp_path: 
     assert {source.read(position) for position in range(len(source))} == {png(n) for n in range(5)}
 
 
-@pytest.mark.parametrize("kind", ["tar", "shards"])
-def test_of_several_fields_of_a_sample_one_is_chosen(kind: str, tmp_path: Path) -> None:
-    files = [(f"{n}.{field}", png(n)) for n in range(3) for field in ("jpg", "mask.png")]
-    with pytest.raises(DataError, match=r"2 images with the key '0': 0\.jpg, 0\.mask\.png .*--images jpg"):
+@ALL_KINDS
+@pytest.mark.parametrize("endings", [("jpg", "mask.png"), ("jpg", "png"), ("jpg", "mask.jpg")])
+def test_of_several_fields_of_a_sample_one_is_chosen(
+    kind: str, endings: tuple[str, str], tmp_path: Path
+) -> None:
+    first, second = endings
+    files = [(f"{n}.{field}", png(n)) for n in range(3) for field in endings]
+    with pytest.raises(DataError, match=rf"2 images with the key '0': 0\.jpg, 0\.{second} .*--images jpg"):
         opened(kind, tmp_path, files)
     shutil.rmtree(tmp_path / "set", ignore_errors=True)
-    source = opened(kind, tmp_path, files, ending="jpg")
+    source = opened(kind, tmp_path, files, ending=first)
     assert len(source) == 3
-    assert remarks_of(source).left_out == ("3 images with another ending (0.mask.png, ...)",)
+    assert remarks_of(source).left_out == (f"3 images with another ending (0.{second}, ...)",)
+    shutil.rmtree(tmp_path / "set", ignore_errors=True)
+    assert len(opened(kind, tmp_path, files, ending="all")) == 6
+
+
+@ALL_KINDS
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"img{n}.v{version}.png" for n in range(4) for version in (2, 3)],
+        [f"scene{n}.{frame:03}.jpg" for n in range(9) for frame in range(3)],
+        ["1.png", "1.mask.png", "2.png", "3.png"],
+        ["1.png", "1.jpg", "2.png", "2.jpg"],
+    ],
+    ids=["versions", "frames", "one mask", "two keys"],
+)
+def test_names_with_dots_that_are_no_fields_are_all_images(
+    kind: str, names: list[str], tmp_path: Path
+) -> None:
+    source = opened(kind, tmp_path, [(name, png(n)) for n, name in enumerate(names)])
+    assert {source.read(position) for position in range(len(source))} == {png(n) for n in range(len(names))}
+
+
+@ALL_KINDS
+def test_an_ending_is_what_follows_the_key_or_else_the_end_of_the_name(kind: str, tmp_path: Path) -> None:
+    names = ["1.png", "1.mask.png", "2.v2.png", "3.v2.PNG", "4.jpg"]
+    source = opened(kind, tmp_path, [(name, png(n)) for n, name in enumerate(names)], ending="png")
+    assert {source.read(position) for position in range(len(source))} == {png(0), png(2), png(3)}
+    assert remarks_of(source).left_out == ("2 images with another ending (1.mask.png, ...)",)
+
+
+@ALL_KINDS
+def test_a_label_of_several_images_is_refused_in_every_container(kind: str, tmp_path: Path) -> None:
+    fields = [(f"{n}.{end}", png(n)) for n in range(3) for end in ("png", "mask.png")]
+    files = [*fields, *((f"{n}.cls", b"1") for n in range(3))]
+    with pytest.raises(DataError, match=r"2 images with the key '0': .*--images png; or pack") as refusal:
+        opened(kind, tmp_path, files)
+    assert "--images all" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
