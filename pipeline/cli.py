@@ -28,6 +28,7 @@ COMMANDS = (
     "evaluate",
     "features",
     "doctor",
+    "accept",
 )
 """Modules of pipeline.commands, in the order of the help. They import heavy libraries only when they run."""
 

@@ -200,6 +200,7 @@ def test_doctor_shows_versions_devices_ranks_and_what_a_config_would_use(
         "torch",
         "accelerate",
         "logical core",
+        "/dev/shm",
         "gloo",
         "600 images of 16x16x1 in 5 shards",
         "none (",

@@ -7,13 +7,13 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.arguments import Commands, add_config
 from pipeline.errors import ConfigError
 from pipeline.stdout import say
+from pipeline.versions import find_versions
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.config import load_config
 
     # Printed at once, because they are also needed to find the cause if the config is refused.
-    for title, lines in {"versions": _versions(), "machine": _machine(), "ranks": _ranks()}.items():
+    for title, lines in {"versions": find_versions(), "machine": _machine(), "ranks": _ranks()}.items():
         _print_section(title, lines)
+    _print_section("preflight", _preflight())
     if arguments.config is None:
         say("To see also what a run would use, name its config, for example: wgan doctor digits")
     else:
@@ -49,22 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_section(title: str, lines: Mapping[str, str]) -> None:
     say(title, *(f"  {name:14} {text}" for name, text in lines.items()))
-
-
-def _versions() -> dict[str, str]:
-    from pipeline.training.describe import PACKAGES, find_revision
-
-    found = {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "git revision": find_revision() or "none, this is an installed package",
-    }
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing: install wgan-pipeline again"
-    return found
 
 
 def _machine() -> dict[str, str]:
@@ -103,6 +88,17 @@ def _ranks() -> dict[str, str]:
         "launcher": _launcher(),
         "backends": ", ".join(backends) or "none, so a run can have only 1 rank",
     }
+
+
+def _preflight() -> dict[str, str]:
+    """What `wgan accept` looks at first. Between several GPUs it exchanges something, which takes some seconds."""
+    from pipeline.acceptance.preflight import exchange_over, look_over
+    from pipeline.ranks.devices import gpu_count
+
+    findings = look_over()
+    if gpu_count() > 1:
+        findings["all-reduce"] = exchange_over(gpu_count())
+    return {name: str(finding) for name, finding in findings.items()}
 
 
 def _launcher() -> str:

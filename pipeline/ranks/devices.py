@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,13 +48,55 @@ def unusable_gpus() -> str | None:
     ]
     if any(value is not None and value.strip() in ("", "-1") for value in hidden):
         return None
-    if NVIDIA_DRIVER.is_file():
-        driver = re.search(r"Kernel Module\D*([\d.]+)", NVIDIA_DRIVER.read_text(errors="replace"))
-        version = f"driver {driver[1]}" if driver else "a driver of unknown version"
+    if (version := nvidia_driver()) is not None:
         return f"This machine has an NVIDIA GPU ({version}), but torch {_build()} cannot use it"
     if AMD_DRIVER.exists():
         return f"This machine has an AMD GPU ({AMD_DRIVER}), but torch {_build()} cannot use it"
     return None
+
+
+def nvidia_driver() -> str | None:
+    """The loaded driver of NVIDIA and its version; None if there is none."""
+    if not NVIDIA_DRIVER.is_file():
+        return None
+    driver = re.search(r"Kernel Module\D*([\d.]+)", NVIDIA_DRIVER.read_text(errors="replace"))
+    return f"driver {driver[1]}" if driver else "a driver of unknown version"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that torch can use."""
+
+    name: str
+    identity: str
+    architecture: str
+    """Such as sm_90"""
+    memory: int
+    """bytes"""
+    bus: str
+    """Its address on the PCI bus, as in /sys/bus/pci/devices"""
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that torch can use, by number."""
+    return [_gpu(torch.cuda.get_device_properties(number)) for number in range(gpu_count())]
+
+
+def _gpu(found: Any) -> Gpu:
+    bus = f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
+    return Gpu(found.name, str(found.uuid), f"sm_{found.major}{found.minor}", found.total_memory, bus)
+
+
+def strangers() -> list[tuple[int, int]]:
+    """The pairs of GPUs that cannot reach each other's memory, by their numbers."""
+    numbers = range(gpu_count())
+    pairs = [(first, second) for first in numbers for second in numbers if first != second]
+    return [pair for pair in pairs if not torch.cuda.can_device_access_peer(*pair)]
+
+
+def built_architectures() -> list[str]:
+    """What torch has GPU code for, such as sm_90."""
+    return torch.cuda.get_arch_list()
 
 
 def _build() -> str:
@@ -185,6 +229,17 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has finished all work that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def hidden_waits_refused() -> Iterator[None]:
+    """Within it, an operation that makes the host wait for a GPU raises RuntimeError."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def record_moment(device: torch.device) -> Any:

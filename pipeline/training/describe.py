@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from importlib.metadata import version
-from pathlib import Path
 
 from pipeline.options import Config
 from pipeline.quality.best import Best
@@ -15,9 +13,8 @@ from pipeline.run.checkpoint import Checkpoint
 from pipeline.run.directory import RunDirectory
 from pipeline.training.context import RunContext
 from pipeline.training.state import TrainingState
+from pipeline.versions import PACKAGES, find_revision
 from pipeline.wording import counted
-
-PACKAGES = ("torch", "torchvision", "accelerate", "tensorboard", "numpy", "wgan-pipeline")
 
 
 def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint | None) -> list[str]:
@@ -81,16 +78,3 @@ def describe_environment(runtime: Runtime) -> str:
         "revision": find_revision(),
     }
     return json.dumps(content, indent=1) + "\n"
-
-
-def find_revision() -> str | None:
-    """The git revision of this code; None if it is not a checkout."""
-    here = Path(__file__).parents[2]
-    result = (
-        subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-        if (here / ".git").exists()
-        else None
-    )
-    return result.stdout.strip() if result and result.returncode == 0 else None

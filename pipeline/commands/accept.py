@@ -1,0 +1,56 @@
+"""`wgan accept`: find out in one command whether this machine trains as it should."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.commands.arguments import Commands, add_command, add_whole
+
+EXAMPLES = """\
+examples:
+  wgan accept                              all stages that fit into 8 minutes; the GPUs of this machine, or its CPU
+  wgan accept --minutes 30 --out accepted  more of them; the results go to accepted/accept.json
+
+Each stage is a process of its own, and ends as PASS, FAIL or SKIPPED. What it printed is in DIR/STAGE.log.
+The exit code is 0 if no stage failed, else 1.
+"""
+MOST_MINUTES = 24 * 60
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command, its flags and its help."""
+    accept = add_command(commands, "accept", "check that this machine trains as it should", EXAMPLES)
+    add_whole(
+        accept,
+        "--minutes",
+        1,
+        MOST_MINUTES,
+        8,
+        metavar="N",
+        help="stages that do not fit are skipped (default: 8)",
+    )
+    accept.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("acceptance"),
+        help="directory for accept.json and the stages' logs (default: acceptance)",
+    )
+    accept.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the stages, print their table and write accept.json. Returns 0 if no stage failed, else 1."""
+    from pipeline.acceptance.outcome import Verdict
+    from pipeline.acceptance.report import conclude
+    from pipeline.acceptance.runner import Acceptance
+    from pipeline.acceptance.stages import STAGES
+    from pipeline.stderr import say_line
+
+    acceptance = Acceptance(STAGES, 60.0 * arguments.minutes, arguments.out, say_line)
+    try:
+        acceptance.run()
+    finally:
+        conclude(acceptance)
+    return int(any(outcome.verdict == Verdict.FAIL for outcome in acceptance.outcomes))
