@@ -275,18 +275,25 @@ class Runtime:
         rows = self.gather(padded)
         return [decode(rows[rank, :length], rank) for rank, length in enumerate(lengths)]
 
-    def vote(self, flag: bool) -> Callable[[], bool]:
-        """Start a vote without waiting for it. The returned function waits, and tells whether any rank voted True."""
-        if self.world_size == 1:
-            return lambda: flag
-        ballot = torch.tensor([int(flag)])
-        work: Any = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._control, async_op=True)
+    def maximum(self, values: Tensor) -> Callable[[], Tensor]:
+        """Start the search for the largest of all ranks' values on the host, element by element, without waiting.
 
-        def result() -> bool:
+        The returned function waits for the other ranks, and gives the result, which has the shape and dtype of values.
+        """
+        if self.world_size == 1:
+            return lambda: values
+        work: Any = dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self._control, async_op=True)
+
+        def result() -> Tensor:
             work.wait()
-            return bool(ballot.item())
+            return values
 
         return result
+
+    def vote(self, flag: bool) -> Callable[[], bool]:
+        """Start a vote without waiting for it. The returned function waits, and tells whether any rank voted True."""
+        result = self.maximum(torch.tensor([int(flag)]))
+        return lambda: bool(result().item())
 
     def all_agree(self, error: Exception | None) -> None:
         """Raise on every rank if any rank has an error: its own if it has one, else that of the first rank with one."""

@@ -24,6 +24,7 @@ from pipeline.training.resume import save_run
 from pipeline.training.schedule import is_due
 from pipeline.training.state import TrainingState
 from pipeline.training.step import TrainingStep
+from pipeline.training.stop_votes import StopVotes
 from pipeline.training.updates import CriticBatch
 from pipeline.wording import counted
 
@@ -57,17 +58,15 @@ class Trainer:
         self.observer.recorder.restart_clock()
         with stopping.held():
             if self.unwatched is not None:
-                self._finish_step(self.unwatched, self._vote())
+                self._finish_step(self.unwatched, self.runtime.vote(stopping.received() is not None))
+            votes = StopVotes(self.runtime)
             while not self.is_complete:
                 self._await_data()
-                stop_vote = self._vote()
+                stop_vote = votes.cast()
                 position = counters.position
                 metrics, seen = self.step.take(batches)
                 self.observer.recorder.add(metrics, images=counters.position - position)
                 self._finish_step(seen, stop_vote)
-
-    def _vote(self) -> Callable[[], bool]:
-        return self.runtime.vote(stopping.received() is not None)
 
     def _await_data(self) -> None:
         """Wait until the shards of the next step are on all machines. A signal ends the wait, before the step."""
