@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from pipeline.data.reading.dataset import ShardDataset
-    from pipeline.options import RemoteOptions
+    from pipeline.option_data import RemoteOptions
     from pipeline.run.generator import TrainedGenerator
     from pipeline.train import CallableModule
 
@@ -63,6 +63,6 @@ def open_shards(shards: str | Path, remote: RemoteOptions | None = None) -> Shar
     are fetched. Raises DataError or ConfigError.
     """
     from pipeline.data.reading.dataset import ShardDataset
-    from pipeline.options import DataOptions, RemoteOptions
+    from pipeline.option_data import DataOptions, RemoteOptions
 
     return ShardDataset(DataOptions(shards=str(shards), remote=remote or RemoteOptions()))

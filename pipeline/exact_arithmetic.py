@@ -1,5 +1,7 @@
 """Float32 that is computed as float32: no TF32, and only kernels that add in the same order every time.
 
+TF32 is what tensor cores make of float32: they round the factors of products to 11 bits.
+
 A run sets it for as long as it lasts, because a resumed run must give the same bits. What is computed outside of a run
 (samples, a classifier) sets it for itself.
 """
@@ -18,6 +20,15 @@ def use_exact_arithmetic() -> None:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Let GPUs compute products of float32 matrices and convolutions in TF32 within, in the same order as before."""
+    with arithmetic_given_back():
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        yield
 
 
 @contextmanager

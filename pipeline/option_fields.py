@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -40,6 +40,17 @@ def fields_of_kinds(
             yield from fields_of_kinds(part, (*prefix, name), _name_of(part))
         if not kinds:
             yield (*prefix, name), kind, field
+
+
+def default_values(options: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The defaults of these options, by dotted name, for the kinds that `options` names; none for required ones."""
+    found = {}
+    for path, kind, field in fields_of_kinds(Config):
+        name = ".".join(path)
+        is_chosen = not kind or kind == options.get(f"{path[0]}.name")
+        if name in names and is_chosen and not field.is_required():
+            found[name] = field.get_default(call_default_factory=True)
+    return found
 
 
 def _name_of(kind: type[BaseModel]) -> str:

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import Field, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator, create_model
 
 from pipeline.errors import ConfigError
+from pipeline.option_types import Options
 from pipeline.options import (
     Config,
     ModelOptions,
     MonitorOptions,
     ObjectiveOptions,
-    Options,
     OwnNetworkOptions,
     SinkOptions,
 )
@@ -116,7 +116,7 @@ def _options_of(kind: Kind, name: str, base: type[Options], is_trusted: bool) ->
     options = getattr(plugin, "Options", base)
     if not (isinstance(options, type) and issubclass(options, base)):
         raise ConfigError(
-            f"{kind.option}: the Options of {name} must be a subclass of pipeline.options.{base.__name__}, and "
+            f"{kind.option}: the Options of {name} must be a subclass of {base.__module__}.{base.__name__}, and "
             f"{options!r} is not."
         )
     fields: Any = {"name": (Literal[name], ...)}

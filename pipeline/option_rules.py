@@ -19,6 +19,12 @@ def contradictions(config: Config) -> list[str]:
     return [message for rule in rules for message in rule(config)]
 
 
+def penalty_precision(config: Config) -> str | None:
+    """The precision that the objective's penalty asks for; None if it has no such option."""
+    objective = config.objective
+    return objective.precision if objective.name == "gradient_penalty" else None
+
+
 def _model(config: Config) -> Iterator[str]:
     model, objective = config.model, config.objective
     if objective.name == "gradient_penalty" and model.critic_norm == "batch":
@@ -91,8 +97,16 @@ def _data(config: Config) -> Iterator[str]:
 
 
 def _precision(config: Config) -> Iterator[str]:
-    if config.precision == "fp16" and config.runtime.device == "cpu":
-        yield "precision: fp16 needs a GPU. With runtime.device: cpu use bf16 or float32"
+    if config.precision in ("fp16", "tf32") and config.runtime.device == "cpu":
+        yield f"precision: {config.precision} needs a GPU. With runtime.device: cpu use bf16 or float32"
+    if penalty_precision(config) == "tf32":
+        if config.runtime.device == "cpu":
+            yield "objective.precision: tf32 needs a GPU. With runtime.device: cpu use float32 or run"
+        if config.precision in (None, "float32"):
+            yield (
+                "objective.precision: tf32 would round all of a run in float32, not only the penalty. Set precision: "
+                "tf32, or precision: bf16 for a run whose penalty alone is in TF32"
+            )
 
 
 def _checkpoint(config: Config) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the values of options can be: numbers within bounds, names and paths.
+"""What options are, and what their values can be: numbers within bounds, names and paths.
 
 Every number has a lower and an upper bound, also where no larger one would be wrong: 10^30 steps are a slip of the
 hand, and a learning rate of 1e300 is one that float32 cannot hold.
@@ -6,9 +6,9 @@ hand, and a learning rate of 1e300 is one that float32 cannot hold.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pipeline.local_paths import local_path, plain_path, with_home
 from pipeline.metric_table import check_name
@@ -29,3 +29,14 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_leng
 ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 """The name of a class. It may be written as a number, such as 7 for a digit."""
 MetricName = Annotated[str, AfterValidator(check_name)]
+
+
+class Options(BaseModel):
+    """The base of all options: unknown keys are refused, values are not converted, and nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def option(default: Any, description: str, **bounds: Any) -> Any:
+    """An option with a default. `bounds` are those of pydantic's Field, such as ge=1."""
+    return Field(default=default, description=description, **bounds)

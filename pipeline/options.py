@@ -5,23 +5,22 @@ This file does not import torch, so that a wrong option is refused at once. conf
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.metric_table import METRICS
+from pipeline.option_data import DataOptions
 from pipeline.option_types import (
     Batch,
-    ClassName,
     Count,
-    LaterPath,
     LocalPath,
     Magnitude,
     MetricName,
-    PathOrUrl,
+    Options,
     RunName,
     Seconds,
-    Text,
+    option,
 )
 from pipeline.plugins import IMPORT_PATH
 
@@ -29,61 +28,6 @@ Norm = Literal["none", "batch", "layer", "instance"]
 ClipScope = Literal["all", "weights", "convolutions", "all_but_gains"]
 Rounds = Literal["joint", "alternating"]
 FeatureKind = Literal["pixels", "classifier", "inception"]
-
-
-class Options(BaseModel):
-    """The base of all options: unknown keys are refused, values are not converted, and nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-def option(default: Any, description: str, **bounds: Any) -> Any:
-    """An option with a default. `bounds` are those of pydantic's Field, such as ge=1."""
-    return Field(default=default, description=description, **bounds)
-
-
-class RemoteOptions(Options):
-    """How shards are downloaded from a URL: whole, into a directory that several jobs of a machine can share."""
-
-    directory: LaterPath = option("~/.cache/wgan-pipeline/shards", "directory for downloaded shards")
-    capacity_gb: float = option(100.0, "limit in 10^9 bytes; least used shards are deleted", ge=1e-6, le=1e9)
-    parallel: int = option(4, "downloads at a time, for each rank", ge=1, le=64)
-    stall_seconds: Seconds = option(30.0, "reconnect after this long with almost no data")
-    deadline_seconds: Seconds = option(600.0, "stop the run if a shard takes longer than this")
-    redirect_hosts: list[Text] = option([], "other hosts, with subdomains, that a server may redirect to")
-
-
-class DataOptions(Options):
-    """Where the images are and how they are read."""
-
-    shards: PathOrUrl = Field(
-        description="made by `wgan shards make`: a directory or URL (https, s3, gs, hf)"
-    )
-    cache: Literal["auto", "device", "host", "none"] = option(
-        "auto",
-        "where decoded images are kept: in device memory, in host memory (once per machine), or none (decode "
-        "each batch); auto takes the first that fits",
-    )
-    workers: int | None = option(
-        None,
-        "decoding threads of each rank, for cache: none; 0: decode in the training loop; null: the rank's "
-        "share of the cores, less one",
-        ge=0,
-        le=64,
-    )
-    shuffle_shards: Count = option(64, "randomly chosen shards whose samples are shuffled together")
-    streams: int = option(
-        1,
-        "equal parts of the data; each batch takes the same number of samples from every part, so if the "
-        "number of ranks divides it, each rank reads only its own parts",
-        ge=1,
-        le=65536,
-    )
-    classes: list[ClassName] | None = option(None, "classes to train on; null: all images", min_length=1)
-    validation: float = option(0.0, "share of samples held out for validation", ge=0.0, le=0.5)
-    flip: bool = option(False, "mirror images left to right with probability 1/2, drawn again in each epoch")
-    verify: Literal["hashes", "sizes"] = option("hashes", "how local shards are checked before training")
-    remote: RemoteOptions = RemoteOptions()
 
 
 SPECTRAL_NORM: bool = option(False, "divide each of the critic's weights by its largest singular value")
@@ -193,6 +137,9 @@ class GradientPenaltyOptions(Options):
     name: Literal["gradient_penalty"]
     weight: Magnitude = option(10.0, "factor of the penalty (lambda in the paper)")
     sides: Literal["two", "one"] = option("two", "two: penalize all gradient norms but 1; one: those above 1")
+    precision: Literal["float32", "tf32", "run"] = option(
+        "float32", "of the penalty; tf32: in runs in bf16 or fp16, on GPUs; run: that of the whole run"
+    )
 
 
 class LeastSquaresOptions(Options):
@@ -378,10 +325,10 @@ class Config(Options):
     name: RunName = Field(description="of the run directory in run_root")
     run_root: LocalPath = "runs"
     seed: int = Field(default=0, ge=0, lt=2**63)
-    precision: Literal["auto", "float32", "bf16", "fp16"] | None = option(
+    precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] | None = option(
         None,
-        "of forward and backward passes; auto: bf16 if the device supports it, else float32; null: the "
-        "launcher's choice, else float32",
+        "of forward and backward passes; auto: bf16 if the device supports it, else float32; tf32: float32 with "
+        "factors that GPUs round to 11 bits; null: the launcher's choice, else float32",
     )
     ema_decay: float = option(0.999, "decay of the generator's moving average (EMA) per step", ge=0.0, lt=1.0)
     critic_grad_clip: Magnitude | None = option(None, "largest gradient norm; null: not limited")

@@ -195,7 +195,7 @@ def test_a_network_with_nested_options_is_loaded_from_a_checkpoint(config: str, 
         "class Shallow:", "class Inner(Options):\n    depth: int = 1\n\n\nclass Shallow:"
     )
     code = code.replace("        width: int", "        inner: Inner = Inner()\n        width: int", 1)
-    code = code.replace("import OwnNetworkOptions", "import Options, OwnNetworkOptions")
+    code = code.replace("import option\n", "import Options, option\n")
     (tmp_path / "my_networks.py").write_text(code)
     assert train(config, *NETWORK, "model.inner.depth=2") == 0
     checkpoint = str(tmp_path / "run/checkpoints/step_00000004")

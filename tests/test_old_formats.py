@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,25 @@ def test_training_resumes_from_a_checkpoint_of_format_1(tmp_path: Path) -> None:
     logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert logged == [3]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000002", "step_00000003"]
+
+
+def test_options_that_came_later_count_as_their_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run-1"
+    shutil.copytree(OLD / "checkpoint-1", run)
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["identity"]["data.flip"]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    content = (checkpoint / "state.json").read_bytes()
+    manifest["files"]["state.json"] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    overrides = [f"run_root={tmp_path}", f"data.shards={OLD / 'shards-2'}", "schedule.steps=3"]
+    assert main(["train", str(run / "config.yaml"), *overrides, "data.flip=true"]) == 4
+    assert "data.flip: False in the checkpoint, True now" in capsys.readouterr().err
+    assert main(["train", str(run / "config.yaml"), *overrides]) == 0
 
 
 def test_shards_of_format_2_are_whole_and_readable() -> None:

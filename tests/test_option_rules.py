@@ -9,6 +9,8 @@ import pytest
 from pipeline.options import LeastSquaresOptions
 from tests.configs import SMALL, load, mistakes
 
+PENALTY_IN_TF32 = ["objective.name=gradient_penalty", "objective.precision=tf32"]
+
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
@@ -19,6 +21,12 @@ from tests.configs import SMALL, load, mistakes
         ),
         (["data.cache=host", "data.workers=2"], "so 2 workers would have no work"),
         (["precision=fp16", "runtime.device=cpu"], "precision: fp16 needs a GPU"),
+        (["precision=tf32", "runtime.device=cpu"], "precision: tf32 needs a GPU"),
+        (
+            [*PENALTY_IN_TF32, "precision=bf16", "runtime.device=cpu"],
+            "objective.precision: tf32 needs a GPU",
+        ),
+        (PENALTY_IN_TF32, "objective.precision: tf32 would round all of a run in float32"),
         (["schedule.global_batch=10", "runtime.processes=4"], "10 is not a multiple of runtime.processes 4"),
         (
             ["quality.every=5", "quality.features=classifier"],

@@ -29,7 +29,8 @@ from pipeline.monitor.differences import compared_options, table_of_differences
 from pipeline.monitor.plots import comparison_figure, curves_figure
 from pipeline.monitor.sinks import ALARM_PREFIX
 from pipeline.monitor.tensorboard import TensorBoard
-from pipeline.options import Config, DataOptions, ScheduleOptions
+from pipeline.option_data import DataOptions
+from pipeline.options import Config, ScheduleOptions
 from pipeline.quality.class_balance import RealClasses
 from pipeline.quality.features.classifier import About
 from pipeline.stderr import say_defect, say_warning

@@ -108,7 +108,7 @@ def wait_for_a_lease(shards: Path, out: Path) -> None:
 def wait_for_a_lock_of_the_cache(shards: Path, out: Path) -> None:
     from pipeline.data.format.disk_cache import DiskCache
     from pipeline.data.format.downloads import Patience
-    from pipeline.options import RemoteOptions
+    from pipeline.option_data import RemoteOptions
 
     cache, patience = DiskCache(out, 1000), Patience.of("a shard", RemoteOptions())
     with (out / ".lock").open("ab") as lock:
@@ -119,7 +119,7 @@ def wait_for_a_lock_of_the_cache(shards: Path, out: Path) -> None:
 
 def download(shards: Path, out: Path) -> None:
     from pipeline.data.format.remote import fetch_manifest
-    from pipeline.options import RemoteOptions
+    from pipeline.option_data import RemoteOptions
 
     with chaos(shards.parent, rate=1.0, faults=("stalled",)) as server:
         fetch_manifest(f"{server.url}/{shards.name}", RemoteOptions(directory=str(out)))

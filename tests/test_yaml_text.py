@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from pipeline.config import NAMES, dump_config, load_config, parse_config
+from pipeline.option_data import DataOptions
 from pipeline.option_types import ClassName
-from pipeline.options import DataOptions
 from pipeline.yaml_text import dump_yaml, how_to_write, parse_yaml
 from tests.configs import SMALL, load, mistakes, write
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.config import dump_config
 from pipeline.models import build_generator
-from pipeline.options import Config, DataOptions, DcganOptions, ModelOptions, ScheduleOptions
+from pipeline.option_data import DataOptions
+from pipeline.options import Config, DcganOptions, ModelOptions, ScheduleOptions
 from pipeline.run.checkpoint import save_checkpoint
 from tests.conftest import CONFIG
 from tests.ranks import Ranks

@@ -45,7 +45,8 @@ def build_objective(options: ObjectiveOptions) -> Objective:
         case "wasserstein":
             return Wasserstein(constraint=WeightClipping(options.clip, options.scope))
         case "gradient_penalty":
-            return Wasserstein(penalties=(GradientPenalty(options.weight, options.sides == "one"),))
+            penalty = GradientPenalty(options.weight, options.sides == "one", options.precision != "run")
+            return Wasserstein(penalties=(penalty,))
         case "least_squares":
             return LeastSquares(options)
         case "cross_entropy":

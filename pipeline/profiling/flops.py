@@ -27,7 +27,7 @@ from pipeline.ranks.devices import milliseconds_between, record_moment, synchron
 from pipeline.training.step import StepInputs, StepParts, draw_step_fakes, train_critic, train_generator
 from pipeline.training.updates import Player, UpdatePlan
 
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATRIX_SIZES = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (1024, 2048, 4096, 8192, 16_384)}
 CONVOLUTION_BATCHES = {"cpu": (1, 4, 16, 64, 256), "cuda": (16, 64, 256, 1024, 4096)}
 """By kind of device. GPUs reach their best rate only in large problems."""

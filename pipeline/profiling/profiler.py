@@ -89,7 +89,8 @@ class StepProfiler:
             self._is_done = True
 
     def _finish(self) -> None:
-        rates = measure_rates(self.run.runtime.device, self.run.runtime.precision)
+        with self.run.runtime.step_arithmetic():
+            rates = measure_rates(self.run.runtime.device, self.run.runtime.precision)
         everyones = self.run.runtime.gather_json(rates)
         with self.run.runtime.agreement():
             if self.run.runtime.is_main:

@@ -171,6 +171,11 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Raise ConfigError if the device cannot compute in this precision."""
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision: fp16 needs a GPU, and this run is on the CPU. Use bf16 or float32.")
+    if precision == "tf32" and not supports_tf32(device):
+        raise ConfigError(
+            f"precision: tf32 needs an NVIDIA GPU of compute capability 8.0 (A100) or later, and this run is on "
+            f"{device_name(device)}. Use float32."
+        )
     if precision == "bf16" and device.type == "cuda" and not supports_bf16():
         raise ConfigError(f"precision: bf16 is not supported by {device_name(device)}. Use fp16 or float32.")
 
@@ -198,6 +203,13 @@ def rank_threads(wanted: int | None, local_ranks: int) -> int:
 def supports_bf16() -> bool:
     """Whether the current GPU has instructions for bf16; emulating them does not count."""
     return bool(torch.cuda.is_bf16_supported(False))
+
+
+def supports_tf32(device: torch.device) -> bool:
+    """Whether the current GPU computes products of float32 in TF32 if it may."""
+    if device.type != "cuda" or torch.version.hip:
+        return False
+    return torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def device_name(device: torch.device) -> str:

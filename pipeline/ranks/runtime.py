@@ -10,7 +10,7 @@ import gc
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import CheckpointError, ConfigError, PipelineError
-from pipeline.exact_arithmetic import use_exact_arithmetic
+from pipeline.exact_arithmetic import tf32, use_exact_arithmetic
 from pipeline.models.norms import BatchNorm2d
+from pipeline.option_rules import penalty_precision
 from pipeline.options import Config
 from pipeline.ranks import devices, meeting
 from pipeline.ranks.averaging import average, gather_on_devices, mean_over_ranks
@@ -46,7 +47,8 @@ from pipeline.ranks.variables import Place, read_place
 from pipeline.regular_files import read_regular
 from pipeline.yaml_text import MOST_BYTES, parse_yaml
 
-PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+PRECISIONS = {"float32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
+"""Accelerate's name for mixed precision of each; in TF32 nothing is mixed."""
 
 
 class Runtime:
@@ -85,6 +87,9 @@ class Runtime:
                 GradScalerKwargs(growth_interval=2000 * config.schedule.optimizer_steps),
             ],
         )
+        self.precision = precision or _precision_named(self._accelerator.mixed_precision)
+        """The precision of forward and backward passes: float32, tf32, bf16 or fp16."""
+        self._penalty_precision = penalty_precision(config)
         self.rank: int = self._accelerator.process_index
         self.world_size: int = self._accelerator.num_processes
         self.local_rank: int = self._accelerator.local_process_index
@@ -134,11 +139,17 @@ class Runtime:
                 f"The launcher asks for mixed precision {precision}, which is not supported. Use no, bf16 or fp16."
             )
         devices.check_precision(self.precision, self.device)
+        if self._penalty_precision == "tf32":
+            if self.precision == "float32":
+                raise ConfigError(
+                    "objective.precision: tf32 would round all of this run, which is in float32, and not only the "
+                    "penalty. Set precision: tf32, or leave objective.precision out."
+                )
+            devices.check_precision("tf32", self.device)
 
-    @property
-    def precision(self) -> str:
-        """The precision of forward and backward passes: float32, bf16 or fp16."""
-        return {found: name for name, found in PRECISIONS.items()}[self._accelerator.mixed_precision]
+    def step_arithmetic(self) -> AbstractContextManager[Any]:
+        """The context of a training step: with TF32 if it was asked for. Everything else is computed without it."""
+        return tf32() if "tf32" in (self.precision, self._penalty_precision) else nullcontext()
 
     @property
     def backend(self) -> str:
@@ -149,7 +160,7 @@ class Runtime:
     def memory_format(self) -> torch.memory_format:
         """The memory format of weights and feature maps: channels last if that is faster.
 
-        It is on CPUs, and on GPUs in half precision, which the tensor cores compute.
+        It is on CPUs, and on GPUs in the precisions of tensor cores.
         """
         is_faster = self.device.type == "cpu" or self.precision != "float32"
         return torch.channels_last if is_faster else torch.contiguous_format
@@ -323,6 +334,11 @@ class Runtime:
         gc.collect()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _precision_named(mixed: str) -> str:
+    """Our name for a precision of Accelerate's, or its own if we do not support it."""
+    return next((name for name, found in PRECISIONS.items() if found == mixed), mixed)
 
 
 def _refuse_sharded_training() -> None:

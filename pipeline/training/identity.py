@@ -9,6 +9,7 @@ from pipeline.config import flatten
 from pipeline.data.format.manifest import Manifest
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.foreign_text import printable
+from pipeline.option_fields import default_values
 from pipeline.option_plugins import versions
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint
@@ -72,6 +73,8 @@ def check_steps(checkpoint: Checkpoint, steps: int) -> None:
 def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
     """Raise CheckpointError, listing what differs, unless the checkpoint was made by a run of this identity."""
     saved = checkpoint.facts().identity.values()
+    # What came after the checkpoint's version of this code was as its default is.
+    saved = {**default_values(saved, ours.keys() - saved.keys()), **saved}
     differences = [
         f"{printable(name)}: {printable(str(saved.get(name, 'absent')))} in the checkpoint, "
         f"{ours.get(name, 'absent')} now"

@@ -173,7 +173,8 @@ class TrainingStep:
     def take(self, batches: Iterator[Staged]) -> Result:
         """Move both networks, the average and the counters by one step."""
         inputs = self.inputs(batches)
-        result = self.run(inputs)
+        with self.runtime.step_arithmetic():
+            result = self.run(inputs)
         self.state.counters.position += inputs.updates * self.config.schedule.real_images
         self.state.counters.step += 1
         return result
@@ -212,8 +213,9 @@ class TrainingStep:
         most = min(max(updates, bursts.critic_updates if bursts else 0), UPDATES_AT_ONCE)
         inputs = self.inputs(iter([]))._replace(draws=self._critic_draws(0, most))
         seen = CriticBatch(blank, *next(draw_step_fakes(self.parts, inputs)))
-        critic_update(critic, self.objective, seen, self.parts.plan)
-        train_generator(self.parts, inputs, seen)
+        with self.runtime.step_arithmetic():
+            critic_update(critic, self.objective, seen, self.parts.plan)
+            train_generator(self.parts, inputs, seen)
         for player, weights in zip((generator, critic), before, strict=True):
             player.module.load_state_dict(weights)
             player.optimizer.zero_grad(set_to_none=True)

@@ -16,7 +16,7 @@ from pipeline.data.format.manifest import load_manifest
 from pipeline.data.format.shard_set import open_shards
 from pipeline.data.inspecting.check import check_shards
 from pipeline.errors import ConfigError, DataError
-from pipeline.options import DataOptions
+from pipeline.option_data import DataOptions
 from pipeline.train import main
 from tests.ranks import Ranks
 from tests.shards import noise, reader, write

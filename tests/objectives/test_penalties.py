@@ -95,6 +95,23 @@ def test_one_sided_a_slope_below_one_has_no_penalty_and_no_gradient(norm: float)
     torch.testing.assert_close(two_sided, torch.tensor(7 * (norm - 1) ** 2))
 
 
+def test_the_penalty_leaves_mixed_precision_unless_it_is_to_be_in_the_runs() -> None:
+    critic = build_critic(DcganOptions(width=8), 16, 3)
+    options = [GradientPenaltyOptions(name="gradient_penalty", precision=kind) for kind in ("float32", "run")]
+    real, fake = images(0, side=16), images(1, side=16)
+    exact, rounded = (build_objective(found).penalties[0] for found in options)
+
+    def mixed(images: Tensor, float32: bool = False) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return critic(images, float32=float32)
+
+    expected = exact(critic, real, fake, UNIFORM)
+    assert torch.equal(exact(mixed, real, fake, UNIFORM), expected)
+    found = rounded(mixed, real, fake, UNIFORM)
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.01)
+
+
 def test_one_sided_a_slope_above_one_costs_as_much_as_two_sided() -> None:
     critic, real, fake = Linear(), images(0), images(1)
     penalties = [penalty(critic, real, fake, UNIFORM) for penalty in (PENALTY, ONE_SIDED)]

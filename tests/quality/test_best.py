@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import cast
 
 from pipeline.data.format.shard_set import ShardSet
-from pipeline.options import Config, DataOptions, QualityOptions, ScheduleOptions
+from pipeline.option_data import DataOptions
+from pipeline.options import Config, QualityOptions, ScheduleOptions
 from pipeline.quality.best import Best
 from pipeline.ranks.runtime import Runtime
 from pipeline.run.checkpoint import Checkpoint

@@ -17,7 +17,8 @@ from torch import Tensor
 from pipeline.data.reading.order import Ids
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.metric_table import METRICS
-from pipeline.options import Config, DataOptions, QualityOptions, ScheduleOptions
+from pipeline.option_data import DataOptions
+from pipeline.options import Config, QualityOptions, ScheduleOptions
 from pipeline.quality.evaluation import Evaluation, Floor, RealImages
 from pipeline.quality.features.classifier import About, Classifier, ClassifierFeatures, save
 from pipeline.quality.features.pixels import PixelFeatures

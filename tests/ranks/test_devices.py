@@ -60,6 +60,16 @@ def test_moments_on_the_cpu_are_milliseconds_apart(monkeypatch: pytest.MonkeyPat
     ("precision", "device", "message"),
     [
         ("fp16", CPU, "fp16 needs a GPU, and this run is on the CPU. Use bf16 or float32."),
+        (
+            "tf32",
+            CPU,
+            "tf32 needs an NVIDIA GPU of compute capability 8.0 .* and this run is on CPU. Use float32.",
+        ),
+        (
+            "tf32",
+            GPU,
+            "tf32 needs an NVIDIA GPU of compute capability 8.0 .* this run is on an old GPU. Use float32.",
+        ),
         ("bf16", GPU, "bf16 is not supported by an old GPU. Use fp16 or float32."),
     ],
 )
@@ -68,6 +78,7 @@ def test_a_precision_that_a_device_lacks_is_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda _: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an old GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     with pytest.raises(ConfigError, match=message):
         devices.check_precision(precision, device)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.options import Config, DataOptions, ScheduleOptions
+from pipeline.option_data import DataOptions
+from pipeline.options import Config, ScheduleOptions
 from pipeline.run.directory import RunDirectory
 from pipeline.training.describe import describe_images, describe_results
 from tests.ranks import Ranks

@@ -16,7 +16,7 @@ from fsspec.callbacks import Callback
 from pipeline import stopping
 from pipeline.errors import DataError, PipelineError, StorageError
 from pipeline.foreign_text import printable, without_credentials
-from pipeline.options import RemoteOptions
+from pipeline.option_data import RemoteOptions
 from pipeline.stderr import say_warning
 from pipeline.wording import counted
 

@@ -17,7 +17,7 @@ from pipeline.data.format.manifest import FILE_NAME, INDEX_COLUMNS, Manifest
 from pipeline.data.format.transport import Transport
 from pipeline.durable import storage_errors
 from pipeline.errors import ConfigError, DataError, PipelineError
-from pipeline.options import RemoteOptions
+from pipeline.option_data import RemoteOptions
 from pipeline.wording import counted
 
 SCHEMES = ("https", "http", "s3", "gs", "hf")

@@ -16,7 +16,7 @@ from pipeline.data.format.manifest import (
 )
 from pipeline.data.format.remote import RemoteFiles, check_capacity, fetch_manifest, is_url
 from pipeline.data.format.shard_files import LocalFiles, ShardFiles
-from pipeline.options import DataOptions, RemoteOptions
+from pipeline.option_data import DataOptions, RemoteOptions
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pipeline.data.format.downloads import Patience, Progress, TooLargeError
 from pipeline.data.format.redirects import redirect_rule, s3_session
 from pipeline.errors import ConfigError, DataError
 from pipeline.foreign_text import printable, without_credentials
-from pipeline.options import RemoteOptions
+from pipeline.option_data import RemoteOptions
 
 LIBRARIES = (
     "aiohttp",

@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from pipeline.data.format.downloads import Progress
 from pipeline.errors import DataError
 from pipeline.foreign_text import printable
-from pipeline.options import RemoteOptions
+from pipeline.option_data import RemoteOptions
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from pipeline.data.format.shard_set import open_shards
 from pipeline.data.reading.reader import ShardReader
-from pipeline.options import DataOptions
+from pipeline.option_data import DataOptions
 
 
 class ShardDataset(Dataset[tuple[Tensor, int]]):

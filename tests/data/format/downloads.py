@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.options import RemoteOptions
+from pipeline.option_data import RemoteOptions
 
 
 def options(place: Path, **changes: float) -> RemoteOptions:

@@ -10,7 +10,7 @@ from pipeline.data.format.downloads import Patience
 from pipeline.data.format.hub import web_address
 from pipeline.data.format.transport import Transport
 from pipeline.errors import ConfigError, DataError
-from pipeline.options import RemoteOptions
+from pipeline.option_data import RemoteOptions
 from tests.data.format.downloads import options
 from tests.data.format.web_server import Server, body, redirect, serve
 

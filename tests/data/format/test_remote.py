@@ -22,7 +22,7 @@ from pipeline.data.format.transport import Transport
 from pipeline.data.reading.cache import Node, decode_all
 from pipeline.data.reading.reader import ShardReader
 from pipeline.errors import ConfigError, DataError, Terminated
-from pipeline.options import DataOptions, RemoteOptions
+from pipeline.option_data import DataOptions, RemoteOptions
 from tests.chaos_server import chaos
 from tests.data.format.downloads import options
 from tests.ranks import wait_until

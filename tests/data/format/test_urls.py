@@ -7,7 +7,7 @@ import pytest
 from pipeline.data.format.remote import check_url, is_url
 from pipeline.data.format.transport import Transport
 from pipeline.errors import ConfigError
-from pipeline.options import RemoteOptions
+from pipeline.option_data import RemoteOptions
 
 
 @pytest.mark.parametrize(

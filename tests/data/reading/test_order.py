@@ -25,7 +25,8 @@ from pipeline.data.reading.order import (
 )
 from pipeline.errors import ConfigError, DataError
 from pipeline.noise import RankRows
-from pipeline.options import Config, DataOptions, ScheduleOptions
+from pipeline.option_data import DataOptions
+from pipeline.options import Config, ScheduleOptions
 
 UNEQUAL = [3, 1, 7, 2, 5, 4]
 

@@ -14,7 +14,7 @@ from pipeline.data.format.downloads import Patience
 from pipeline.data.format.manifest import parse_manifest
 from pipeline.data.format.remote import fetch_manifest
 from pipeline.data.format.transport import Transport
-from pipeline.options import RemoteOptions
+from pipeline.option_data import RemoteOptions
 from tests.fuzz.attempts import try_each
 from tests.fuzz.engine import target
 from tests.fuzz.targets.manifests import manifest_seeds
