@@ -211,10 +211,10 @@ def _descend(
                 loss, metrics = loss_of(part)
             with phase("backward"):
                 plan.parallel.backward(loss * share, weights)
+                if is_last:
+                    plan.parallel.average_gradients(player.wrapped, weights)
         if is_measured:
             add_share(totals, {**metrics, f"{name}/loss": loss}, share)
-    with phase("backward"):
-        plan.parallel.average_gradients(player.wrapped, weights)
     with phase("optimizer"):
         plan.parallel.unscale(player.optimizer)
         if is_measured or player.largest_grad_norm is not None:
