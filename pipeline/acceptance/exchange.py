@@ -43,7 +43,8 @@ def main(words: list[str]) -> int:
     import torch
 
     from pipeline.durable import write_text
-    from pipeline.options import Config, DataOptions, RuntimeOptions, ScheduleOptions
+    from pipeline.option_data import DataOptions
+    from pipeline.options import Config, RuntimeOptions, ScheduleOptions
     from pipeline.ranks.devices import synchronize
     from pipeline.ranks.failures import rank_failures
     from pipeline.ranks.runtime import join
