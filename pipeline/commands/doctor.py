@@ -102,7 +102,7 @@ def _preflight() -> dict[str, str]:
 
 
 def _launcher() -> str:
-    from pipeline.ranks.runtime import requested_processes
+    from pipeline.ranks.requested import requested_processes
 
     try:
         return f"asks for {counted(requested_processes(), 'rank')} (WORLD_SIZE or --num_processes, else 1)"

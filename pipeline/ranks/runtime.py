@@ -1,4 +1,4 @@
-"""The ranks of a run. Only this file and `process` use Accelerate.
+"""The ranks of a run. Only this file, `requested` and `process` use Accelerate.
 
 Everywhere else, rank and world size are integers. Accelerate starts the process group, wraps modules in DDP and
 applies mixed precision. Data order, checkpoints and gradient accumulation over two networks are done elsewhere.
@@ -12,15 +12,11 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.commands.config.config_args import default_yaml_config_file
 from accelerate.utils import (
     DistributedType,
     GradScalerKwargs,
@@ -42,10 +38,9 @@ from pipeline.ranks.host_memory import keep_freed_memory
 from pipeline.ranks.interface import choose_interface
 from pipeline.ranks.launcher import follow_launcher
 from pipeline.ranks.messages import decode, decode_error, encode, encode_error
+from pipeline.ranks.requested import no_data_parallelism, refuse_sharded_training, requested_processes
 from pipeline.ranks.speaker import has_launcher
 from pipeline.ranks.variables import Place, read_place
-from pipeline.regular_files import read_regular
-from pipeline.yaml_text import MOST_BYTES, parse_yaml
 
 PRECISIONS = {"float32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
 """Accelerate's name for mixed precision of each; in TF32 nothing is mixed."""
@@ -60,7 +55,7 @@ class Runtime:
         torch.set_num_threads(devices.rank_threads(config.runtime.threads, place.local_world_size or 1))
         device = devices.chosen_device(config)
         precision = devices.fastest_precision(device) if config.precision == "auto" else config.precision
-        _refuse_sharded_training()
+        refuse_sharded_training()
         self._precision_chosen_by = "config" if config.precision else "launcher"
         on_cpu = device.type == "cpu"
         if on_cpu:
@@ -124,7 +119,7 @@ class Runtime:
             )
         supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if accelerator.distributed_type not in supported:
-            raise ConfigError(_no_data_parallelism(accelerator.distributed_type.value))
+            raise ConfigError(no_data_parallelism(accelerator.distributed_type.value))
         if accelerator.gradient_accumulation_steps != 1:
             raise ConfigError(
                 "The launcher asks for gradient accumulation, which Accelerate counts over both networks together. "
@@ -339,54 +334,6 @@ class Runtime:
 def _precision_named(mixed: str) -> str:
     """Our name for a precision of Accelerate's, or its own if we do not support it."""
     return next((name for name, found in PRECISIONS.items() if found == mixed), mixed)
-
-
-def _refuse_sharded_training() -> None:
-    """Raise ConfigError if Accelerate's launcher asks for a way to train that it would start before it is checked."""
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true", "yes"):
-            raise ConfigError(_no_data_parallelism(name))
-
-
-def _no_data_parallelism(found: str) -> str:
-    return (
-        f"The launcher chose {found}, which cannot train two networks in turn. Use plain data parallelism: "
-        "launch/accelerate/ has configs that work."
-    )
-
-
-def requested_processes() -> int:
-    """How many ranks the launcher was asked to start.
-
-    `accelerate launch --cpu --num_processes 2` starts one process and does not tell it that two were asked for; a
-    config with distributed_type: MULTI_CPU does the same. So the launcher's command line and config are read too.
-    """
-    place = read_place()
-    if "RANK" in os.environ:
-        return place.world_size
-    try:
-        parent = psutil.Process().parent()
-        words = parent.cmdline() if parent else []
-    except psutil.Error:
-        return 1
-    if not any(Path(word).name == "accelerate" or word.startswith("accelerate.") for word in words):
-        return 1
-    flags = dict(pairwise([*words, ""])) | dict(word.split("=", 1) for word in words if "=" in word)
-    given = flags.get("--num_processes") or flags.get("--num-processes")
-    if given is not None:
-        return int(given)
-    return _configured_processes(flags.get("--config_file") or flags.get("--config-file"))
-
-
-def _configured_processes(config_file: str | None) -> int:
-    """The number of processes in the launcher's config: the file that was named, or the user's default one."""
-    path = Path(config_file or default_yaml_config_file)
-    try:
-        content = parse_yaml(read_regular(path, MOST_BYTES).decode()).content
-        return int(content["num_processes"])
-    except (OSError, KeyError, TypeError, ValueError):
-        # The launcher reads the same file and reports what is wrong with it.
-        return 1
 
 
 def join(config: Config) -> Runtime:
