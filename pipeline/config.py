@@ -126,7 +126,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_run(path: Path) -> bool:
     try:
-        return (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()
+        return (path / "config.yaml").exists() and (path / "checkpoints").is_dir()
     except OSError:
         return False  # a name that no directory can have is no run; it may be reported as a config
 

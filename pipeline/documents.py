@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -40,6 +41,19 @@ def parse_json(text: bytes | str, model: type[Model], most_parts: int = MOST_PAR
         return model.model_validate_json(content)
     except ValidationError as error:
         raise ValueError(describe_mistakes(error)) from None
+
+
+def refuse_repeated_keys(text: bytes) -> None:
+    """Raise ValueError if an object of a text that `parse_json` has taken has a key twice: others would be unused."""
+    json.loads(text, object_pairs_hook=_refuse_repeated)
+
+
+def _refuse_repeated(pairs: list[tuple[str, object]]) -> None:
+    seen = set[str]()
+    for key, _ in pairs:
+        if key in seen:
+            raise ValueError(f"it has the key {printable(key, LONGEST_VALUE)!r} twice in one object")
+        seen.add(key)
 
 
 def describe_mistakes(error: ValidationError) -> str:

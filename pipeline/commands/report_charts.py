@@ -28,7 +28,7 @@ from pipeline.monitor.plots import (
     draw_panel,
     panels_of,
 )
-from pipeline.monitor.records import AlarmRecord, Record, points_of
+from pipeline.monitor.records import AlarmRecord, Record, has_points
 
 MOST_GRIDS = 12
 MOST_PNG_BYTES = 150_000
@@ -126,7 +126,7 @@ def _draw_chart(records: Sequence[Record], panel: Panel, alarms: Sequence[AlarmR
     for colour, name in PAGE_COLOURS.items():
         svg = svg.replace(colour.lower(), f"var(--{name})")
     # Safe: only numbers in it come from the run.
-    keys = [_key(curve) for curve in panel.curves if points_of(records, curve.tag)]
+    keys = [_key(curve) for curve in panel.curves if has_points(records, curve.tag)]
     if alarms:
         keys.append(Key("alarm", "alarm", is_dashed=True))
     quantity = panel.quantity.rpartition("\n")[2]

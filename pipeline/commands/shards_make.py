@@ -276,15 +276,14 @@ def _conversion(arguments: argparse.Namespace, source: Source) -> Conversion:
 def print_remarks(out: Path, manifest: Manifest | None, remarks: Remarks) -> None:
     """Where the labels come from and, as the last line, all that was left out."""
     from pipeline.data.making.shard_directory import BAD_NAME, DUPLICATES_NAME, FRAMES_NAME, count_lines
+    from pipeline.data.sources.leftovers import describe_frames
 
     left_out = list(remarks.left_out)
     if manifest is not None:
         if bad := count_lines(out / BAD_NAME):
             left_out.insert(0, f"{counted(bad, 'image')} that cannot be used (see {out / BAD_NAME})")
         if several := count_lines(out / FRAMES_NAME):
-            left_out.append(
-                f"all but the first frame or page of {counted(several, 'image')} (see {out / FRAMES_NAME})"
-            )
+            left_out.append(describe_frames(several, f"see {out / FRAMES_NAME}"))
         if copies := count_lines(out / DUPLICATES_NAME):
             if manifest.plan.get("drop_duplicates"):
                 left_out.append(f"{counted(copies, 'copy')} of other images (see {out / DUPLICATES_NAME})")

@@ -19,6 +19,7 @@ from pipeline.monitor.records import nothing_to_draw
 from pipeline.regular_files import read_regular
 from pipeline.run.directory import RunDirectory
 from pipeline.stderr import say_warning
+from pipeline.wording import counted
 
 ANIMATION = "training.gif"
 
@@ -51,11 +52,19 @@ def choose_frames(samples: Path, most: int = MOST_FRAMES) -> list[Path]:
     """Up to `most` grids of a run in the order of their steps, including the first and the last.
 
     All have the size of the newest one, because monitor.grid may have changed when the run was resumed. Files that are
-    not a complete PNG, for example after a kill or on a full disk, are skipped, as are those of more than 64 million
-    pixels. Raises ConfigError if there is no grid.
+    not a complete PNG, for example after a kill or on a full disk, and those of more than 64 million pixels are skipped
+    with a warning. Raises ConfigError if there is no grid.
     """
     paths = sorted((path for path in samples.glob("*") if FRAME_NAME.fullmatch(path.name)), key=step_of)
-    sizes = {path: size for path in paths if (size := _size(path)) is not None}
+    sizes, skipped = dict[Path, tuple[int, int]](), list[str]()
+    for path in paths:
+        try:
+            found = _read_png(read_regular(path, MAX_FILE_BYTES, path.parent))
+            sizes[path] = (found.width, found.height)
+        except (OSError, DataError) as error:
+            skipped.append(f"{path.name}: {error.strerror if isinstance(error, OSError) else error}")
+    if skipped:
+        say_warning(f"{samples}: skipped {counted(len(skipped), 'grid')} (of {len(paths):,}), {skipped[0]}")
     if not sizes:
         raise _no_grid(samples)
     *_, last_size = sizes.values()
@@ -85,15 +94,6 @@ def read_grid(path: Path) -> Image.Image | None:
 def step_of(path: Path) -> int:
     """The step at which a grid was drawn, from its file name."""
     return int(path.stem.removeprefix("step_"))
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a PNG in pixels, or None if the file is not a complete PNG of up to 64 million pixels."""
-    try:
-        found = _read_png(read_regular(path, MAX_FILE_BYTES, path.parent))
-    except (OSError, DataError):
-        return None
-    return found.width, found.height
 
 
 def _read_png(content: bytes) -> PictureFile:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,7 +19,15 @@ from pipeline.foreign_text import printable
 from pipeline.metric_table import NO_PLUGINS, TAG_PREFIX, MetricsByTag, direction_of_tag, title_of_tag
 from pipeline.monitor.differences import SCALED, read_configs, scale_options
 from pipeline.monitor.own_metrics import read_own_metrics
-from pipeline.monitor.records import AlarmRecord, Record, points_of, read_alarms, read_records, tags_of
+from pipeline.monitor.records import (
+    AlarmRecord,
+    Record,
+    has_points,
+    points_of,
+    read_alarms,
+    read_records,
+    tags_of,
+)
 from pipeline.run.directory import RunDirectory
 from pipeline.stderr import say_warning
 
@@ -115,7 +124,7 @@ def label_runs(
     are_unlike = len({count for count in counts if count is not None}) > 1
     labels = []
     for name, run, count in zip(names, runs, counts, strict=True):
-        if not any(points_of(run, tag) for tag in compared):
+        if not any(has_points(run, tag) for tag in compared):
             labels.append(f"{name} (has none of these)")
         elif are_unlike and count is not None:
             labels.append(f"{name} (quality by {count:,} samples)")
@@ -256,7 +265,8 @@ def _draw_points(
     if points:
         # With few points a line hides their positions, and a single point has no line.
         marker = "." if len(points) <= FEW_POINTS else ""
-        axes.plot(*zip(*points, strict=True), label=label, **{"marker": marker, **style})
+        steps, figures = np.array(points, dtype=np.float64).T
+        axes.plot(steps, figures, label=label, **{"marker": marker, **style})
 
 
 def _dress(axes: Axes, steps: Sequence[int]) -> None:

@@ -95,14 +95,21 @@ def parse_line(text: bytes, kind: type[Line] = Line) -> dict[str, Any] | None:
     if len(text) > MOST_LINE_BYTES or not text.startswith(b"{"):
         return None
     try:
-        return dict(parse_json(text, kind))
+        line = parse_json(text, kind)
     except ValueError:
         return None
+    return {**line.__dict__, **(line.model_extra or {})}
 
 
 def points_of(records: Iterable[Record], tag: str) -> list[tuple[int, float]]:
     """(step, figure) of each record that has a figure of this name."""
-    return [(record["step"], record[tag]) for record in records if is_figure(record.get(tag))]
+    points = [(record["step"], record[tag]) for record in records if tag in record]
+    return [point for point in points if is_figure(point[1])]
+
+
+def has_points(records: Iterable[Record], tag: str) -> bool:
+    """Whether any record has a figure of this name."""
+    return any(is_figure(record.get(tag)) for record in records)
 
 
 def read_alarms(run: Path) -> list[AlarmRecord]:
@@ -120,12 +127,15 @@ def read_alarms(run: Path) -> list[AlarmRecord]:
 
 def is_figure(value: object) -> bool:
     """Whether a value can be drawn and compared: a number, and no whole number beyond those of floats."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+    return (type(value) is float or type(value) is int) and -LARGEST <= value <= LARGEST
 
 
 def tags_of(records: Iterable[Record]) -> set[str]:
     """The names of all figures."""
-    return {tag for record in records for tag, value in record.items() if tag != "step" and is_figure(value)}
+    found = {"step"}
+    for record in records:
+        found.update(tag for tag in record.keys() - found if is_figure(record[tag]))
+    return found - {"step"}
 
 
 def nothing_to_draw(found: str, option: str) -> ConfigError:

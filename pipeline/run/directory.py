@@ -29,7 +29,7 @@ from pipeline.documents import Document, parse_json
 from pipeline.durable import create_file, make_directory, replacing, storage_errors, write_text
 from pipeline.errors import ConfigError, PipelineError, RunLockedError, StopRequested, StorageError
 from pipeline.file_lock import FileLock, HeldError
-from pipeline.regular_files import read_regular
+from pipeline.regular_files import is_absent, read_regular, regular_size
 from pipeline.run.traces import Traces
 
 Ending = Literal["FAILED", "PREEMPTED", "DONE"]
@@ -67,12 +67,27 @@ def open_directory(path: Path, others: str = "") -> RunDirectory:
     """The run directory at `path`. Raises ConfigError if it is none; `others` names what else a user may give."""
     directory = RunDirectory(path)
     if not _is_run(path):
+        if obstacle := _obstacle(directory.config):
+            raise ConfigError(
+                f"{directory.config} cannot be read: {obstacle}. Put the config.yaml there that training wrote."
+            )
         meant = f"Did you mean {near}? " if (near := _nearest_run(path)) else ""
         raise ConfigError(
             f"{path} is not a run directory: it has no config.yaml. {meant}Name a directory that training made, such "
             f"as runs/digits{others}."
         )
     return directory
+
+
+def _obstacle(config: Path) -> str | None:
+    """Why this is no file that can be read, if anything is there."""
+    if is_absent(config):
+        return None
+    try:
+        regular_size(config)
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _is_run(path: Path) -> bool:
@@ -211,12 +226,14 @@ class RunDirectory:
             return None, f"environment.json is not as training wrote it: {error}."
 
     def ending(self) -> tuple[Ending, Note] | None:
-        """The note of how the run stopped; None if it has left none. One that cannot be read is empty."""
+        """The note of how the run stopped; None if it has left none. That of one that cannot be read says why."""
         for word in get_args(Ending):
             try:
                 return word, parse_json(read_regular(self.path / word, MOST_NOTE_BYTES), Note)
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError):
-                return word, Note()
+            except OSError as error:
+                return word, Note(reason=f"{self.path / word} cannot be read: {error.strerror}.")
+            except ValueError as error:
+                return word, Note(reason=f"{self.path / word} is not as training wrote it: {error}.")
         return None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.cli import main
 from pipeline.data.format.codecs import encode
@@ -109,6 +111,24 @@ def test_make_index_and_check_take_the_same_samples(tmp_path: Path, capsys: Cons
     assert run("check", folder) == 0
     assert last_line(capsys) == ("left out: 1 image not used (preview.png); 1 file of another kind (0.json)")
     assert labels_of(tmp_path / "out") == labels_of(folder) == [1, 0, 2]
+
+
+def test_frames_that_are_not_used_are_counted_by_make_index_and_check(
+    tmp_path: Path, capsys: Console
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    frames = [Image.fromarray(noise(8).pictures[number]) for number in (1, 2)]  # type: ignore[arg-type]
+    animated = io.BytesIO()
+    frames[0].save(animated, "PNG", save_all=True, append_images=frames[1:])
+    put_tar(folder / "0.tar", [("0.png", image(0)), ("1.png", animated.getvalue())])
+    left_out = "left out: all but the first frame or page of 1 image "
+    assert run("make", folder, tmp_path / "out") == 0
+    assert last_line(capsys) == f"{left_out}(see {tmp_path}/out/first-frames.txt)"
+    assert run("index", folder) == 0
+    assert last_line(capsys) == f"{left_out}(1)"
+    assert run("check", folder) == 0
+    assert last_line(capsys) == f"{left_out}(0.tar 1)"
 
 
 def test_labels_by_folder_are_refused_by_index_unless_they_are_not_wanted(

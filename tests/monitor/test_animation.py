@@ -125,13 +125,19 @@ def test_what_is_no_file_of_the_run_is_passed_over(run: Path, kind: Callable[[Pa
     assert read_grid(run / "samples" / "step_00000060.png") is None
 
 
-def test_a_grid_that_claims_to_be_huge_is_passed_over(run: Path) -> None:
+def test_a_grid_that_claims_to_be_huge_is_passed_over_with_a_warning(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_grid(run, 60)
     content = bytearray(path.read_bytes())
     content[16:24] = struct.pack(">II", 20_000, 20_000)
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
     assert steps_of(choose_frames(run / "samples")) == [20, 40]
+    assert capsys.readouterr().err == (
+        f"warning: {run}/samples: skipped 1 grid (of 3), step_00000060.png: it has 20000 x 20000 pixels, more than "
+        "64,000,000, the limit for decoding\n"
+    )
 
 
 def test_frames_have_the_size_of_the_newest_grid(run: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.cli import main
 from pipeline.errors import ConfigError, StorageError
 from pipeline.monitor.animation import draw_animation
-from pipeline.monitor.plots import comparison_figure, curves_figure, draw_curves, panels_of
+from pipeline.monitor.plots import comparison_figure, curves_figure, draw_curves, panels_of, quality_tags
 from pipeline.monitor.records import AlarmRecord, read_records
 from tests.limits import no_file_over
 from tests.monitor.drawing import ESTIMATES, SCORES, curves, records, write_records
@@ -219,9 +219,14 @@ def test_words_where_a_figure_should_be_are_no_points() -> None:
         {"step": 2, **SCORES},
         {"step": 4, **SCORES, "critic/real": "NaN"},
         {"step": 6, "critic/real": None},
+        {"step": 8, "critic/real": True, "generator/loss": 10**400, "critic/fake": float("nan")},
+        {"step": 10, "critic/real": 7, "quality/words": "many", "quality/late": 1.5},
     ]
-    (axes,) = curves_figure(lines, "x").axes
-    assert curves(axes)["critic on real images"] == [(2, 3.0)]
+    assert quality_tags(lines) == ["quality/late"]
+    axes, late = curves_figure(lines, "x").axes
+    assert curves(axes)["critic on real images"] == [(2, 3.0), (10, 7.0)]
+    assert [len(points) for label, points in curves(axes).items() if "real" not in label] == [2, 2, 2]
+    assert list(curves(late).values()) == [[(10, 1.5)]]
 
 
 def test_plot_compares_nothing_where_one_run_has_logged_nothing(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.config import load_config
 from pipeline.errors import (
     ConfigError,
     DataError,
@@ -202,13 +203,15 @@ def test_a_folder_that_is_a_link_is_not_written_to(tmp_path: Path, name: str) ->
         pass
 
 
-def test_a_note_that_is_no_file_or_no_json_is_empty(tmp_path: Path) -> None:
+def test_of_a_note_that_is_no_file_or_no_json_the_reason_is_why(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.ending() is None
     os.mkfifo(tmp_path / "DONE")
-    assert run.ending() == ("DONE", Note())
+    why = f"{tmp_path}/DONE cannot be read: it is a named pipe, not a file."
+    assert run.ending() == ("DONE", Note(reason=why))
     (tmp_path / "FAILED").write_text('{"reason": 3}')
-    assert run.ending() == ("FAILED", Note())
+    why = f"{tmp_path}/FAILED is not as training wrote it: reason is 3: input should be a valid string."
+    assert run.ending() == ("FAILED", Note(reason=why))
     (tmp_path / "FAILED").write_text('{"reason": "x", "exit_code": 5, "time": "now", "more": 1}')
     assert run.ending() == ("FAILED", Note(reason="x", exit_code=5, time="now"))
 
@@ -264,6 +267,20 @@ def test_a_run_that_may_be_meant_is_named(
         open_directory(Path(given))
     asked = f"Did you mean {meant}? Name a directory" if meant else "config.yaml. Name a directory"
     assert asked in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("put", "what"), [(os.mkfifo, "a named pipe, not a file"), (Path.mkdir, "a directory")]
+)
+def test_a_run_whose_config_is_no_file_is_refused_with_what_it_is(
+    put: Callable[[Path], None], what: str, tmp_path: Path
+) -> None:
+    put(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=rf"config\.yaml cannot be read: it is {what}\. Put the config"):
+        open_directory(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match=rf"config\.yaml cannot be read as text: it is {what}"):
+        load_config(tmp_path)
 
 
 def start(path: Path, error: PipelineError, begins: bool = False) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -32,7 +32,7 @@ from pipeline.data.format.picture_files import read_picture_file
 from pipeline.data.format.picture_files.parts import PictureFile
 from pipeline.data.inspecting.shard_index import ShardIndex, index_shard
 from pipeline.data.sources.labels import AUTO, LabelChoice
-from pipeline.data.sources.leftovers import describe_left_out
+from pipeline.data.sources.leftovers import describe_frames, describe_left_out, some
 from pipeline.data.sources.members import is_hidden
 from pipeline.data.sources.webdataset_shards import OURS
 from pipeline.data.threads import Advance, in_threads
@@ -93,6 +93,8 @@ class _Checked:
 
     findings: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    first_frames: list[str] = field(default_factory=list)
+    """Images of several frames, by their tar file and place"""
     digests: bytearray = field(default_factory=bytearray)
     places: array[int] = field(default_factory=lambda: array("q"))
     labels: array[int] = field(default_factory=lambda: array("q"))
@@ -119,44 +121,58 @@ def check_shards(directory: Path) -> Report:
         checked = list(in_threads(check, manifest.shards, bar))
     duplicates = _find_duplicates(manifest, checked)
     others = [name for shard in checked for name in shard.others]
+    frames = [name for shard in checked for name in shard.first_frames]
     return Report(
         manifest,
         tuple(finding for shard in checked for finding in shard.findings),
         duplicates,
         tuple(_describe_duplicates(duplicates)),
-        tuple(describe_left_out([], [*_unlisted(directory, manifest), *others], "not used")),
+        (
+            *describe_left_out([], [*_unlisted(directory, manifest), *others], "not used"),
+            *([describe_frames(len(frames), some(frames))] if frames else ()),
+        ),
     )
 
 
-def decode_images(
-    path: Path, rows: Index, shape: Shape, encoding: Encoding
-) -> Iterator[tuple[bytes, str | None]]:
-    """Yield the stored bytes of each image of a tar file and its defect: damaged, or of another shape or encoding.
+class Decoded(NamedTuple):
+    """The stored bytes of an image of a tar file, and what decoding them has shown."""
 
-    The defect is None if there is none. Metadata that say to turn an image are one. Raises DataError if the file cannot
-    be read.
-    """
+    content: bytes
+    defect: str | None = None
+    """What is damaged, or of another shape or encoding; metadata that say to turn an image are a defect too"""
+    frames_follow: bool = False
+    """Whether it is the first of several frames, of which the others are not used"""
+
+
+def decode_images(path: Path, rows: Index, shape: Shape, encoding: Encoding) -> Iterator[Decoded]:
+    """Decode each image of a tar file. Raises DataError if the file cannot be read."""
     pixels = np.empty(shape, dtype=np.uint8)
     try:
         with open_regular(path, within=path.parent) as file:
             for offset, size, _, checksum in rows.tolist():
                 file.seek(offset)
                 encoded = file.read(size)
-                yield encoded, _defect(encoded, size, checksum, pixels, encoding)
+                if len(encoded) != size:
+                    yield Decoded(encoded, "truncated: the file ends before the image does")
+                elif zlib.crc32(encoded) != checksum:
+                    yield Decoded(
+                        encoded, "its CRC-32 differs from the one in the index, so its bytes have changed"
+                    )
+                else:
+                    yield _decode(encoded, pixels, encoding)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. {COPY}") from None
 
 
-def _defect(encoded: bytes, size: int, checksum: int, pixels: Bytes, encoding: Encoding) -> str | None:
-    if len(encoded) != size:
-        return "truncated: the file ends before the image does"
-    if zlib.crc32(encoded) != checksum:
-        return "its CRC-32 differs from the one in the index, so its bytes have changed"
+def _decode(encoded: bytes, pixels: Bytes, encoding: Encoding) -> Decoded:
     try:
         decode_into(pixels, np.frombuffer(encoded, dtype=np.uint8), encoding)
-        return None if encoding == "raw" else _why_not_as_stored(read_picture_file(encoded))
+        if encoding == "raw":
+            return Decoded(encoded)
+        picture = read_picture_file(encoded)
+        return Decoded(encoded, _why_not_as_stored(picture), picture.frames_follow)
     except DataError as error:
-        return str(error)
+        return Decoded(encoded, str(error))
 
 
 def _why_not_as_stored(picture: PictureFile) -> str | None:
@@ -248,8 +264,8 @@ def _defective_images(
     shape = (*manifest.resolution, manifest.channels)
     first, last = (0, len(manifest.classes) - 1) if manifest.classes else (-1, -1)
     images = decode_images(path, rows, shape, manifest.encoding)
-    for place, (label, (encoded, defect)) in enumerate(zip(rows[:, LABEL].tolist(), images, strict=True)):
-        defects = [defect] if defect else []
+    for place, (label, image) in enumerate(zip(rows[:, LABEL].tolist(), images, strict=True)):
+        defects = [image.defect] if image.defect else []
         if not first <= label <= last:
             defects.append(
                 f"label {label} is outside {first} to {last}"
@@ -259,9 +275,10 @@ def _defective_images(
         if defects:
             yield place, "; ".join(defects)
         else:
-            checked.digests += hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
+            checked.digests += hashlib.blake2b(image.content, digest_size=DIGEST_BYTES).digest()
             checked.places.append(place)
             checked.labels.append(label)
+            checked.first_frames += [f"{path.name} {place}"] if image.frames_follow else ()
         advance(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from pipeline.data.making.shard_directory import PLAN_NAME
 from pipeline.data.sources import Remarks
 from pipeline.data.sources.class_names import FILE_NAME as CLASS_NAMES
 from pipeline.data.sources.labels import AUTO, LabelChoice
+from pipeline.data.sources.leftovers import describe_frames, some
 from pipeline.data.sources.listing import CONTAINER, LABEL, WHERE, Listing
 from pipeline.data.sources.members import unreadable
 from pipeline.data.sources.samples import Asked
@@ -42,6 +43,8 @@ class _Taken:
     """The content of the index file."""
     header: Header
     first_key: str
+    first_frames: list[str]
+    """The keys of images of several frames, of which only the first is used."""
 
 
 class Indexed(NamedTuple):
@@ -92,7 +95,16 @@ def index_in_place(directory: Path, labels: LabelChoice = AUTO) -> Indexed:
     for shard in taken:
         _write(directory / shard.shard.index, shard.index)
     _write(directory / FILE_NAME, manifest.to_json().encode())
-    return Indexed(manifest, listing.remarks)
+    return Indexed(
+        manifest, _with_frames(listing.remarks, [key for shard in taken for key in shard.first_frames])
+    )
+
+
+def _with_frames(remarks: Remarks, keys: Sequence[str]) -> Remarks:
+    """The remarks, and how many images have more frames than the one that is used."""
+    if not keys:
+        return remarks
+    return replace(remarks, left_out=(*remarks.left_out, describe_frames(len(keys), some(keys))))
 
 
 def _refuse_other_labels(directory: Path, listing: Listing) -> None:
@@ -148,7 +160,7 @@ def _take_in(directory: Path, listing: Listing, number: int, advance: Advance) -
     index = path.with_suffix(".npy")
     _refuse_other_index(index, content.getvalue())
     header = _read_first_header(directory, path, members)
-    _decode_all(directory, path, members, header, advance)
+    first_frames = _decode_all(directory, path, members, header, advance)
     shard = Shard(
         name=path.name,
         count=len(rows),
@@ -157,7 +169,7 @@ def _take_in(directory: Path, listing: Listing, number: int, advance: Advance) -
         index=index.name,
         index_sha256=hashlib.sha256(content.getvalue()).hexdigest(),
     )
-    return _Taken(shard, content.getvalue(), header, keys[0])
+    return _Taken(shard, content.getvalue(), header, keys[0], first_frames)
 
 
 def _refuse_other_index(index: Path, content: bytes) -> None:
@@ -194,13 +206,21 @@ def _read_first_header(directory: Path, path: Path, members: ShardIndex) -> Head
     return header
 
 
-def _decode_all(directory: Path, path: Path, members: ShardIndex, header: Header, advance: Advance) -> None:
-    """Raise DataError at the first image that is damaged or differs from the first one in size or colour."""
+def _decode_all(
+    directory: Path, path: Path, members: ShardIndex, header: Header, advance: Advance
+) -> list[str]:
+    """The keys of images of several frames.
+
+    Raises DataError at the first image that is damaged or differs from the first one in size or colour.
+    """
+    first_frames: list[str] = []
     images = decode_images(path, members.rows, header.shape, header.encoding)
-    for key, (_, defect) in zip(members.keys, images, strict=True):
-        if defect is not None:
-            raise DataError(f"{path}: the image {key!r}: {defect}. {_remedy(directory)}")
+    for key, image in zip(members.keys, images, strict=True):
+        if image.defect is not None:
+            raise DataError(f"{path}: the image {key!r}: {image.defect}. {_remedy(directory)}")
+        first_frames += [key] if image.frames_follow else ()
         advance(1)
+    return first_frames
 
 
 def _refuse_differences(directory: Path, taken: Sequence[_Taken]) -> None:

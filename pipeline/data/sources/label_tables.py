@@ -20,7 +20,7 @@ from unicodedata import normalize
 import numpy as np
 
 from pipeline.data.sources.labels import BYTE_ORDER_MARK, Label, as_label, labels_in
-from pipeline.documents import Document, Many, parse_json
+from pipeline.documents import Document, Many, parse_json, refuse_repeated_keys
 from pipeline.errors import ConfigError, DataError
 from pipeline.foreign_text import printable, shown
 from pipeline.regular_files import read_regular
@@ -45,6 +45,7 @@ def parse_dataset_json(text: bytes) -> dict[str, Value] | None:
     text = text.removeprefix(BYTE_ORDER_MARK)
     whole = b'{"labels":' + text + b"}" if text.lstrip().startswith(b"[") else text
     labels = parse_json(whole, DatasetJson, MOST_PARTS).labels
+    refuse_repeated_keys(whole)
     if labels is None:
         return None
     table: dict[str, Value] = {}

@@ -26,6 +26,8 @@ Labels = npt.NDArray[np.int64]
 MOST_CLASSES = 1_000_000
 MOST_DIGITS = 9
 LONGEST_NUMBER, LONGEST_WORD = 64, 200
+WHOLE = re.compile(r"(0|[1-9][0-9]{0,8})(?:\.0{1,20})?")
+"""Also as programs write whole numbers of a column that may have gaps, which makes its type a float"""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Kind = Literal["auto", "none", "folders", "cls", "txt", "json", "column", "file"]
@@ -103,6 +105,15 @@ def as_label(value: object) -> Label | None:
     return None
 
 
+def whole_numbers(labels: Sequence[Label]) -> Sequence[Label]:
+    """The labels as numbers if all are whole ones, some of them in a form such as 3.0; otherwise as they are."""
+    if not any(isinstance(label, str) for label in labels):
+        return labels
+    found = [WHOLE.fullmatch(str(label)) for label in labels]
+    numbers = [int(match[1]) for match in found if match]
+    return numbers if len(numbers) == len(labels) else labels
+
+
 def to_classes(place: Path | str, labels: Sequence[Label]) -> tuple[Labels, tuple[str, ...]]:
     """The positions of the classes, and their names: numbers from 0 to the highest, or words in alphabetical order.
 
@@ -110,6 +121,7 @@ def to_classes(place: Path | str, labels: Sequence[Label]) -> tuple[Labels, tupl
     """
     if not labels:
         return np.empty(0, dtype=np.int64), ()
+    labels = whole_numbers(labels)
     if any(isinstance(label, str) for label in labels):
         words = [str(label) for label in labels]
         names = sorted(set(words))

@@ -45,6 +45,11 @@ def describe_left_out(members: Sequence[Members], others: Sequence[str], where: 
     return found
 
 
+def describe_frames(count: int, which: str) -> str:
+    """That of this many images, `which`, only the first frame or page is used."""
+    return f"all but the first frame or page of {counted(count, 'image')} ({which})"
+
+
 def some(names: Sequence[str]) -> str:
     """The first of several names, and whether there are more."""
     return printable(names[0]) + (", ..." if len(names) > 1 else "")

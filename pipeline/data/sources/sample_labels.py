@@ -16,7 +16,7 @@ from pipeline.data.sources.label_tables import (
     parse_dataset_json,
     values_to_labels,
 )
-from pipeline.data.sources.labels import Label, LabelChoice, Labels, to_classes
+from pipeline.data.sources.labels import Label, LabelChoice, Labels, to_classes, whole_numbers
 from pipeline.data.sources.samples import Asked, Samples
 from pipeline.errors import DataError
 from pipeline.foreign_text import printable
@@ -109,9 +109,8 @@ def _from_files(place: Path, samples: Sequence[Samples], extension: str, name: s
 
 def _as_classes(place: Path, found: Sequence[Label], known: FoundLabels) -> FoundLabels:
     labels, classes = to_classes(place, found)
-    return replace(
-        known, labels=labels, classes=classes, are_numbers=all(isinstance(label, int) for label in found)
-    )
+    are_numbers = all(isinstance(label, int) for label in whole_numbers(found))
+    return replace(known, labels=labels, classes=classes, are_numbers=are_numbers)
 
 
 def _from_dataset_json(samples: Sequence[Samples], none: FoundLabels) -> FoundLabels | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from pipeline.data.sources.labels import (
 )
 from pipeline.data.sources.members import Members, too_large
 from pipeline.data.sources.pictures import EXTENSIONS
-from pipeline.documents import Document, parse_json
+from pipeline.documents import Document, parse_json, refuse_repeated_keys
 from pipeline.errors import DataError
 from pipeline.foreign_text import printable
 from pipeline.wording import counted
@@ -246,19 +246,30 @@ def read_label(members: Members, name: str, choice: LabelChoice) -> Label:
 
 
 def keys_of_json(members: Members, name: str) -> str:
-    """The keys of a JSON object in a file; empty if it is something else."""
+    """The keys of what may be a label in a JSON object of a file, as --labels takes them; empty without any."""
     try:
-        keys = parse_json(members.read(name, LARGEST_JSON), AnyKeys).model_extra or {}
+        content = parse_json(members.read(name, LARGEST_JSON), AnyKeys).model_extra or {}
     except (ValueError, DataError):
         return ""
-    return printable(", ".join(keys))
+    return printable(", ".join(_keys_of_labels(content)))
+
+
+def _keys_of_labels(content: Mapping[str, object]) -> Iterator[str]:
+    """The keys of numbers and words, with a dot before those of objects within objects."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from (f"{key}.{inner}" for inner in _keys_of_labels(value))
+        elif as_label(value) is not None:
+            yield key
 
 
 def _read_json_label(where: str, text: bytes, path: str) -> Label:
     try:
-        content: object = parse_json(text.removeprefix(BYTE_ORDER_MARK), AnyKeys).model_extra or {}
+        text = text.removeprefix(BYTE_ORDER_MARK)
+        content: object = parse_json(text, AnyKeys).model_extra or {}
+        refuse_repeated_keys(text)
     except ValueError as error:
-        raise DataError(f"{where} is not a JSON object: {error}.") from None
+        raise DataError(f"{where} is not a JSON object of labels: {error}.") from None
     value: object = None
     for key in [path] if isinstance(content, dict) and path in content else path.split("."):
         if not isinstance(content, dict) or key not in content:

@@ -70,6 +70,24 @@ def test_a_column_is_chosen_by_its_name(photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "classes", "expected"),
+    [
+        (("2.0", "0.0", "1.000"), ("0", "1", "2"), [2, 0, 1]),
+        (("2.0", "0", "1"), ("0", "1", "2"), [2, 0, 1]),
+        (("2.0", "0.5", "1.0"), ("0.5", "1.0", "2.0"), [2, 0, 1]),
+        (("2.0", "00.0", "v1"), ("00.0", "2.0", "v1"), [1, 0, 2]),
+    ],
+)
+def test_whole_numbers_with_a_point_are_numbers_if_all_labels_are(
+    photos: Path, values: tuple[str, ...], classes: tuple[str, ...], expected: list[int]
+) -> None:
+    rows = "".join(f"{number},{value}\n" for number, value in enumerate(values, start=1))
+    source = labelled(photos, write(photos.parent / "a.csv", f"id,label\n{rows}"))
+    assert source.classes == classes
+    assert [label for _, label in sorted(labels(source).items())] == expected
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("id,label\n1,owl\n", r"a\.csv has no label for 2 of 3 images, for example .*\.png"),
@@ -110,6 +128,14 @@ def test_a_name_that_two_images_have_is_refused(photos: Path) -> None:
         DataError, match=r"one label for '1', but both .*/1\.png and .*/1\.png have this name"
     ):
         labelled(photos, write(photos.parent / "a.csv", "id,label\n1,a\n2,a\n3,a\n"))
+
+
+def test_a_name_that_dataset_json_has_twice_is_refused(photos: Path) -> None:
+    table = write(
+        photos.parent / "a.json", '{"labels": {"x/1.png": 1, "x/2.png": 0, "y/3.png": 1, "x/1.png": 0}}'
+    )
+    with pytest.raises(DataError, match=r"a\.json cannot be read: it has the key 'x/1\.png' twice"):
+        labelled(photos, table)
 
 
 def test_files_that_are_no_tables_are_refused(photos: Path) -> None:

@@ -237,7 +237,7 @@ def test_labels_that_are_there_and_not_used_are_named(kind: str, tmp_path: Path)
     assert source.classes == ()
     assert str(remarks_of(source)) == (
         "left out: 6 files of other kinds (3 .json, 3 .txt), for example 0.json; labels not used: 3 KEY.json "
-        "(--labels json:KEY, where KEY is one of label, meta); 3 KEY.txt (--labels txt)"
+        "(--labels json:KEY, where KEY is one of label, meta.kind); 3 KEY.txt (--labels txt)"
     )
 
 
@@ -264,6 +264,12 @@ def test_labels_come_from_the_files_that_were_chosen(
 def test_chosen_labels_that_are_not_there_are_refused(choice: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         opened("tar", tmp_path, METADATA, labels=choice)
+
+
+def test_a_key_that_a_label_file_has_twice_is_refused(tmp_path: Path) -> None:
+    files = [("a.png", png()), ("a.json", b'{"label": 1, "meta": {"label": 0, "x": 2, "label": 1}}')]
+    with pytest.raises(DataError, match=r"a\.json .*: it has the key 'label' twice in one object"):
+        opened("tar", tmp_path, files, labels="json:label")
 
 
 def test_words_in_label_files_are_classes_if_asked_for(tmp_path: Path) -> None:
