@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import pickle
-import sys
+import struct
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.data.sources import Spec, open_source
+from pipeline.data.sources.lmdb_file import find_values
 from pipeline.errors import ConfigError, DataError
 from tests.data.sources.helpers import png, put_lsun, values
+
+ROOT = 4096 + 16 + 24 + 48 + 40
+"""Where the newer of the first two pages of `put_lsun`'s file has the number of the root, which is its only leaf"""
+LEAF = 2 * 4096
+NODE = LEAF + 4012
+"""Its first node"""
 
 
 def test_images_are_read_as_stored_and_without_labels(tmp_path: Path) -> None:
@@ -59,7 +68,7 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
     import lmdb
 
     lmdb.open(str(tmp_path / "tower_train_lmdb"), map_size=1 << 20).close()
-    with pytest.raises(DataError, match="tower_train_lmdb holds no images"):
+    with pytest.raises(DataError, match=r"tower_train_lmdb/data\.mdb holds no images"):
         open_source(Spec("lsun-tower", tmp_path))
 
 
@@ -87,24 +96,74 @@ def test_a_truncated_set_is_refused_before_it_is_read(share: float, tmp_path: Pa
         open_source(Spec("lsun-tower", tmp_path))
 
 
-def test_an_image_that_lmdb_cannot_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_any_size_are_found_in_the_order_of_their_keys(tmp_path: Path) -> None:
+    """Against LMDB's own library: small values lie in the leaves, large ones on pages of their own."""
     import lmdb
 
-    class Damaged:
-        def begin(self, buffers: bool) -> None:
-            raise lmdb.CorruptedError("a page is damaged")
+    random, written = np.random.default_rng(0), {}
+    with lmdb.open(str(tmp_path / "set"), map_size=1 << 26) as environment:
+        for _ in range(3):  # overwritten and removed values leave free pages behind
+            with environment.begin(write=True) as transaction:
+                for number in random.integers(0, 4000, 2000).tolist():
+                    size = int(random.choice([0, 1, 700, 2100, 5000, 20_000]))
+                    written[b"%040d" % number] = content = random.bytes(size)
+                    transaction.put(b"%040d" % number, content)
+                for key in list(written)[::7]:
+                    del written[key]
+                    transaction.delete(key)
+    file = tmp_path / "set" / "data.mdb"
+    whole = file.read_bytes()
+    found = [(value.key, whole[value.offset : value.offset + value.size]) for value in find_values(file)]
+    assert found == sorted(written.items())
 
-    put_lsun(tmp_path)
+
+def test_an_image_that_was_cut_since_is_named(tmp_path: Path) -> None:
+    file = put_lsun(tmp_path) / "data.mdb"
     source = open_source(Spec("lsun-bedroom", tmp_path))
-    monkeypatch.setattr("pipeline.data.sources.lsun._environment", lambda path: Damaged())
-    with pytest.raises(DataError, match=r"bedroom_train_lmdb: 0b cannot be read: .*a page is damaged"):
+    file.write_bytes(file.read_bytes()[:4096])
+    with pytest.raises(DataError, match=r"data\.mdb became shorter while it was read: 0b is cut"):
         source.read(1)
 
 
-def test_without_the_library_the_message_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("place", "content", "message"),
+    [
+        (16, b"MDB?", "does not begin like one"),
+        (40, b"\3\x10\0\0", "does not begin like one"),
+        (ROOT, b"\x99", "is not a readable LMDB: it has no page 153"),
+        (ROOT, b"\1", "is not a readable LMDB: one of its pages is of an unknown kind"),
+        (LEAF + 12, b"\xff\xff", "one of its pages is of an unknown kind"),
+        (LEAF + 16, b"\xff\x0f", "a node lies outside of its page"),
+        (NODE, b"\xff\xff", "a value lies outside of its page"),
+        (NODE + 4, b"\1", "a value lies outside of the file"),
+        (NODE + 4, b"\2", "a value lies outside of its page"),
+        (NODE + 6, b"\xff\xff", "a value lies outside of its page"),
+    ],
+)
+def test_a_file_that_leads_astray_is_refused(
+    place: int, content: bytes, message: str, tmp_path: Path
 ) -> None:
-    put_lsun(tmp_path)
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(ConfigError, match=r"pip install 'wgan-pipeline\[lsun\]'"):
+    file = put_lsun(tmp_path) / "data.mdb"
+    damaged = bytearray(file.read_bytes())
+    damaged[place : place + len(content)] = content
+    file.write_bytes(damaged)
+    with pytest.raises(DataError, match=message):
+        open_source(Spec("lsun-bedroom", tmp_path))
+
+
+def test_pages_in_a_circle_are_refused(tmp_path: Path) -> None:
+    file = put_lsun(tmp_path) / "data.mdb"
+    damaged = bytearray(file.read_bytes())
+    damaged[LEAF + 10] = 1  # a branch
+    damaged[NODE : NODE + 6] = struct.pack("<IH", LEAF // 4096, 0)
+    file.write_bytes(damaged)
+    with pytest.raises(DataError, match="its pages lead back to earlier ones"):
+        open_source(Spec("lsun-bedroom", tmp_path))
+
+
+def test_a_named_pipe_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    file = put_lsun(tmp_path) / "data.mdb"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match="it is a named pipe, not a file"):
         open_source(Spec("lsun-bedroom", tmp_path))

@@ -8,6 +8,7 @@ import io
 import lzma
 import struct
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from PIL import Image
 
 from pipeline.data.inspecting.check import check_shards
 from pipeline.data.inspecting.index_in_place import index_in_place
+from pipeline.data.sources import Spec, open_source
+from tests.data.sources.helpers import put_lsun
 from tests.fuzz.engine import target
 from tests.fuzz.targets.arrays import read_source
 
@@ -128,6 +131,20 @@ def read_compressed_tar(data: bytes, directory: Path) -> None:
 def read_zip(data: bytes, directory: Path) -> None:
     (directory / "a.zip").write_bytes(data)
     read_source(directory / "a.zip")
+
+
+def lmdb_seeds() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as directory:
+        return [(put_lsun(Path(directory)) / "data.mdb").read_bytes()]
+
+
+@target("lsun", lmdb_seeds)
+def read_lsun(data: bytes, directory: Path) -> None:
+    (directory / "bedroom_train_lmdb").mkdir()
+    (directory / "bedroom_train_lmdb" / "data.mdb").write_bytes(data)
+    source = open_source(Spec("lsun-bedroom", directory))
+    for position in range(min(4, len(source))):
+        source.read(position)
 
 
 @target("index", tar_seeds, repair_tar)
