@@ -15,6 +15,9 @@ from torch import Tensor
 GATHERED_BYTES = 2**20
 """Over gloo, values are averaged by an all-gather if a rank then receives at most this many bytes."""
 
+_gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""The second is its name in torch before 2.14."""
+
 
 def gather_on_devices(values: Tensor) -> Tensor:
     """The tensors of all ranks, by rank: (world_size, *shape). They have the same shape on all ranks."""
@@ -25,7 +28,7 @@ def gather_on_devices(values: Tensor) -> Tensor:
         return torch.stack(rows)
     # One tensor instead of a list of them, which takes a host long to make for many ranks.
     gathered = values.new_empty(ranks * values.numel())
-    dist.all_gather_into_tensor(gathered, values.reshape(-1))
+    _gather_into(gathered, values.reshape(-1))
     return gathered.view(ranks, *values.shape)
 
 

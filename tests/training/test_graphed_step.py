@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pipeline.noise import Noise
 from pipeline.options import OptimizerOptions
@@ -26,11 +28,33 @@ from pipeline.training.step import Result, TrainingStep
 from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_tensors
 
 
+class Addresses(TorchDispatchMode):
+    """Where the tensors lie that the operations within take from outside: a graph reads there again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside, self._made = set[int](), set[int]()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        # Constants for step counts on the host, which optimizers of captured steps do not have.
+        if operation is not torch.ops.aten.lift_fresh.default:
+            self.outside |= self._of((arguments, named)) - self._made
+        result = operation(*arguments, **(named or {}))
+        self._made |= self._of(result) - self.outside
+        return result
+
+    @staticmethod
+    def _of(values: Any) -> set[int]:
+        tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+        return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+
+
 def train_as_if_captured(arguments: list[str]) -> int:
     """Train with steps captured once and replayed. In a replay nothing may call what a graph would not call again."""
     from pipeline.train import main
 
     captured: list[Replay] = []
+    read: list[set[int]] = []
 
     def capture(run: Replay) -> Replay:
         captured.append(run)
@@ -41,8 +65,11 @@ def train_as_if_captured(arguments: list[str]) -> int:
                 patch.object(training_step, "ema_weight", side_effect=AssertionError),
                 patch.object(training_step, "learning_rate", side_effect=AssertionError),
                 patch.object(training_step, "critic_updates_at", side_effect=AssertionError),
+                Addresses() as addresses,
             ):
-                return run()
+                result = run()
+            read.append(addresses.outside)
+            return result
 
         return replay
 
@@ -57,6 +84,7 @@ def train_as_if_captured(arguments: list[str]) -> int:
     ):
         code = main(arguments)
     assert len(captured) == 1
+    assert all(addresses == read[0] for addresses in read[1:]), "a graph would read where nothing is any more"
     return code
 
 
