@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pipeline
 from pipeline.acceptance.bench import Bench
 from pipeline.acceptance.program import command
 from pipeline.config import load_config
+from pipeline.data.format.shard_set import open_shards
 from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.selection import Selection
@@ -23,27 +25,38 @@ from pipeline.data.sources import Spec, open_source
 from pipeline.durable import write_text
 from pipeline.errors import PipelineError
 from pipeline.options import Config
+from pipeline.ranks.devices import gpu_count
 from pipeline.ranks.digest import differing, digest
+from pipeline.ranks.process import settings_given_back
+from pipeline.ranks.runtime import join
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.directory import RunDirectory
+from pipeline.training.build import build_trainer
+from pipeline.training.checks import check_run
+from pipeline.training.context import RunContext
+from pipeline.training.trainer import Trainer
 
 IMAGES, SIDE, PER_SHARD = 600, 16, 128
+STEPS = 10
 OPTIONS: Mapping[str, Any] = {
     "name": "run",
     "model": {"latent": 16, "width": 8},
-    "schedule": {"steps": 10, "global_batch": 16, "critic_updates": 2},
+    "schedule": {"steps": STEPS, "global_batch": 16, "critic_updates": 2},
     "monitor": {"log_every": 5, "sample_every": 100_000, "grid": 2, "plots": False},
     "checkpoint": {"every": 100_000},
-    "runtime": {"timeout_seconds": 60.0},
+    "runtime": {"timeout_seconds": 60.0, "threads": 1},
 }
-"""A run whose steps take milliseconds."""
+"""A run whose steps take milliseconds. Threads that wait for each other take many times as long beside other work."""
+RATE = 5e-5
+"""The learning rate of both networks, about how far RMSprop moves a weight in one step"""
+LAUNCHED = "pipeline.acceptance.launched"
 
 
-def digits(bench: Bench) -> Path:
-    """Shards of scanned digits, 16 x 16 pixels, which come with scikit-learn. They are made on first use."""
-    place = bench.scratch / "digits"
+def digits(bench: Bench, side: int = SIDE) -> Path:
+    """Shards of scanned digits, which come with scikit-learn, scaled to this side. They are made on first use."""
+    place = bench.scratch / f"digits-{side}"
     if not (place / "manifest.json").exists():
-        conversion, selection = Conversion((SIDE, SIDE), 1), Selection(limit=IMAGES)
+        conversion, selection = Conversion((side, side), 1), Selection(limit=IMAGES)
         make_shards(plan_shards(open_source(Spec("digits")), conversion, selection, PER_SHARD), place)
     return place
 
@@ -67,16 +80,43 @@ def train(bench: Bench, name: str, *overrides: str) -> Path:
 
 
 def train_ranks(bench: Bench, processes: int, name: str, *overrides: str) -> Path:
-    """The same by `wgan train --processes`. Raises PipelineError if it ends with another code than 0."""
-    words = [str(config_file(bench)), f"name={name}", *overrides, "--processes", str(processes)]
-    if (code := wgan("train", *words)) != 0:
-        raise PipelineError(f"`wgan train {name}` with {processes} processes ended with exit code {code}.")
+    """The same in several processes. Raises PipelineError if it ends with another code than 0."""
+    if (code := start_ranks(bench, processes, name, *overrides).wait()) != 0:
+        raise PipelineError(f"The run {name} with {processes} processes ended with exit code {code}.")
     return bench.scratch / name
+
+
+def start_ranks(bench: Bench, processes: int, name: str, *overrides: str) -> subprocess.Popen[bytes]:
+    """Start `wgan train --processes`, or two ranks on one GPU if there is no other. Its output is the stage's."""
+    words = [str(config_file(bench)), f"name={name}", *overrides]
+    if processes > (gpu_count() or processes):
+        return subprocess.Popen(command(f"{LAUNCHED}:start", LAUNCHED, str(processes), *words))
+    return subprocess.Popen(command("pipeline.cli:main", "train", *words, "--processes", str(processes)))
 
 
 def wgan(*words: str) -> int:
     """Run a command of `wgan` to its end. Returns its exit code; its output goes where the stage's goes."""
     return subprocess.run(command("pipeline.cli:main", *words), check=False).returncode
+
+
+def rank_counts() -> list[int]:
+    """How many ranks to try: two, and one for each GPU. On a single GPU two share it."""
+    return sorted({2, max(gpu_count(), 2)})
+
+
+@contextmanager
+def trainer_of(config: Config) -> Iterator[Trainer]:
+    """The trainer of a new run in this process, whose steps the caller takes. Raises PipelineError."""
+    shards = open_shards(config.data)
+    with ExitStack() as stack:
+        stack.callback(shards.files.close)
+        directory = stack.enter_context(RunDirectory(Path(config.run_root) / config.name))
+        stack.enter_context(settings_given_back())
+        runtime = join(config)
+        stack.callback(runtime.close)
+        run = RunContext(config, shards, directory, runtime)
+        check_run(run)
+        yield stack.enter_context(closing(build_trainer(run, first_step=1)))
 
 
 def check_same_bits(bench: Bench, first: Path, second: Path, what: str) -> None:
@@ -97,3 +137,12 @@ def last_tensors(run: Path) -> dict[str, Tensor]:
     groups = {path.stem: checkpoint.tensors(path.stem) for path in checkpoint.path.glob("*.safetensors")}
     found = {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
     return dict(sorted(found.items()))
+
+
+def distance(first: Path, second: Path) -> float:
+    """How far the weights of two runs are apart: the root mean square, as a share of how far a weight can have gone."""
+    ours, theirs = (last_tensors(run) for run in (first, second))
+    kinds = ("generator/", "critic/")
+    names = [name for name in theirs if name.startswith(kinds) and name.endswith(("weight", "bias"))]
+    apart = torch.cat([(ours[name].double() - theirs[name].double()).flatten() for name in names])
+    return float(apart.square().mean().sqrt()) / (RATE * STEPS)

@@ -22,6 +22,24 @@ class Stage:
 
 
 STAGES = (
-    Stage("preflight", f"{HERE}.preflight:run", 20, 90),
-    Stage("resume", f"{HERE}.repeats:run", 20, 120),
+    Stage("preflight", f"{HERE}.preflight:run", 15, 120),
+    Stage("resume", f"{HERE}.repeats:run", 15, 150),
+    Stage("no-waits", f"{HERE}.captured:no_waits", 15, 120),
+    Stage("graph", f"{HERE}.captured:same_as_eager", 15, 150),
+    Stage("float16", f"{HERE}.scaled:run", 15, 120),
+    Stage("world-of-one", f"{HERE}.together:world_of_one", 15, 150),
+    Stage("ranks", f"{HERE}.together:run", 40, 300),
+    Stage("sigterm", f"{HERE}.faults:terminate", 15, 150),
+    Stage("sigkill", f"{HERE}.faults:kill", 15, 150),
+    Stage("sigstop", f"{HERE}.faults:stop", 30, 180),
+    Stage("not-finite", f"{HERE}.faults:diverge", 15, 150),
+    Stage("out-of-memory", f"{HERE}.faults:run_out_of_memory", 15, 150),
+    Stage("updates", f"{HERE}.updates:run", 30, 300),
+    Stage("profile", f"{HERE}.profiled:run", 15, 150),
+    Stage("evaluation", f"{HERE}.together:evaluate", 20, 200),
+    Stage("speed-1", f"{HERE}.speed:on_one", 90, 400),
+    Stage("speed-8", f"{HERE}.speed:on_eight", 90, 400),
+    Stage("speed-2", f"{HERE}.speed:on_two", 90, 400),
+    Stage("speed-4", f"{HERE}.speed:on_four", 90, 400),
 )
+"""Those that this machine cannot run skip themselves within seconds."""

@@ -142,3 +142,10 @@ def test_the_names_of_stages_differ_and_can_be_names_of_files() -> None:
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
     assert all(stage.seconds < stage.deadline for stage in STAGES)
+
+
+def test_the_documentation_lists_every_stage() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text(encoding="utf-8")
+    rows = page.partition("| stage | what must hold |")[2].partition("\n\n")[0].splitlines()
+    listed = [name for row in rows if row for name in re.findall(r"`([a-z0-9-]+)`", row.split("|")[1])]
+    assert listed == [stage.name for stage in STAGES]

@@ -1,0 +1,99 @@
+"""Steps on a GPU: none waits for it without need, and one CUDA graph computes what an eager step does."""
+
+from __future__ import annotations
+
+import traceback
+
+import torch
+from torch import Tensor
+
+from pipeline.acceptance.bench import Bench
+from pipeline.acceptance.outcome import Skip
+from pipeline.acceptance.runs import options, trainer_of
+from pipeline.acceptance.updates import precisions
+from pipeline.ranks.devices import allocated_memory, best_device, hidden_waits_refused
+from pipeline.ranks.digest import differing, digest
+from pipeline.training.graphed_step import fixed
+from pipeline.training.step import Result, StepInputs, take_step
+from pipeline.training.trainer import Trainer
+
+FIRST, WATCHED, LONG = 5, 20, 200
+"""Steps: until everything was used once, those that are compared, and those over which memory must not grow"""
+
+
+def no_waits(bench: Bench) -> str:
+    """Ordinary steps, eager and as graphs, while an operation that makes the host wait raises an error."""
+    _need_gpu()
+    kinds = [(precision, graph) for precision in _without_scaler() for graph in ("false", "true")]
+    for precision, graph in kinds:
+        what = f"{precision}, {'one graph' if graph == 'true' else 'eager'}"
+        overrides = [f"precision={precision}", f"runtime.cuda_graph={graph}", "data.cache=device"]
+        with trainer_of(options(bench, f"name=waits-{precision}-{graph}", *overrides)) as trainer:
+            take(trainer, FIRST)
+            try:
+                with hidden_waits_refused():
+                    take(trainer, WATCHED)
+            except RuntimeError as error:
+                traceback.print_exc()
+                bench.check(False, f"{what}: {str(error).splitlines()[0]}")
+    return f"{WATCHED} steps without a hidden wait, eager and as one graph, in {', '.join(_without_scaler())}"
+
+
+def same_as_eager(bench: Bench) -> str:
+    """The same steps as one graph and eagerly, with the same optimizers; and many more as a graph."""
+    _need_gpu()
+    for precision in _without_scaler():
+        states = {}
+        for kind in ("eager", "graph"):
+            overrides = [f"precision={precision}", "runtime.cuda_graph=true", f"name={kind}-{precision}"]
+            with trainer_of(options(bench, *overrides, "critic_optimizer.name=adam")) as trainer:
+                if kind == "eager":
+                    take_eagerly(trainer)
+                take(trainer, WATCHED)
+                states[kind] = {name: value.clone() for name, value in trainer.state.flat_tensors().items()}
+                if kind == "graph":
+                    before = allocated_memory(trainer.runtime.device)
+                    take(trainer, LONG)
+                    after = allocated_memory(trainer.runtime.device)
+                    bench.figures[precision] = {"bytes before": before, "bytes after": after}
+                    bench.check(
+                        before == after, f"{precision}: memory went from {before} to {after} in {LONG} steps"
+                    )
+        _compare(bench, precision, states["eager"], states["graph"])
+    return f"equal bits after {WATCHED} steps, memory flat over {LONG}, in {', '.join(_without_scaler())}"
+
+
+def take(trainer: Trainer, steps: int) -> None:
+    """Take steps as the training loop does between log points."""
+    batches = trainer.loader.batches(trainer.state.counters.position)
+    for _ in range(steps):
+        metrics, _ = trainer.step.take(batches)
+        trainer.observer.recorder.add(metrics, images=0)
+
+
+def take_eagerly(trainer: Trainer) -> None:
+    """Let a trainer whose steps would be captured take them eagerly, from inputs of the same kind."""
+    parts, device = trainer.step.parts, trainer.runtime.device
+
+    def run(inputs: StepInputs) -> Result:
+        return take_step(parts, fixed(inputs, device))
+
+    trainer.step.run = run
+
+
+def _compare(bench: Bench, what: str, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    rows = torch.stack([digest(first).cpu(), digest(second).cpu()])
+    found = [name for name, _ in differing(list(first), rows)]
+    bench.check(
+        not found, f"{what}: {len(found)} of {len(first)} tensors differ, {', '.join(found[:2])} for example"
+    )
+
+
+def _need_gpu() -> None:
+    if best_device().type != "cuda":
+        raise Skip("CUDA graphs and their streams need a GPU")
+
+
+def _without_scaler() -> list[str]:
+    """All precisions but float16, whose scaler reads from the device in each step."""
+    return [name for name in precisions() if name != "fp16"]
