@@ -27,7 +27,7 @@ def no_waits(bench: Bench) -> str:
     kinds = [(precision, graph) for precision in _without_scaler() for graph in ("false", "true")]
     for precision, graph in kinds:
         what = f"{precision}, {'one graph' if graph == 'true' else 'eager'}"
-        overrides = [f"precision={precision}", f"runtime.cuda_graph={graph}", "data.cache=device"]
+        overrides = [f"precision={precision}", f"runtime.cuda_graph={graph}"]
         with trainer_of(options(bench, f"name=waits-{precision}-{graph}", *overrides)) as trainer:
             take(trainer, FIRST)
             try:

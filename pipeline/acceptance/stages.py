@@ -28,7 +28,7 @@ STAGES = (
     Stage("graph", f"{HERE}.captured:same_as_eager", 15, 150),
     Stage("float16", f"{HERE}.scaled:run", 15, 120),
     Stage("world-of-one", f"{HERE}.together:world_of_one", 15, 150),
-    Stage("ranks", f"{HERE}.together:run", 40, 300),
+    Stage("ranks", f"{HERE}.together:run", 50, 450),
     Stage("sigterm", f"{HERE}.faults:terminate", 15, 150),
     Stage("sigkill", f"{HERE}.faults:kill", 15, 150),
     Stage("sigstop", f"{HERE}.faults:stop", 30, 180),
