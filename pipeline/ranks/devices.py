@@ -285,10 +285,10 @@ def capture_cuda_graph(run: Callable[[], Result]) -> Callable[[], Result]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        reason = printable(str(error).strip().partition("\n")[0].rstrip("."))
         raise ConfigError(
-            f"A training step cannot be captured as a CUDA graph: {printable(str(error).strip().splitlines()[0])} "
-            "A network or objective of your own that reads from the GPU (.item(), .cpu(), if tensor: ...) cannot. Set "
-            "runtime.cuda_graph: false."
+            f"A training step cannot be captured as a CUDA graph: {reason}. A network or objective of your own that "
+            "reads from the GPU (.item(), .cpu(), if tensor: ...) cannot. Set runtime.cuda_graph: false."
         ) from error
 
     def replay() -> Result:

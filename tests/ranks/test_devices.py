@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.options import Config
 from pipeline.ranks import devices
+from tests.fake_cuda import FakeCuda
 
 PACKAGE = Path(devices.__file__).parents[1]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -36,7 +38,7 @@ def test_only_devices_and_the_doctor_call_torch_cuda() -> None:
 
 
 def test_each_rank_of_a_machine_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    FakeCuda(gpus=2).install(monkeypatch)
     devices.check_gpu_count(GPU, 2)
     devices.check_gpu_count(CPU, 8)
     with pytest.raises(ConfigError, match="3 processes on this machine need 3 GPUs, and torch finds 2"):
@@ -76,9 +78,7 @@ def test_moments_on_the_cpu_are_milliseconds_apart(monkeypatch: pytest.MonkeyPat
 def test_a_precision_that_a_device_lacks_is_refused(
     precision: str, device: torch.device, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda _: False)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an old GPU")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    FakeCuda(name="an old GPU", capability=(7, 5), has_bf16=False).install(monkeypatch)
     with pytest.raises(ConfigError, match=message):
         devices.check_precision(precision, device)
 
@@ -96,7 +96,7 @@ def config(device: str) -> Config:
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """torch finds no GPU, and the drivers' files are in this folder, which is empty."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    FakeCuda(gpus=0).install(monkeypatch)
     monkeypatch.setattr(devices, "NVIDIA_DRIVER", tmp_path / "version")
     monkeypatch.setattr(devices, "AMD_DRIVER", tmp_path / "kfd")
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
@@ -153,11 +153,7 @@ def test_a_machine_without_gpus_trains_on_the_cpu(no_gpu: Path) -> None:
 def test_a_gpu_needs_code_that_torch_was_built_with(
     built: list[str], capability: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    FakeCuda(built=tuple(built), capability=capability).install(monkeypatch)
     if runs:
         assert devices.chosen_device(config("auto")) == GPU
     else:
@@ -165,3 +161,82 @@ def test_a_gpu_needs_code_that_torch_was_built_with(
             ConfigError, match=rf"sm_{capability[0]}{capability[1]}, and torch .* has code for sm_"
         ):
             devices.chosen_device(config("auto"))
+
+
+def test_a_gpu_is_the_best_device_and_computes_in_its_fastest_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = FakeCuda().install(monkeypatch)
+    assert devices.best_device() == GPU
+    assert devices.gpus_in_use() == [0]
+    assert devices.fastest_precision(GPU) == "bf16"
+    for precision in ("float32", "tf32", "bf16", "fp16"):
+        devices.check_precision(precision, GPU)
+    cuda.has_bf16 = False
+    assert devices.fastest_precision(GPU) == "float32"
+
+
+def test_what_a_gpu_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda(gpus=3, reach=frozenset({(0, 1), (1, 0)})).install(monkeypatch)
+    assert [gpu.bus for gpu in devices.gpus()] == ["0000:3b:00.0", "0000:3c:00.0", "0000:3d:00.0"]
+    assert devices.gpus()[1].architecture == "sm_90"
+    assert devices.strangers() == [(0, 2), (1, 2), (2, 0), (2, 1)]
+    first, second = (devices.device_identity(torch.device("cuda", number)) for number in (0, 1))
+    assert first != second
+    assert devices.free_device_memory(GPU) == 3 << 30
+    assert devices.allocated_memory(GPU) == {"peak": 1 << 30, "reserved": 2 << 30}
+
+
+def test_time_on_a_gpu_is_that_of_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda().install(monkeypatch)
+    first, second = devices.record_moment(GPU), devices.record_moment(GPU)
+    assert devices.milliseconds_between(first, second) == 1.5
+    assert cuda.calls == ["event waited for"]
+    devices.synchronize(CPU)
+    devices.synchronize(GPU)
+    assert cuda.calls[1:] == ["synchronize cuda"]
+
+
+def test_hidden_waits_are_errors_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda().install(monkeypatch)
+    modes = []
+
+    def fail() -> None:
+        with devices.hidden_waits_refused():
+            modes.append(cuda.sync_debug_mode)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail()
+    assert [*modes, cuda.sync_debug_mode] == ["error", 0]
+
+
+def test_a_captured_function_runs_once_and_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, numbers = FakeCuda().install(monkeypatch), count()
+    replay = devices.capture_cuda_graph(lambda: next(numbers))
+    assert [replay(), replay(), next(numbers)] == [0, 0, 1]
+    # Other threads, which copy images to the GPU, must not end a capture.
+    assert cuda.calls == ["capture thread_local", "replay", "replay"]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "text"),
+    [
+        (
+            RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore"),
+            ConfigError,
+            "cannot be captured as a CUDA graph: CUDA error: .* is capturing. A network .* cuda_graph: false",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError, "out of memory"),
+    ],
+)
+def test_what_cannot_be_captured_is_said(
+    error: Exception, expected: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeCuda().install(monkeypatch)
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(expected, match=text):
+        devices.capture_cuda_graph(fail)
