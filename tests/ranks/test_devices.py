@@ -225,7 +225,7 @@ def test_a_captured_function_runs_once_and_is_replayed(monkeypatch: pytest.Monke
         (
             RuntimeError("CUDA error: operation not permitted when stream is capturing.\nmore"),
             ConfigError,
-            "cannot be captured as a CUDA graph: CUDA error: .* capturing. A network .* cuda_graph: false",
+            "cannot be captured as a CUDA graph: CUDA error: .* capturing. A network .*cuda_graph: false",
         ),
         (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError, "out of memory"),
     ],
