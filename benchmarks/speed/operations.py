@@ -91,13 +91,19 @@ def captured_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.o
     return optimizer
 
 
-def captured_step(config: Config, ranks: int, device: torch.device, gather: Gather) -> Callable[[], Result]:
+def captured_step(
+    config: Config,
+    ranks: int,
+    device: torch.device,
+    gather: Gather,
+    layout: torch.memory_format = torch.channels_last,
+) -> Callable[[], Result]:
     """A step of one of several ranks without a burst, as a graph would capture it: with all inputs on the device."""
     channels, side = IMAGES[config.data.shards]
     schedule, model = config.schedule, config.model
 
     def placed(network: nn.Module) -> nn.Module:
-        return network.to(device).to(memory_format=torch.channels_last)
+        return network.to(device).to(memory_format=layout)
 
     def player(network: nn.Module, options: Any) -> Player:
         network = placed(network)

@@ -50,11 +50,14 @@ class Preconditions(TorchDispatchMode):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_step_of_a_preset_reads_nothing_on_the_host_and_asks_for_what_gpus_have(name: str) -> None:
+def test_a_step_of_a_preset_reads_nothing_on_the_host_and_asks_for_what_gpus_have(
+    name: str, layout: torch.memory_format
+) -> None:
     config = preset(name)
     with stand_in_gpu(8) as device:
-        step = captured_step(config, 8, device, gather_on_devices)
+        step = captured_step(config, 8, device, gather_on_devices, layout)
         step()
         with Preconditions(), Counts() as counts:
             step()
