@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.quality.metrics import MEASURES
+from pipeline.quality.sets import Collected, RealSets, Sets
 from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_series, read_state, read_tensors
 
 pytestmark = [
@@ -136,3 +138,19 @@ def test_the_precision_that_is_chosen_is_half_where_the_device_has_it(ranks: Ran
     expected = "bf16" if torch.cuda.is_bf16_supported(False) else "float32"
     run = ranks.run(1, [config, *CUDA, "precision=auto", "schedule.steps=1"])
     assert f"{expected}," in run.log(0)
+
+
+@pytest.mark.parametrize("metric", ["fid", "kid", "precision", "recall", "copied", "swd"])
+def test_metrics_find_the_same_on_a_gpu(metric: str) -> None:
+    source = torch.Generator().manual_seed(0)
+
+    def collected(scale: float) -> Collected:
+        pixels = torch.randint(256, (300, 3, 32, 32), generator=source, dtype=torch.uint8)
+        return Collected(torch.randn(300, 16, generator=source) * scale, pixels, torch.zeros(300, 0))
+
+    real, fake, training, held_out = (collected(scale) for scale in (1.0, 1.1, 1.0, 1.0))
+    figures = []
+    for device in ("cpu", "cuda"):
+        known = RealSets(real, training.features, held_out.features, 300, 0, device=torch.device(device))
+        figures.append(MEASURES[metric](Sets(known, fake)))
+    assert figures[1] == pytest.approx(figures[0], rel=1e-5)

@@ -1,7 +1,8 @@
 """Collects samples and real images over the ranks, and lets the metrics compare them on the main one.
 
 Images are processed in chunks of 64, which the ranks take in turn. The latents of a chunk depend only on the seed and
-its number, and each chunk is computed by itself, so any number of ranks compares the same samples.
+its number, and each chunk is computed by itself, so any number of ranks compares the same samples. The main rank gets
+them all, and compares them on its device; the other ranks keep nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pipeline.quality.features.classifier import ClassifierFeatures
 from pipeline.quality.metrics import MOST_IMAGES, NEIGHBOURS, measure_all
 from pipeline.quality.neighbours import nearest
 from pipeline.quality.ranks import Ranks, on_all_ranks, on_main_rank, stop_together, tensors_of_main_rank
-from pipeline.quality.sets import Collected, RealSets, Sets
+from pipeline.quality.sets import Collected, RealSets, Rows, Sets
 from pipeline.wording import counted
 
 CHUNK = 64
@@ -134,7 +135,8 @@ class Evaluation:
         )
         other = self._collect_real(second, "other real images", self.features, self._needs)
         nothing = one.features[:0]
-        real = RealSets(one, nothing, nothing, count, self._seed, self._collect_real_sets().unseen)
+        unseen = self._collect_real_sets().unseen
+        real = RealSets(one, nothing, nothing, count, self._seed, unseen, self._ranks.device)
         return Floor(count, on_main_rank(self._ranks, lambda: measure_all(names, Sets(real, other))))
 
     @property
@@ -147,7 +149,7 @@ class Evaluation:
         return self._classes
 
     def samples(self, draw: Draw) -> Collected:
-        """The generated images that are compared."""
+        """The generated images that are compared, on the main rank. All ranks collect them together."""
         return self._collect(
             self._options.samples,
             lambda chunk: self._draw(draw, chunk),
@@ -158,7 +160,7 @@ class Evaluation:
 
     @property
     def reference(self) -> Collected:
-        """The real images that they are compared with."""
+        """The real images that they are compared with, on the main rank. All ranks collect them together, once."""
         return self._collect_real(self._real.compared, "real images", self.features, self._needs)
 
     def nearest_training_images(self, draw: Draw, count: int, each: int) -> Tensor:
@@ -257,7 +259,9 @@ class Evaluation:
         if self._needs.classes and self.classifier is not None:
             known = self.classifier.about.classes
             unseen = tuple(known.index(name) for name in self.classes.unseen if name in known)
-        self._real_sets = RealSets(compared, training, held_out, self._options.samples, self._seed, unseen)
+        self._real_sets = RealSets(
+            compared, training, held_out, self._options.samples, self._seed, unseen, self._ranks.device
+        )
         return self._real_sets
 
     def _find_classes(self, probabilities: Tensor) -> RealClasses:
@@ -281,7 +285,7 @@ class Evaluation:
         """All ranks read these together, once."""
 
         def read(chunk: int) -> Tensor:
-            # A rank whose chunk is beyond the end reads some images a second time; they are cut off later.
+            # The last chunk reads some images a second time; they are cut off later.
             return self._real.read(ids[np.arange(chunk * CHUNK, (chunk + 1) * CHUNK) % len(ids)])
 
         if what not in self._collected:
@@ -296,29 +300,24 @@ class Evaluation:
         features: Features,
         needs: Needs,
     ) -> Collected:
-        """`count` images, in the order of the chunks that `read` returns for their numbers."""
-        world_size = self._ranks.world_size
-        classifier = self.classifier if needs.classes else None
-        most_images = MOST_IMAGES if needs.images else 0
-        parts: list[Collected] = []
-        turns = range(-(-count // (CHUNK * world_size)))
-        for turn in tqdm(turns, desc=what, leave=False, disable=None if self._show_progress else True):
-            stop_together(self._ranks)
-            images = read(turn * world_size + self._ranks.rank)
-            keeps_images = turn * world_size * CHUNK < most_images
-            parts.append(
-                Collected(
-                    features(images).cpu(),
-                    images.cpu() if keeps_images else images[:0].cpu(),
-                    torch.zeros(CHUNK, 0) if classifier is None else classifier.probabilities(images).cpu(),
-                )
-            )
-        found, kept, probabilities = (self._gather(kind)[:count] for kind in zip(*parts, strict=True))
-        return Collected(found, kept[:most_images], probabilities)
+        """`count` images, in the order of the chunks that `read` returns for their numbers, on the main rank.
 
-    def _gather(self, chunks: Sequence[Tensor]) -> Tensor:
-        """The chunks of all ranks, in the order of their numbers."""
-        ours = torch.stack([chunk for chunk in chunks if len(chunk)] or list(chunks[:1]))
-        if ours.numel() == 0:
-            return ours.flatten(0, 1)
-        return self._ranks.gather(ours).transpose(0, 1).flatten(0, 2)
+        Each rank sends it a chunk at a time, so no other one holds more than that.
+        """
+        ranks, chunks = self._ranks, -(-count // CHUNK)
+        classifier = self.classifier if needs.classes else None
+        most_images = min(count, MOST_IMAGES) if needs.images else 0
+        found, kept, probabilities = Rows(count), Rows(most_images), Rows(count)
+        firsts = range(0, chunks, ranks.world_size)
+        for first in tqdm(firsts, desc=what, leave=False, disable=None if self._show_progress else True):
+            stop_together(ranks)
+            senders = min(ranks.world_size, chunks - first)
+            if ranks.rank >= senders:
+                continue  # all chunks have been computed
+            images, place = read(first + ranks.rank), first * CHUNK
+            found.put(place, ranks.to_main(features(images), senders))
+            if place < most_images:
+                kept.put(place, ranks.to_main(images, senders))
+            if classifier is not None:
+                probabilities.put(place, ranks.to_main(classifier.probabilities(images), senders))
+        return Collected(found.all, kept.all, probabilities.all)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,11 +14,22 @@ from pipeline.wording import counted
 ROWS = 4096
 
 
-class Gaussian(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Gaussian:
     """The first two moments of features: float64 (dimensions,) and float64 (dimensions, dimensions)."""
 
     mean: Tensor
     covariance: Tensor
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """A with A A^T = covariance, float64 (dimensions, rank). That of real images serves many evaluations."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        # Rounding turns zero eigenvalues into noise of this size, and the sum of its roots would be large.
+        noise = values[-1] * len(values) * torch.finfo(values.dtype).eps
+        kept = values > noise
+        factor: Tensor = vectors[:, kept] * values[kept].sqrt()
+        return factor
 
 
 def gaussian(features: Tensor) -> Gaussian:
@@ -49,18 +61,8 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """
     # If C = A A^T for both, the eigenvalues of C1 C2 are the squared singular values of A1^T A2. This needs no
     # root of a matrix that is not symmetric, and no root of eigenvalues that rounding has made negative.
-    overlap = torch.linalg.svdvals(_factor(first.covariance).T @ _factor(second.covariance)).sum()
+    overlap = torch.linalg.svdvals(first.factor.T @ second.factor).sum()
     shift = (first.mean - second.mean).square().sum()
     spread = first.covariance.trace() + second.covariance.trace()
     # Only rounding can make it negative.
     return max(0.0, float(shift + spread - 2 * overlap))
-
-
-def _factor(covariance: Tensor) -> Tensor:
-    """A with A A^T = covariance, float64 (dimensions, rank)."""
-    values, vectors = torch.linalg.eigh(covariance)
-    # Rounding turns zero eigenvalues into noise of this size, and the sum of its roots would be large.
-    noise = values[-1] * len(values) * torch.finfo(values.dtype).eps
-    kept = values > noise
-    factor: Tensor = vectors[:, kept] * values[kept].sqrt()
-    return factor

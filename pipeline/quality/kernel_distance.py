@@ -10,6 +10,9 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.wording import counted
 
+ROWS = 1024
+"""How many rows of a matrix of pairs are in memory at once."""
+
 
 class KernelDistance(NamedTuple):
     """Mean and standard deviation of the distance over subsets.
@@ -30,13 +33,17 @@ def kernel_distance(real: Tensor, fake: Tensor, subsets: int, subset_size: int, 
     """
     _check_subsets(min(len(real), len(fake)), subsets, subset_size)
     source = torch.Generator().manual_seed(seed)
-    distances = torch.tensor(
-        [
-            polynomial_mmd(_subset(real, subset_size, source), _subset(fake, subset_size, source))
-            for _ in range(subsets)
-        ],
-        dtype=torch.float64,
-    )
+    drawn = [(_draw(real, subset_size, source), _draw(fake, subset_size, source)) for _ in range(subsets)]
+    real_rows, fake_rows = (torch.stack(rows) for rows in zip(*drawn, strict=True))
+    pairs = len(real) ** 2 + len(fake) ** 2 + len(real) * len(fake)
+    if pairs <= 3 * subset_size**2 * subsets:
+        # Most pairs occur in several subsets, so each is computed once, and summed for all of them.
+        distances = _mmds(real, fake, _chosen(real_rows, real), _chosen(fake_rows, fake))
+    else:
+        found = [
+            polynomial_mmd(real[ours.to(real.device)], fake[theirs.to(fake.device)]) for ours, theirs in drawn
+        ]
+        distances = torch.tensor(found, dtype=torch.float64)
     return KernelDistance(distances.mean().item(), distances.std(unbiased=False).item())
 
 
@@ -45,9 +52,8 @@ def polynomial_mmd(real: Tensor, fake: Tensor) -> float:
 
     Gretton et al. 2012, "A Kernel Two-Sample Test", lemma 6. Both counts must be 2 or more.
     """
-    real, fake = real.double(), fake.double()
-    cross = _kernel(real, fake).mean()
-    return (_mean_of_pairs(real) + _mean_of_pairs(fake) - 2 * cross).item()
+    all_real, all_fake = (points.new_ones(1, len(points), dtype=torch.float64) for points in (real, fake))
+    return _mmds(real, fake, all_real, all_fake).item()
 
 
 def _check_subsets(smaller_count: int, subsets: int, subset_size: int) -> None:
@@ -66,15 +72,40 @@ def _check_subsets(smaller_count: int, subsets: int, subset_size: int) -> None:
         )
 
 
-def _subset(features: Tensor, size: int, source: torch.Generator) -> Tensor:
-    return features[torch.randperm(len(features), generator=source)[:size].to(features.device)]
+def _draw(features: Tensor, size: int, source: torch.Generator) -> Tensor:
+    """The rows of a subset: int64 (size,), on the host."""
+    return torch.randperm(len(features), generator=source)[:size]
 
 
-def _kernel(first: Tensor, second: Tensor) -> Tensor:
-    return (first @ second.T / first.shape[1] + 1) ** 3
+def _chosen(rows: Tensor, features: Tensor) -> Tensor:
+    """1 for the rows of each subset, and 0 for others: float64 (subsets, count)."""
+    chosen = torch.zeros(len(rows), len(features), dtype=torch.float64)
+    return chosen.scatter_(1, rows, 1.0).to(features.device)
 
 
-def _mean_of_pairs(features: Tensor) -> Tensor:
-    """The mean of the kernel over all pairs of two different rows."""
-    kernel, count = _kernel(features, features), len(features)
-    return (kernel.sum() - kernel.trace()) / (count * (count - 1))
+def _mmds(real: Tensor, fake: Tensor, real_chosen: Tensor, fake_chosen: Tensor) -> Tensor:
+    """The squared MMD of each subset, which `_chosen` describes: float64 (subsets,)."""
+    real, fake = real.double(), fake.double()
+    real_count, fake_count = real_chosen.sum(1), fake_chosen.sum(1)
+    cross = _sums(real, fake, real_chosen, fake_chosen) / (real_count * fake_count)
+    return _means_of_pairs(real, real_chosen) + _means_of_pairs(fake, fake_chosen) - 2 * cross
+
+
+def _means_of_pairs(features: Tensor, chosen: Tensor) -> Tensor:
+    """The mean of the kernel over all pairs of two different rows of each subset."""
+    counts = chosen.sum(1)
+    of_itself = chosen @ _cubed(features.square().sum(1), features)
+    return (_sums(features, features, chosen, chosen) - of_itself) / (counts * (counts - 1))
+
+
+def _sums(first: Tensor, second: Tensor, of_first: Tensor, of_second: Tensor) -> Tensor:
+    """For each subset, the sum of the kernel over pairs of a chosen row of `first` and one of `second`."""
+    total = first.new_zeros(len(of_first))
+    for rows, chosen in zip(torch.split(first, ROWS), torch.split(of_first, ROWS, dim=1), strict=True):
+        total += (chosen @ _cubed(rows @ second.T, second) * of_second).sum(1)
+    return total
+
+
+def _cubed(products: Tensor, features: Tensor) -> Tensor:
+    """The kernel, from products of rows of features."""
+    return (products / features.shape[1] + 1) ** 3

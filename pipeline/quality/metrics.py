@@ -33,12 +33,13 @@ Measure = Callable[[Sets], float]
 
 def fid(sets: Sets) -> float:
     """The Frechet distance between Gaussians fitted to the features."""
-    return frechet_distance(sets.real.once(_real_gaussian), gaussian(sets.fake.features))
+    _, fake = sets.features
+    return frechet_distance(sets.real.once(_real_gaussian), gaussian(fake))
 
 
 def kid(sets: Sets) -> float:
     """The kernel distance of the features, mean of random subsets."""
-    real, fake = sets.real.compared.features, sets.fake.features
+    real, fake = sets.features
     size = min(KERNEL_SUBSET_SIZE, len(fake), len(real))
     # If a subset is the whole set, one is enough.
     subsets = 1 if size == max(len(fake), len(real)) else KERNEL_SUBSETS
@@ -48,12 +49,13 @@ def kid(sets: Sets) -> float:
 def copied(sets: Sets) -> float:
     """The share of samples that are closer to a training image than is natural."""
     real = sets.real
-    return copied_share(sets.fake.features, real.training, real.held_out, real.once(_natural_distance))
+    fake, held_out = sets.fake.features.to(real.device), real.held_out.to(real.device)
+    return copied_share(fake, real.training, held_out, real.once(_natural_distance))
 
 
 def swd(sets: Sets) -> float:
     """The sliced Wasserstein distance between patches, mean over the levels of the pyramid."""
-    levels = sets.real.once(_real_patches).distances(sets.fake.images)
+    levels = sets.real.once(_real_patches).distances(sets.fake.images.to(sets.real.device))
     return sum(levels.values()) / len(levels)
 
 
@@ -95,19 +97,19 @@ def _measure_named(name: str) -> Measure:
 
 
 def _neighbours(sets: Sets) -> Prdc:
-    return precision_recall_density_coverage(sets.real.compared.features, sets.fake.features, NEIGHBOURS)
+    return precision_recall_density_coverage(*sets.features, NEIGHBOURS)
 
 
 def _real_gaussian(real: RealSets) -> Gaussian:
-    return gaussian(real.compared.features)
+    return gaussian(real.compared.features.to(real.device))
 
 
 def _natural_distance(real: RealSets) -> float:
-    return natural_distance(real.training, real.held_out)
+    return natural_distance(real.training, real.held_out.to(real.device))
 
 
 def _real_patches(real: RealSets) -> RealPatches:
-    return RealPatches.of(real.compared.images, min(real.samples, MOST_IMAGES), real.seed)
+    return RealPatches.of(real.compared.images.to(real.device), min(real.samples, MOST_IMAGES), real.seed)
 
 
 def _real_histogram(real: RealSets) -> Tensor:

@@ -12,7 +12,9 @@ from pipeline.errors import ConfigError
 from pipeline.wording import counted
 
 CHUNK = 512
-"""How many rows of a distance matrix are in memory at once."""
+"""How many rows of a distance matrix are in memory at once, at most."""
+MOST_DISTANCES = 1 << 25
+"""How many distances are: 256 MiB."""
 COLUMNS = 8192
 """How many of its columns are in memory at once if only the nearest ones of each row are needed."""
 TIE = 1e-12
@@ -55,18 +57,18 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int) -> Prd
     is_precise, is_recalled, is_covered = (
         torch.zeros(len(points), dtype=torch.bool, device=points.device) for points in (fake, real, real)
     )
-    balls = 0
+    balls = torch.zeros((), dtype=torch.int64, device=fake.device)
     for rows, distances, tie in _squared_distances(fake, real):
         in_real_ball = distances <= real_radii + tie
         in_fake_ball = distances <= fake_radii[rows, None] + tie
         is_precise[rows] = in_real_ball.any(1)
         is_covered |= in_real_ball.any(0)
         is_recalled |= in_fake_ball.any(0)
-        balls += int(in_real_ball.sum())
+        balls += in_real_ball.sum()
     return Prdc(
         precision=_share(is_precise),
         recall=_share(is_recalled),
-        density=balls / (k * len(fake)),
+        density=balls.item() / (k * len(fake)),
         coverage=_share(is_covered),
     )
 
@@ -76,9 +78,9 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """The Euclidean distances from each query to its k nearest references, nearest first, and their indices.
 
-    Both sets are float32 (count, dimensions), with at least k references; the results are float64 and int64 (count, k).
-    `rows` queries are compared with `columns` references at once; this changes only the memory that is needed. If
-    several references are equally near, any of them may be returned.
+    Both sets are float32 (count, dimensions), with at least k references, which may be on another device; the results
+    are float64 and int64 (count, k). `rows` queries are compared with `columns` references at once; this changes only
+    the memory that is needed. If several references are equally near, any of them may be returned.
     """
     parts = [_nearest(some, references, k, columns) for some in torch.split(queries, rows)]
     distances, numbers = zip(*parts, strict=True)
@@ -120,13 +122,14 @@ def natural_distance(train: Tensor, held_out: Tensor) -> float:
 def _relative_distances(points: Tensor, train: Tensor, held_out: Tensor, are_held_out: bool) -> Tensor:
     """Distances to the nearest training image, divided by its distance to its 5th held-out one: float64 (count,)."""
     distances, images = (found[:, 0] for found in nearest(points, train))
+    of_training = train[images.to(train.device)].to(points.device)
     if are_held_out:
         # Without the point itself, because the unit must not depend on the distance that it measures.
-        to_held_out, numbers = nearest(train[images], held_out, SCALE_NEIGHBOURS + 1)
+        to_held_out, numbers = nearest(of_training, held_out, SCALE_NEIGHBOURS + 1)
         is_itself = numbers == torch.arange(len(points), device=numbers.device)[:, None]
         to_held_out = to_held_out.masked_fill(is_itself, torch.inf).sort(1).values
     else:
-        to_held_out, _ = nearest(train[images], held_out, SCALE_NEIGHBOURS)
+        to_held_out, _ = nearest(of_training, held_out, SCALE_NEIGHBOURS)
     # An exact copy counts as one even if the image is also held out, where the quotient would be 0 / 0.
     return torch.where(distances == 0, 0.0, distances / to_held_out[:, SCALE_NEIGHBOURS - 1])
 
@@ -136,7 +139,8 @@ def _nearest(queries: Tensor, references: Tensor, k: int, columns: int) -> tuple
     squared = torch.zeros(len(queries), 0, dtype=torch.float64, device=queries.device)
     numbers = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
     for first in range(0, len(references), columns):
-        some = references[first : first + columns]
+        # Training images can be more than a device holds at once.
+        some = references[first : first + columns].to(queries.device)
         _, distances, _ = next(_squared_distances(queries, some, len(queries)))
         found = distances.topk(min(k, len(some)), largest=False)
         squared = torch.cat([squared, found.values], 1)
@@ -144,13 +148,14 @@ def _nearest(queries: Tensor, references: Tensor, k: int, columns: int) -> tuple
         squared, places = squared.topk(min(k, squared.shape[1]), largest=False)
         numbers = numbers.gather(1, places)
     # Computed again from differences, so that the distance of a copy is exactly 0.
-    distances = (queries.double()[:, None] - references[numbers].double()).norm(dim=2)
+    found_rows = references[numbers.to(references.device)].to(queries.device)
+    distances = (queries.double()[:, None] - found_rows.double()).norm(dim=2)
     distances, places = distances.sort(1)
     return distances, numbers.gather(1, places)
 
 
 def _squared_distances(
-    rows: Tensor, columns: Tensor, chunk: int = CHUNK
+    rows: Tensor, columns: Tensor, chunk: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For each chunk of rows: their indices, their squared distances to all columns, and the tolerance for a tie.
 
@@ -160,6 +165,7 @@ def _squared_distances(
     """
     columns = columns.double()
     column_norms = columns.square().sum(1)
+    chunk = chunk or max(1, min(CHUNK, MOST_DISTANCES // len(columns)))
     for numbers in torch.split(torch.arange(len(rows), device=rows.device), chunk):
         points = rows[numbers].double()
         norms = points.square().sum(1)[:, None] + column_norms

@@ -25,11 +25,12 @@ class Ranks(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    machine_threads: int
 
     @property
     def is_main(self) -> bool: ...
 
-    def gather(self, values: Tensor) -> Tensor: ...
+    def to_main(self, values: Tensor, senders: int) -> list[Tensor]: ...
 
     def gather_json(self, value: Any) -> list[Any]: ...
 
@@ -75,10 +76,23 @@ def tensors_of_main_rank(ranks: Ranks, find: Callable[[], Sequence[Tensor]]) -> 
     return [ranks.broadcast(buffer) for buffer in buffers]
 
 
+def _with_threads(count: int, find: Callable[[], Result]) -> Result:
+    """What is found with this many of torch's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        return find()
+    finally:
+        torch.set_num_threads(before)
+
+
 def _find_on_main_rank(ranks: Ranks, find: Callable[[], Result]) -> Result | None:
-    """What the main rank finds, on it alone. All ranks meet every second, so that none runs into its time limit."""
+    """What the main rank finds, on it alone. All ranks meet every second, so that none runs into its time limit.
+
+    The other ranks of its machine only wait meanwhile, so it computes with their threads too.
+    """
     pool = ThreadPoolExecutor(1)
-    work = pool.submit(find) if ranks.is_main else None
+    work = pool.submit(_with_threads, ranks.machine_threads, find) if ranks.is_main else None
     # After a signal the work is left alone: the process ends soon.
     pool.shutdown(wait=False)
     is_done = False

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self, TypeVar
 
+import torch
 from torch import Tensor
+
+CPU = torch.device("cpu")
 
 Result = TypeVar("Result")
 
 
 class Collected(NamedTuple):
-    """A set of images, on the host, as far as the metrics of an evaluation need it."""
+    """A set of images, on the host of the main rank, as far as the metrics of an evaluation need it.
+
+    The other ranks have none of them.
+    """
 
     features: Tensor
     """float32 (count, dimensions); no columns if no metric needs features"""
@@ -20,6 +26,24 @@ class Collected(NamedTuple):
     """uint8 (count or fewer, channels, height, width); none if no metric needs images"""
     probabilities: Tensor
     """float32 (count, classes); no columns if no metric needs classes"""
+
+
+class Rows:
+    """Rows of a set, put in place as they come."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.all = torch.empty(0, 0)
+        """All rows; until some come, none."""
+
+    def put(self, place: int, parts: Sequence[Tensor]) -> None:
+        """Put these parts there, one after the other. Rows beyond the last one are left out."""
+        for part in parts:
+            if not len(self.all):
+                self.all = part.new_empty(self._count, *part.shape[1:])
+            rows = self.all[place : place + len(part)]
+            rows.copy_(part[: len(rows)])
+            place += len(part)
 
 
 @dataclass(eq=False)
@@ -52,6 +76,8 @@ class RealSets(Remembering):
     """The seed of metrics that draw at random."""
     unseen: tuple[int, ...] = ()
     """The classes that the classifier does not see in real images: columns of the probabilities."""
+    device: torch.device = CPU
+    """Where the metrics compute."""
 
 
 @dataclass(eq=False)
@@ -61,3 +87,9 @@ class Sets(Remembering):
     real: RealSets
     fake: Collected
     """Generated images."""
+
+    @property
+    def features(self) -> tuple[Tensor, Tensor]:
+        """Those of the real and of the generated images, on the device of the metrics."""
+        device = self.real.device
+        return self.real.compared.features.to(device), self.fake.features.to(device)

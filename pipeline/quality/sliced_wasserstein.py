@@ -45,9 +45,10 @@ def sliced_wasserstein(
 ) -> dict[int, float]:
     """The distance, times 1000, at each level of the Laplacian pyramid, by the height of the level in pixels.
 
-    Images are uint8, or float32 in [-1, 1], (count, channels, height, width) on the host. The method is that of Karras
-    et al. 2018, "Progressive Growing of GANs", section 5: each level has half the size of the one before, down to 16
-    pixels, the last level is the remaining image, and `patches` patches of 7 x 7 pixels of each image are compared.
+    Images are uint8, or float32 in [-1, 1], (count, channels, height, width), both sets on one device. The method is
+    that of Karras et al. 2018, "Progressive Growing of GANs", section 5: each level has half the size of the one
+    before, down to 16 pixels, the last level is the remaining image, and `patches` patches of 7 x 7 pixels of each
+    image are compared.
     Both sets are normalized by the deviations of the real channels, and not each by its own as in the paper, so that
     wrong brightness or contrast counts. If one set is larger, as many images as the other has are drawn from it. The
     result depends on the seed, the images and their order. The patches of both sets are at the same positions, so the
@@ -94,7 +95,8 @@ class RealPatches:
         ]
         levels, projections = [], []
         for level, found in zip(drawn, _cut_patches(real, chosen, drawn), strict=True):
-            level = level._replace(directions=level.directions / _deviations(found, channels))
+            scaled = level.directions.to(real.device) / _deviations(found, channels)
+            level = level._replace(directions=scaled)
             levels.append(level)
             projections.append(torch.cat(list(sorted_projections(found, level.directions))))
         return cls(tuple(real.shape[1:]), chosen_fakes, levels, projections)
@@ -155,20 +157,23 @@ def sorted_projections(points: Tensor, directions: Tensor) -> Iterator[Tensor]:
     """The projections of float32 (count, dimensions) on (n, dimensions), each sorted, in parts of (up to 32, count)."""
     for some in torch.split(directions, BATCH_OF_DIRECTIONS):
         projections = some @ points.T
-        # NumPy sorts in place and is several times as fast as torch, which also returns the order.
-        projections.numpy().sort(axis=1)
-        yield projections
+        if projections.device.type == "cpu":
+            # NumPy sorts in place and is several times as fast as torch, which also returns the order.
+            projections.numpy().sort(axis=1)
+            yield projections
+        else:
+            yield projections.sort(1).values
 
 
 def transport_distance(real: Tensor, fake: Iterator[Tensor]) -> float:
     """The mean 1-Wasserstein distance of sorted projections: float32 (directions, count), and the same in parts."""
-    total, first = 0.0, 0
+    total, first = real.new_zeros((), dtype=torch.float64), 0
     for some in fake:
         # In one dimension, optimal transport moves the i-th smallest value to the i-th smallest.
         differences = (real[first : first + len(some)] - some).abs_()
-        total += differences.mean(1, dtype=torch.float64).sum().item()
+        total += differences.mean(1, dtype=torch.float64).sum()
         first += len(some)
-    return total / len(real)
+    return total.item() / len(real)
 
 
 def _size(shape: Sequence[int]) -> str:

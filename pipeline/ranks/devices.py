@@ -200,6 +200,11 @@ def rank_threads(wanted: int | None, local_ranks: int) -> int:
     return default if os.environ.get("OMP_NUM_THREADS") else min(default, share_of_cores(local_ranks))
 
 
+def machine_threads(threads: int, local_ranks: int) -> int:
+    """The threads of all ranks of this machine together, each of which has `threads`, but no more than its cores."""
+    return max(threads, min(threads * local_ranks, share_of_cores(1)))
+
+
 def supports_bf16() -> bool:
     """Whether the current GPU has instructions for bf16; emulating them does not count."""
     return bool(torch.cuda.is_bf16_supported(False))

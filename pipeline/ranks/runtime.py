@@ -94,6 +94,8 @@ class Runtime:
         # Votes and messages have a group of their own on the host, so that they never wait for gradients.
         self._control: Any = dist.new_group(backend="gloo", timeout=timeout) if self.world_size > 1 else None
         self.local_world_size = self._count_neighbours(place)
+        self.machine_threads = devices.machine_threads(torch.get_num_threads(), self.local_world_size)
+        """torch's threads of all ranks of this machine: what one of them may use while the others wait for it."""
 
     def _count_neighbours(self, place: Place) -> int:
         """How many ranks this machine has. Raises ConfigError if two of them have the same GPU."""
@@ -261,6 +263,25 @@ class Runtime:
         rows = [torch.empty_like(values) for _ in range(self.world_size)]
         dist.all_gather(rows, values, group=self._control)
         return torch.stack(rows)
+
+    def to_main(self, values: Tensor, senders: int) -> list[Tensor]:
+        """On rank 0 the tensors of the first `senders` ranks, in host memory, by rank; on the others nothing.
+
+        All of them have the same shape and dtype. Only these ranks call it.
+        """
+        values = values.cpu().contiguous()
+        if values.numel() == 0:
+            return [values] * senders if self.is_main else []
+        if not self.is_main:
+            dist.send(values, 0, group=self._control)
+            return []
+        rows = [values, *(torch.empty_like(values) for _ in range(1, senders))]
+        works: list[Any] = [
+            dist.irecv(row, rank, group=self._control) for rank, row in enumerate(rows) if rank > 0
+        ]
+        for work in works:
+            work.wait()
+        return rows
 
     def broadcast(self, values: Tensor) -> Tensor:
         """Rank 0's tensor, on the host of all ranks. The others give any tensor of its shape and dtype."""

@@ -139,7 +139,8 @@ def test_ranks_judge_the_checkpoint_that_the_main_rank_finds(
     ranks.run(1, words, target=evaluate)
     two, one = (json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines())
     assert two["step"] == one["step"] == 20
-    assert two["metrics"] == one["metrics"]
+    # Two ranks use the threads of both for the sums, which changes the last bits.
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-12)
 
 
 def test_an_error_on_one_rank_of_an_evaluation_ends_all_with_its_code(

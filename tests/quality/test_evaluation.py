@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
@@ -23,6 +24,8 @@ from pipeline.quality.evaluation import Evaluation, Floor, RealImages
 from pipeline.quality.features.classifier import About, Classifier, ClassifierFeatures, save
 from pipeline.quality.features.pixels import PixelFeatures
 from pipeline.quality.frechet import frechet_distance, gaussian
+from pipeline.quality.metrics import MEASURES
+from pipeline.quality.sets import Sets
 from pipeline.ranks.runtime import Runtime
 from pipeline.training.checks import check_same_on_all_ranks
 from tests.quality.together import DIGITS, Rank, Together, draw, on_ranks, options, real
@@ -48,6 +51,43 @@ def test_any_number_of_ranks_finds_the_same(classifier: str) -> None:
     ]
     assert set(found[0]) == set(ALL)
     assert all(figures == found[0] for figures in found)
+
+
+def test_only_the_main_rank_gets_what_is_compared_and_only_the_chunks_that_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """300 samples and 500 real images are 5 and 8 chunks of 64: of three ranks, the last one sends 1 and 2 of them."""
+    sent = Counter[int]()
+    to_main = Rank.to_main
+
+    def count(rank: Rank, values: Tensor, senders: int) -> list[Tensor]:
+        assert len(values) == 64
+        sent[rank.rank] += 1
+        return to_main(rank, values, senders)
+
+    monkeypatch.setattr(Rank, "to_main", count)
+
+    def collect(rank: Rank) -> list[int]:
+        evaluation = Evaluation(options(["fid"]), real(), rank, 4, 0)
+        return [len(found.features) for found in (evaluation.samples(draw), evaluation.reference)]
+
+    assert on_ranks(3, collect) == [[300, 500], [0, 0], [0, 0]]
+    assert sent == {0: 2 + 3, 1: 2 + 3, 2: 1 + 2}
+
+
+def test_the_main_rank_computes_with_the_threads_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(Rank, "machine_threads", before + 3)
+    measured = []
+
+    def measure(sets: Sets) -> float:
+        measured.append(torch.get_num_threads())
+        return 0.0
+
+    monkeypatch.setitem(MEASURES, "fid", measure)
+    on_ranks(2, lambda rank: Evaluation(options(["fid"]), real(), rank, 4, 0).measure(draw))
+    assert measured == [before + 3]
+    assert torch.get_num_threads() == before
 
 
 def test_samples_are_those_of_the_seed_and_as_many_as_asked_for() -> None:

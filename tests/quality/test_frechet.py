@@ -32,7 +32,8 @@ def by_matrix_root(first: Gaussian, second: Gaussian) -> float:
 @pytest.mark.parametrize("count", [2, 3, 50, ROWS, ROWS + 1])
 def test_a_gaussian_has_the_mean_and_the_unbiased_covariance(count: int) -> None:
     features = draw(0, count, 4)
-    mean, covariance = gaussian(features)
+    found = gaussian(features)
+    mean, covariance = found.mean, found.covariance
     assert mean.dtype == covariance.dtype == torch.float64
     np.testing.assert_allclose(mean, features.double().numpy().mean(0), rtol=1e-12)
     np.testing.assert_allclose(covariance, np.cov(features.double().numpy(), rowvar=False), rtol=1e-10)

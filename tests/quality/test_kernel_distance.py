@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -57,6 +58,20 @@ def test_the_only_subset_of_a_sets_own_size_is_the_set() -> None:
     assert ours.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
     assert ours.std == pytest.approx(0, abs=1e-12)
     assert kernel_distance(real, fake, 1, 60, seed=0).std == 0
+
+
+@pytest.mark.parametrize(("count", "subsets"), [(60, 40), (200, 3)], ids=["together", "each by itself"])
+def test_subsets_have_the_distance_of_their_rows(count: int, subsets: int) -> None:
+    """Whether pairs of rows are computed once for all subsets, or for each by itself."""
+    real, fake = draw(0, count), draw(1, count, shift=0.3)
+    found = kernel_distance(real, fake, subsets, 20, seed=7)
+    source = torch.Generator().manual_seed(7)
+    values = []
+    for _ in range(subsets):
+        ours, theirs = (torch.randperm(count, generator=source)[:20] for _ in range(2))
+        values.append(by_pairs(real[ours], fake[theirs]))
+    assert found.mean == pytest.approx(np.mean(values), rel=1e-9)
+    assert found.std == pytest.approx(np.std(values), rel=1e-9)
 
 
 def test_mean_and_deviation_are_those_over_subsets() -> None:

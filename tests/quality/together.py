@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import Queue
 from threading import Barrier
 from typing import Any
 
@@ -27,9 +28,12 @@ class Together:
     world_size: int
     barrier: Barrier = field(init=False)
     values: list[Any] = field(init=False)
+    sent: list[Queue[Tensor]] = field(init=False)
+    """By rank, what it has sent to the main one."""
 
     def __post_init__(self) -> None:
         self.barrier, self.values = Barrier(self.world_size), [None] * self.world_size
+        self.sent = [Queue() for _ in range(self.world_size)]
 
 
 @dataclass
@@ -39,6 +43,7 @@ class Rank:
     rank: int
     together: Together
     device = torch.device("cpu")
+    machine_threads = torch.get_num_threads()
 
     def __post_init__(self) -> None:
         self.world_size = self.together.world_size
@@ -61,8 +66,14 @@ class Rank:
         is_any = any(self.gather_json(flag))
         return lambda: is_any
 
-    def gather(self, values: Tensor) -> Tensor:
-        return torch.stack(self._exchange(values))
+    def to_main(self, values: Tensor, senders: int) -> list[Tensor]:
+        if not self.is_main:
+            assert self.rank < senders
+            self.together.sent[self.rank].put(values)
+            return []
+        found = [values, *(self.together.sent[rank].get(timeout=60) for rank in range(1, senders))]
+        assert len({(row.shape, row.dtype) for row in found}) == 1
+        return found
 
     def broadcast(self, values: Tensor) -> Tensor:
         found: Tensor = self._exchange(values)[0]
