@@ -16,9 +16,12 @@ from pipeline.training.state import TrainingState
 from pipeline.versions import PACKAGES, find_revision
 from pipeline.wording import counted
 
+FEW_IMAGES = 32
+"""Of a batch for one GPU."""
+
 
 def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint | None) -> list[str]:
-    """What a run is about to do, in four lines."""
+    """What a run is about to do, in four lines, and one more if it gives GPUs little to do."""
     setup, config, path = run.runtime.describe(), run.config, run.directory.path
     start = f"resumes from {checkpoint.path}" if checkpoint else "a new run"
     generator, critic = (
@@ -34,7 +37,19 @@ def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint
         f"{run.rows.count}",
         f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "
         f"{config.objective.name}, {counted(config.schedule.critic_updates, 'critic update')} per step",
+        *describe_small_share(run.runtime.device.type, run.rows.count, setup["world_size"]),
         f"watch: tensorboard --samples_per_plugin images=200 --logdir {path}",
+    ]
+
+
+def describe_small_share(device: str, images: int, ranks: int) -> list[str]:
+    """A line if each rank's GPU gets few images of a batch, and what would give it more."""
+    if device != "cuda" or images >= FEW_IMAGES:
+        return []
+    remedy = "Fewer ranks or a larger" if ranks > 1 else "A larger"
+    return [
+        f"each GPU gets {counted(images, 'image')} of a batch, and has little to do with fewer than {FEW_IMAGES}. "
+        f"{remedy} schedule.global_batch would give it more."
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.option_data import DataOptions
 from pipeline.options import Config, ScheduleOptions
 from pipeline.run.directory import RunDirectory
-from pipeline.training.describe import describe_images, describe_results
+from pipeline.training.describe import describe_images, describe_results, describe_small_share
 from tests.ranks import Ranks
 
 
@@ -71,3 +71,27 @@ def test_a_precision_that_the_launcher_chose_is_called_that(ranks: Ranks, config
     assert "1 x CPU (none), bf16 (the launcher's choice, because the config has no precision), " in said
     said = ranks.run(1, [*words, "name=own", "precision=bf16"], environment=asked).log(0)
     assert "1 x CPU (none), bf16, " in said
+
+
+@pytest.mark.parametrize(
+    ("device", "images", "ranks", "said"),
+    [
+        (
+            "cuda",
+            31,
+            8,
+            "each GPU gets 31 images of a batch, and has little to do with fewer than 32. Fewer ranks or",
+        ),
+        (
+            "cuda",
+            1,
+            1,
+            "each GPU gets 1 image of a batch, and has little to do with fewer than 32. A larger sched",
+        ),
+        ("cuda", 32, 8, ""),
+        ("cpu", 1, 8, ""),
+    ],
+)
+def test_a_gpu_that_gets_few_images_is_named(device: str, images: int, ranks: int, said: str) -> None:
+    lines = describe_small_share(device, images, ranks)
+    assert [line[: len(said)] for line in lines] == ([said] if said else [])

@@ -7,6 +7,7 @@ networks, with operations that a CUDA graph can capture.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,8 @@ from pipeline.pixels import to_float
 
 BATCHES_AHEAD = 4
 """Batches decoded in advance by each thread, so that the training loop does not have to wait for one."""
+MOST_BYTES_AHEAD = 1 << 29
+"""Of batches decoded in advance: for a GPU they are in memory that the system cannot use for anything else."""
 
 
 class Images(Protocol):
@@ -78,6 +81,12 @@ class Loader:
         """Whether all images are in memory, so that no batch waits for a shard."""
         return isinstance(self._images, ResidentImages)
 
+    @property
+    def batches_ahead(self) -> int:
+        """How many batches are decoded in advance: at least one is, while the one before it is used."""
+        batch_bytes = self._rows.count * math.prod(self.image_shape)
+        return min(BATCHES_AHEAD * self._workers, max(2, MOST_BYTES_AHEAD // batch_bytes))
+
     def batches(self, position: int) -> Iterator[Staged]:
         """Yield batches for `to_images`, starting at `position`. Raises DataError if a sample is damaged."""
         planned = self._order.batches(position, self._rows)
@@ -93,7 +102,7 @@ class Loader:
         waiting: deque[Future[Staged]] = deque()
         try:
             for _ in reach:
-                while len(waiting) < BATCHES_AHEAD * self._workers:
+                while len(waiting) < self.batches_ahead:
                     waiting.append(pool.submit(self._load, next(planned)))
                 yield waiting.popleft().result()
         finally:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.data.reading.cache import Node, decode_all
 from pipeline.data.reading.loader import Images, Loader
-from pipeline.data.reading.order import Ids, Order, flips
+from pipeline.data.reading.order import Batch, Ids, Order, flips
 from pipeline.data.reading.reader import ShardReader
 from pipeline.errors import DataError
 from pipeline.noise import RankRows
@@ -158,6 +158,31 @@ def test_each_window_announces_its_shards_and_the_next_ones_once(reader: ShardRe
     for (_, later), (now, _) in pairwise(images.announced):
         assert later == now
     assert sorted(chain.from_iterable(now for now, _ in images.announced)) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "ahead"), [(1 << 29, 8), (5 * 12 * 64, 5), (5 * 12 * 64 - 1, 4), (1, 2)]
+)
+def test_batches_ahead_are_limited_by_their_bytes(
+    reader: ShardReader, most_bytes: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of 12 images of 8 x 8 has 768 bytes, and two threads decode up to eight batches ahead."""
+    monkeypatch.setattr("pipeline.data.reading.loader.MOST_BYTES_AHEAD", most_bytes)
+    order = order_of(reader)
+    planned, taken = order.batches(0, RankRows(0, 12, 12)), []
+
+    def count(*_: object) -> Iterator[Batch]:
+        for batch in planned:
+            taken.append(batch)
+            yield batch
+
+    monkeypatch.setattr(order, "batches", count)
+    stream = Loader(reader, order, RankRows(0, 12, 12), CPU, workers=2).batches(0)
+    next(stream)
+    assert len(taken) == ahead
+    next(stream)
+    assert len(taken) == ahead + 1
+    stream.close()  # type: ignore[attr-defined]
 
 
 def test_a_closed_loader_leaves_no_thread(reader: ShardReader) -> None:
