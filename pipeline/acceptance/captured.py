@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import traceback
 
-import torch
-from torch import Tensor
-
 from pipeline.acceptance.bench import Bench
-from pipeline.acceptance.outcome import Skip
-from pipeline.acceptance.runs import options, trainer_of
+from pipeline.acceptance.runs import check_same_bits, options, trainer_of
 from pipeline.acceptance.updates import precisions
-from pipeline.ranks.devices import allocated_memory, best_device, hidden_waits_refused
-from pipeline.ranks.digest import differing, digest
+from pipeline.ranks.devices import allocated_memory, hidden_waits_refused
 from pipeline.training.graphed_step import fixed
 from pipeline.training.step import Result, StepInputs, take_step
 from pipeline.training.trainer import Trainer
@@ -23,7 +18,6 @@ FIRST, WATCHED, LONG = 5, 20, 200
 
 def no_waits(bench: Bench) -> str:
     """Ordinary steps, eager and as graphs, while an operation that makes the host wait raises an error."""
-    _need_gpu()
     kinds = [(precision, graph) for precision in _without_scaler() for graph in ("false", "true")]
     for precision, graph in kinds:
         what = f"{precision}, {'one graph' if graph == 'true' else 'eager'}"
@@ -41,7 +35,6 @@ def no_waits(bench: Bench) -> str:
 
 def same_as_eager(bench: Bench) -> str:
     """The same steps as one graph and eagerly, with the same optimizers; and many more as a graph."""
-    _need_gpu()
     for precision in _without_scaler():
         states = {}
         for kind in ("eager", "graph"):
@@ -59,7 +52,7 @@ def same_as_eager(bench: Bench) -> str:
                     bench.check(
                         before == after, f"{precision}: memory went from {before} to {after} in {LONG} steps"
                     )
-        _compare(bench, precision, states["eager"], states["graph"])
+        check_same_bits(bench, states["graph"], states["eager"], precision)
     return f"equal bits after {WATCHED} steps, memory flat over {LONG}, in {', '.join(_without_scaler())}"
 
 
@@ -79,19 +72,6 @@ def take_eagerly(trainer: Trainer) -> None:
         return take_step(parts, fixed(inputs, device))
 
     trainer.step.run = run
-
-
-def _compare(bench: Bench, what: str, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    rows = torch.stack([digest(first).cpu(), digest(second).cpu()])
-    found = [name for name, _ in differing(list(first), rows)]
-    bench.check(
-        not found, f"{what}: {len(found)} of {len(first)} tensors differ, {', '.join(found[:2])} for example"
-    )
-
-
-def _need_gpu() -> None:
-    if best_device().type != "cuda":
-        raise Skip("CUDA graphs and their streams need a GPU")
 
 
 def _without_scaler() -> list[str]:

@@ -18,6 +18,7 @@ from pipeline.acceptance.stages import Stage
 from pipeline.durable import create_file, make_directory
 from pipeline.errors import PipelineError
 from pipeline.foreign_text import printable
+from pipeline.wording import counted
 
 SECONDS_BETWEEN_LOOKS = 0.1
 LAST_LINES, LAST_BYTES = 3, 4000
@@ -54,9 +55,8 @@ class Acceptance:
     def _outcome_of(self, stage: Stage, scratch: Path) -> Outcome:
         stopping.check()
         left = self._ends_at - time.monotonic()
-        if left < stage.seconds:
-            needed = f"it takes about {stage.seconds:.0f} s, and {max(left, 0):.0f} s of --minutes are left"
-            return Outcome(stage.name, Verdict.SKIPPED, needed)
+        if (why := self._why_not(stage, left)) is not None:
+            return Outcome(stage.name, Verdict.SKIPPED, why)
         log, result = self.place / f"{stage.name}.log", scratch / f"{stage.name}.json"
         log.unlink(missing_ok=True)
         started = time.monotonic()
@@ -79,6 +79,17 @@ class Acceptance:
             )
         how = _ending(process.returncode) if is_over else f"it had not ended after {stage.deadline:.0f} s"
         return Outcome(stage.name, Verdict.FAIL, f"{how}; last lines: {_last_lines(log)}", seconds)
+
+    def _why_not(self, stage: Stage, left: float) -> str | None:
+        """Why a stage is not begun with this time left, if it is not."""
+        gpus = next(
+            (len(o.figures["hardware"]["gpus"]) for o in self.outcomes if "hardware" in o.figures), None
+        )
+        if gpus is not None and gpus < stage.gpus:
+            return f"it needs {counted(stage.gpus, 'GPU')}, and torch finds {gpus or 'none'}"
+        if left < stage.seconds:
+            return f"it takes about {stage.seconds:.0f} s, and {max(left, 0):.0f} s of --minutes are left"
+        return None
 
     def _watch(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
         """Wait for the process, and leave none of its family. Returns whether it ended before the deadline."""

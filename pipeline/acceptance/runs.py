@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 import pipeline
 from pipeline.acceptance.bench import Bench
@@ -22,7 +21,7 @@ from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.selection import Selection
 from pipeline.data.making.writer import make_shards
 from pipeline.data.sources import Spec, open_source
-from pipeline.durable import write_text
+from pipeline.durable import remove_tree, write_text
 from pipeline.errors import PipelineError
 from pipeline.options import Config
 from pipeline.ranks.devices import gpu_count
@@ -31,6 +30,7 @@ from pipeline.ranks.process import settings_given_back
 from pipeline.ranks.runtime import join
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.directory import RunDirectory
+from pipeline.run.tensor_files import Tensors
 from pipeline.training.build import build_trainer
 from pipeline.training.checks import check_run
 from pipeline.training.context import RunContext
@@ -43,10 +43,13 @@ OPTIONS: Mapping[str, Any] = {
     "model": {"latent": 16, "width": 8},
     "schedule": {"steps": STEPS, "global_batch": 16, "critic_updates": 2},
     "monitor": {"log_every": 5, "sample_every": 100_000, "grid": 2, "plots": False},
-    "checkpoint": {"every": 100_000},
+    "checkpoint": {"every": STEPS // 2},
     "runtime": {"timeout_seconds": 60.0, "threads": 1},
 }
-"""A run whose steps take milliseconds. Threads that wait for each other take many times as long beside other work."""
+"""A run whose steps take milliseconds, with a checkpoint in its middle.
+
+It has one thread on a CPU: threads that wait for each other take many times as long beside other work.
+"""
 RATE = 5e-5
 """The learning rate of both networks, about how far RMSprop moves a weight in one step"""
 LAUNCHED = "pipeline.acceptance.launched"
@@ -119,19 +122,7 @@ def trainer_of(config: Config) -> Iterator[Trainer]:
         yield stack.enter_context(closing(build_trainer(run, first_step=1)))
 
 
-def check_same_bits(bench: Bench, first: Path, second: Path, what: str) -> None:
-    """Note a failure unless the last checkpoints of two runs have the same digests."""
-    ours, theirs = (last_tensors(run) for run in (first, second))
-    if ours.keys() != theirs.keys():
-        bench.check(False, f"{what}: the checkpoints have other tensors")
-        return
-    found = [name for name, _ in differing(list(ours), torch.stack([digest(ours), digest(theirs)]))]
-    bench.check(
-        not found, f"{what}: {len(found)} of {len(ours)} tensors differ, {', '.join(found[:2])} for example"
-    )
-
-
-def last_tensors(run: Path) -> dict[str, Tensor]:
+def last_tensors(run: Path) -> Tensors:
     """All tensors of a run's newest checkpoint, by names such as "critic/score.weight", in their order."""
     checkpoint = list_checkpoints(RunDirectory(run).checkpoints)[-1]
     groups = {path.stem: checkpoint.tensors(path.stem) for path in checkpoint.path.glob("*.safetensors")}
@@ -139,9 +130,26 @@ def last_tensors(run: Path) -> dict[str, Tensor]:
     return dict(sorted(found.items()))
 
 
-def distance(first: Path, second: Path) -> float:
+def forget_last(run: Path) -> None:
+    """Remove a run's newest checkpoint, as if it had been killed before that was saved."""
+    remove_tree(list_checkpoints(RunDirectory(run).checkpoints)[-1].path)
+
+
+def check_same_bits(bench: Bench, ours: Tensors, theirs: Tensors, what: str) -> None:
+    """Note a failure unless tensors of the same names have the same digests."""
+    if ours.keys() != theirs.keys():
+        bench.check(
+            False, f"{what}: {len(ours.keys() ^ theirs.keys())} tensors are in one of two states only"
+        )
+        return
+    found = [name for name, _ in differing(list(ours), torch.stack([digest(ours), digest(theirs)]).cpu())]
+    bench.check(
+        not found, f"{what}: {len(found)} of {len(ours)} tensors differ, {', '.join(found[:2])} for example"
+    )
+
+
+def distance(ours: Tensors, theirs: Tensors) -> float:
     """How far the weights of two runs are apart: the root mean square, as a share of how far a weight can have gone."""
-    ours, theirs = (last_tensors(run) for run in (first, second))
     kinds = ("generator/", "critic/")
     names = [name for name in theirs if name.startswith(kinds) and name.endswith(("weight", "bias"))]
     apart = torch.cat([(ours[name].double() - theirs[name].double()).flatten() for name in names])

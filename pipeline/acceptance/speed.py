@@ -8,12 +8,10 @@ from statistics import harmonic_mean
 from typing import Any
 
 from pipeline.acceptance.bench import Bench
-from pipeline.acceptance.outcome import Skip
 from pipeline.acceptance.runs import digits, train_ranks
 from pipeline.acceptance.updates import precisions
 from pipeline.durable import write_text
 from pipeline.monitor.records import read_lines
-from pipeline.ranks.devices import gpu_count
 from pipeline.run.directory import RunDirectory
 from pipeline.wording import counted
 
@@ -24,8 +22,6 @@ STEPS, LOG_EVERY, WARM = 120, 20, 2
 
 def run(ranks: int, bench: Bench) -> str:
     """Time runs of this many GPUs, each with the same batch. More of them must not be slower than one."""
-    if gpu_count() < ranks:
-        raise Skip(f"it needs {counted(ranks, 'GPU')}, and there is {gpu_count() or 'none'}")
     for precision in ("float32", "tf32", "bf16"):
         if precision not in precisions():
             continue

@@ -12,6 +12,7 @@ class Stage:
     """One stage: a function of a `Bench`, run in a process of its own.
 
     seconds: about how long it takes; it is not begun with less time left. deadline: after how long it counts as hung.
+    gpus: how many it needs.
     """
 
     name: str
@@ -19,15 +20,16 @@ class Stage:
     """Its import path, module:function"""
     seconds: float
     deadline: float
+    gpus: int = 0
 
 
 STAGES = (
     Stage("preflight", f"{HERE}.preflight:run", 15, 120),
     Stage("resume", f"{HERE}.repeats:run", 15, 150),
-    Stage("no-waits", f"{HERE}.captured:no_waits", 15, 120),
-    Stage("graph", f"{HERE}.captured:same_as_eager", 15, 150),
-    Stage("float16", f"{HERE}.scaled:run", 15, 120),
-    Stage("world-of-one", f"{HERE}.together:world_of_one", 15, 150),
+    Stage("no-waits", f"{HERE}.captured:no_waits", 15, 120, 1),
+    Stage("graph", f"{HERE}.captured:same_as_eager", 15, 150, 1),
+    Stage("float16", f"{HERE}.scaled:run", 15, 120, 1),
+    Stage("world-of-one", f"{HERE}.together:world_of_one", 15, 150, 1),
     Stage("ranks", f"{HERE}.together:run", 50, 450),
     Stage("sigterm", f"{HERE}.faults:terminate", 15, 150),
     Stage("sigkill", f"{HERE}.faults:kill", 15, 150),
@@ -37,9 +39,8 @@ STAGES = (
     Stage("updates", f"{HERE}.updates:run", 30, 300),
     Stage("profile", f"{HERE}.profiled:run", 15, 150),
     Stage("evaluation", f"{HERE}.together:evaluate", 20, 200),
-    Stage("speed-1", f"{HERE}.speed:on_one", 90, 400),
-    Stage("speed-8", f"{HERE}.speed:on_eight", 90, 400),
-    Stage("speed-2", f"{HERE}.speed:on_two", 90, 400),
-    Stage("speed-4", f"{HERE}.speed:on_four", 90, 400),
+    Stage("speed-1", f"{HERE}.speed:on_one", 90, 400, 1),
+    Stage("speed-8", f"{HERE}.speed:on_eight", 90, 400, 8),
+    Stage("speed-2", f"{HERE}.speed:on_two", 90, 400, 2),
+    Stage("speed-4", f"{HERE}.speed:on_four", 90, 400, 4),
 )
-"""Those that this machine cannot run skip themselves within seconds."""

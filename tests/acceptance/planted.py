@@ -18,6 +18,11 @@ def passes(bench: Bench) -> str:
     return "all is well"
 
 
+def finds_one_gpu(bench: Bench) -> str:
+    bench.figures["hardware"] = {"gpus": [{"name": "H"}]}
+    return "found"
+
+
 def fails(bench: Bench) -> str:
     bench.figures["answer"] = 41
     for number in range(5):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -72,6 +73,14 @@ def test_stages_that_do_not_fit_into_the_time_are_skipped(tmp_path: Path) -> Non
     assert "it takes about 1000 s, and 3 s of --minutes are left" in found["skips"].reason
     assert "it had not ended when the --minutes were over" in found["hangs"].reason
     assert "it takes about 3 s, and 0 s of --minutes are left" in found["passes"].reason
+
+
+def test_stages_that_need_more_gpus_than_there_are_are_skipped(tmp_path: Path) -> None:
+    passes, hangs = stage("passes"), stage("hangs")
+    found = accept(tmp_path, stage("finds_one_gpu"), replace(passes, gpus=1), replace(hangs, gpus=2))
+    assert found["passes"].verdict == Verdict.PASS
+    assert (found["hangs"].verdict, found["hangs"].seconds) == (Verdict.SKIPPED, 0.0)
+    assert found["hangs"].reason == "it needs 2 GPUs, and torch finds 1"
 
 
 def test_the_table_and_the_file_say_what_was_found(
