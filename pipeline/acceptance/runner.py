@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import tempfile
@@ -46,6 +47,8 @@ class Acceptance:
                 try:
                     outcome = self._outcome_of(stage, Path(scratch))
                 except PipelineError as stop:
+                    # No process is left, and the table and the end of the scratch directory may take their time.
+                    stopping.settle()
                     left = self.stages[number - 1 :]
                     self.outcomes += [Outcome(other.name, Verdict.SKIPPED, str(stop)) for other in left]
                     raise
@@ -64,6 +67,8 @@ class Acceptance:
             process = subprocess.Popen(
                 command("pipeline.acceptance.stage_process:main", stage.function, str(scratch), str(result)),
                 cwd=scratch,
+                # What is killed leaves its temporary files behind.
+                env={**os.environ, "TMPDIR": str(scratch)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
