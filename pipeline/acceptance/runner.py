@@ -46,11 +46,12 @@ class Acceptance:
                 self.tell(f"{number} of {len(self.stages)}: {stage.name}, about {stage.seconds:.0f} s")
                 try:
                     outcome = self._outcome_of(stage, Path(scratch))
-                except PipelineError as stop:
+                except PipelineError:
                     # No process is left, and the table and the end of the scratch directory may take their time.
                     stopping.settle()
+                    why = f"{stopping.received() or 'an error'} came before its end"
                     left = self.stages[number - 1 :]
-                    self.outcomes += [Outcome(other.name, Verdict.SKIPPED, str(stop)) for other in left]
+                    self.outcomes += [Outcome(other.name, Verdict.SKIPPED, why) for other in left]
                     raise
                 self.outcomes.append(outcome)
                 self.tell(f"{outcome.verdict} {stage.name}: {outcome.reason}")
