@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import NoReturn
 
 from pipeline.errors import Interrupted, PipelineError, StopRequested, Terminated
 
@@ -273,11 +274,15 @@ def _watch(flag: _Flag) -> None:
 
 def _end(flag: _Flag) -> None:
     """End the process, whose main thread has not looked at the flag."""
-    error = flag.error()
-    code = error.exit_code if flag.exit_code is None else flag.exit_code
+    if flag.exit_code is not None:
+        os._exit(flag.exit_code)
+    end(flag.error())
+
+
+def end(error: PipelineError) -> NoReturn:
+    """Say the last words for this error and end the process with its code, while the main thread is stuck."""
     try:
-        if flag.exit_code is None:
-            for say in flag.last_words:
-                say(error)
+        for say in list(_flag.last_words) if _flag is not None else ():
+            say(error)
     finally:
-        os._exit(code)
+        os._exit(error.exit_code)

@@ -31,6 +31,7 @@ from pipeline.errors import (
     system_errors,
 )
 from pipeline.foreign_text import printable_lines, without_credentials
+from pipeline.ranks.meeting import awaited
 from pipeline.ranks.speaker import has_launcher, tell, tell_untold
 from pipeline.ranks.variables import read_place
 from pipeline.stderr import say_defect
@@ -138,7 +139,8 @@ def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult
             stack.enter_context(directory)
         # Before the ranks meet, only the main rank has the lock, and so only it may write to the directory.
         with _noting_failure(directory, tell) if is_main else nullcontext():
-            shards = open_shards(config.data)
+            with awaited():
+                shards = open_shards(config.data)
             stack.callback(shards.files.close)
             # Only now: importing torch takes seconds.
             from pipeline.ranks.process import settings_given_back
@@ -146,7 +148,8 @@ def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult
             from pipeline.training.context import RunContext
 
             stack.enter_context(settings_given_back())
-            runtime = join(config)
+            note = partial(_note_loss, directory, tell)
+            runtime = stack.enter_context(join(config, note, directory.hang_traces))
         with _noting_failure(directory, tell):
             result = _train(RunContext(config, shards, directory, runtime))
         if is_main:
@@ -156,6 +159,7 @@ def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult
 
 
 _TRAINS = threading.Lock()
+_NOTES = threading.Lock()
 
 
 @contextmanager
@@ -178,7 +182,7 @@ def _noting_failure(directory: RunDirectory, tell: Callable[[PipelineError], Non
 
     It does so before anything else: leaving a process group that has lost ranks can take minutes.
     """
-    with stopping.last_words(partial(_note_stop, directory, tell)):
+    with stopping.last_words(partial(_note_end, directory, tell)):
         try:
             with system_errors():
                 yield
@@ -200,6 +204,18 @@ def _noting_failure(directory: RunDirectory, tell: Callable[[PipelineError], Non
             raise
 
 
+def _note_end(directory: RunDirectory, tell: Callable[[PipelineError], None], error: PipelineError) -> None:
+    """The last words of a process that has to be ended: by a signal, or because another rank has failed."""
+    note = _note_stop if isinstance(error, StopRequested | Interrupted) else _note_loss
+    note(directory, tell, error)
+
+
+def _note_loss(directory: RunDirectory, tell: Callable[[PipelineError], None], error: PipelineError) -> None:
+    """Write FAILED if another rank has failed, unless one has left a note. Any thread may call it."""
+    if not directory.has_ended_by("PREEMPTED"):
+        _note_failure(directory, tell, error)
+
+
 def _note_stop(
     directory: RunDirectory, tell: Callable[[PipelineError], None], request: PipelineError
 ) -> None:
@@ -218,9 +234,11 @@ def _tell_stop(tell: Callable[[PipelineError], None], request: PipelineError) ->
 def _note_failure(
     directory: RunDirectory, tell: Callable[[PipelineError], None], error: PipelineError
 ) -> None:
-    if not error.is_told and _mark_failed(directory, str(error), error.exit_code):
-        tell(error)
-    error.is_told = directory.has_ended_by("FAILED")
+    # The thread that hears of a lost rank may be here as well, and the process must not end before the user is told.
+    with _NOTES:
+        if not error.is_told and _mark_failed(directory, str(error), error.exit_code):
+            tell(error)
+        error.is_told = directory.has_ended_by("FAILED")
 
 
 def _mark_failed(directory: RunDirectory, reason: str, exit_code: int) -> bool:
@@ -267,6 +285,8 @@ def _train_ranks(run: RunContext) -> TrainingResult:
             # Not before all that can refuse a start has been done.
             run.directory.start(dump_config(run.config))
         trainer.train()
+    # Before the main rank draws pictures, which takes time.
+    run.runtime.finish()
     step = trainer.state.counters.step
     ending = describe_ending(step, trainer.observer.best)
     if run.runtime.is_main:

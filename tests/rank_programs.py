@@ -104,9 +104,10 @@ def _meet(file: str) -> int:
     import torch
     import torch.distributed as dist
 
-    from pipeline.ranks.meeting import form_group
+    from pipeline.ranks.meeting import Meeting
 
-    form_group("gloo", timedelta(seconds=60))
+    with Meeting(lambda error: None) as meeting:
+        meeting.form_group("gloo", timedelta(seconds=60))
     total = torch.ones(1)
     dist.all_reduce(total)
     found = [c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]

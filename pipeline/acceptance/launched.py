@@ -26,15 +26,16 @@ def main(words: list[str]) -> int:
 
     A run refuses that, because it is slow; and NCCL cannot do it.
     """
-    from pipeline.ranks import devices, meeting
+    from pipeline.ranks import devices
+    from pipeline.ranks.meeting import Meeting
     from pipeline.train import main as train
 
-    form_group = meeting.form_group
+    form_group = Meeting.form_group
 
-    def form_gloo_group(backend: str, timeout: timedelta) -> None:
-        form_group("gloo", timeout)
+    def form_gloo_group(meeting: Meeting, backend: str, timeout: timedelta) -> None:
+        form_group(meeting, "gloo", timeout)
 
-    meeting.form_group = form_gloo_group
+    Meeting.form_group = form_gloo_group  # type: ignore[method-assign, assignment]
     devices.device_identity = lambda device: ""
     os.environ["LOCAL_RANK"] = "0"
     # Both are now the first rank of the machine, which a shared cache must not have twice.

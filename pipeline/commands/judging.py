@@ -55,8 +55,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         # The ranks say what is no mistake, such as a damaged checkpoint that is passed over.
         open_images(config, choose_checkpoints(run, arguments.checkpoint, _say_nothing)).files.close()
         return launch(arguments.processes, "pipeline.cli", arguments.words)
-    runtime = join(config)
-    with rank_failures():
+    with join(config) as runtime, rank_failures():
         checkpoints = choose_together(run, arguments.checkpoint, runtime)
         with runtime.agreement():
             shards = open_images(config, checkpoints)

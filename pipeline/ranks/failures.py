@@ -20,8 +20,21 @@ from pipeline.errors import (
     StorageError,
 )
 
-SIGNS_OF_A_COLLECTIVE = ("by peer", "gloo", "Timed out waiting", "NCCL", "Broken pipe", "TCPStore")
+SIGNS_OF_A_COLLECTIVE = (
+    "by peer",
+    "gloo",
+    "Timed out waiting",
+    "caused pair closure",
+    "NCCL",
+    "Broken pipe",
+    "TCPStore",
+)
 """What errors of collective operations say that are plain RuntimeErrors."""
+SIGNS_OF_A_TIMEOUT = (
+    "Timed out waiting",
+    "Application timeout",
+    "Watchdog caught collective operation timeout",
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,11 @@ def as_rank_failure(error: RuntimeError) -> PipelineError | None:
         f"Another rank is gone or did not answer in time ({_detail(error)}). If it left a message, that is above or in "
         "the log of its machine. Run the same command again to resume from the last checkpoint."
     )
+
+
+def is_timeout(error: RuntimeError) -> bool:
+    """Whether a collective operation ran into its time limit, so that a rank may hang."""
+    return any(sign in str(error) for sign in SIGNS_OF_A_TIMEOUT)
 
 
 def _as_refusal(error: RuntimeError) -> PipelineError | None:

@@ -31,10 +31,8 @@ def decode(content: Tensor, rank: int) -> Any:
         ) from None
 
 
-def encode_error(error: Exception | None) -> list[str] | None:
+def encode_error(error: BaseException) -> list[str]:
     """The name of an error's class, the nearest one in pipeline.errors if it has one, and its message."""
-    if error is None:
-        return None
     names = [kind.__name__ for kind in type(error).__mro__ if BY_NAME.get(kind.__name__) is kind]
     return [(names or [type(error).__name__])[0], str(error)]
 

@@ -23,6 +23,8 @@ LIBRARIES = (
     "OMP_",
     "PYTORCH_",
     "TORCHINDUCTOR_",
+    "TORCH_FR_",
+    "TORCH_NCCL_",
 )
 """How the names of environment variables begin that a run, or a library in it, sets."""
 

@@ -1,4 +1,4 @@
-"""What the launcher was asked for: the number of ranks, and a way to train that this program does not have."""
+"""What the launcher was asked for: the number of ranks, and ways to train that this program does not have."""
 
 from __future__ import annotations
 
@@ -7,23 +7,53 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+from accelerate import Accelerator
 from accelerate.commands.config.config_args import default_yaml_config_file
+from accelerate.utils import DistributedType
 
 from pipeline.errors import ConfigError
 from pipeline.ranks.variables import read_place
 from pipeline.regular_files import read_regular
 from pipeline.yaml_text import MOST_BYTES, parse_yaml
 
+PRECISIONS = {"float32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
+"""Accelerate's name for mixed precision of each; in TF32 nothing is mixed."""
+
+
+def refuse_unsupported(accelerator: Accelerator, processes: int) -> None:
+    """Raise ConfigError if Accelerate has set up something else than what was asked for and is supported."""
+    if accelerator.num_processes != processes:
+        raise ConfigError(
+            f"{processes} processes were asked for, but {accelerator.num_processes} joined. "
+            "On CPUs, `accelerate launch --cpu --num_processes N` starts a single process: use "
+            f"`wgan train CONFIG --processes {processes}` instead."
+        )
+    supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if accelerator.distributed_type not in supported:
+        raise ConfigError(_no_data_parallelism(accelerator.distributed_type.value))
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ConfigError(
+            "The launcher asks for gradient accumulation, which Accelerate counts over both networks together. "
+            "Unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS and use schedule.micro_batch."
+        )
+    if accelerator.state.dynamo_plugin.backend.value != "NO":
+        raise ConfigError(
+            "The launcher asks for torch.compile, which is not supported. Use --dynamo_backend no."
+        )
+    if (precision := accelerator.mixed_precision) not in PRECISIONS.values():
+        raise ConfigError(
+            f"The launcher asks for mixed precision {precision}, which is not supported. Use no, bf16 or fp16."
+        )
+
 
 def refuse_sharded_training() -> None:
     """Raise ConfigError if Accelerate's launcher asks for a way to train that it would start before it is checked."""
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true", "yes"):
-            raise ConfigError(no_data_parallelism(name))
+            raise ConfigError(_no_data_parallelism(name))
 
 
-def no_data_parallelism(found: str) -> str:
-    """The message for a launcher that chose another way to train than data parallelism."""
+def _no_data_parallelism(found: str) -> str:
     return (
         f"The launcher chose {found}, which cannot train two networks in turn. Use plain data parallelism: "
         "launch/accelerate/ has configs that work."

@@ -10,46 +10,48 @@ import gc
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedType,
-    GradScalerKwargs,
-    InitProcessGroupKwargs,
-    check_cuda_p2p_ib_support,
-)
+from accelerate.utils import GradScalerKwargs, check_cuda_p2p_ib_support
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline import stopping
 from pipeline.errors import CheckpointError, ConfigError, PipelineError
 from pipeline.exact_arithmetic import tf32, use_exact_arithmetic
 from pipeline.models.norms import BatchNorm2d
 from pipeline.option_rules import penalty_precision
 from pipeline.options import Config
-from pipeline.ranks import devices, meeting
+from pipeline.ranks import devices
 from pipeline.ranks.averaging import average, gather_on_devices, mean_over_ranks
 from pipeline.ranks.failures import as_meeting_failure
+from pipeline.ranks.hang_traces import record_operations
 from pipeline.ranks.host_memory import keep_freed_memory
 from pipeline.ranks.interface import choose_interface
 from pipeline.ranks.launcher import follow_launcher
+from pipeline.ranks.meeting import Meeting
 from pipeline.ranks.messages import decode, decode_error, encode, encode_error
-from pipeline.ranks.requested import no_data_parallelism, refuse_sharded_training, requested_processes
-from pipeline.ranks.speaker import has_launcher
+from pipeline.ranks.requested import (
+    PRECISIONS,
+    refuse_sharded_training,
+    refuse_unsupported,
+    requested_processes,
+)
 from pipeline.ranks.variables import Place, read_place
-
-PRECISIONS = {"float32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
-"""Accelerate's name for mixed precision of each; in TF32 nothing is mixed."""
+from pipeline.ranks.watch import Watch
 
 
 class Runtime:
     """This process as one of the ranks: its rank, device and precision, and the collective operations."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, meeting: Meeting, watch: Watch) -> None:
         """Join the process group. Raises ConfigError if ranks, device or precision are not what was asked for."""
         requested, place = requested_processes(), read_place()
         torch.set_num_threads(devices.rank_threads(config.runtime.threads, place.local_world_size or 1))
@@ -69,18 +71,15 @@ class Runtime:
         follow_launcher()
         choose_interface(place)
         use_exact_arithmetic()
-        timeout = timedelta(seconds=config.runtime.timeout_seconds)
-        if has_launcher():
-            # Accelerate would form the group with a store that the network can reach.
-            meeting.form_group("gloo" if on_cpu else "nccl", timeout)
+        self._timeout = timedelta(seconds=config.runtime.timeout_seconds)
+        if place.world_size > 1:
+            # Accelerate would form the group with one time limit for all, and a store that the network can reach.
+            meeting.form_group("gloo" if on_cpu else "nccl", self._timeout)
         self._accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision=PRECISIONS[precision] if precision else None,
-            kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=timeout),
-                # The scaler counts the steps of both optimizers.
-                GradScalerKwargs(growth_interval=2000 * config.schedule.optimizer_steps),
-            ],
+            # The scaler counts the steps of both optimizers.
+            kwargs_handlers=[GradScalerKwargs(growth_interval=2000 * config.schedule.optimizer_steps)],
         )
         self.precision = precision or _precision_named(self._accelerator.mixed_precision)
         """The precision of forward and backward passes: float32, tf32, bf16 or fp16."""
@@ -92,10 +91,28 @@ class Runtime:
         self.is_main = self.rank == 0
         self._check(config, requested)
         # Votes and messages have a group of their own on the host, so that they never wait for gradients.
-        self._control: Any = dist.new_group(backend="gloo", timeout=timeout) if self.world_size > 1 else None
+        self._control: Any = None
+        self._watch, self._leaving = watch, ExitStack()
+        if self.world_size > 1:
+            self._control = dist.new_group(backend="gloo", timeout=self._timeout)
+            watch.start(self._control, self.rank, self.world_size)
         self.local_world_size = self._count_neighbours(place)
         self.machine_threads = devices.machine_threads(torch.get_num_threads(), self.local_world_size)
         """torch's threads of all ranks of this machine: what one of them may use while the others wait for it."""
+
+    def __enter__(self) -> Self:
+        self._leaving.enter_context(stopping.last_words(self._watch.leave))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the other ranks: at once if this one has failed, and otherwise when they are done, too."""
+        self._leaving.close()
+        if error is None or stopping.is_settled():
+            self.finish()
+        else:
+            self._watch.leave(error)
 
     def _count_neighbours(self, place: Place) -> int:
         """How many ranks this machine has. Raises ConfigError if two of them have the same GPU."""
@@ -111,30 +128,7 @@ class Runtime:
         return place.local_world_size or [host for host, _ in homes].count(homes[self.rank][0])
 
     def _check(self, config: Config, requested: int) -> None:
-        accelerator, precision = self._accelerator, self._accelerator.mixed_precision
-        wanted = config.runtime.processes or requested
-        if self.world_size != wanted:
-            raise ConfigError(
-                f"{wanted} processes were asked for, but {self.world_size} joined. "
-                "On CPUs, `accelerate launch --cpu --num_processes N` starts a single process: use "
-                f"`wgan train CONFIG --processes {wanted}` instead."
-            )
-        supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-        if accelerator.distributed_type not in supported:
-            raise ConfigError(no_data_parallelism(accelerator.distributed_type.value))
-        if accelerator.gradient_accumulation_steps != 1:
-            raise ConfigError(
-                "The launcher asks for gradient accumulation, which Accelerate counts over both networks together. "
-                "Unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS and use schedule.micro_batch."
-            )
-        if accelerator.state.dynamo_plugin.backend.value != "NO":
-            raise ConfigError(
-                "The launcher asks for torch.compile, which is not supported. Use --dynamo_backend no."
-            )
-        if precision not in PRECISIONS.values():
-            raise ConfigError(
-                f"The launcher asks for mixed precision {precision}, which is not supported. Use no, bf16 or fp16."
-            )
+        refuse_unsupported(self._accelerator, config.runtime.processes or requested)
         devices.check_precision(self.precision, self.device)
         if self._penalty_precision == "tf32":
             if self.precision == "float32":
@@ -261,7 +255,8 @@ class Runtime:
         if self.world_size == 1:
             return values[None]
         rows = [torch.empty_like(values) for _ in range(self.world_size)]
-        dist.all_gather(rows, values, group=self._control)
+        with self._getting_on():
+            dist.all_gather(rows, values, group=self._control)
         return torch.stack(rows)
 
     def to_main(self, values: Tensor, senders: int) -> list[Tensor]:
@@ -287,7 +282,8 @@ class Runtime:
         """Rank 0's tensor, on the host of all ranks. The others give any tensor of its shape and dtype."""
         values = values.cpu().contiguous()
         if self.world_size > 1:
-            dist.broadcast(values, 0, group=self._control)
+            with self._getting_on():
+                dist.broadcast(values, 0, group=self._control)
         return values
 
     def gather_json(self, value: Any) -> list[Any]:
@@ -312,7 +308,8 @@ class Runtime:
         work: Any = dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self._control, async_op=True)
 
         def result() -> Tensor:
-            work.wait()
+            with self._getting_on():
+                work.wait()
             return values
 
         return result
@@ -324,7 +321,7 @@ class Runtime:
 
     def all_agree(self, error: Exception | None) -> None:
         """Raise on every rank if any rank has an error: its own if it has one, else that of the first rank with one."""
-        errors = self.gather_json(encode_error(error))
+        errors = self.gather_json(None if error is None else encode_error(error))
         if error is not None:
             raise error
         for rank, failure in enumerate(errors):
@@ -342,8 +339,24 @@ class Runtime:
             error = failure
         self.all_agree(error)
 
+    @contextmanager
+    def _getting_on(self) -> Iterator[None]:
+        """A wait for messages of other ranks, which has a time limit of its own."""
+        self._watch.beat()
+        yield
+        self._watch.beat()
+
+    def limited(self) -> AbstractContextManager[Callable[[], None]]:
+        """Within it, end the process if a step hangs. Gives a function to call at the start of each step."""
+        return self._watch.limited(self._timeout.total_seconds())
+
+    def finish(self) -> None:
+        """Wait until all ranks have done what they do together. From then on none misses another one."""
+        self._watch.finish()
+
     def close(self) -> None:
         """Leave the process group. The caller must not hold a wrapped module or a captured step any more."""
+        self.finish()
         self._accelerator.free_memory()
         # DDP's threads must end before the group does: otherwise gloo aborts the process. NCCL would wait for graphs
         # that hold its exchanges.
@@ -357,9 +370,22 @@ def _precision_named(mixed: str) -> str:
     return next((name for name, found in PRECISIONS.items() if found == mixed), mixed)
 
 
-def join(config: Config) -> Runtime:
-    """Join the other ranks. Raises ConfigError or PeerLostError."""
+def join(
+    config: Config, note: Callable[[PipelineError], None] = lambda error: None, traces: Path | None = None
+) -> Runtime:
+    """Join the other ranks. Raises ConfigError or PeerLostError.
+
+    If another rank is lost later on, or a step hangs, `note` is called with the error in another thread, and the
+    process is ended if it does not end by itself within seconds. Files about a hang get names that begin with `traces`.
+    """
+    watch = Watch(note, traces)
+    if traces is not None:
+        record_operations(traces)
     try:
-        return Runtime(config)
-    except RuntimeError as error:
-        raise as_meeting_failure(error) from error
+        with Meeting(watch.end_early) as meeting:
+            return Runtime(config, meeting, watch)
+    except Exception as error:
+        watch.leave(error)
+        if isinstance(error, RuntimeError):
+            raise as_meeting_failure(error) from error
+        raise

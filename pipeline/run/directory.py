@@ -10,6 +10,7 @@ own_metrics.json      titles of the metrics that are plug-ins, if there are any
 samples/              image grids as PNG
 curves.png, training.gif    drawn at the end, see monitor/plots.py
 checkpoints/          see checkpoint.py
+hang_rank_*           of a rank that hung: see ranks/hang_traces.py
 lock                  held by the main rank while the run trains
 DONE | PREEMPTED | FAILED   how it stopped, and why; none of them while it trains or after kill -9
 """
@@ -129,6 +130,8 @@ class RunDirectory:
         self.own_metrics = path / "own_metrics.json"
         self.curves = path / "curves.png"
         self.animation = path / "training.gif"
+        self.hang_traces = path / "hang_rank_"
+        """How the names of files about a hang begin"""
         self._lock = FileLock(path / "lock")
         self._has_begun = False
 
@@ -154,6 +157,8 @@ class RunDirectory:
             with storage_errors(self.path):
                 for ending in ("PREEMPTED", "FAILED"):
                     (self.path / ending).unlink(missing_ok=True)
+                for old in self.path.glob(f"{self.hang_traces.name}*"):
+                    old.unlink()
             if_it_fails.pop_all()
         return self
 

@@ -56,12 +56,13 @@ class Trainer:
         batches, counters = self._batches(), self.state.counters
         self.saved_step = counters.step
         self.observer.recorder.restart_clock()
-        with stopping.held():
+        with stopping.held(), self.runtime.limited() as begin_step:
             if self.unwatched is not None:
                 self._finish_step(self.unwatched, self.runtime.vote(stopping.received() is not None))
             votes = StopVotes(self.runtime)
             while not self.is_complete:
                 self._await_data()
+                begin_step()
                 stop_vote = votes.cast()
                 position = counters.position
                 metrics, seen = self.step.take(batches)

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.errors import ConfigError, OutOfMemoryError, PeerLostError, PipelineError, StorageError
-from pipeline.ranks.failures import as_meeting_failure, as_rank_failure, rank_failures
+from pipeline.ranks.failures import as_meeting_failure, as_rank_failure, is_timeout, rank_failures
 
 NCCL = "NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:268, {kind}, NCCL version 2.27.5\n{name}: {text}\n"
 CUDA = NCCL.format(
@@ -57,7 +57,20 @@ CASES = [
     (f"{GLOO}Connection closed by peer [127.0.0.1]:39571", PeerLostError, "closed by peer"),
     (f"{GLOO}Read error [10.0.0.2]:4096: Connection reset by peer", PeerLostError, "reset by peer"),
     ("Timed out waiting 60000ms for recv operation to complete", PeerLostError, "Timed out"),
+    ("Application timeout caused pair closure", PeerLostError, "did not answer in time"),
+    (f"{GLOO}connect [127.0.1.1]:8117: Connection refused, gloo", PeerLostError, "Connection refused"),
     ("Broken pipe", PeerLostError, "Broken pipe"),
+    (
+        "failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash? TCPStore",
+        PeerLostError,
+        "the remote server shutdown",
+    ),
+    (
+        "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9, OpType=ALLREDUCE)",
+        PeerLostError,
+        "Watchdog caught collective operation timeout",
+    ),
+    (f"{CUDA}Last error:\nCuda failure 999 'unknown error'", PeerLostError, "unknown error"),
 ]
 
 
@@ -68,6 +81,18 @@ def test_an_error_of_a_collective_operation_says_what_this_rank_lacks_or_that_an
 ) -> None:
     with pytest.raises(kind, match=told), rank_failures():
         raise thrown(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Application timeout caused pair closure", True),
+        (f"{GLOO}Timed out waiting 5000ms for recv operation to complete", True),
+        (f"{GLOO}Connection closed by peer [127.0.0.1]:39571", False),
+    ],
+)
+def test_only_a_wait_that_took_too_long_speaks_of_a_hang(text: str, expected: bool) -> None:
+    assert is_timeout(RuntimeError(text)) == expected
 
 
 def test_other_errors_are_no_failures_of_ranks() -> None:

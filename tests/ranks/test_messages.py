@@ -83,7 +83,6 @@ def test_an_error_that_is_not_of_this_package_is_a_runtime_error(name: str) -> N
     assert type(error) is RuntimeError
     assert str(error) == "rank 1: boom"
     assert encode_error(OSError("boom")) == ["OSError", "boom"]
-    assert encode_error(None) is None
 
 
 def test_no_collective_that_unpickles_is_called() -> None:
