@@ -6,6 +6,7 @@ result = pipeline.train("configs/digits.yaml", name="first", schedule={"steps": 
 generator = pipeline.load_generator(result.path)
 images = generator.sample(16)          # float32 (16, channels, height, width) in [-1, 1]
 dataset = pipeline.open_shards("data/digits")
+stream = pipeline.as_webdataset("data/digits").decode("pil")
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from webdataset import WebDataset
+
     from pipeline.data.reading.dataset import ShardDataset
     from pipeline.option_data import RemoteOptions
     from pipeline.run.generator import TrainedGenerator
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     train: CallableModule
 
-__all__ = ["load_generator", "open_shards", "train"]
+__all__ = ["as_webdataset", "load_generator", "open_shards", "train"]
 
 # All imports are inside of functions: `import pipeline` and commands that need no torch are quick.
 
@@ -66,3 +69,21 @@ def open_shards(shards: str | Path, remote: RemoteOptions | None = None) -> Shar
     from pipeline.option_data import DataOptions, RemoteOptions
 
     return ShardDataset(DataOptions(shards=str(shards), remote=remote or RemoteOptions()))
+
+
+def as_webdataset(
+    shards: str | Path, remote: RemoteOptions | None = None, seed: int | None = None
+) -> WebDataset:
+    """The samples of a shard directory, or of a set at a URL, as a `webdataset.WebDataset` of undecoded fields.
+
+    `as_webdataset("data/digits").decode("pil").to_tuple("png", "cls")` are images and their labels, in the order of the
+    shards; with a `seed`, in another order of the shards in each epoch. Ranks and DataLoader workers each get their
+    own shards. Members other than images, `.npy`, `.cls`, `.json` and `.txt` are left out, so that no decoder of the
+    library runs code from a shard. Raises DataError or ConfigError.
+    """
+    from pipeline.data.reading.as_webdataset import as_webdataset
+    from pipeline.option_data import DataOptions, RemoteOptions
+
+    options = DataOptions(shards=str(shards), remote=remote or RemoteOptions())
+    dataset: WebDataset = as_webdataset(options, seed)
+    return dataset
