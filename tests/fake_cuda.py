@@ -41,6 +41,7 @@ class FakeCuda:
             "can_device_access_peer": lambda *pair: pair in self.reach,
             "is_bf16_supported": lambda _: self.has_bf16,
             "mem_get_info": lambda _: (3 << 30, 8 << 30),
+            "memory_allocated": lambda _: 1 << 29,
             "max_memory_allocated": lambda _: 1 << 30,
             "memory_reserved": lambda _: 2 << 30,
             "synchronize": lambda device: self.calls.append(f"synchronize {device}"),

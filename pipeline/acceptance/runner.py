@@ -64,7 +64,7 @@ class Acceptance:
         log, result = self.place / f"{stage.name}.log", scratch / f"{stage.name}.json"
         log.unlink(missing_ok=True)
         started = time.monotonic()
-        with create_file(log) as output, stopping.delayed():
+        with create_file(log) as output:
             process = subprocess.Popen(
                 command("pipeline.acceptance.stage_process:main", stage.function, str(scratch), str(result)),
                 cwd=scratch,

@@ -242,6 +242,11 @@ def allocated_memory(device: torch.device) -> dict[str, int]:
     }
 
 
+def used_memory(device: torch.device) -> int:
+    """Bytes of a GPU that tensors use now; 0 for the CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has finished all work that it was given."""
     if device.type == "cuda":

@@ -146,6 +146,14 @@ def test_a_command_with_a_failed_stage_ends_with_1(tmp_path: Path, monkeypatch: 
         assert main(["accept", "--out", str(tmp_path)]) == code
 
 
+@pytest.mark.slow
+def test_the_first_stages_pass_here_and_those_for_more_gpus_are_skipped(tmp_path: Path) -> None:
+    by_name = {stage.name: stage for stage in STAGES}
+    found = accept(tmp_path, *(by_name[name] for name in ("preflight", "resume", "speed-8")))
+    verdicts = {name: outcome.verdict for name, outcome in found.items()}
+    assert verdicts == {"preflight": Verdict.PASS, "resume": Verdict.PASS, "speed-8": Verdict.SKIPPED}
+
+
 def test_the_names_of_stages_differ_and_can_be_names_of_files() -> None:
     names = [stage.name for stage in STAGES]
     assert len(set(names)) == len(names)

@@ -48,6 +48,7 @@ def test_each_rank_of_a_machine_needs_a_gpu_of_its_own(monkeypatch: pytest.Monke
 def test_the_cpu_has_no_device_memory() -> None:
     assert devices.free_device_memory(CPU) == 0
     assert devices.allocated_memory(CPU) == {}
+    assert devices.used_memory(CPU) == 0
     assert devices.device_name(CPU) == "CPU"
 
 
