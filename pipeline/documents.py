@@ -34,13 +34,17 @@ def parse_json(text: bytes | str, model: type[Model], most_parts: int = MOST_PAR
     never evaluated, and nesting is limited, so it can do no harm however it was made.
     """
     content = text.encode() if isinstance(text, str) else text
-    # Those within strings are counted too.
-    if content.count(b",") + 4 * sum(map(content.count, (b":", b"[", b"{"))) > most_parts:
+    if 4 * len(content) > most_parts and _count_parts(content) > most_parts:
         raise ValueError("it holds more values than such a file can have")
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
         raise ValueError(describe_mistakes(error)) from None
+
+
+def _count_parts(content: bytes) -> int:
+    """At most four for each byte. Those within strings are counted too."""
+    return content.count(b",") + 4 * sum(map(content.count, (b":", b"[", b"{")))
 
 
 def refuse_repeated_keys(text: bytes) -> None:

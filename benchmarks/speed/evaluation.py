@@ -3,16 +3,16 @@
 command:   git worktree add OTHER REVISION
            python benchmarks/speed/evaluation.py OTHER
            OTHER                 a checkout of the other version; both run with the packages of this environment
-           --ranks 2             of one machine: the other version computes with the threads of one of them, as it did,
-                                 and this one with those of all
+           --ranks 2             of one machine: the other version computes with the threads of one of them
+           --threads N           of this version (default: those of all ranks)
            --device cpu          where this version computes; cuda for a GPU
            --samples 2048        images of each set; also --dimensions 2048 (of Inception features), --side 64
            --rounds 3
            --metrics fid kid precision swd
 duration:  five minutes on two cores
-prints:    a markdown table: for each metric the seconds of an evaluation after the first one, which also looks at the
-           real images (medians over the rounds, in which the versions take turns), and the relative difference of the
-           figures
+prints:    a markdown table: for each metric the seconds of the clock and of the processor that an evaluation takes
+           after the first one, which also looks at the real images (medians over the rounds, in which the versions
+           take turns), and the relative difference of the figures
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ place = {"device": torch.device(device)} if "device" in RealSets.__dataclass_fie
 real = RealSets(compared, none, none, count, 0, **place)
 for metric in metrics:
     for _ in range(2):
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         figures = measure_all([metric], Sets(real, fake))
-        seconds = time.perf_counter() - started
-    print(json.dumps([seconds, figures[metric]]), flush=True)
+        seconds = time.perf_counter() - started[0], time.process_time() - started[1]
+    print(json.dumps([*seconds, figures[metric]]), flush=True)
 """
 HERE = Path(__file__).resolve().parents[2]
 
 
 def measure(checkout: Path, threads: int, device: str, arguments: argparse.Namespace) -> list[list[float]]:
-    """The seconds and the figure of each metric."""
+    """The seconds of the clock, those of the processor, and the figure of each metric."""
     words = [str(checkout.resolve()), str(threads), device]
     words += [str(getattr(arguments, name)) for name in ("samples", "dimensions", "side")]
     found = subprocess.run(
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     for name, default in (("ranks", 2), ("samples", 2048), ("dimensions", 2048), ("side", 64), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--metrics", nargs="+", default=["fid", "kid", "precision", "swd"])
     arguments = parser.parse_args()
 
@@ -93,13 +94,21 @@ def main() -> None:
     before, now = list[Any](), list[Any]()
     for _ in tqdm(range(arguments.rounds), desc="rounds", leave=False, disable=None):
         before.append(measure(arguments.other, max(1, cores // arguments.ranks), "cpu", arguments))
-        now.append(measure(HERE, cores, arguments.device, arguments))
-    print("| metric | before, s | now, s | ratio | difference of the figures |\n|-|-:|-:|-:|-:|")
+        now.append(measure(HERE, arguments.threads or cores, arguments.device, arguments))
+    print(
+        "| metric | before, s | now, s | before, processor s | now, processor s | difference of the figures |"
+    )
+    print("|-|-:|-:|-:|-:|-:|")
     for number, metric in enumerate(arguments.metrics):
-        theirs, ours = (statistics.median(rounds[number][0] for rounds in found) for found in (before, now))
-        figure, other = now[0][number][1], before[0][number][1]
+        seconds = [
+            statistics.median(rounds[number][place] for rounds in found)
+            for place in (0, 1)
+            for found in (before, now)
+        ]
+        figure, other = now[0][number][2], before[0][number][2]
         difference = abs(figure - other) / max(abs(other), 1e-300)
-        print(f"| {metric} | {theirs:.2f} | {ours:.2f} | {ours / theirs:.2f} | {difference:.0e} |")
+        cells = " | ".join(f"{value:.2f}" for value in seconds)
+        print(f"| {metric} | {cells} | {difference:.0e} |")
 
 
 if __name__ == "__main__":

@@ -134,7 +134,8 @@ def tags_of(records: Iterable[Record]) -> set[str]:
     """The names of all figures."""
     found = {"step"}
     for record in records:
-        found.update(tag for tag in record.keys() - found if is_figure(record[tag]))
+        if not record.keys() <= found:
+            found.update(tag for tag in record.keys() - found if is_figure(record[tag]))
     return found - {"step"}
 
 

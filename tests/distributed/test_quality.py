@@ -130,6 +130,17 @@ def evaluate_where_rank_1_is_killed(words: list[str]) -> int:
     return main(words)
 
 
+def evaluate_where_rank_1_is_killed_before_it_sends(words: list[str]) -> int:
+    from pipeline.ranks.runtime import Runtime
+
+    def end(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if os.environ.get("RANK") == "1":
+        Runtime.to_main = end  # type: ignore[method-assign, assignment]
+    return main(words)
+
+
 def test_ranks_judge_the_checkpoint_that_the_main_rank_finds(
     ranks: Ranks, config: str, tmp_path: Path
 ) -> None:
@@ -160,6 +171,7 @@ def test_an_error_on_one_rank_of_an_evaluation_ends_all_with_its_code(
 
 def test_an_evaluation_reports_that_a_rank_is_gone(ranks: Ranks, config: str, tmp_path: Path) -> None:
     run = trained(ranks, config, tmp_path)
-    lost = ranks.start(2, evaluation_of(run), target=evaluate_where_rank_1_is_killed)
-    assert lost.wait() == [6, -signal.SIGKILL]
-    assert "error (exit 6): Another rank is gone or did not answer in time" in lost.log(0)
+    for target in (evaluate_where_rank_1_is_killed, evaluate_where_rank_1_is_killed_before_it_sends):
+        lost = ranks.start(2, evaluation_of(run), target=target)
+        assert lost.wait() == [6, -signal.SIGKILL]
+        assert "error (exit 6): Another rank is gone or did not answer in time" in lost.log(0)
