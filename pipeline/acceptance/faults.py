@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -22,11 +23,14 @@ from pipeline.train import main
 
 LONG = ("schedule.steps=1000000", "checkpoint.every=5", "monitor.log_every=1000")
 SECONDS_TO_BEGIN, SECONDS_TO_END = 100.0, 30.0
+SECONDS_TO_HANG_UP = 60.0
+"""With a rank that hangs: after the time limit, those that wait for it get time to end by themselves"""
 SECONDS_BETWEEN_LOOKS = 0.1
 TIME_LIMIT = 5.0
 """runtime.timeout_seconds of the run whose rank is stopped"""
 LITTLE = 2**29
-"""Bytes that a process may take beyond what is loaded, and on a GPU about the same as a share of its memory"""
+"""Bytes that a process on a CPU may take beyond what is loaded"""
+LITTLE_OF_A_GPU = {"PYTORCH_ALLOC_CONF": "per_process_memory_fraction:0.004"}
 LARGE = ("model.width=512", "model.max_width=1024", "schedule.global_batch=512", "checkpoint.every=1")
 
 
@@ -48,7 +52,7 @@ def stop(bench: Bench) -> str:
     """SIGSTOP to a rank, which then hangs: the others notice within the time limit, and no library aborts them."""
     run = _begin(bench, "stopped", f"runtime.timeout_seconds={TIME_LIMIT:g}")
     _last_rank(run).suspend()
-    limit = TIME_LIMIT + SECONDS_TO_END
+    limit = TIME_LIMIT + SECONDS_TO_HANG_UP
     return _expect(bench, run, "stopped", PeerLostError.exit_code, "FAILED", limit)
 
 
@@ -62,7 +66,8 @@ def diverge(bench: Bench) -> str:
 def run_out_of_memory(bench: Bench) -> str:
     """A network that is too large for the memory that the process may take."""
     words = [str(config_file(bench)), "name=large", *LARGE]
-    run = subprocess.Popen(command(f"{__name__}:main_in_little_memory", *words))
+    program = command(f"{__name__}:main_in_little_memory", *words)
+    run = subprocess.Popen(program, env={**os.environ, **LITTLE_OF_A_GPU})
     code = run.wait(SECONDS_TO_BEGIN)
     bench.check(
         code == OutOfMemoryError.exit_code,
@@ -72,10 +77,8 @@ def run_out_of_memory(bench: Bench) -> str:
 
 
 def main_in_little_memory() -> int:
-    """`python -m pipeline.train` in a process that may take little memory: of a GPU, or without one of the machine."""
-    if gpu_count():
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "per_process_memory_fraction:0.004"
-    else:
+    """`python -m pipeline.train`, on a CPU in a process that may take little of the machine's memory."""
+    if not gpu_count():
         # What a run imports late would take part of the memory, and a failed import is no PipelineError.
         for module in ("torch._dynamo", "pipeline.training.build"):
             import_module(module)
@@ -116,6 +119,7 @@ def _expect(
     took = time.monotonic() - started
     bench.figures["seconds"] = took
     bench.check(found == code, f"it ended with exit code {found}, not {code}")
-    noted = RunDirectory(bench.scratch / name).has_ended_by(ending)
-    bench.check(noted, f"there is no {ending} in the run's directory")
+    note = RunDirectory(bench.scratch / name).path / ending
+    noted = json.loads(note.read_text())["exit_code"] if note.is_file() else "nothing"
+    bench.check(noted == code, f"{ending} in the run's directory says {noted}, not {code}")
     return f"exit code {found} after {took:.1f} s, with {ending}"

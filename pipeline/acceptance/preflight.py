@@ -104,7 +104,7 @@ def _identities() -> Finding:
 def _peers() -> Finding:
     number, strangers = devices.gpu_count(), devices.strangers()
     if number < 2:
-        return Finding("less than two GPUs")
+        return Finding("fewer than two GPUs")
     if not strangers:
         return Finding(f"all {number} GPUs reach each other's memory")
     return Finding(

@@ -1,0 +1,110 @@
+"""What the stages compare: each comparison finds what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.acceptance import exchange, faults, updates
+from pipeline.acceptance.bench import Bench
+from pipeline.acceptance.runs import RATE, STEPS, check_same_bits, distance
+from pipeline.ranks.process import settings_given_back
+from pipeline.ranks.runtime import Runtime
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def program(code: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def test_a_single_bit_is_found_and_named(bench: Bench) -> None:
+    ours = {"critic/weight": torch.ones(3), "critic/bias": torch.zeros(2)}
+    check_same_bits(bench, ours, {name: value.clone() for name, value in ours.items()}, "twice")
+    assert bench.failures == []
+    ours["critic/bias"][1] = -0.0
+    check_same_bits(bench, ours, {**ours, "critic/bias": torch.zeros(2)}, "twice")
+    check_same_bits(bench, ours, {}, "twice")
+    assert bench.failures == [
+        "twice: 1 of 2 tensors differ, critic/bias for example",
+        "twice: 2 tensors are in one of two states only",
+    ]
+
+
+def test_a_distance_is_a_share_of_the_way_of_a_weight() -> None:
+    start = {"critic/layers.weight": torch.ones(4), "critic/running_mean": torch.ones(4)}
+    moved = {
+        name: value + (RATE * STEPS if name.endswith("weight") else 9.0) for name, value in start.items()
+    }
+    assert distance(moved, start) == pytest.approx(1.0, rel=1e-3)
+    assert distance(start, start) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("code", "noted", "failures"),
+    [
+        (6, {"exit_code": 6}, []),
+        (1, {"exit_code": 6}, ["it ended with exit code 1, not 6"]),
+        (6, {"exit_code": 1}, ["FAILED in the run's directory says 1, not 6"]),
+        (6, None, ["FAILED in the run's directory says nothing, not 6"]),
+    ],
+)
+def test_a_run_must_end_with_the_code_of_its_fault_and_note_it(
+    code: int, noted: Any, failures: list[str], bench: Bench
+) -> None:
+    (bench.scratch / "run").mkdir()
+    if noted is not None:
+        (bench.scratch / "run" / "FAILED").write_text(json.dumps(noted))
+    run = program(f"raise SystemExit({code})")
+    faults._expect(bench, run, "run", 6, "FAILED", 60)
+    assert bench.failures == failures
+
+
+def test_a_run_that_goes_on_after_its_fault_is_a_failure(bench: Bench) -> None:
+    run = program("import time; time.sleep(600)")
+    try:
+        faults._expect(bench, run, "run", 6, "FAILED", 0.1)
+    finally:
+        run.kill()
+        run.wait()
+    assert bench.failures == ["it had not ended after 0 s"]
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_a_tenth_too_large_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, backward = updates.cases, Runtime.backward
+    monkeypatch.setattr(updates, "cases", lambda config: cases(config)[5:7])
+    monkeypatch.setattr(updates, "precisions", lambda: ["float32"])
+    assert "2 pairs" in updates.run(bench)
+    assert bench.failures == []
+
+    def scaled(runtime: Runtime, loss: Tensor, weights: Any) -> None:
+        backward(runtime, loss * 1.1, weights)
+
+    monkeypatch.setattr(Runtime, "backward", scaled)
+    updates.run(bench)
+    found = [failure for failure in bench.failures if failure.startswith("float32, mlp, wasserstein, critic")]
+    assert found == ["float32, mlp, wasserstein, critic: the gradient is off by 10.0% of its norm"]
+
+
+@pytest.mark.slow
+def test_a_sum_that_is_wrong_on_one_rank_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In this process, as a single rank, whose mean must be its own values."""
+    found = tmp_path / "found.json"
+    with settings_given_back():
+        assert exchange.main([str(found)]) == 0
+    assert json.loads(found.read_text())["wrong"] == []
+    monkeypatch.setattr(Runtime, "mean", lambda runtime, values: values.add_(1))
+    with settings_given_back():
+        assert exchange.main([str(found)]) == 0
+    assert json.loads(found.read_text())["wrong"] == list(exchange.SIZES)
