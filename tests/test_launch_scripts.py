@@ -50,6 +50,97 @@ def test_multi_node_script_prints_its_usage_if_called_wrongly() -> None:
     assert "MACHINES MACHINE_RANK FIRST_MACHINE CONFIG" in result.stderr
 
 
+SMI = {
+    "none": None,
+    "one GPU in parts": "echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\n"
+    'for part in 0 1 2; do echo "  MIG 1g.10gb     Device  $part: (UUID: MIG-$part)"; done',
+    "a driver that does not answer": "echo 'NVIDIA-SMI has failed because ...' >&2\nexit 9",
+}
+"""What `nvidia-smi` does on machines of several kinds"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("smi", SMI, ids=list(SMI))
+def test_multi_node_script_asks_torch_for_gpus_and_not_other_tools(smi: str, tmp_path: Path) -> None:
+    tools = {"nvidia-smi": SMI[smi], "rocm-smi": "echo 'GPU[0] : GPU ID: 0x740f'"}
+    words, variables = _launched(tmp_path, {name: body for name, body in tools.items() if body is not None})
+    assert words[words.index("--num_processes") + 1] == "2"
+    assert "ACCELERATE_USE_CPU=1" in variables
+
+
+@pytest.mark.parametrize(
+    ("gpus", "chosen", "processes"), [(4, None, 12), (1, None, 3), (0, None, 3), (4, "2", 6), (0, "5", 15)]
+)
+def test_multi_node_script_starts_a_rank_for_each_gpu_of_each_machine(
+    gpus: int, chosen: str | None, processes: int, tmp_path: Path
+) -> None:
+    words, variables = _launched(tmp_path, {"python": f"echo {gpus}"}, machines=3, chosen=chosen)
+    assert words[words.index("--num_machines") + 1] == "3"
+    assert words[words.index("--num_processes") + 1] == str(processes)
+    assert ("ACCELERATE_USE_CPU=1" in variables) == (gpus == 0)
+    assert words[words.index("-m") :] == ["-m", "pipeline.train", "a.yaml", "schedule.steps=4"]
+
+
+def test_multi_node_script_ends_if_torch_cannot_say_how_many_gpus_there_are(tmp_path: Path) -> None:
+    result = _run_multi_node(tmp_path, {"python": "echo 'No module named torch' >&2\nexit 1"}, 2, None)
+    assert result.returncode == 1
+    assert "No module named torch" in result.stderr
+    assert not (tmp_path / "launched").exists()
+
+
+def _launched(
+    folder: Path, tools: dict[str, str], machines: int = 2, chosen: str | None = None
+) -> tuple[list[str], list[str]]:
+    """The words with which the script starts Accelerate, which is not run, and the variables that it then sees."""
+    result = _run_multi_node(folder, tools, machines, chosen)
+    assert result.returncode == 0, result.stderr
+    words, _, variables = (folder / "launched").read_text().partition("\n\n")
+    return words.split("\n"), variables.split("\n")
+
+
+def _run_multi_node(
+    folder: Path, tools: dict[str, str], machines: int, chosen: str | None
+) -> subprocess.CompletedProcess[str]:
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    launched = f"printf '%s\\n' \"$@\" '' > {folder}/launched\nenv >> {folder}/launched"
+    for name, body in {"accelerate": launched, **tools}.items():
+        _write_tool(bin_folder, name, body)
+    removed = ("ACCELERATE_USE_CPU", "PROCESSES_PER_MACHINE")
+    environment = {name: value for name, value in _environment().items() if name not in removed}
+    # A GPU of this machine must not take part.
+    environment |= {"PATH": f"{bin_folder}:{environment['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"PROCESSES_PER_MACHINE": chosen} if chosen else {}
+    command = [
+        "bash",
+        str(LAUNCH / "multi_node.sh"),
+        str(machines),
+        "0",
+        "node-a",
+        "a.yaml",
+        "schedule.steps=4",
+    ]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_srun_of_several_tasks_without_ranks_is_refused_by_each(config: str, tmp_path: Path) -> None:
+    """They would train the same run side by side. The stand-in starts a task as srun does."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    variables = "SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=$task SLURM_LOCALID=$task"
+    _write_tool(tools, "srun", f'for task in 0 1; do {variables} "$@"; echo "ended with $?"; done')
+    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    environment = {name: value for name, value in _environment().items() if name not in hidden}
+    environment["PATH"] = f"{tools}:{environment['PATH']}"
+    command = ["srun", sys.executable, "-m", "pipeline.cli", "train", config]
+    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.stdout.split("\n") == ["ended with 2", "ended with 2", ""]
+    assert result.stderr.count("Slurm runs this command 2 times (SLURM_STEP_NUM_TASKS)") == 2
+    assert "RANK=$SLURM_PROCID" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_slurm_script_trains_and_requeues_a_run_that_was_stopped(config: str, tmp_path: Path) -> None:
     """With stand-ins for Slurm's commands: the script's own logic, not Slurm's."""

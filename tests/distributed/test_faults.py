@@ -324,3 +324,4 @@ def test_a_rank_that_hangs_ends_the_other_after_the_time_limit(
     assert run.processes[0].exitcode == 6, run.output
     assert "Another rank is gone or did not answer in time" in run.log(0)
     assert "Traceback" not in run.log(0)
+    assert read_note(tmp_path / "run", "FAILED")["exit_code"] == 6

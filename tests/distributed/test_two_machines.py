@@ -61,14 +61,15 @@ def join_by_cable(names: list[str]) -> None:
         ip("-n", name, "link", "set", end, "up")
 
 
-def test_two_machines_make_one_run(machines: Machines, config: str, tmp_path: Path) -> None:
+def run_on_both(machines: Machines, words: list[list[str]]) -> list[tuple[int, str]]:
+    """Start the script on both machines, with these further words. Returns the exit code and the output of each."""
     environment = {name: value for name, value in os.environ.items() if name != "GLOO_SOCKET_IFNAME"}
     environment |= {"PROCESSES_PER_MACHINE": "1", "PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     script = ["bash", str(ROOT / "launch/multi_node.sh"), "2"]
     enters, first = machines
     started = [
         subprocess.Popen(
-            [*enter, *script, str(rank), first, config, "schedule.steps=4"],
+            [*enter, *script, str(rank), first, *words[rank]],
             env=environment,
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -85,6 +86,24 @@ def test_two_machines_make_one_run(machines: Machines, config: str, tmp_path: Pa
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
-    assert "2 x CPU (gloo)" in outputs[0]
+    return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
+
+
+def test_two_machines_make_one_run(machines: Machines, config: str, tmp_path: Path) -> None:
+    ended = run_on_both(machines, [[config, "schedule.steps=4"]] * 2)
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "2 x CPU (gloo)" in ended[0][1]
     assert read_note(tmp_path / "run", "DONE")["exit_code"] == 0
+
+
+def test_a_machine_that_gives_up_releases_the_other_one(
+    machines: Machines, config: str, tmp_path: Path
+) -> None:
+    """The first machine waits for it in torch, where nothing but its own threads can reach it."""
+    patient = [config, "runtime.timeout_seconds=100000"]
+    ended = run_on_both(machines, [patient, [*patient, f"data.shards={tmp_path / 'absent'}"]])
+    assert all(code != 0 for code, _ in ended), ended
+    assert "error (exit 3): rank 1: " in ended[0][1]
+    note = read_note(tmp_path / "run", "FAILED")
+    assert note["exit_code"] == 3
+    assert "absent" in note["reason"]
