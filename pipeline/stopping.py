@@ -33,6 +33,8 @@ SECONDS_TO_LOOK = 1.0
 """How long a program may take to look at the flag before it is ended."""
 SECONDS_TO_END = 1.8
 """How long it may take in all, once it has looked: it closes files and ends its workers."""
+SECONDS_TO_SPEAK = 5.0
+"""How long its last words may take."""
 SECONDS_BETWEEN_LOOKS = 0.1
 
 LastWords = Callable[[PipelineError], None]
@@ -280,9 +282,19 @@ def _end(flag: _Flag) -> None:
 
 
 def end(error: PipelineError) -> NoReturn:
-    """Say the last words for this error and end the process with its code, while the main thread is stuck."""
-    try:
-        for say in list(_flag.last_words) if _flag is not None else ():
-            say(error)
-    finally:
-        os._exit(error.exit_code)
+    """Say the last words for this error and end the process with its code, while the main thread is stuck.
+
+    The words may not be heard either, for example if they are for a file system that does not answer.
+    """
+    words = list(_flag.last_words) if _flag is not None else []
+
+    def speak() -> None:
+        for say in words:
+            # For example that a note cannot be written: nobody is left who could act on it.
+            with suppress(PipelineError):
+                say(error)
+
+    speaking = threading.Thread(target=speak, name="last words", daemon=True)
+    speaking.start()
+    speaking.join(SECONDS_TO_SPEAK)
+    os._exit(error.exit_code)

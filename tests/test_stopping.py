@@ -167,6 +167,13 @@ def test_a_program_that_does_not_look_at_the_flag_is_ended(name: str, saves: boo
 
 
 @pytest.mark.slow
+def test_a_program_whose_last_words_are_stuck_is_ended_all_the_same() -> None:
+    stuck = "stopping.SECONDS_TO_SPEAK = 0.2\nwords = stopping.last_words(lambda error: time.sleep(100))\n"
+    returncode, words = run_program(stuck + "words.__enter__()\n" + BUSY.format("SIGTERM"), saves=True)
+    assert (returncode, words) == (75, "")
+
+
+@pytest.mark.slow
 def test_a_program_is_ended_once_it_no_longer_holds_the_flag() -> None:
     body = (
         "began = time.monotonic()\n"

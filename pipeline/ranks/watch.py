@@ -29,6 +29,8 @@ from pipeline.ranks.hang_traces import write_traces
 
 SECONDS_TO_END = 10.0
 """How long the main thread may take to end by itself, once another rank is gone or a step has hung."""
+SECONDS_TO_WRITE = 10.0
+"""How long notes about a failure may take."""
 SECONDS_TO_STOP = 2.0
 """The same, if the other rank has ended because of a signal, or before all have met."""
 SECONDS_BEYOND = 60.0
@@ -138,10 +140,16 @@ class Watch:
         if isinstance(error, StopRequested):
             self.end_early(error)
             return
+        # In a thread, because a file system may be what hangs.
+        writing = threading.Thread(target=self._leave_notes, args=(error, is_hang), daemon=True)
+        writing.start()
+        writing.join(SECONDS_TO_WRITE)
+        self._end_unless_over(error, SECONDS_TO_END)
+
+    def _leave_notes(self, error: PipelineError, is_hang: bool) -> None:
         self._note(error)
         if is_hang and self._traces is not None:
             write_traces(self._traces, self._rank)
-        self._end_unless_over(error, SECONDS_TO_END)
 
     def end_early(self, error: PipelineError) -> None:
         """End the process soon, because nothing of this run has happened yet that takes time to end. In a thread."""
