@@ -19,6 +19,7 @@ from pipeline.quality.neighbours import (
     copied_share,
     natural_distance,
     precision_recall_density_coverage,
+    squared_radii,
 )
 from pipeline.quality.sets import RealSets, Sets
 from pipeline.quality.sliced_wasserstein import RealPatches
@@ -97,11 +98,15 @@ def _measure_named(name: str) -> Measure:
 
 
 def _neighbours(sets: Sets) -> Prdc:
-    return precision_recall_density_coverage(*sets.features, NEIGHBOURS)
+    return precision_recall_density_coverage(*sets.features, NEIGHBOURS, sets.real.once(_real_radii))
 
 
 def _real_gaussian(real: RealSets) -> Gaussian:
     return gaussian(real.compared.features.to(real.device))
+
+
+def _real_radii(real: RealSets) -> Tensor:
+    return squared_radii(real.compared.features.to(real.device), NEIGHBOURS)
 
 
 def _natural_distance(real: RealSets) -> float:

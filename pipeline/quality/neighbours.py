@@ -38,14 +38,16 @@ class Prdc(NamedTuple):
     """Share of the real samples whose ball contains a generated one."""
 
 
-def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int) -> Prdc:
+def precision_recall_density_coverage(
+    real: Tensor, fake: Tensor, k: int, real_radii: Tensor | None = None
+) -> Prdc:
     """How well two sets of features cover each other. A point's ball reaches to its k-th neighbour in its own set.
 
     Both sets are float32 (count, dimensions). Precision and recall are defined by Kynkäänniemi et al. 2019, "Improved
     Precision and Recall Metric for Assessing Generative Models"; density and coverage by Naeem et al. 2020, "Reliable
     Fidelity and Diversity Metrics for Generative Models". Balls are closed, and a point is not its own neighbour. All
-    but the density grow with k and shrink with more dimensions. Raises ConfigError unless k is from 1 to the smaller
-    count minus 1.
+    but the density grow with k and shrink with more dimensions. `real_radii` are the `squared_radii` of the real set,
+    for callers that compare it several times. Raises ConfigError unless k is from 1 to the smaller count minus 1.
     """
     smaller_count = min(len(real), len(fake))
     if not 1 <= k < smaller_count:
@@ -53,7 +55,8 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int) -> Prd
             f"There is no neighbour number {k} among {counted(smaller_count, 'sample')}. Choose k from 1 to "
             f"{smaller_count - 1:,}, or use more samples."
         )
-    real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
+    real_radii = squared_radii(real, k) if real_radii is None else real_radii
+    fake_radii = squared_radii(fake, k)
     is_precise, is_recalled, is_covered = (
         torch.zeros(len(points), dtype=torch.bool, device=points.device) for points in (fake, real, real)
     )
@@ -172,7 +175,7 @@ def _squared_distances(
         yield numbers, torch.addmm(norms, points, columns.T, alpha=-2).clamp_(min=0), norms.mul_(TIE)
 
 
-def _squared_radii(points: Tensor, k: int) -> Tensor:
+def squared_radii(points: Tensor, k: int) -> Tensor:
     """The squared distance from each point to its k-th nearest neighbour in the same set: float64 (count,)."""
     # The smallest distance is that of the point to itself.
     return torch.cat(

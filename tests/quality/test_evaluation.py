@@ -207,15 +207,17 @@ def test_what_one_rank_is_enough_for_is_done_on_the_main_rank_alone(monkeypatch:
 
     count("pipeline.quality.evaluation", "nearest")
     count("pipeline.quality.metrics", "RealPatches.of")
+    # Those of the real images, once for both evaluations.
+    count("pipeline.quality.metrics", "squared_radii")
 
     def work(rank: Rank) -> None:
-        evaluation = Evaluation(options(["fid", "swd"]), real(), rank, 4, 0)
+        evaluation = Evaluation(options(["fid", "swd", "recall"]), real(), rank, 4, 0)
         evaluation.measure(draw)
         evaluation.measure(draw)
         evaluation.nearest_training_images(draw, 2, 2)
 
     on_ranks(2, work)
-    assert sorted(calls) == ["RealPatches.of", "nearest"]
+    assert sorted(calls) == ["RealPatches.of", "nearest", "squared_radii"]
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -123,3 +125,19 @@ def test_it_is_that_of_torch_fidelity(counts: tuple[int, int]) -> None:
     )
     ours = frechet_distance(gaussian(first), gaussian(second))
     assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+
+
+def test_the_root_of_a_covariance_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real images are compared with many sets of samples."""
+    real, *fakes = (gaussian(draw(seed, 50, 4)) for seed in range(3))
+    roots = []
+    find = torch.linalg.eigh
+
+    def count(covariance: Tensor) -> Any:
+        roots.append(covariance)
+        return find(covariance)
+
+    monkeypatch.setattr(torch.linalg, "eigh", count)
+    for fake in fakes:
+        frechet_distance(real, fake)
+    assert len(roots) == 3
