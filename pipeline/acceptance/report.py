@@ -16,11 +16,13 @@ from pipeline.versions import find_versions
 if TYPE_CHECKING:
     from pipeline.acceptance.runner import Acceptance
 
+RESULTS = "accept.json"
+
 
 def conclude(acceptance: Acceptance) -> None:
     """Print the table, and write accept.json next to the logs. Raises StorageError."""
     say(*as_table(acceptance.outcomes))
-    path = acceptance.place / "accept.json"
+    path = acceptance.place / RESULTS
     write_text(path, as_json(acceptance.outcomes))
     say(f"recorded in {path}")
 

@@ -16,7 +16,7 @@ from pipeline.acceptance.outcome import Outcome, Verdict, from_json
 from pipeline.acceptance.processes import Family
 from pipeline.acceptance.program import command
 from pipeline.acceptance.stages import Stage
-from pipeline.durable import create_file, make_directory
+from pipeline.durable import create_file
 from pipeline.errors import PipelineError
 from pipeline.foreign_text import printable
 from pipeline.wording import counted
@@ -27,7 +27,7 @@ LAST_LINES, LAST_BYTES = 3, 4000
 
 @dataclass
 class Acceptance:
-    """The stages, and what came of those that are over. What they print goes to files in `place`."""
+    """The stages, and what came of those that are over. What they print goes to files in `place`, which exists."""
 
     stages: Sequence[Stage]
     seconds: float
@@ -40,7 +40,6 @@ class Acceptance:
     def run(self) -> None:
         """Run the stages. If a signal comes, note what is left as skipped, and raise what `stopping.check` raises."""
         self._ends_at = time.monotonic() + self.seconds
-        make_directory(self.place)
         with tempfile.TemporaryDirectory(prefix="wgan-accept-") as scratch:
             for number, stage in enumerate(self.stages, start=1):
                 self.tell(f"{number} of {len(self.stages)}: {stage.name}, about {stage.seconds:.0f} s")

@@ -43,11 +43,13 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the stages, print their table and write accept.json. Returns 0 if no stage failed, else 1."""
     from pipeline.acceptance.outcome import Verdict
-    from pipeline.acceptance.report import conclude
+    from pipeline.acceptance.report import RESULTS, conclude
     from pipeline.acceptance.runner import Acceptance
     from pipeline.acceptance.stages import STAGES
+    from pipeline.durable import check_writable
     from pipeline.stderr import say_line
 
+    check_writable(arguments.out / RESULTS)
     acceptance = Acceptance(STAGES, 60.0 * arguments.minutes, arguments.out, say_line)
     try:
         acceptance.run()

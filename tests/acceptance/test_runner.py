@@ -14,10 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.acceptance import report
+from pipeline.acceptance import report, stages
 from pipeline.acceptance.outcome import Outcome, Verdict
 from pipeline.acceptance.runner import Acceptance
 from pipeline.acceptance.stages import STAGES, Stage
+from pipeline.cli import main
 
 PLANTED = "tests.acceptance.planted"
 
@@ -73,6 +74,16 @@ def test_stages_that_do_not_fit_into_the_time_are_skipped(tmp_path: Path) -> Non
     assert "it takes about 1000 s, and 3 s of --minutes are left" in found["skips"].reason
     assert "it had not ended when the --minutes were over" in found["hangs"].reason
     assert "it takes about 3 s, and 0 s of --minutes are left" in found["passes"].reason
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_any_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["accept", "--out", str(tmp_path / "file")]) == 7
+    shown = capsys.readouterr()
+    assert "cannot be written" in shown.err
+    assert shown.out == ""
 
 
 def test_stages_that_need_more_gpus_than_there_are_are_skipped(tmp_path: Path) -> None:
@@ -138,9 +149,6 @@ def test_ctrl_c_ends_the_stage_with_its_processes_and_shows_the_table_so_far(tmp
 
 
 def test_a_command_with_a_failed_stage_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.acceptance import stages
-    from pipeline.cli import main
-
     for planted, code in (("passes", 0), ("skips", 0), ("fails", 1)):
         monkeypatch.setattr(stages, "STAGES", (stage(planted),))
         assert main(["accept", "--out", str(tmp_path)]) == code
