@@ -16,7 +16,7 @@ import pytest
 from pipeline.data.reading.loader import Staged
 from pipeline.errors import ConfigError
 from pipeline.training.step import StepInputs, TrainingStep
-from tests.ranks import Ranks, read_note, train, wait_until
+from tests.ranks import Ranks, checkpoints, read_note, train, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +58,18 @@ def test_a_rank_stuck_in_a_library_ends_once_the_others_have_lost_patience(
     assert "Another rank is gone or did not answer in time" in note["reason"]
     assert run.output.count("error (exit 6)") == 1
     assert "Traceback" not in run.output
+
+
+def test_ranks_stuck_in_a_library_end_at_once_if_another_one_is_killed(
+    ranks: Ranks, config: str, tmp_path: Path
+) -> None:
+    """The last rank is no neighbour of the one that is killed: it hears of it from the one between them."""
+    run = ranks.start(3, [config, *LONG], target=train_and_hang, extra=[[1, 2], 1000.0])
+    wait_until(lambda: "step_00000005" in checkpoints(tmp_path / "run"), run)
+    run.kill(0)
+    assert run.wait(SOON) == [-signal.SIGKILL, 6, 6], run.output
+    assert read_note(tmp_path / "run", "FAILED")["exit_code"] == 6
+    assert run.output.count("error (exit 6)") == 1
 
 
 def test_ranks_that_are_all_stuck_end_and_leave_traces(ranks: Ranks, config: str, tmp_path: Path) -> None:
