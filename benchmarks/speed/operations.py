@@ -30,7 +30,7 @@ from pipeline.objectives import build_objective
 from pipeline.options import Config, OptimizerOptions
 from pipeline.presets import list_presets
 from pipeline.profiling.flops import SingleProcess
-from pipeline.ranks.averaging import average, gather_on_devices
+from pipeline.ranks.averaging import Exchange
 from pipeline.training.state import build_optimizer
 from pipeline.training.step import Result, StepInputs, StepParts, take_step
 from pipeline.training.updates import Player, UpdatePlan
@@ -45,11 +45,14 @@ IMAGES = {
 """Channels and side of the images of each preset's shards."""
 
 
+EXCHANGE = Exchange()
+
+
 class Averaging(SingleProcess):
     """What a captured step of several ranks does: one exchange for all gradients of an update."""
 
     def average_gradients(self, wrapped: nn.Module, weights: Sequence[Tensor]) -> None:
-        average([weight.grad for weight in weights if weight.grad is not None])
+        EXCHANGE.average([weight.grad for weight in weights if weight.grad is not None])
 
 
 @dataclass
@@ -132,12 +135,12 @@ def captured_step(
     return lambda: take_step(parts, inputs)
 
 
-def count(config: Config, ranks: int, gather: Gather = gather_on_devices) -> Counts:
+def count(config: Config, ranks: int, gather: Gather = EXCHANGE.gather) -> Counts:
     """What one ordinary step of a rank asks for, after a first one that makes the optimizers' state.
 
     With another `gather`, batch norm over ranks is made of small operations.
     """
-    with stand_in_gpu(ranks, has_kernels=gather is gather_on_devices) as device:
+    with stand_in_gpu(ranks, has_kernels=gather == EXCHANGE.gather) as device:
         step = captured_step(config, ranks, device, gather)
         step()
         with Counts() as counts:

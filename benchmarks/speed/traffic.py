@@ -8,21 +8,20 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
-import torch.distributed as dist
 from timing import open_trainer, train_bare
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from pipeline.config import load_config
 from pipeline.durable import write_text
-from pipeline.ranks.averaging import mean_over_ranks
+from pipeline.ranks.averaging import Exchange
 from pipeline.ranks.runtime import join
 
 EXCHANGES = 300
@@ -60,33 +59,27 @@ def count_as_rank(words: Sequence[str], place: str) -> None:
     config = load_config(Path(words[0]), words[1:])
     runtime = join(config)
     gradients, others = list[int](), list[int]()
-    all_gather, all_reduce = dist.all_gather, dist.all_reduce
+    mean, gather = Exchange.mean, Exchange.gather
 
-    def count(values: Tensor, options: Mapping[str, Any]) -> None:
-        # Only gradients are exchanged while the backward pass is running.
-        (gradients if options.get("async_op") else others).append(values.nbytes)
+    def count_and_average(exchange: Exchange, values: Tensor) -> Any:
+        gradients.append(values.nbytes)
+        return mean(exchange, values)
 
-    def count_and_gather(rows: list[Tensor], values: Tensor, **options: Any) -> Any:
-        count(values, options)
-        return all_gather(rows, values, **options)
+    def count_and_gather(exchange: Exchange, values: Tensor) -> Tensor:
+        others.append(values.nbytes)
+        return gather(exchange, values)
 
-    def count_and_reduce(values: Tensor, **options: Any) -> Any:
-        if options.get("async_op"):
-            count(values, options)
-        return all_reduce(values, **options)
-
-    with open_trainer(config, runtime, Path(place) / "counted") as trainer:
-        dist.all_gather, dist.all_reduce = count_and_gather, count_and_reduce  # type: ignore[assignment]
+    with (
+        patch.object(Exchange, "mean", count_and_average),
+        patch.object(Exchange, "gather", count_and_gather),
+        open_trainer(config, runtime, Path(place) / "counted") as trainer,
+    ):
+        del gradients[:], others[:]
         train_bare(trainer, STEPS_COUNTED)
-        dist.all_gather, dist.all_reduce = all_gather, all_reduce
+    exchange = runtime.exchange
     idle = [
-        idle_seconds(
-            lambda values: mean_over_ranks(None, SimpleNamespace(buffer=lambda: values)).wait(), gradients
-        ),
-        idle_seconds(
-            lambda values: all_gather([torch.empty_like(values) for _ in range(RANKS_COUNTED)], values),
-            others,
-        ),
+        idle_seconds(lambda values: exchange.mean(values).wait(), gradients),
+        idle_seconds(exchange.gather, others),
     ]
     if runtime.is_main:
         totals = [sum(gradients), len(gradients), sum(others), len(others)]

@@ -30,7 +30,7 @@ from pipeline.models.norms import BatchNorm2d
 from pipeline.option_rules import penalty_precision
 from pipeline.options import Config
 from pipeline.ranks import devices
-from pipeline.ranks.averaging import average, gather_on_devices, mean_over_ranks
+from pipeline.ranks.averaging import Exchange, average_bucket
 from pipeline.ranks.failures import as_meeting_failure
 from pipeline.ranks.hang_traces import record_operations
 from pipeline.ranks.host_memory import keep_freed_memory
@@ -38,6 +38,7 @@ from pipeline.ranks.interface import choose_interface
 from pipeline.ranks.launcher import follow_launcher
 from pipeline.ranks.meeting import Meeting
 from pipeline.ranks.messages import decode, decode_error, encode, encode_error
+from pipeline.ranks.neighbours import Neighbours, connect
 from pipeline.ranks.requested import (
     PRECISIONS,
     refuse_sharded_training,
@@ -99,6 +100,7 @@ class Runtime:
         self.local_world_size = self._count_neighbours(place)
         self.machine_threads = devices.machine_threads(torch.get_num_threads(), self.local_world_size)
         """torch's threads of all ranks of this machine: what one of them may use while the others wait for it."""
+        self.exchange = Exchange(self._connect_neighbours())
 
     def __enter__(self) -> Self:
         self._leaving.enter_context(stopping.last_words(self._watch.leave))
@@ -126,6 +128,12 @@ class Runtime:
                 "fewer ranks there, let each task see its own GPU, or set LOCAL_RANK to 0, 1, ... on each machine."
             )
         return place.local_world_size or [host for host, _ in homes].count(homes[self.rank][0])
+
+    def _connect_neighbours(self) -> Neighbours | None:
+        """Connections to all ranks if they are CPUs of this machine; None if they exchange by other ways."""
+        if self.device.type != "cpu" or not 1 < self.world_size == self.local_world_size:
+            return None
+        return connect(self.rank, self.world_size, self.gather_json, self._timeout.total_seconds())
 
     def _check(self, config: Config, requested: int) -> None:
         refuse_unsupported(self._accelerator, config.runtime.processes or requested)
@@ -163,6 +171,7 @@ class Runtime:
             "device": str(self.device),
             "device_name": devices.device_name(self.device),
             "backend": self.backend,
+            "neighbours": "Unix sockets" if self.exchange.neighbours else "none",
             "precision": self.precision,
             "precision_chosen_by": self._precision_chosen_by,
             "memory_format": str(self.memory_format).removeprefix("torch."),
@@ -193,20 +202,20 @@ class Runtime:
             # needs. The constructor does not get this setting: it would then not copy rank 0's buffers either.
             wrapped.broadcast_buffers = False
             if dist.get_backend() == "gloo":
-                wrapped.register_comm_hook(None, mean_over_ranks)
+                wrapped.register_comm_hook(self.exchange, average_bucket)
         return wrapped, prepared
 
     def average_gradients(self, wrapped: nn.Module, weights: Sequence[Tensor]) -> None:
         """Average the gradients of a network's weights over the ranks, unless DDP has done so in the backward pass."""
         if self.world_size > 1 and not isinstance(wrapped, DistributedDataParallel):
-            average([weight.grad for weight in weights if weight.grad is not None])
+            self.exchange.average([weight.grad for weight in weights if weight.grad is not None])
 
     def synchronize_batch_norm(self, module: nn.Module) -> None:
         """Let every batch norm layer compute its statistics over all ranks."""
         if self.world_size > 1:
             for layer in module.modules():
                 if isinstance(layer, BatchNorm2d):
-                    layer.gather_over_ranks = gather_on_devices
+                    layer.gather_over_ranks = self.exchange.gather
 
     def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
         self._accelerator.backward(loss, inputs=weights)
@@ -247,7 +256,7 @@ class Runtime:
         """Replace floating-point buffers by their mean over the ranks: statistics of a rank's own samples differ."""
         buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
         if self.world_size > 1 and buffers:
-            average(buffers)
+            self.exchange.average(buffers)
 
     def gather(self, values: Tensor) -> Tensor:
         """The tensors of all ranks in host memory: (world_size, *shape). All have the same shape and dtype."""
@@ -357,6 +366,8 @@ class Runtime:
     def close(self) -> None:
         """Leave the process group. The caller must not hold a wrapped module or a captured step any more."""
         self.finish()
+        if self.exchange.neighbours is not None:
+            self.exchange.neighbours.close()
         self._accelerator.free_memory()
         # DDP's threads must end before the group does: otherwise gloo aborts the process. NCCL would wait for graphs
         # that hold its exchanges.

@@ -14,10 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline.config import load_config
 from pipeline.options import Config
 from pipeline.presets import find_config, list_presets
-from pipeline.ranks.averaging import gather_on_devices
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "speed"))
-from operations import Counts, captured_step, count
+from operations import EXCHANGE, Counts, captured_step, count
 from stand_in_gpu import stand_in_gpu
 
 PRESETS = [preset.name for preset in list_presets()]
@@ -57,7 +56,7 @@ def test_a_step_of_a_preset_reads_nothing_on_the_host_and_asks_for_what_gpus_hav
 ) -> None:
     config = preset(name)
     with stand_in_gpu(8) as device:
-        step = captured_step(config, 8, device, gather_on_devices, layout)
+        step = captured_step(config, 8, device, EXCHANGE.gather, layout)
         step()
         with Preconditions(), Counts() as counts:
             step()

@@ -11,7 +11,7 @@ from torch.futures import Future
 
 from pipeline.cli import main
 from pipeline.ranks import averaging
-from pipeline.ranks.averaging import mean_over_ranks
+from pipeline.ranks.averaging import Exchange, average_bucket
 
 
 @pytest.mark.parametrize(("most_gathered", "exchange"), [(10**6, "all_gather"), (0, "all_reduce")])
@@ -24,7 +24,7 @@ def test_an_exchange_that_fails_gives_no_gradient(
     monkeypatch.setattr(averaging, "GATHERED_BYTES", most_gathered)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, exchange, lambda *_, **__: SimpleNamespace(get_future=lambda: broken))
-    averaged = mean_over_ranks(None, SimpleNamespace(buffer=lambda: torch.ones(3)))
+    averaged = average_bucket(Exchange(), SimpleNamespace(buffer=lambda: torch.ones(3)))
     with pytest.raises(RuntimeError, match="Connection closed by peer"):
         averaged.wait()
 
