@@ -27,6 +27,8 @@ from pipeline.errors import PeerLostError, PipelineError, StopRequested
 from pipeline.ranks.failures import as_rank_failure, is_timeout
 from pipeline.ranks.hang_traces import write_traces
 
+SECONDS_FOR_OWN_ERROR = 1.0
+"""How long the main thread may take to find by itself that something has failed."""
 SECONDS_TO_END = 10.0
 """How long the main thread may take to end by itself, once another rank is gone or a step has hung."""
 SECONDS_TO_WRITE = 10.0
@@ -82,8 +84,11 @@ class Watch:
             if exit_code == FINISHED:
                 return
             loss = _loss(rank, exit_code)
-        if not self._is_over.is_set():
-            self._say(word)
+        if self._is_over.is_set():
+            return
+        self._say(word)
+        # What ends all ranks alike reaches the main thread as well, with better words.
+        if not self._is_over.wait(SECONDS_FOR_OWN_ERROR):
             self._lose(loss, is_hang)
 
     def _say(self, word: torch.Tensor) -> None:
