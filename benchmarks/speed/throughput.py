@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from pipeline.errors import PipelineError
 from pipeline.monitor.records import read_records
 from pipeline.options import Config
 from pipeline.run.directory import RunDirectory
-from pipeline.wording import counted
 
 SCALINGS = ("strong", "weak")
 APART = "apart"
@@ -73,27 +72,30 @@ def train(kind: Kind, config: Config, words: Sequence[str], steps: int, place: P
 
 def train_run(kind: Kind, config: Config, words: Sequence[str], steps: int, place: Path) -> float:
     """Images per second of a run started by `wgan train`. Raises PipelineError if it fails."""
-    log_every = math.ceil(steps / LOG_POINTS)
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
-        "train",
-        *words,
-        *batch_options(config, kind.global_batch),
-    ]
-    command += [f"run_root={place}", f"schedule.steps={log_every * (LOG_POINTS + 1)}"]
-    command += [f"monitor.log_every={log_every}", f"monitor.sample_every={NEVER}", "monitor.plots=false"]
-    command += [f"checkpoint.every={NEVER}", "checkpoint.keep_every=null", "--processes", str(kind.ranks)]
+    words = [*words, *batch_options(config, kind.global_batch), "--processes", str(kind.ranks)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(kind.threads)}
+    return trained_speed(train_command(words, steps, place), environment, place / config.name)
+
+
+def train_command(words: Sequence[str], steps: int, place: Path) -> list[str]:
+    """The command of a run in `place` that records its speed, and else as little as possible."""
+    log_every = math.ceil(steps / LOG_POINTS)
+    return [
+        *(sys.executable, "-m", "pipeline.cli", "train", *words),
+        *(f"run_root={place}", f"schedule.steps={log_every * (LOG_POINTS + 1)}"),
+        *(f"monitor.log_every={log_every}", f"monitor.sample_every={NEVER}", "monitor.plots=false"),
+        *(f"checkpoint.every={NEVER}", "checkpoint.keep_every=null"),
+    ]
+
+
+def trained_speed(command: Sequence[str], environment: Mapping[str, str], run: Path) -> float:
+    """Images per second of a run, from what it recorded. Raises PipelineError if it fails."""
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
         raise PipelineError(
-            f"{counted(kind.ranks, 'rank')} with {counted(kind.threads, 'thread')} each ended with exit code "
-            f"{ended.returncode}:\n"
-            f"{ended.stderr[-2000:]}"
+            f"{' '.join(command)} ended with exit code {ended.returncode}:\n{ended.stderr[-2000:]}"
         )
-    records = read_records(RunDirectory(place / config.name).metrics)
+    records = read_records(RunDirectory(run).metrics)
     return throughput([record["speed/images_per_second"] for record in records])
 
 

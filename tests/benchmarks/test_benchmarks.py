@@ -158,7 +158,7 @@ def test_the_trainer_is_measured_beside_its_bare_loop(config: str, ranks: Ranks,
 
 def test_the_bare_loop_trains_as_the_trainer_does(config: str, benchmark: Any, tmp_path: Path) -> None:
     timing, options = benchmark("timing"), load_config(Path(config), [])
-    runtime = benchmark("pipeline.ranks.runtime").Runtime(options)
+    runtime = benchmark("pipeline.ranks.runtime").join(options)
     states = []
     for name, train in (("bare", timing.train_bare), ("whole", timing.train_whole)):
         with timing.open_trainer(options, runtime, tmp_path / name) as trainer:
@@ -245,7 +245,7 @@ def test_throughput_is_measured_by_the_command_that_trains(
     assert throughput.train(kind, options, [config], 6, tmp_path / "runs") > 0
     assert [line["step"] for line in read_metrics(tmp_path / "runs/run")] == list(range(1, 8))
     with pytest.raises(
-        PipelineError, match=r"(?s)1 rank with 1 thread each ended with exit code 2:.*data\.shards"
+        PipelineError, match=r"(?s)pipeline.cli train .* ended with exit code 2:.*data\.shards"
     ):
         throughput.train(kind, options, [config, "data.shards="], 6, tmp_path / "runs")
 
