@@ -26,7 +26,7 @@ from timing import NEVER, open_trainer
 from pipeline.config import load_config
 from pipeline.monitor.sinks import Sinks
 from pipeline.options import Config
-from pipeline.ranks.runtime import Runtime
+from pipeline.ranks.runtime import Runtime, join
 from pipeline.training.observer import Observer
 
 PARTS = {
@@ -87,7 +87,7 @@ def main() -> None:
     quiet = [f"monitor.{name}={NEVER}" for name in ("log_every", "sample_every", "validation_every")]
     watched = load_config(arguments.config, common)
     unwatched = load_config(arguments.config, [*common, *quiet])
-    runtime = Runtime(watched)
+    runtime = join(watched)
     plain, ratios, shares = [], [], Counter[str]()
     with tempfile.TemporaryDirectory() as root:
         for number in range(arguments.rounds + 1):

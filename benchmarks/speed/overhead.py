@@ -55,7 +55,7 @@ from pipeline.monitor.plots import BLUE
 from pipeline.monitor.records import read_records
 from pipeline.options import Config, QualityOptions
 from pipeline.ranks.digest import digest
-from pipeline.ranks.runtime import Runtime
+from pipeline.ranks.runtime import join
 from pipeline.run.directory import RunDirectory
 from pipeline.training.observer import Observer
 from pipeline.training.trainer import Trainer
@@ -169,7 +169,7 @@ def shares_of(seconds: Mapping[str, list[float]], config: Config, bare_step: flo
 
 def measure(config: Config, rounds: int, steps: int, clock: str, place: Path) -> Findings:
     """Train with both loops in alternation, as one run in the directory `place`."""
-    runtime = Runtime(config)
+    runtime = join(config)
     bare, ratios, seconds = [], [], defaultdict[str, list[float]](list)
 
     def time_it(work: Callable[[], object]) -> float:

@@ -57,9 +57,10 @@ class OneProcess:
     world_size = 1
     is_main = True
     device = torch.device("cpu")
+    machine_threads = torch.get_num_threads()
 
-    def gather(self, values: Tensor) -> Tensor:
-        return values[None]
+    def to_main(self, values: Tensor, senders: int) -> list[Tensor]:
+        return [values] * senders
 
     def broadcast(self, values: Tensor) -> Tensor:
         return values

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.stdout import say
+
 
 @dataclass
 class Bench:
@@ -19,4 +21,4 @@ class Bench:
         """Unless this holds, note a failure and go on."""
         if not holds:
             self.failures.append(failure)
-            print(f"failed: {failure}", flush=True)
+            say(f"failed: {failure}")

@@ -18,6 +18,7 @@ from pipeline.cores import available_cores
 from pipeline.errors import ConfigError
 from pipeline.ranks import devices
 from pipeline.ranks.interface import NAME, interface_to
+from pipeline.stdout import say
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def run(bench: Bench) -> str:
     findings = look_over() | {"all-reduce": exchange_over(number or 2)}
     bench.figures |= {"hardware": _hardware(), "findings": {name: str(f) for name, f in findings.items()}}
     for name, finding in findings.items():
-        print(f"{name:14} {finding}")
+        say(f"{name:14} {finding}")
         bench.check(finding.problem is None, f"{name}: {finding.problem}")
     found = ", ".join(sorted({gpu.name for gpu in devices.gpus()})) or "no GPU"
     return f"{counted(number, 'GPU')} ({found}); all-reduce of {findings['all-reduce'].text}"

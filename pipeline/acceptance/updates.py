@@ -19,6 +19,7 @@ from pipeline.profiling.flops import SingleProcess
 from pipeline.ranks.devices import best_device, check_precision
 from pipeline.ranks.process import settings_given_back
 from pipeline.ranks.runtime import Runtime, join
+from pipeline.stdout import say
 from pipeline.training.state import build_optimizer
 from pipeline.training.step import check_objective
 from pipeline.training.updates import (
@@ -95,7 +96,7 @@ def precisions() -> list[str]:
                 check_precision(name, best_device())
                 found.append(name)
         except ConfigError as error:
-            print(f"left out: {error}")
+            say(f"left out: {error}")
     return found
 
 
@@ -113,7 +114,7 @@ def cases(config: Config) -> list[tuple[str, Config]]:
             try:
                 check_objective(build_objective(combined.objective), combined)
             except ConfigError as error:
-                print(f"left out: {architecture} with {objective}: {error}")
+                say(f"left out: {architecture} with {objective}: {error}")
                 continue
             found.append((f"{architecture}, {objective}", combined))
     return found

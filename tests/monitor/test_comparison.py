@@ -165,8 +165,8 @@ def test_runs_with_different_objectives_networks_and_images_are_warned_of(
     penalized = write_run(tmp_path / "penalized", "objective.name=gradient_penalty", "model.critic_norm=none")
     wider = write_run(tmp_path / "wider", "model.width=40", "data.classes=[010]")
     table, (scales,) = compare(tmp_path, capsys, clipped, penalized)
-    assert "  objective.name    clipped wasserstein, penalized gradient_penalty" in table
-    assert "  objective.clip    clipped 0.1, penalized none" in table
+    assert "  objective.name       clipped wasserstein, penalized gradient_penalty" in table
+    assert "  objective.clip       clipped 0.1, penalized none" in table
     assert scales.startswith("warning: objective.name, objective.clip, ")
     table, (scales, images) = compare(tmp_path, capsys, clipped, wider)
     assert "  model.width   clipped 32, wider 40" in table
