@@ -2,7 +2,7 @@
 
 An all-reduce of gloo takes two rounds of messages, and their latency is most of the time for few numbers. An all-gather
 takes one round; all ranks then add the parts in the same order, so they get the same bits. Between CPUs of one machine
-gloo itself is left out for these (neighbours.py). In NCCL each of both is one kernel.
+gloo itself is left out for these (unix_sockets.py). In NCCL each of both is one kernel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from pipeline.ranks.neighbours import Neighbours
+from pipeline.ranks.unix_sockets import UnixSockets
 
 GATHERED_BYTES = 2**20
 """On CPUs values are averaged by an all-gather if a rank then receives at most this many bytes."""
@@ -26,14 +26,14 @@ _gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_
 
 @dataclass(frozen=True)
 class Exchange:
-    """The exchanges of all ranks, over gloo or NCCL. `neighbours` are set if all ranks are CPUs of one machine."""
+    """The exchanges of all ranks, over gloo or NCCL. `sockets` are set if all ranks are CPUs of one machine."""
 
-    neighbours: Neighbours | None = None
+    sockets: UnixSockets | None = None
 
     def gather(self, values: Tensor) -> Tensor:
         """The tensors of all ranks, by rank: (ranks, *shape). They have the same shape on all ranks."""
-        if self.neighbours is not None:
-            return self.neighbours.gather(values)
+        if self.sockets is not None:
+            return self.sockets.gather(values)
         ranks = dist.get_world_size()
         if dist.get_backend() == "gloo":
             rows = [torch.empty_like(values) for _ in range(ranks)]
@@ -67,9 +67,9 @@ class Exchange:
             work: Any = dist.all_reduce(values.div_(ranks), async_op=True)
             reduced: Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
             return reduced
-        if self.neighbours is not None:
+        if self.sockets is not None:
             found: Future[Tensor] = Future()
-            found.set_result(self.neighbours.gather(values).mean(0))
+            found.set_result(self.sockets.gather(values).mean(0))
             return found
         rows = [torch.empty_like(values) for _ in range(dist.get_world_size())]
         work = dist.all_gather(rows, values, async_op=True)

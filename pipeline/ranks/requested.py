@@ -20,6 +20,11 @@ PRECISIONS = {"float32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
 """Accelerate's name for mixed precision of each; in TF32 nothing is mixed."""
 
 
+def precision_named(mixed: str) -> str:
+    """Our name for a precision of Accelerate's, or its own if we do not support it."""
+    return next((name for name, found in PRECISIONS.items() if found == mixed), mixed)
+
+
 def refuse_unsupported(accelerator: Accelerator, processes: int) -> None:
     """Raise ConfigError if Accelerate has set up something else than what was asked for and is supported."""
     if accelerator.num_processes != processes:

@@ -38,13 +38,14 @@ from pipeline.ranks.interface import choose_interface
 from pipeline.ranks.launcher import follow_launcher
 from pipeline.ranks.meeting import Meeting
 from pipeline.ranks.messages import decode, decode_error, encode, encode_error
-from pipeline.ranks.neighbours import Neighbours, connect
 from pipeline.ranks.requested import (
     PRECISIONS,
+    precision_named,
     refuse_sharded_training,
     refuse_unsupported,
     requested_processes,
 )
+from pipeline.ranks.unix_sockets import UnixSockets, connect
 from pipeline.ranks.variables import Place, read_place
 from pipeline.ranks.watch import Watch
 
@@ -82,7 +83,7 @@ class Runtime:
             # The scaler counts the steps of both optimizers.
             kwargs_handlers=[GradScalerKwargs(growth_interval=2000 * config.schedule.optimizer_steps)],
         )
-        self.precision = precision or _precision_named(self._accelerator.mixed_precision)
+        self.precision = precision or precision_named(self._accelerator.mixed_precision)
         """The precision of forward and backward passes: float32, tf32, bf16 or fp16."""
         self._penalty_precision = penalty_precision(config)
         self.rank: int = self._accelerator.process_index
@@ -100,7 +101,7 @@ class Runtime:
         self.local_world_size = self._count_neighbours(place)
         self.machine_threads = devices.machine_threads(torch.get_num_threads(), self.local_world_size)
         """torch's threads of all ranks of this machine: what one of them may use while the others wait for it."""
-        self.exchange = Exchange(self._connect_neighbours())
+        self.exchange = Exchange(self._connect_sockets())
 
     def __enter__(self) -> Self:
         self._leaving.enter_context(stopping.last_words(self._watch.leave))
@@ -129,7 +130,7 @@ class Runtime:
             )
         return place.local_world_size or [host for host, _ in homes].count(homes[self.rank][0])
 
-    def _connect_neighbours(self) -> Neighbours | None:
+    def _connect_sockets(self) -> UnixSockets | None:
         """Connections to all ranks if they are CPUs of this machine; None if they exchange by other ways."""
         if self.device.type != "cpu" or not 1 < self.world_size == self.local_world_size:
             return None
@@ -171,7 +172,7 @@ class Runtime:
             "device": str(self.device),
             "device_name": devices.device_name(self.device),
             "backend": self.backend,
-            "neighbours": "Unix sockets" if self.exchange.neighbours else "none",
+            "exchange": "Unix sockets" if self.exchange.sockets else self.backend,
             "precision": self.precision,
             "precision_chosen_by": self._precision_chosen_by,
             "memory_format": str(self.memory_format).removeprefix("torch."),
@@ -366,19 +367,14 @@ class Runtime:
     def close(self) -> None:
         """Leave the process group. The caller must not hold a wrapped module or a captured step any more."""
         self.finish()
-        if self.exchange.neighbours is not None:
-            self.exchange.neighbours.close()
+        if self.exchange.sockets is not None:
+            self.exchange.sockets.close()
         self._accelerator.free_memory()
         # DDP's threads must end before the group does: otherwise gloo aborts the process. NCCL would wait for graphs
         # that hold its exchanges.
         gc.collect()
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _precision_named(mixed: str) -> str:
-    """Our name for a precision of Accelerate's, or its own if we do not support it."""
-    return next((name for name, found in PRECISIONS.items() if found == mixed), mixed)
 
 
 def join(

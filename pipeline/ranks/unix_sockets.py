@@ -24,7 +24,7 @@ HEADER = struct.Struct("<QQ")
 """The number of the exchange and its bytes: ranks that are not in the same one must not take it for theirs."""
 
 
-class Neighbours:
+class UnixSockets:
     """The other ranks of this machine, which are all there are."""
 
     def __init__(self, rank: int, peers: dict[int, socket.socket], timeout: float) -> None:
@@ -96,7 +96,7 @@ def _fill(place: memoryview, peer: socket.socket) -> None:
 
 def connect(
     rank: int, ranks: int, gather_json: Callable[[Any], list[Any]], timeout: float
-) -> Neighbours | None:
+) -> UnixSockets | None:
     """Connect all ranks, or none of them: None if they do not all share a file system, as in different containers.
 
     All ranks call it together. Only processes of the same user can connect.
@@ -116,7 +116,7 @@ def connect(
         else:
             is_connected = False
         if all(gather_json(is_connected)):
-            return Neighbours(rank, dict(sorted(peers.items())), timeout)
+            return UnixSockets(rank, dict(sorted(peers.items())), timeout)
         for peer in peers.values():
             peer.close()
     return None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.ranks.failures import as_rank_failure
-from pipeline.ranks.neighbours import CHUNK, Neighbours, connect
+from pipeline.ranks.unix_sockets import CHUNK, UnixSockets, connect
 
 RANKS = 3
 
@@ -39,29 +39,29 @@ def on_each(act: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(act, range(RANKS)))
 
 
-def connected(timeout: float = 30.0) -> list[Neighbours | None]:
+def connected(timeout: float = 30.0) -> list[UnixSockets | None]:
     talk = Talk()
     return on_each(lambda rank: connect(rank, RANKS, partial(talk.gather, rank), timeout))
 
 
 @pytest.fixture
-def ranks() -> Iterator[list[Neighbours]]:
-    found = [neighbours for neighbours in connected(timeout=0.5) if neighbours is not None]
+def ranks() -> Iterator[list[UnixSockets]]:
+    found = [sockets for sockets in connected(timeout=0.5) if sockets is not None]
     assert len(found) == RANKS
     yield found
-    for neighbours in found:
-        neighbours.close()
+    for sockets in found:
+        sockets.close()
 
 
 @pytest.mark.parametrize("count", [1, 7, CHUNK // 4, 3 * CHUNK + 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
-def test_all_ranks_get_the_rows_of_all(ranks: list[Neighbours], count: int, dtype: torch.dtype) -> None:
+def test_all_ranks_get_the_rows_of_all(ranks: list[UnixSockets], count: int, dtype: torch.dtype) -> None:
     values = [torch.arange(count).to(dtype) + rank for rank in range(RANKS)]
     for rows in on_each(lambda rank: ranks[rank].gather(values[rank])):
         assert torch.equal(rows, torch.stack(values))
 
 
-def test_exchanges_follow_each_other(ranks: list[Neighbours]) -> None:
+def test_exchanges_follow_each_other(ranks: list[UnixSockets]) -> None:
     def talk(rank: int) -> list[Tensor]:
         return [ranks[rank].gather(torch.full((5, number), float(rank))) for number in range(1, 40)]
 
@@ -70,14 +70,14 @@ def test_exchanges_follow_each_other(ranks: list[Neighbours]) -> None:
         assert all((found[rank] == rank).all() for found in rows for rank in range(RANKS))
 
 
-def test_what_is_not_contiguous_keeps_its_shape(ranks: list[Neighbours]) -> None:
+def test_what_is_not_contiguous_keeps_its_shape(ranks: list[UnixSockets]) -> None:
     values = torch.arange(24.0).view(2, 3, 4).transpose(0, 2)
     for rows in on_each(lambda rank: ranks[rank].gather(values)):
         assert torch.equal(rows, values.expand(RANKS, *values.shape))
 
 
 @pytest.mark.parametrize("count", [3, 10 * CHUNK])
-def test_a_rank_that_has_ended_is_named(ranks: list[Neighbours], count: int) -> None:
+def test_a_rank_that_has_ended_is_named(ranks: list[UnixSockets], count: int) -> None:
     ranks[1].close()
     with pytest.raises(RuntimeError, match="Connection closed by peer: rank 1 of this machine") as caught:
         ranks[0].gather(torch.zeros(count))
@@ -86,7 +86,7 @@ def test_a_rank_that_has_ended_is_named(ranks: list[Neighbours], count: int) -> 
     assert failure.exit_code == 6
 
 
-def test_a_rank_that_hangs_is_named(ranks: list[Neighbours]) -> None:
+def test_a_rank_that_hangs_is_named(ranks: list[UnixSockets]) -> None:
     with pytest.raises(RuntimeError, match="Timed out waiting for rank 1") as caught:
         ranks[0].gather(torch.zeros(3))
     failure = as_rank_failure(caught.value)
@@ -94,7 +94,7 @@ def test_a_rank_that_hangs_is_named(ranks: list[Neighbours]) -> None:
     assert failure.exit_code == 6
 
 
-def test_ranks_in_different_exchanges_do_not_take_each_others_values(ranks: list[Neighbours]) -> None:
+def test_ranks_in_different_exchanges_do_not_take_each_others_values(ranks: list[UnixSockets]) -> None:
     def talk(rank: int) -> str:
         with pytest.raises(RuntimeError) as caught:
             ranks[rank].gather(torch.zeros(4 + (rank == 2)))
@@ -108,7 +108,7 @@ def test_ranks_in_different_exchanges_do_not_take_each_others_values(ranks: list
 def test_ranks_without_a_common_file_system_are_not_connected() -> None:
     talk = Talk()
 
-    def elsewhere(rank: int) -> Neighbours | None:
+    def elsewhere(rank: int) -> UnixSockets | None:
         def gather(value: Any) -> list[Any]:
             found = talk.gather(rank, value)
             return ["/absent", *found[1:]] if rank == 2 and isinstance(value, str) else found
@@ -128,8 +128,8 @@ def test_nobody_else_can_connect_and_nothing_is_left(monkeypatch: pytest.MonkeyP
         return directory
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", watched)
-    for neighbours in connected():
-        assert neighbours is not None
-        neighbours.close()
+    for sockets in connected():
+        assert sockets is not None
+        sockets.close()
     assert modes == [0o700]
     assert list(tmp_path.iterdir()) == []
