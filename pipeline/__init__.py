@@ -78,8 +78,14 @@ def as_webdataset(
 
     `as_webdataset("data/digits").decode("pil").to_tuple("png", "cls")` are images and their labels, in the order of the
     shards; with a `seed`, in another order of the shards in each epoch. Ranks and DataLoader workers each get their
-    own shards. Members other than images, `.npy`, `.cls`, `.json` and `.txt` are left out, so that no decoder of the
-    library runs code from a shard. Raises DataError or ConfigError.
+    own shards; workers count the epochs by themselves, so give the DataLoader `persistent_workers=True`, or every epoch
+    has the order of the first one. Keys are the library's and end at the first dot: of a set that was indexed in place,
+    `img1.v1.png` and `img1.v2.png` are two images of `open_shards`, and here the fields `v1.png` and `v2.png` of one
+    sample.
+
+    Members other than images, `.npy`, `.cls`, `.json` and `.txt` are left out, so that no decoder of the library runs
+    code from a shard. Raises DataError or ConfigError; while it is read, DataError for a shard that is compressed or
+    damaged, and for an image that is no PNG, JPEG or WebP, whatever its name says.
     """
     from pipeline.data.reading.as_webdataset import as_webdataset
     from pipeline.option_data import DataOptions, RemoteOptions
