@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError, describe
+from pipeline import stopping
+from pipeline.errors import ConfigError, PeerLostError, PipelineError, describe
 from pipeline.ranks.launcher import launch
 
 SIZES = (1, 1000, 2**22)
@@ -20,22 +21,35 @@ SECONDS_TO_MEET = 60.0
 def exchange(ranks: int) -> tuple[dict[str, Any], str | None]:
     """Start ranks on this machine that add tensors over all of them and check every sum.
 
-    Returns what was measured, and what is wrong or None.
+    Returns what was measured, and what is wrong or None. Raises what `stopping.check` raises.
     """
     with tempfile.TemporaryDirectory(prefix="wgan-") as folder:
         found = Path(folder) / "found.json"
         try:
             code = launch(ranks, __name__, [str(found)])
-        except PipelineError as error:
+        except (ConfigError, PeerLostError) as error:
             return {}, describe(error)
+        # A signal that was passed on to the ranks ends them with a code, too.
+        stopping.check()
         if code != 0:
-            return (
-                {},
-                f"{ranks} ranks could not exchange tensors (exit code {code}); the cause is printed above",
-            )
+            return {}, f"{ranks} ranks could not exchange tensors (exit code {code}), and have printed why"
         figures: dict[str, Any] = json.loads(found.read_text())
     wrong = figures.pop("wrong")
-    return figures, f"sums of {wrong} numbers are wrong over {ranks} ranks" if wrong else None
+    return figures, _problem(wrong, ranks, figures["backend"]) if wrong else None
+
+
+def _problem(wrong: list[int], ranks: int, backend: str) -> str:
+    """What is wrong if sums of tensors with so many numbers are, and what to do."""
+    sizes = ", ".join(f"{size:,}" for size in wrong)
+    remedy = (
+        "Try again with NCCL_P2P_DISABLE=1: if they are right then, the GPUs do not reach each other's memory as they "
+        "say, often because of the host's IOMMU or PCI settings"
+        if backend == "nccl"
+        else "Check the memory of this machine"
+    )
+    return (
+        f"sums of tensors with {sizes} numbers are wrong over {ranks} ranks, so training would be. {remedy}"
+    )
 
 
 def main(words: list[str]) -> int:

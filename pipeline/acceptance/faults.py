@@ -12,10 +12,12 @@ from importlib import import_module
 
 import psutil
 
+from pipeline import stopping
 from pipeline.acceptance.bench import Bench
 from pipeline.acceptance.program import command
 from pipeline.acceptance.runs import config_file, rank_counts, start_ranks
 from pipeline.errors import NonFiniteError, OutOfMemoryError, PeerLostError, PipelineError, StopRequested
+from pipeline.ranks import launcher, watch
 from pipeline.ranks.devices import gpu_count
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.directory import Ending, RunDirectory
@@ -23,14 +25,25 @@ from pipeline.train import main
 
 LONG = ("schedule.steps=1000000", "checkpoint.every=5", "monitor.log_every=1000")
 SECONDS_TO_BEGIN, SECONDS_TO_END = 100.0, 30.0
-SECONDS_TO_HANG_UP = 60.0
-"""With a rank that hangs: after the time limit, those that wait for it get time to end by themselves"""
 SECONDS_BETWEEN_LOOKS = 0.1
-TIME_LIMIT = 5.0
-"""runtime.timeout_seconds of the run whose rank is stopped"""
+TIME_LIMIT = 20.0
+"""runtime.timeout_seconds of the run whose rank is stopped. Ranks have to meet and to start NCCL within it."""
+SECONDS_TO_HANG_UP = sum(
+    [
+        watch.SECONDS_BEYOND,
+        watch.SECONDS_TO_WRITE,
+        watch.SECONDS_TO_END,
+        stopping.SECONDS_TO_SPEAK,
+        launcher.SECONDS_ALONE,
+        launcher.SECONDS_TO_END,
+    ]
+)
+"""How long after the time limit a run may end whose rank hangs, and whose other ranks then hang in NCCL"""
 LITTLE = 2**29
 """Bytes that a process on a CPU may take beyond what is loaded"""
-LITTLE_OF_A_GPU = {"PYTORCH_ALLOC_CONF": "per_process_memory_fraction:0.004"}
+ALLOCATORS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Torch follows the first that is set."""
+LITTLE_OF_A_GPU = "per_process_memory_fraction:0.004"
 LARGE = ("model.width=512", "model.max_width=1024", "schedule.global_batch=512", "checkpoint.every=1")
 
 
@@ -52,7 +65,7 @@ def stop(bench: Bench) -> str:
     """SIGSTOP to a rank, which then hangs: the others notice within the time limit, and no library aborts them."""
     run = _begin(bench, "stopped", f"runtime.timeout_seconds={TIME_LIMIT:g}")
     _last_rank(run).suspend()
-    limit = TIME_LIMIT + SECONDS_TO_HANG_UP
+    limit = TIME_LIMIT + SECONDS_TO_HANG_UP + SECONDS_TO_END
     return _expect(bench, run, "stopped", PeerLostError.exit_code, "FAILED", limit)
 
 
@@ -67,7 +80,8 @@ def run_out_of_memory(bench: Bench) -> str:
     """A network that is too large for the memory that the process may take."""
     words = [str(config_file(bench)), "name=large", *LARGE]
     program = command(f"{__name__}:main_in_little_memory", *words)
-    run = subprocess.Popen(program, env={**os.environ, **LITTLE_OF_A_GPU})
+    others = {name: value for name, value in os.environ.items() if name not in ALLOCATORS}
+    run = subprocess.Popen(program, env={**others, ALLOCATORS[0]: LITTLE_OF_A_GPU})
     code = run.wait(SECONDS_TO_BEGIN)
     bench.check(
         code == OutOfMemoryError.exit_code,

@@ -1,4 +1,4 @@
-"""Ranks on GPUs in ways that `wgan train` does not start: two on one GPU, and a world of one over NCCL."""
+"""Two ranks on one GPU, which `wgan train` does not start."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.ranks.speaker import tell
 
 
 def start() -> int:
-    """The program: its words are MODULE PROCESSES WORDS... Returns the exit code of `launch`."""
-    module, processes, *words = sys.argv[1:]
+    """The program: its words are PROCESSES WORDS... Returns the exit code of `launch`."""
+    processes, *words = sys.argv[1:]
     try:
-        return launch(int(processes), module, words)
+        return launch(int(processes), __name__, words)
     except PipelineError as error:
         tell(error)
         return error.exit_code

@@ -46,7 +46,9 @@ def look_over() -> dict[str, Finding]:
 
 
 def exchange_over(ranks: int) -> Finding:
-    """A checked all-reduce over this many ranks of this machine."""
+    """A checked all-reduce over this many ranks of this machine. A single one has nothing to exchange."""
+    if ranks < 2:
+        return Finding("none, because there is one GPU")
     figures, problem = exchange(ranks)
     if not figures:
         return Finding("none", problem)
@@ -56,14 +58,16 @@ def exchange_over(ranks: int) -> Finding:
 
 def run(bench: Bench) -> str:
     """The stage: everything above, between as many ranks as there are GPUs, and at least two on CPUs."""
+    # First, because other stages need it, whatever becomes of this one.
+    bench.figures["hardware"] = _hardware()
     number = devices.gpu_count()
     findings = look_over() | {"all-reduce": exchange_over(number or 2)}
-    bench.figures |= {"hardware": _hardware(), "findings": {name: str(f) for name, f in findings.items()}}
+    bench.figures["findings"] = {name: str(finding) for name, finding in findings.items()}
     for name, finding in findings.items():
         say(f"{name:14} {finding}")
         bench.check(finding.problem is None, f"{name}: {finding.problem}")
     found = ", ".join(sorted({gpu.name for gpu in devices.gpus()})) or "no GPU"
-    return f"{counted(number, 'GPU')} ({found}); all-reduce of {findings['all-reduce'].text}"
+    return f"{counted(number, 'GPU')} ({found}); all-reduce: {findings['all-reduce'].text}"
 
 
 def _hardware() -> dict[str, object]:
@@ -77,8 +81,10 @@ def _hardware() -> dict[str, object]:
 
 
 def _driver() -> Finding:
-    unusable = devices.unusable_gpus() if devices.gpu_count() == 0 else None
-    return Finding(devices.nvidia_driver() or "no driver of NVIDIA", unusable)
+    text = devices.nvidia_driver() or "no driver of NVIDIA"
+    if devices.gpu_count() or (why := devices.unusable_gpus()) is None:
+        return Finding(text)
+    return Finding(text, f"{why}. Update the driver, or install a build of torch that fits it")
 
 
 def _architectures() -> Finding:

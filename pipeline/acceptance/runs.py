@@ -52,7 +52,7 @@ It has one thread on a CPU: threads that wait for each other take many times as 
 """
 RATE = 5e-5
 """The learning rate of both networks, about how far RMSprop moves a weight in one step"""
-LAUNCHED = "pipeline.acceptance.launched"
+SHARED_GPU = "pipeline.acceptance.launched:start"
 
 
 def digits(bench: Bench, side: int = SIDE) -> Path:
@@ -93,7 +93,7 @@ def start_ranks(bench: Bench, processes: int, name: str, *overrides: str) -> sub
     """Start `wgan train --processes`, or two ranks on one GPU if there is no other. Its output is the stage's."""
     words = [str(config_file(bench)), f"name={name}", *overrides]
     if processes > (gpu_count() or processes):
-        return subprocess.Popen(command(f"{LAUNCHED}:start", LAUNCHED, str(processes), *words))
+        return subprocess.Popen(command(SHARED_GPU, str(processes), *words))
     return subprocess.Popen(command("pipeline.cli:main", "train", *words, "--processes", str(processes)))
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
+from math import lcm
 
 from pipeline.acceptance.bench import Bench
 from pipeline.acceptance.outcome import Skip
-from pipeline.acceptance.program import command
 from pipeline.acceptance.runs import (
-    LAUNCHED,
     check_same_bits,
-    config_file,
     distance,
     forget_last,
     last_tensors,
@@ -20,11 +17,13 @@ from pipeline.acceptance.runs import (
     wgan,
 )
 from pipeline.monitor.records import read_lines
+from pipeline.quality.evaluation import CHUNK
 from pipeline.ranks.devices import gpu_count
 from pipeline.run.directory import RunDirectory
 
 FARTHEST = 0.02
 """How far weights may be apart after ten steps that round differently, as a share of the way that they have gone"""
+LEAST_CHUNKS = 3
 FIGURES_APART = 1e-4
 """How far figures of an evaluation may be apart, relative to them"""
 
@@ -33,8 +32,9 @@ def run(bench: Bench) -> str:
     """Two ranks, and as many as there are GPUs."""
     shown = []
     for ranks in rank_counts():
+        half = ranks // 2
         # Every rank compares the digest of its whole state with those of the others after each step.
-        common = [f"schedule.global_batch={8 * ranks}", "runtime.digest_every=1"]
+        common = [f"schedule.global_batch={8 * lcm(ranks, half)}", "runtime.digest_every=1"]
         alone = last_tensors(train(bench, f"alone-{ranks}", *common))
         whole = train_ranks(bench, ranks, f"ranks-{ranks}", *common)
         expected = last_tensors(whole)
@@ -42,10 +42,10 @@ def run(bench: Bench) -> str:
         train_ranks(bench, ranks, f"ranks-{ranks}", *common)
         check_same_bits(bench, last_tensors(whole), expected, f"resumed with {ranks} ranks")
         forget_last(whole)
-        if ranks == 2:
+        if half == 1:
             train(bench, f"ranks-{ranks}", *common)
         else:
-            train_ranks(bench, ranks // 2, f"ranks-{ranks}", *common)
+            train_ranks(bench, half, f"ranks-{ranks}", *common)
         apart = {
             "in one process": distance(alone, expected),
             "resumed with half of them": distance(last_tensors(whole), expected),
@@ -65,7 +65,19 @@ def evaluate(bench: Bench) -> str:
     if 0 < gpu_count() < ranks:
         raise Skip(f"ranks of an evaluation need a GPU each, and there are {ranks} on {gpu_count()}")
     run = train(bench, "judged")
-    words = ["evaluate", str(run), "--metrics", "fid", "precision", "recall", "swd", "--samples", "192"]
+    # Each rank has at least one chunk to compute.
+    samples = CHUNK * max(ranks, LEAST_CHUNKS)
+    words = [
+        "evaluate",
+        str(run),
+        "--metrics",
+        "fid",
+        "precision",
+        "recall",
+        "swd",
+        "--samples",
+        f"{samples}",
+    ]
     for processes in (1, ranks):
         code = wgan(*words, "--processes", str(processes))
         bench.check(code == 0, f"`wgan evaluate` with {processes} processes ended with exit code {code}")
@@ -77,17 +89,3 @@ def evaluate(bench: Bench) -> str:
         near = abs(several[name] - value) <= FIGURES_APART * max(abs(value), 1.0)
         bench.check(near, f"{name} is {value:g} by one rank and {several[name]:g} by {ranks}")
     return f"{', '.join(f'{name} {value:.4g}' for name, value in one.items())} by one rank and by {ranks}"
-
-
-def world_of_one(bench: Bench) -> str:
-    """A rank that is alone, and yet connected by NCCL, against a process without ranks."""
-    words = [str(config_file(bench)), "name=world-of-one"]
-    code = subprocess.run(command(f"{LAUNCHED}:start", "pipeline.train", "1", *words), check=False).returncode
-    bench.check(code == 0, f"it ended with exit code {code}")
-    if bench.failures:
-        return ""
-    found = distance(
-        last_tensors(bench.scratch / "world-of-one"), last_tensors(train(bench, "without-ranks"))
-    )
-    bench.check(found <= FARTHEST, f"the weights are {found:.1g} of their way apart from those without ranks")
-    return f"weights apart by {found:.1g} of their way from those without ranks"

@@ -51,8 +51,8 @@ LARGEST_ERRORS = {"float32": 2e-2, "tf32": 0.2, "bf16": 0.7, "fp16": 0.2}
 On a CPU float32 was off by up to 3e-3, where rounding changed the sign of a ReLU's input, and bfloat16, which has 8
 bits, by up to 0.4, where batch norm of a small batch amplifies it. The other two have 11 bits.
 """
-USUAL_ERRORS = {"float32": 1e-5, "tf32": 2e-2, "bf16": 0.1, "fp16": 2e-2}
-"""How far the median may be: float32 that is secretly TF32 would be beyond it."""
+USUAL_ERRORS = {"float32": 5e-5, "tf32": 2e-2, "bf16": 0.1, "fp16": 2e-2}
+"""How far the median may be: float32 that is secretly TF32 would be beyond it. On a CPU it was below 1e-5."""
 SCALE = 1024.0
 """Of float16, whose first one would overflow"""
 
@@ -149,7 +149,8 @@ def gradient_errors(config: Config, runtime: Runtime, exact: list[Tensor]) -> di
         runtime.prepare(network, build_optimizer(network, config.critic_optimizer)) for network in placed
     ]
     players = [Player(network, *both) for network, both in zip(placed, prepared, strict=True)]
-    ours = gradients(players, config, runtime, [value.to(runtime.device) for value in inputs])
+    with runtime.step_arithmetic():
+        ours = gradients(players, config, runtime, [value.to(runtime.device) for value in inputs])
     pairs = zip(("critic", "generator"), ours, exact, strict=True)
     return {name: float((own.cpu().double() - true).norm() / true.norm()) for name, own, true in pairs}
 

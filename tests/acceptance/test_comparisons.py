@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.acceptance import exchange, faults, updates
+from pipeline import stopping
+from pipeline.acceptance import alone, exchange, faults, updates
 from pipeline.acceptance.bench import Bench
 from pipeline.acceptance.runs import RATE, STEPS, check_same_bits, distance
+from pipeline.errors import Interrupted
+from pipeline.ranks.averaging import Exchange
 from pipeline.ranks.process import settings_given_back
 from pipeline.ranks.runtime import Runtime
 
@@ -88,9 +95,19 @@ def test_a_gradient_that_is_a_tenth_too_large_is_found(bench: Bench, monkeypatch
     assert "2 pairs" in updates.run(bench)
     assert bench.failures == []
 
-    def scaled(runtime: Runtime, loss: Tensor, weights: Any) -> None:
-        backward(runtime, loss * 1.1, weights)
+    factors = [1.0]
 
+    @contextmanager
+    def step_arithmetic(runtime: Runtime) -> Iterator[None]:
+        factors.append(1.1)
+        yield
+        factors.pop()
+
+    def scaled(runtime: Runtime, loss: Tensor, weights: Any) -> None:
+        backward(runtime, loss * factors[-1], weights)
+
+    # The arithmetic of training steps is what is tested: TF32 is used nowhere else.
+    monkeypatch.setattr(Runtime, "step_arithmetic", step_arithmetic)
     monkeypatch.setattr(Runtime, "backward", scaled)
     updates.run(bench)
     found = [failure for failure in bench.failures if failure.startswith("float32, mlp, wasserstein, critic")]
@@ -108,3 +125,26 @@ def test_a_sum_that_is_wrong_on_one_rank_is_found(monkeypatch: pytest.MonkeyPatc
     with settings_given_back():
         assert exchange.main([str(found)]) == 0
     assert json.loads(found.read_text())["wrong"] == list(exchange.SIZES)
+
+
+def test_ctrl_c_during_an_exchange_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(*words: Any) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return 130
+
+    monkeypatch.setattr(exchange, "launch", launch)
+    with stopping.listening(saves=False), pytest.raises(Interrupted):
+        exchange.exchange(2)
+
+
+def test_exchanges_of_a_single_rank_that_change_numbers_are_found(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "capture_cuda_graph", lambda run: run)
+    alone.run(bench, "gloo")
+    assert bench.failures == []
+    monkeypatch.setattr(alone, "SIZES", (2,))
+    monkeypatch.setattr(alone, "REPLAYS", 1)
+    monkeypatch.setattr(Exchange, "average", lambda exchange, tensors: tensors[0].add_(1))
+    alone.run(bench, "gloo")
+    assert bench.failures == [f"{how}: the mean of 2 numbers is wrong" for how in ("eager", "as a graph")]

@@ -45,7 +45,7 @@ def test_a_good_machine_has_no_problem(two_gpus: list[Gpu]) -> None:
 def test_gpus_that_torch_cannot_use_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpu_count", lambda: 0)
     monkeypatch.setattr(devices, "unusable_gpus", lambda: "an old driver")
-    assert problems()["driver"] == "an old driver"
+    assert problems()["driver"].startswith("an old driver. Update the driver, or install a build of torch")
 
 
 def test_a_missing_architecture_is_a_problem(two_gpus: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +101,13 @@ def test_problems_fail_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     preflight.run(bench)
     assert bench.failures == ["all-reduce: a sum is wrong"]
     assert bench.figures["hardware"]["cores"] >= 1
+
+
+def test_a_single_gpu_exchanges_nothing(
+    two_gpus: list[Gpu], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del two_gpus[1]
+    monkeypatch.setattr(preflight, "exchange", lambda ranks: pytest.fail(f"{ranks} ranks were started"))
+    bench = Bench(tmp_path)
+    assert preflight.run(bench) == "1 GPU (H); all-reduce: none, because there is one GPU"
+    assert bench.failures == []
