@@ -102,7 +102,7 @@ def _precision(config: Config) -> Iterator[str]:
     if penalty_precision(config) == "tf32":
         if config.runtime.device == "cpu":
             yield "objective.precision: tf32 needs a GPU. With runtime.device: cpu use float32 or run"
-        if config.precision in (None, "float32"):
+        if config.precision == "float32":
             yield (
                 "objective.precision: tf32 would round all of a run in float32, not only the penalty. Set precision: "
                 "tf32, or precision: bf16 for a run whose penalty alone is in TF32"

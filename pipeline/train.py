@@ -62,7 +62,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         parser.error(describe_flags(unknown))
     try:
         with system_errors():
-            run(load_config(parsed.config, parsed.overrides), tell)
+            with awaited():
+                config = load_config(parsed.config, parsed.overrides)
+            run(config, tell)
         return 0
     except PipelineError as error:
         tell_untold(error)
@@ -95,7 +97,8 @@ def train(config: Config | Mapping[str, Any] | str | Path, /, **overrides: Any) 
     others stay as they are in `config`), or one option by its dotted name (`**{"data.shards": "data/digits"}`).
 
     Ctrl-C saves the run and raises StopRequested; the same call then resumes it. In a thread other than the main one,
-    Ctrl-C does not reach the run.
+    Ctrl-C does not reach the run. If the process is one of several ranks and another one is lost or hangs, and this one
+    does not come out of a library by itself, the process is ended with exit code 6.
 
     Raises the subclasses of PipelineError (pipeline/errors.py) for everything that a user can act on. Torch's settings
     and random numbers, and the environment variables, are as before when it returns or raises.
@@ -136,16 +139,17 @@ def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult
         stack.enter_context(_only_run())
         stack.enter_context(stopping.listening(saves=True))
         if is_main:
-            stack.enter_context(directory)
+            with awaited():
+                stack.enter_context(directory)
         # Before the ranks meet, only the main rank has the lock, and so only it may write to the directory.
         with _noting_failure(directory, tell) if is_main else nullcontext():
             with awaited():
                 shards = open_shards(config.data)
-            stack.callback(shards.files.close)
-            # Only now: importing torch takes seconds.
-            from pipeline.ranks.process import settings_given_back
-            from pipeline.ranks.runtime import join
-            from pipeline.training.context import RunContext
+                stack.callback(shards.files.close)
+                # Only now: importing torch takes seconds.
+                from pipeline.ranks.process import settings_given_back
+                from pipeline.ranks.runtime import join
+                from pipeline.training.context import RunContext
 
             stack.enter_context(settings_given_back())
             note = partial(_note_loss, directory, tell)

@@ -26,7 +26,10 @@ PENALTY_IN_TF32 = ["objective.name=gradient_penalty", "objective.precision=tf32"
             [*PENALTY_IN_TF32, "precision=bf16", "runtime.device=cpu"],
             "objective.precision: tf32 needs a GPU",
         ),
-        (PENALTY_IN_TF32, "objective.precision: tf32 would round all of a run in float32"),
+        (
+            [*PENALTY_IN_TF32, "precision=float32"],
+            "objective.precision: tf32 would round all of a run in float32",
+        ),
         (["schedule.global_batch=10", "runtime.processes=4"], "10 is not a multiple of runtime.processes 4"),
         (
             ["quality.every=5", "quality.features=classifier"],

@@ -54,9 +54,10 @@ def statistics_over_ranks(
     counts = rows[:, -1].contiguous()
     columns = rows[:, :-1].view(len(rows), len(parts), 2, channels).permute(1, 2, 0, 3).contiguous()
     found = []
-    for part, (means, inverse_deviations) in zip(parts, columns, strict=True):
+    for means, inverse_deviations in columns:
         mean, inverse_deviation = torch.batch_norm_gather_stats_with_counts(
-            part,
+            # Of its input the kernel takes the dtype only, and in half precision it would refuse the counts.
+            means,
             means,
             inverse_deviations,
             running.mean,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,13 +167,25 @@ def check_gpu_count(device: torch.device, processes: int) -> None:
         )
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ConfigError if the device cannot compute in this precision."""
+def refuse_shared_gpus(homes: Sequence[Sequence[str]]) -> None:
+    """Raise ConfigError if two ranks have one GPU. For each rank: its host's name, and its `device_identity`."""
+    shared = [rank for rank, home in enumerate(homes) if home[1] and homes.index(home) < rank]
+    if shared:
+        first, second = homes.index(homes[shared[0]]), shared[0]
+        host, gpu = homes[first]
+        raise ConfigError(
+            f"Ranks {first} and {second} both have the GPU {gpu} of {host}, and each needs one to itself. Start "
+            "fewer ranks there, let each task see its own GPU, or set LOCAL_RANK to 0, 1, ... on each machine."
+        )
+
+
+def check_precision(precision: str, device: torch.device, option: str = "precision") -> None:
+    """Raise ConfigError, which names the option, if the device cannot compute in this precision."""
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision: fp16 needs a GPU, and this run is on the CPU. Use bf16 or float32.")
     if precision == "tf32" and not supports_tf32(device):
         raise ConfigError(
-            f"precision: tf32 needs an NVIDIA GPU of compute capability 8.0 (A100) or later, and this run is on "
+            f"{option}: tf32 needs an NVIDIA GPU of compute capability 8.0 (A100) or later, and this run is on "
             f"{device_name(device)}. Use float32."
         )
     if precision == "bf16" and device.type == "cuda" and not supports_bf16():
@@ -292,9 +304,10 @@ def capture_cuda_graph(run: Callable[[], Result]) -> Callable[[], Result]:
         # Threads that decode images may use the device meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = run()
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        # Lost ranks and missing memory are errors of their own.
+        if "captur" not in str(error):
+            raise
         reason = printable(str(error).strip().partition("\n")[0].rstrip("."))
         raise ConfigError(
             f"A training step cannot be captured as a CUDA graph: {reason}. A network or objective of your own that "

@@ -48,6 +48,8 @@ def write_traces(prefix: Path, rank: int) -> None:
 
 
 def _write_operations(prefix: Path, rank: int) -> None:
+    if not dist.is_initialized():
+        return
     # Torch does not document these functions, and a build without NCCL or an older version lacks one of them.
     name = "_dump_nccl_trace_json" if dist.get_backend() == "nccl" else "_dump_fr_trace_json"
     if (recorded := getattr(_distributed_c10d, name, None)) is None:

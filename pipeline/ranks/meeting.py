@@ -11,6 +11,7 @@ the store, and each rank has a thread that waits for it; the thread also notices
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
@@ -37,7 +38,7 @@ SECONDS_FOR_NCCL = 120.0
 _socket: int | None = None
 """Rank 0's listening socket, which the launcher opened."""
 _meetings = 0
-"""How many meetings of this process are over"""
+"""How many meetings of this process are over, also those that failed"""
 
 
 def listen_on(descriptor: int) -> None:
@@ -68,7 +69,12 @@ class Meeting:
         rank, world_size = self._place.rank, self._place.world_size
         store = _connect(self._place, timeout, is_server=rank == 0 and not _launcher_serves())
         threading.Thread(target=self._hear, args=(timeout,), name="meeting", daemon=True).start()
-        limit = timeout + timedelta(seconds=SECONDS_FOR_NCCL if backend == "nccl" else 0)
+        limit = timeout
+        if backend == "nccl":
+            limit += timedelta(seconds=SECONDS_FOR_NCCL)
+            # Another watchdog of NCCL, which looks after the first one.
+            seconds = str(math.ceil(limit.total_seconds()))
+            os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", seconds)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
 
     def __enter__(self) -> Self:
@@ -83,9 +89,10 @@ class Meeting:
         self._is_over.set()
         if error is not None:
             give_up(error)
-            return
-        if self._place.rank == 0 and self._place.world_size > 1:
-            _leave_note(self._place, ALL_HAVE_MET)
+        elif self._place.rank == 0 and self._place.world_size > 1:
+            # Only the threads that wait for it would have to be ended by it.
+            with suppress(RuntimeError):
+                _leave_note(self._place, ALL_HAVE_MET)
         _meetings += 1
 
     def _hear(self, timeout: timedelta) -> None:
@@ -93,14 +100,14 @@ class Meeting:
         try:
             store = _connect(self._place, timeout, is_server=False)
             store.wait([ENDING], A_DAY)
-            note = store.get(ENDING).decode()
+            note = store.get(ENDING)
         except RuntimeError as error:
             loss: PipelineError | None = PeerLostError(
                 f"The store where the ranks meet, at {_where()}, cannot be reached ({str(error).splitlines()[0]}), so "
                 "rank 0 or the launcher of its machine has ended. Its messages say why."
             )
         else:
-            loss = None if note == ALL_HAVE_MET else _as_loss(note)
+            loss = None if note == ALL_HAVE_MET.encode() else _as_loss(note)
         if loss is not None and not self._is_over.is_set():
             self._lose(loss)
 
@@ -111,13 +118,16 @@ def awaited() -> Iterator[None]:
 
     Those of this machine are ended by their launcher.
     """
-    try:
+    place = read_place()
+    if place.local_world_size == place.world_size:
         yield
-    except Exception as error:
-        place = read_place()
-        if place.local_world_size != place.world_size:
+        return
+    with stopping.last_words(give_up):
+        try:
+            yield
+        except Exception as error:
             give_up(error)
-        raise
+            raise
 
 
 def give_up(error: BaseException) -> None:
@@ -141,14 +151,14 @@ def _leave_note(place: Place, text: str) -> None:
     store.compare_set(ENDING, "", text)
 
 
-def _as_loss(note: str) -> PipelineError:
+def _as_loss(note: bytes) -> PipelineError:
     """The error of a rank that gave up, which is that of the others as well."""
     from pipeline.ranks.messages import decode_error
 
     try:
         rank, name, message = json.loads(note)
         error = decode_error(str(name), str(message), int(rank))
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError, OverflowError):
         return PeerLostError(
             f"Another program writes to the store at {_where()}. Choose another MASTER_PORT."
         )

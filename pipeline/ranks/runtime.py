@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,7 +46,7 @@ from pipeline.ranks.requested import (
     refuse_unsupported,
     requested_processes,
 )
-from pipeline.ranks.unix_sockets import UnixSockets, connect
+from pipeline.ranks.unix_sockets import connect
 from pipeline.ranks.variables import Place, read_place
 from pipeline.ranks.watch import Watch
 
@@ -98,10 +99,9 @@ class Runtime:
         if self.world_size > 1:
             self._control = dist.new_group(backend="gloo", timeout=self._timeout)
             watch.start(self._control, self.rank, self.world_size)
-        self.local_world_size = self._count_neighbours(place)
+        self.local_world_size = self._count_local_ranks(place)
         self.machine_threads = devices.machine_threads(torch.get_num_threads(), self.local_world_size)
         """torch's threads of all ranks of this machine: what one of them may use while the others wait for it."""
-        self.exchange = Exchange(self._connect_sockets())
 
     def __enter__(self) -> Self:
         self._leaving.enter_context(stopping.last_words(self._watch.leave))
@@ -117,24 +117,23 @@ class Runtime:
         else:
             self._watch.leave(error)
 
-    def _count_neighbours(self, place: Place) -> int:
+    def _count_local_ranks(self, place: Place) -> int:
         """How many ranks this machine has. Raises ConfigError if two of them have the same GPU."""
-        homes = self.gather_json([socket.gethostname(), devices.device_identity(self.device)])
-        shared = [rank for rank, home in enumerate(homes) if home[1] and homes.index(home) < rank]
-        if shared:
-            first, second = homes.index(homes[shared[0]]), shared[0]
-            host, gpu = homes[first]
-            raise ConfigError(
-                f"Ranks {first} and {second} both have the GPU {gpu} of {host}, and each needs one to itself. Start "
-                "fewer ranks there, let each task see its own GPU, or set LOCAL_RANK to 0, 1, ... on each machine."
-            )
+        ours = [socket.gethostname(), devices.device_identity(self.device)]
+        answers = self.gather_json([ours, place.local_world_size])
+        homes, sizes = [home for home, _ in answers], {size for _, size in answers}
+        devices.refuse_shared_gpus(homes)
+        # Several machines can have one name; what the launcher has counted tells them apart.
+        is_one_machine = len({host for host, _ in homes}) == 1 and sizes <= {None, self.world_size}
+        self._are_neighbours = is_one_machine and self.device.type == "cpu"
         return place.local_world_size or [host for host, _ in homes].count(homes[self.rank][0])
 
-    def _connect_sockets(self) -> UnixSockets | None:
-        """Connections to all ranks if they are CPUs of this machine; None if they exchange by other ways."""
-        if self.device.type != "cpu" or not 1 < self.world_size == self.local_world_size:
-            return None
-        return connect(self.rank, self.world_size, self.gather_json, self._timeout.total_seconds())
+    @cached_property
+    def exchange(self) -> Exchange:
+        """How gradients and statistics get to the other ranks. All ranks ask for it together, for the first time."""
+        if self.world_size == 1 or not self._are_neighbours:
+            return Exchange()
+        return Exchange(connect(self.rank, self.world_size, self.gather_json, self._timeout.total_seconds()))
 
     def _check(self, config: Config, requested: int) -> None:
         refuse_unsupported(self._accelerator, config.runtime.processes or requested)
@@ -145,7 +144,7 @@ class Runtime:
                     "objective.precision: tf32 would round all of this run, which is in float32, and not only the "
                     "penalty. Set precision: tf32, or leave objective.precision out."
                 )
-            devices.check_precision("tf32", self.device)
+            devices.check_precision("tf32", self.device, "objective.precision")
 
     def step_arithmetic(self) -> AbstractContextManager[Any]:
         """The context of a training step: with TF32 if it was asked for. Everything else is computed without it."""
@@ -172,7 +171,6 @@ class Runtime:
             "device": str(self.device),
             "device_name": devices.device_name(self.device),
             "backend": self.backend,
-            "exchange": "Unix sockets" if self.exchange.sockets else self.backend,
             "precision": self.precision,
             "precision_chosen_by": self._precision_chosen_by,
             "memory_format": str(self.memory_format).removeprefix("torch."),
@@ -219,6 +217,7 @@ class Runtime:
                     layer.gather_over_ranks = self.exchange.gather
 
     def backward(self, loss: Tensor, weights: Sequence[Tensor]) -> None:
+        self._watch.beat()
         self._accelerator.backward(loss, inputs=weights)
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
@@ -367,7 +366,7 @@ class Runtime:
     def close(self) -> None:
         """Leave the process group. The caller must not hold a wrapped module or a captured step any more."""
         self.finish()
-        if self.exchange.sockets is not None:
+        if "exchange" in self.__dict__ and self.exchange.sockets is not None:
             self.exchange.sockets.close()
         self._accelerator.free_memory()
         # DDP's threads must end before the group does: otherwise gloo aborts the process. NCCL would wait for graphs

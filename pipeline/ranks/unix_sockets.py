@@ -10,7 +10,7 @@ import socket
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 16
-"""Bytes that a rank sends before it reads: as many fit into the buffers of a socket, so that no rank waits for ever."""
+"""Bytes that a rank sends before it reads. The buffers of the sockets hold more, so that no two ranks wait for ever."""
 SECONDS_TO_CONNECT = 10.0
 HEADER = struct.Struct("<QQ")
 """The number of the exchange and its bytes: ranks that are not in the same one must not take it for theirs."""
@@ -31,6 +31,7 @@ class UnixSockets:
         self._rank, self._peers, self._exchanges = rank, peers, 0
         for peer in peers.values():
             peer.settimeout(timeout)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * CHUNK)
 
     def gather(self, values: Tensor) -> Tensor:
         """The tensors of all ranks, by rank: (ranks, *shape). They have the same shape and dtype on all ranks.
@@ -69,8 +70,7 @@ class UnixSockets:
 
     def close(self) -> None:
         """Close all connections."""
-        for peer in self._peers.values():
-            peer.close()
+        _close(self._peers)
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def _named(rank: int) -> Iterator[None]:
         yield
     except TimeoutError:
         raise RuntimeError(f"Timed out waiting for rank {rank} of this machine") from None
-    except OSError as error:
+    except ConnectionError as error:
         raise RuntimeError(
             f"Connection closed by peer: rank {rank} of this machine ({error.strerror or error})"
         ) from None
@@ -101,25 +101,30 @@ def connect(
 
     All ranks call it together. Only processes of the same user can connect.
     """
-    with ExitStack() as stack:
-        place = ""
+    with ExitStack() as while_connecting, ExitStack() as if_it_fails:
+        place = None
         if rank == 0:
-            place = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="wgan-", ignore_cleanup_errors=True)
-            )
-        directory = Path(gather_json(place)[0])
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            with suppress(OSError):
+                made = tempfile.TemporaryDirectory(prefix="wgan-", ignore_cleanup_errors=True)
+                place = while_connecting.enter_context(made)
+        if (directory := gather_json(place)[0]) is None:
+            return None
+        listener = while_connecting.enter_context(socket.socket(socket.AF_UNIX))
+        is_listening = _succeeds(lambda: _listen(listener, Path(directory) / str(rank), ranks))
+        if not all(gather_json(is_listening)):
+            return None
         peers: dict[int, socket.socket] = {}
-        is_listening = _succeeds(lambda: _listen(listener, directory / str(rank), ranks))
-        if all(gather_json(is_listening)):
-            is_connected = _succeeds(lambda: _meet(rank, ranks, directory, listener, peers))
-        else:
-            is_connected = False
-        if all(gather_json(is_connected)):
-            return UnixSockets(rank, dict(sorted(peers.items())), timeout)
-        for peer in peers.values():
-            peer.close()
-    return None
+        if_it_fails.callback(_close, peers)
+        is_connected = _succeeds(lambda: _meet(rank, ranks, Path(directory), listener, peers))
+        if not all(gather_json(is_connected)):
+            return None
+        if_it_fails.pop_all()
+        return UnixSockets(rank, dict(sorted(peers.items())), timeout)
+
+
+def _close(peers: dict[int, socket.socket]) -> None:
+    for peer in peers.values():
+        peer.close()
 
 
 def _succeeds(act: Callable[[], None]) -> bool:
@@ -150,5 +155,11 @@ def _meet(
         peer, _ = listener.accept()
         peer.settimeout(SECONDS_TO_CONNECT)
         number = bytearray(4)
-        _fill(memoryview(number), peer)
+        try:
+            _fill(memoryview(number), peer)
+        except OSError:
+            peer.close()
+            raise
         peers[int.from_bytes(number, "little")] = peer
+    if set(peers) != set(range(ranks)) - {rank}:
+        raise ConnectionError("another process has connected")

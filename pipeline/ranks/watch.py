@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline import stopping
-from pipeline.errors import PeerLostError, PipelineError, StopRequested
+from pipeline.errors import Interrupted, PeerLostError, PipelineError, StopRequested
 from pipeline.ranks.failures import as_rank_failure, is_timeout
 from pipeline.ranks.hang_traces import write_traces
 
@@ -87,8 +87,9 @@ class Watch:
         if self._is_over.is_set():
             return
         self._say(word)
-        # What ends all ranks alike reaches the main thread as well, with better words.
-        if not self._is_over.wait(SECONDS_FOR_OWN_ERROR):
+        # What ends all ranks alike reaches the main thread as well, with better words. NCCL's watchdog may be quicker.
+        patience = 0.0 if dist.get_backend() == "nccl" else SECONDS_FOR_OWN_ERROR
+        if not self._is_over.wait(patience):
             self._lose(loss, is_hang)
 
     def _say(self, word: torch.Tensor) -> None:
@@ -99,8 +100,12 @@ class Watch:
     def leave(self, error: BaseException) -> None:
         """Tell the other ranks that this one ends because of an error. Any thread may call it."""
         if self._group is not None and not self._is_over.is_set():
-            self._say(torch.tensor([self._rank, getattr(error, "exit_code", 1)]))
+            ending = Interrupted if isinstance(error, KeyboardInterrupt) else error
+            self._say(torch.tensor([self._rank, getattr(ending, "exit_code", 1)]))
         self._is_over.set()
+        cause = error.__cause__
+        if isinstance(cause, RuntimeError) and is_timeout(cause) and self._traces is not None:
+            write_traces(self._traces, self._rank)
 
     def finish(self) -> None:
         """Wait for the other ranks to be done as well. From then on none misses another one."""

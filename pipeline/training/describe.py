@@ -27,12 +27,14 @@ def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint
     generator, critic = (
         sum(p.numel() for p in player.module.parameters()) for player in (state.generator, state.critic)
     )
-    precision = setup["precision"]
+    precision, backend = setup["precision"], setup["backend"]
+    if run.runtime.exchange.sockets is not None:
+        backend += " and Unix sockets"
     if precision != "float32" and setup["precision_chosen_by"] == "launcher":
         precision += " (the launcher's choice, because the config has no precision)"
     return [
         f"{path}: {start}, up to step {config.schedule.steps}",
-        f"{setup['world_size']} x {setup['device_name']} ({setup['backend']}), {precision}, "
+        f"{setup['world_size']} x {setup['device_name']} ({backend}), {precision}, "
         f"{counted(setup['threads'], 'thread')} each, batch {config.schedule.global_batch} = {setup['world_size']} x "
         f"{run.rows.count}",
         f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "

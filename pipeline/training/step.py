@@ -212,8 +212,8 @@ class TrainingStep:
         bursts, updates = self.config.schedule.bursts, self.config.schedule.critic_updates
         most = min(max(updates, bursts.critic_updates if bursts else 0), UPDATES_AT_ONCE)
         inputs = self.inputs(iter([]))._replace(draws=self._critic_draws(0, most))
-        seen = CriticBatch(blank, *next(draw_step_fakes(self.parts, inputs)))
         with self.runtime.step_arithmetic():
+            seen = CriticBatch(blank, *next(draw_step_fakes(self.parts, inputs)))
             critic_update(critic, self.objective, seen, self.parts.plan)
             train_generator(self.parts, inputs, seen)
         for player, weights in zip((generator, critic), before, strict=True):

@@ -12,7 +12,7 @@ from pipeline.ranks.runtime import Runtime
 
 SECONDS_BETWEEN_VOTES = 0.25
 """A signal that comes just after a vote waits for this long until the next one, and then for its result."""
-MOST_STEPS = 64
+MOST_STEPS = 16
 """Steps from one vote to the next, however short they are."""
 
 

@@ -112,7 +112,7 @@ def test_two_ranks_of_accelerate_stop_on_sigterm_and_resume(
     first.send(signal.SIGTERM)
     first.wait()
     assert read_note(run, "PREEMPTED")["exit_code"] == 75, first.output
-    assert "2 x CPU (gloo)" in first.output
+    assert "2 x CPU (gloo and Unix sockets)" in first.output
     assert "Traceback" not in first.output.split("Stopped by")[0]
     saved = int(checkpoints(run)[-1].removeprefix("step_"))
     second = shell.start([*words, f"schedule.steps={saved + 10}"])
@@ -148,7 +148,7 @@ def test_torchrun_starts_two_ranks_on_the_cpu(shell: Shell, config: str, tmp_pat
         [*TORCHRUN, "--master_port", str(free_port()), *PROGRAM, config, "runtime.processes=2"]
     )
     assert command.wait() == 0, command.output
-    assert "2 x CPU (gloo)" in command.output
+    assert "2 x CPU (gloo and Unix sockets)" in command.output
     assert read_note(tmp_path / "run", "DONE")["exit_code"] == 0
 
 

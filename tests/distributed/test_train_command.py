@@ -89,7 +89,7 @@ def test_two_ranks_train_and_leave_no_temporary_file(
     relative = [Path(config).name, "run_root=runs"]
     code, output, errors = finish(start(*relative, "schedule.steps=2", *words))
     assert code == 0, errors
-    assert "2 x CPU (gloo)" in output
+    assert "2 x CPU (gloo and Unix sockets)" in output
     assert read_note(tmp_path / "runs" / "run", "DONE")["exit_code"] == 0
     assert list(temporary.iterdir()) == []
 

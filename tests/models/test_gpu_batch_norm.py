@@ -48,8 +48,9 @@ def gather_stats(
     assert means.is_contiguous()
     assert inverse_deviations.is_contiguous()
     assert counts.is_contiguous()
-    assert counts.dtype == means.dtype
-    assert means.shape == inverse_deviations.shape == (len(counts), x.shape[1])
+    assert counts.dtype == means.dtype == (x if running_mean is None else running_mean).dtype
+    assert means.shape == inverse_deviations.shape
+    assert len(means) == len(counts)
     shares = (counts / counts.sum())[:, None]
     mean = (means * shares).sum(0)
     squares = inverse_deviations**-2 - eps + (means - mean) ** 2
@@ -159,8 +160,11 @@ def test_grouped_batches_are_normalised_as_separate_passes() -> None:
     assert_same_state(together, apart)
 
 
-def test_statistics_that_are_not_to_change_stay() -> None:
-    ours, before = layer(), layer()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_statistics_that_are_not_to_change_stay(dtype: torch.dtype) -> None:
+    exact = torch.promote_types(dtype, torch.float32)
+    ours, theirs, before = (layer().to(exact) for _ in range(3))
     ours.gather_over_ranks, ours.updates_statistics = alone, False
-    ours(batch().double())
+    x = batch().to(dtype)
+    torch.testing.assert_close(ours(x).to(exact), theirs(x.to(exact)), rtol=0.05, atol=0.05)
     assert_same_state(ours, before, rtol=0, atol=0)

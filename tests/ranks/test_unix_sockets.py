@@ -111,7 +111,7 @@ def test_ranks_without_a_common_file_system_are_not_connected() -> None:
     def elsewhere(rank: int) -> UnixSockets | None:
         def gather(value: Any) -> list[Any]:
             found = talk.gather(rank, value)
-            return ["/absent", *found[1:]] if rank == 2 and isinstance(value, str) else found
+            return ["/absent", *found[1:]] if rank == 2 and isinstance(found[0], str) else found
 
         return connect(rank, RANKS, gather, 30.0)
 
