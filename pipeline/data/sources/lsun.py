@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.data.format.codecs import MAX_FILE_BYTES
 from pipeline.data.sources import Source, Spec
-from pipeline.data.sources.lmdb_file import CutError, Value, find_values
+from pipeline.data.sources.lmdb_file import CutError, Value, find_values, read_value
 from pipeline.data.sources.members import too_large
 from pipeline.errors import ConfigError, DataError
 from pipeline.regular_files import open_regular
@@ -34,7 +34,7 @@ class Lsun:
         self.name, self.file = name, file
         self._keys = [value.key for value in values]
         # An array needs much less memory than millions of tuples.
-        self._places = np.array([(value.offset, value.size) for value in values], dtype=np.int64)
+        self._places = np.array([(value.offset, value.size, value.page) for value in values], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -46,17 +46,18 @@ class Lsun:
         return None
 
     def read(self, position: int) -> bytes:
-        offset, size = self._places[position].tolist()
+        offset, size, page = self._places[position].tolist()
         if size > MAX_FILE_BYTES:
             raise too_large(f"{self.file}: {self.key(position)}")
         try:
             with open_regular(self.file) as file:
-                file.seek(offset)
-                content = file.read(size)
+                content = read_value(file, Value(self._keys[position], offset, size, page))
         except OSError as error:
             raise DataError(
                 f"{self.file}: {self.key(position)} cannot be read: {error.strerror}. Check the file."
             ) from None
+        except ValueError as error:
+            raise DataError(f"{self.file}: {self.key(position)} is damaged: {error}. {REMEDY}") from None
         if len(content) != size:
             raise DataError(
                 f"{self.file} became shorter while it was read: {self.key(position)} is cut. {REMEDY}"

@@ -153,6 +153,49 @@ def put_lsun(root: Path, split: str = "train") -> Path:
     return folder
 
 
+LMDB_PAGE = 512
+
+
+def lmdb_node(key: bytes, value: bytes = b"", flags: int = 0, size: int | None = None) -> bytes:
+    """A node of a leaf; with the flag 1 its value is the number of the page that holds `size` bytes."""
+    node = struct.pack("<IHH", len(value) if size is None else size, flags, len(key)) + key + value
+    return node + bytes(len(node) % 2)
+
+
+def lmdb_branch(child: int) -> bytes:
+    """A node of a branch."""
+    return struct.pack("<IHH", child, 0, 0)
+
+
+def lmdb_page(number: int, kind: int, nodes: Iterable[bytes], repeat: int = 1) -> bytes:
+    """A page of a tree, 1 for a branch and 2 for a leaf, whose table names each node `repeat` times."""
+    places: list[int] = []
+    content = b""
+    for node in nodes:
+        content = node + content
+        places += [LMDB_PAGE - len(content)] * repeat
+    end, start = 16 + 2 * len(places), LMDB_PAGE - len(content)
+    table = struct.pack(f"<Q2xHHH{len(places)}H", number, kind, end, start, *places)
+    return table + bytes(start - end) + content
+
+
+def lmdb_large(number: int, value: bytes, kind: int = 4) -> bytes:
+    """A page that begins with a large value."""
+    return (struct.pack("<Q2xHI", number, kind, 1) + value).ljust(LMDB_PAGE, b"\0")
+
+
+def lmdb_of(*pages: bytes, entries: int, last: int | None = None) -> bytes:
+    """An LMDB file of pages of which the first, page 2, is the root; `last` is the number of its last page."""
+    metas = b""
+    for number in range(2):
+        last_page = 1 + len(pages) if last is None else last
+        database = struct.pack("<IHH24xQQ", 0, 0, 1, entries, 2)
+        meta = struct.pack("<II16xI44x", 0xBEEFC0DE, 1, LMDB_PAGE) + database
+        meta += struct.pack("<QQ", last_page, number)
+        metas += (struct.pack("<Q2xH4x", number, 8) + meta).ljust(LMDB_PAGE, b"\0")
+    return metas + b"".join(pages)
+
+
 def put_hugging_face(folder: Path) -> Path:
     import datasets
 

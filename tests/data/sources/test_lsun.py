@@ -15,7 +15,17 @@ import pytest
 from pipeline.data.sources import Spec, open_source
 from pipeline.data.sources.lmdb_file import find_values
 from pipeline.errors import ConfigError, DataError
-from tests.data.sources.helpers import png, put_lsun, values
+from tests.data.sources.helpers import (
+    LMDB_PAGE,
+    lmdb_branch,
+    lmdb_large,
+    lmdb_node,
+    lmdb_of,
+    lmdb_page,
+    png,
+    put_lsun,
+    values,
+)
 
 ROOT = 4096 + 16 + 24 + 48 + 40
 """Where the newer of the first two pages of `put_lsun`'s file has the number of the root, which is its only leaf"""
@@ -138,6 +148,12 @@ def test_an_image_that_was_cut_since_is_named(tmp_path: Path) -> None:
         (NODE + 4, b"\1", "a value lies outside of the file"),
         (NODE + 4, b"\2", "a value lies outside of its page"),
         (NODE + 6, b"\xff\xff", "a value lies outside of its page"),
+        (NODE + 6, b"\0\0", "it has a key of 0 bytes"),
+        (NODE + 8, b"zz", "its keys are not in order"),
+        (LEAF, b"\3", "page 2 has the number 3"),
+        (ROOT - 8, b"\3", "it has 2 of 3 values"),
+        (ROOT - 8, b"\1", "it has more than its 1 values"),
+        (40, struct.pack("<I", 1 << 16), "does not begin like one"),
     ],
 )
 def test_a_file_that_leads_astray_is_refused(
@@ -159,6 +175,95 @@ def test_pages_in_a_circle_are_refused(tmp_path: Path) -> None:
     file.write_bytes(damaged)
     with pytest.raises(DataError, match="its pages lead back to earlier ones"):
         open_source(Spec("lsun-bedroom", tmp_path))
+
+
+def put_lmdb(root: Path, content: bytes) -> Path:
+    file = root / "bedroom_train_lmdb" / "data.mdb"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    return file
+
+
+def test_the_crafted_files_below_are_read_if_nothing_is_wrong_with_them(tmp_path: Path) -> None:
+    leaf = lmdb_page(3, 2, [lmdb_node(b"a", b"small"), lmdb_node(b"b", struct.pack("<Q", 5), 1, 90)])
+    last = lmdb_page(4, 2, [lmdb_node(b"c", b"last")])
+    root = lmdb_page(2, 1, [lmdb_branch(3), lmdb_branch(4)])
+    put_lmdb(tmp_path, lmdb_of(root, leaf, last, lmdb_large(5, b"x" * 90), entries=3))
+    source = open_source(Spec("lsun-bedroom", tmp_path))
+    assert [source.read(position) for position in range(len(source))] == [b"small", b"x" * 90, b"last"]
+
+
+BIG = struct.pack("<Q", 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lmdb_of(lmdb_page(2, 2, [lmdb_node(b"a")], repeat=20), entries=20), "keys are not in order"),
+        (lmdb_of(lmdb_page(2, 2, [lmdb_node(b"a" * 440)], repeat=2), entries=2), "its nodes overlap"),
+        (lmdb_of(lmdb_page(2, 2, [lmdb_node(b"b"), lmdb_node(b"a")]), entries=2), "keys are not in order"),
+        (
+            lmdb_of(
+                lmdb_page(2, 1, [lmdb_branch(3)], repeat=200), lmdb_page(3, 2, [lmdb_node(b"a")]), entries=200
+            ),
+            "lead back to earlier ones",
+        ),
+        (
+            lmdb_of(
+                lmdb_page(2, 1, [lmdb_branch(3), lmdb_branch(2)]),
+                lmdb_page(3, 2, [lmdb_node(b"a")]),
+                entries=9,
+            ),
+            "lead back to earlier ones",
+        ),
+        (
+            lmdb_of(
+                lmdb_page(2, 2, [lmdb_node(key, BIG, 1, 90) for key in (b"a", b"b")]),
+                lmdb_large(3, bytes(90)),
+                entries=2,
+            ),
+            "two keys have the same value",
+        ),
+        (lmdb_of(lmdb_page(2, 2, [lmdb_node(b"a", bytes(8), 1, 90)]), entries=1), "in its first page"),
+    ],
+)
+def test_a_file_that_names_pages_or_values_again_is_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    put_lmdb(tmp_path, content)
+    with pytest.raises(DataError, match=rf"is not a readable LMDB: .*{message}"):
+        open_source(Spec("lsun-bedroom", tmp_path))
+
+
+def test_the_holes_of_a_file_are_no_pages(tmp_path: Path) -> None:
+    last = 1 << 30
+    root = lmdb_page(2, 1, [lmdb_branch(3), lmdb_branch(last)])
+    file = put_lmdb(tmp_path, lmdb_of(root, lmdb_page(3, 2, [lmdb_node(b"a")]), entries=1 << 40, last=last))
+    os.truncate(file, (last + 1) * LMDB_PAGE)
+    with pytest.raises(DataError, match="one of its pages is of an unknown kind"):
+        open_source(Spec("lsun-bedroom", tmp_path))
+
+
+def test_keys_longer_than_lmdb_writes_are_refused(tmp_path: Path) -> None:
+    """512 bytes fit into larger pages only."""
+    file = put_lsun(tmp_path) / "data.mdb"
+    damaged = bytearray(file.read_bytes())
+    damaged[LEAF + 16 : LEAF + 18] = struct.pack("<H", 1000)
+    damaged[LEAF + 1000 : LEAF + 1008] = struct.pack("<IHH", 1, 0, 512)
+    file.write_bytes(damaged)
+    with pytest.raises(DataError, match="it has a key of 512 bytes"):
+        open_source(Spec("lsun-bedroom", tmp_path))
+
+
+@pytest.mark.parametrize(("number", "kind"), [(4, 4), (3, 2)])
+def test_a_large_value_on_another_page_is_refused_when_it_is_read(
+    number: int, kind: int, tmp_path: Path
+) -> None:
+    leaf = lmdb_page(2, 2, [lmdb_node(b"a", BIG, 1, 90)])
+    put_lmdb(tmp_path, lmdb_of(leaf, lmdb_large(number, bytes(90), kind), entries=1))
+    source = open_source(Spec("lsun-bedroom", tmp_path))
+    with pytest.raises(DataError, match=r"data\.mdb: a is damaged: no value begins on page 3\. Download"):
+        source.read(0)
 
 
 def test_a_named_pipe_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:

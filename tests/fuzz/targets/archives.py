@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import struct
 import tarfile
 import tempfile
@@ -18,7 +19,14 @@ from PIL import Image
 from pipeline.data.inspecting.check import check_shards
 from pipeline.data.inspecting.index_in_place import index_in_place
 from pipeline.data.sources import Spec, open_source
-from tests.data.sources.helpers import put_lsun
+from tests.data.sources.helpers import (
+    lmdb_branch,
+    lmdb_large,
+    lmdb_node,
+    lmdb_of,
+    lmdb_page,
+    put_lsun,
+)
 from tests.fuzz.engine import target
 from tests.fuzz.targets.arrays import read_source
 
@@ -134,14 +142,33 @@ def read_zip(data: bytes, directory: Path) -> None:
 
 
 def lmdb_seeds() -> list[bytes]:
+    """Besides a whole set: trees of several pages, of which some lead to the same places, or to none."""
     with tempfile.TemporaryDirectory() as directory:
-        return [(put_lsun(Path(directory)) / "data.mdb").read_bytes()]
+        whole = (put_lsun(Path(directory)) / "data.mdb").read_bytes()
+    leaf = lmdb_page(3, 2, [lmdb_node(b"a", png(1)), lmdb_node(b"b", struct.pack("<Q", 4), 1, len(png(2)))])
+    large = lmdb_large(4, png(2))
+    shared = lmdb_page(2, 2, [lmdb_node(b"a" * 400)], repeat=24)
+    return [
+        whole,
+        lmdb_of(lmdb_page(2, 1, [lmdb_branch(3)]), leaf, large, entries=2),
+        lmdb_of(
+            lmdb_page(2, 1, [lmdb_branch(3), lmdb_branch(2)], repeat=100),
+            leaf,
+            large,
+            entries=1 << 40,
+            last=1 << 30,
+        ),
+        lmdb_of(shared, entries=1 << 40, last=1 << 30),
+    ]
 
 
 @target("lsun", lmdb_seeds)
 def read_lsun(data: bytes, directory: Path) -> None:
     (directory / "bedroom_train_lmdb").mkdir()
-    (directory / "bedroom_train_lmdb" / "data.mdb").write_bytes(data)
+    file = directory / "bedroom_train_lmdb" / "data.mdb"
+    file.write_bytes(data)
+    # With a hole behind, so that the number of its last page may be anything.
+    os.truncate(file, max(len(data), 1 << 40))
     source = open_source(Spec("lsun-bedroom", directory))
     for position in range(min(4, len(source))):
         source.read(position)
