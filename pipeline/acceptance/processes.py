@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 import psutil
 
 SECONDS_TO_END = 1.0
+SECONDS_BETWEEN_LOOKS = 0.01
 
 
 class Family:
@@ -33,4 +35,15 @@ class Family:
                 # psutil compares start times, so it kills no other process that has the id by now.
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-        psutil.wait_procs(self._known - {self._root}, SECONDS_TO_END)
+        deadline = time.monotonic() + SECONDS_TO_END
+        while not all(map(_has_ended, self._known)) and time.monotonic() < deadline:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether it does nothing any more, also if nobody has asked how it ended."""
+    try:
+        status: str = process.status()
+    except psutil.NoSuchProcess:
+        return True
+    return status == psutil.STATUS_ZOMBIE

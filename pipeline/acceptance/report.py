@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pipeline.acceptance.outcome import Outcome, Verdict
+from pipeline.acceptance.outcome import Outcome, Verdict, have_passed
 from pipeline.durable import write_text
 from pipeline.stdout import say
 from pipeline.versions import find_versions
@@ -45,7 +45,8 @@ def as_json(outcomes: Sequence[Outcome]) -> str:
     content = {
         "versions": find_versions(),
         "hardware": hardware,
-        "passed": not any(outcome.verdict == Verdict.FAIL for outcome in outcomes),
+        "passed": have_passed(outcomes),
+        "counts": {verdict: sum(o.verdict == verdict for o in outcomes) for verdict in Verdict},
         "stages": [asdict(outcome) for outcome in outcomes],
     }
-    return json.dumps(content, indent=1) + "\n"
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"

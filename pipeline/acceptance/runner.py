@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline import stopping
-from pipeline.acceptance.outcome import Outcome, Verdict, from_json
+from pipeline.acceptance.outcome import PREFLIGHT, Outcome, Verdict, from_json
 from pipeline.acceptance.processes import Family
 from pipeline.acceptance.program import command
 from pipeline.acceptance.stages import Stage
@@ -23,6 +23,8 @@ from pipeline.wording import counted
 
 SECONDS_BETWEEN_LOOKS = 0.1
 LAST_LINES, LAST_BYTES = 3, 4000
+TIMES_TOO_LONG = 4
+"""A stage that had so many times the seconds it usually takes hangs, or is far too slow."""
 
 
 @dataclass
@@ -50,7 +52,9 @@ class Acceptance:
                     stopping.settle()
                     why = f"{stopping.received() or 'an error'} came before its end"
                     left = self.stages[number - 1 :]
-                    self.outcomes += [Outcome(other.name, Verdict.SKIPPED, why) for other in left]
+                    self.outcomes += [
+                        Outcome(other.name, Verdict.SKIPPED, why, is_cut=True) for other in left
+                    ]
                     raise
                 self.outcomes.append(outcome)
                 self.tell(f"{outcome.verdict} {stage.name}: {outcome.reason}")
@@ -62,7 +66,7 @@ class Acceptance:
             return Outcome(stage.name, Verdict.SKIPPED, why)
         log, result = self.place / f"{stage.name}.log", scratch / f"{stage.name}.json"
         log.unlink(missing_ok=True)
-        started = time.monotonic()
+        started, allowed = time.monotonic(), min(stage.deadline, left)
         with create_file(log) as output:
             process = subprocess.Popen(
                 command("pipeline.acceptance.stage_process:main", stage.function, str(scratch), str(result)),
@@ -74,26 +78,35 @@ class Acceptance:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        is_over = self._watch(process, started + min(stage.deadline, left))
+        is_over = self._watch(process, started + allowed)
         seconds = time.monotonic() - started
         if is_over and process.returncode == 0 and result.exists():
-            return replace(from_json(result.read_text()), stage=stage.name, seconds=seconds)
-        if not is_over and left < stage.deadline:
-            return Outcome(
-                stage.name, Verdict.SKIPPED, f"it had not ended when the --minutes were over: {log}", seconds
-            )
-        how = _ending(process.returncode) if is_over else f"it had not ended after {stage.deadline:.0f} s"
-        return Outcome(stage.name, Verdict.FAIL, f"{how}; last lines: {_last_lines(log)}", seconds)
+            outcome = replace(from_json(result.read_text()), stage=stage.name, seconds=seconds)
+            is_failed = outcome.verdict == Verdict.FAIL
+            return replace(outcome, reason=f"{outcome.reason}; see {log}") if is_failed else outcome
+        if not is_over and allowed < min(stage.deadline, TIMES_TOO_LONG * stage.seconds):
+            why = f"it had not ended when the --minutes were over, so give more of them; see {log}"
+            return Outcome(stage.name, Verdict.SKIPPED, why, seconds, is_cut=True)
+        how = (
+            _ending(process.returncode)
+            if is_over
+            else f"it had not ended after {allowed:.0f} s, and takes about {stage.seconds:.0f} s"
+        )
+        return Outcome(stage.name, Verdict.FAIL, f"{how}; last lines: {_last_lines(log)}; see {log}", seconds)
 
     def _why_not(self, stage: Stage, left: float) -> str | None:
         """Why a stage is not begun with this time left, if it is not."""
         gpus = next(
             (len(o.figures["hardware"]["gpus"]) for o in self.outcomes if "hardware" in o.figures), None
         )
+        if stage.gpus and gpus is None:
+            return (
+                f"it needs {counted(stage.gpus, 'GPU')}, and {PREFLIGHT} has not found out how many there are"
+            )
         if gpus is not None and gpus < stage.gpus:
             return f"it needs {counted(stage.gpus, 'GPU')}, and torch finds {gpus or 'none'}"
         if left < stage.seconds:
-            return f"it takes about {stage.seconds:.0f} s, and {max(left, 0):.0f} s of --minutes are left"
+            return f"it takes about {stage.seconds:.0f} s, and {max(left, 0):.0f} s are left: give more --minutes"
         return None
 
     def _watch(self, process: subprocess.Popen[bytes], deadline: float) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.acceptance.outcome import PREFLIGHT
+
 HERE = "pipeline.acceptance"
 
 
@@ -24,7 +26,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("preflight", f"{HERE}.preflight:run", 15, 120),
+    Stage(PREFLIGHT, f"{HERE}.preflight:run", 15, 120),
     Stage("resume", f"{HERE}.repeats:run", 15, 150),
     Stage("no-waits", f"{HERE}.captured:no_waits", 15, 120, 1),
     Stage("graph", f"{HERE}.captured:same_as_eager", 15, 150, 1),

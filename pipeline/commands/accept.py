@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.commands.arguments import Commands, add_command, add_whole
+from pipeline.errors import ConfigError
 
 EXAMPLES = """\
 examples:
@@ -13,7 +14,8 @@ examples:
   wgan accept --minutes 30 --out accepted  more of them; the results go to accepted/accept.json
 
 Each stage is a process of its own, and ends as PASS, FAIL or SKIPPED. What it printed is in DIR/STAGE.log.
-The exit code is 0 if no stage failed, else 1.
+DIR is a new directory, or one of an earlier acceptance, which is replaced.
+The exit code is 0 if the preflight passed, no stage failed and none was cut off, else 1.
 """
 MOST_MINUTES = 24 * 60
 
@@ -41,18 +43,23 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the stages, print their table and write accept.json. Returns 0 if no stage failed, else 1."""
-    from pipeline.acceptance.outcome import Verdict
+    """Run the stages, print their table and write accept.json. Returns 0 if all is well with those that ran, else 1."""
+    from pipeline.acceptance.outcome import have_passed
     from pipeline.acceptance.report import RESULTS, conclude
     from pipeline.acceptance.runner import Acceptance
     from pipeline.acceptance.stages import STAGES
     from pipeline.durable import check_writable
     from pipeline.stderr import say_line
 
+    if arguments.out.is_dir() and any(arguments.out.iterdir()) and not (arguments.out / RESULTS).exists():
+        raise ConfigError(
+            f"--out {arguments.out} holds files and no {RESULTS}, so it is no directory of an earlier acceptance, and "
+            "logs would replace files that have their names. Name another directory, or empty this one."
+        )
     check_writable(arguments.out / RESULTS)
     acceptance = Acceptance(STAGES, 60.0 * arguments.minutes, arguments.out, say_line)
     try:
         acceptance.run()
     finally:
         conclude(acceptance)
-    return int(any(outcome.verdict == Verdict.FAIL for outcome in acceptance.outcomes))
+    return int(not have_passed(acceptance.outcomes))

@@ -24,7 +24,7 @@ def finds_one_gpu(bench: Bench) -> str:
 
 
 def fails(bench: Bench) -> str:
-    bench.figures["answer"] = 41
+    bench.figures |= {"answer": 41, "loss": float("nan")}
     for number in range(5):
         bench.check(number < 1, f"{number} is too much")
     return "not shown"

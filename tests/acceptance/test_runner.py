@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from pipeline.acceptance import report, stages
-from pipeline.acceptance.outcome import Outcome, Verdict
+from pipeline.acceptance.outcome import Outcome, Verdict, have_passed
 from pipeline.acceptance.runner import Acceptance
 from pipeline.acceptance.stages import STAGES, Stage
 from pipeline.cli import main
@@ -55,25 +55,37 @@ def test_every_ending_of_a_stage_has_its_verdict_and_the_next_stages_run(tmp_pat
     child = child_of_hanging_stage(tmp_path)
     assert child is not None
     assert not is_running(child)
-    assert found["hangs"].reason == f"it had not ended after 3 s; last lines: child {child}"
+    log = tmp_path / "hangs.log"
+    assert (
+        found["hangs"].reason
+        == f"it had not ended after 3 s, and takes about 1 s; last lines: child {child}; see {log}"
+    )
     assert "it was ended by SIGSEGV; last lines: just before" in found["crashes"].reason
     assert "exit code 1" in found["raises"].reason
     assert "ValueError: a defect of the stage" in found["raises"].reason
-    assert found["fails"].reason == "1 is too much; 2 is too much; 3 is too much; and 1 more, see the log"
-    assert found["fails"].figures == {"answer": 41}
-    assert found["refuses"].reason == "error (exit 2): A GPU is missing."
+    log = tmp_path / "fails.log"
+    assert found["fails"].reason == f"1 is too much; 2 is too much; 3 is too much; and 1 more; see {log}"
+    assert found["fails"].figures == {"answer": 41, "loss": "nan"}
+    assert found["refuses"].reason.startswith("error (exit 2): A GPU is missing.; see ")
     assert found["skips"].reason == "it needs a GPU"
     assert (found["passes"].reason, found["passes"].figures) == ("all is well", {"answer": 42})
 
 
 def test_stages_that_do_not_fit_into_the_time_are_skipped(tmp_path: Path) -> None:
     found = accept(
-        tmp_path, stage("skips", seconds=1000), stage("hangs", 1, 1000), stage("passes", 3), seconds=3
+        tmp_path, stage("skips", seconds=1000), stage("hangs", 1, 1000), stage("passes", 3), seconds=2
     )
     assert {outcome.verdict for outcome in found.values()} == {Verdict.SKIPPED}
-    assert "it takes about 1000 s, and 3 s of --minutes are left" in found["skips"].reason
-    assert "it had not ended when the --minutes were over" in found["hangs"].reason
-    assert "it takes about 3 s, and 0 s of --minutes are left" in found["passes"].reason
+    assert found["skips"].reason == "it takes about 1000 s, and 2 s are left: give more --minutes"
+    assert "it had not ended when the --minutes were over, so give more of them" in found["hangs"].reason
+    assert found["passes"].reason == "it takes about 3 s, and 0 s are left: give more --minutes"
+    assert [name for name, outcome in found.items() if outcome.is_cut] == ["hangs"]
+
+
+def test_a_stage_that_has_had_several_times_its_seconds_fails_when_the_time_is_over(tmp_path: Path) -> None:
+    found = accept(tmp_path, stage("hangs", 0.2, 1000), seconds=1)
+    assert found["hangs"].verdict == Verdict.FAIL
+    assert "it had not ended after 1 s" in found["hangs"].reason
 
 
 def test_a_directory_that_cannot_be_written_is_refused_before_any_stage(
@@ -94,6 +106,12 @@ def test_stages_that_need_more_gpus_than_there_are_are_skipped(tmp_path: Path) -
     assert found["hangs"].reason == "it needs 2 GPUs, and torch finds 1"
 
 
+def test_stages_that_need_a_gpu_are_skipped_if_nobody_knows_of_any(tmp_path: Path) -> None:
+    found = accept(tmp_path, replace(stage("hangs"), gpus=1))
+    assert found["hangs"].verdict == Verdict.SKIPPED
+    assert found["hangs"].reason == "it needs 1 GPU, and preflight has not found out how many there are"
+
+
 def test_the_table_and_the_file_say_what_was_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +127,7 @@ def test_the_table_and_the_file_say_what_was_found(
     assert lines[3] == "1 PASS, 1 FAIL"
     content = json.loads((tmp_path / "accept.json").read_text())
     assert content["passed"] is False
+    assert content["counts"] == {"PASS": 1, "FAIL": 1, "SKIPPED": 0}
     assert content["hardware"] == {"cores": 2}
     assert content["versions"]["torch"]
     assert content["stages"][1]["verdict"] == "FAIL"
@@ -116,11 +135,12 @@ def test_the_table_and_the_file_say_what_was_found(
 
 PROGRAM = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from pipeline import cli
 from pipeline.acceptance import stages
 from tests.acceptance.test_runner import stage
-stages.STAGES = (stage("passes"), stage("hangs"), stage("skips"))
+stages.STAGES = (replace(stage("passes"), name="preflight"), stage("hangs"), stage("skips"))
 sys.argv = ["wgan", "accept", "--out", sys.argv[1]]
 sys.exit(cli.main())
 """
@@ -146,12 +166,39 @@ def test_ctrl_c_ends_the_stage_with_its_processes_and_shows_the_table_so_far(tmp
     assert "Stopped by SIGINT" in err
     content = json.loads((tmp_path / "accept.json").read_text())
     assert [found["verdict"] for found in content["stages"]] == ["PASS", "SKIPPED", "SKIPPED"]
+    assert content["passed"] is False
 
 
 def test_a_command_with_a_failed_stage_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for planted, code in (("passes", 0), ("skips", 0), ("fails", 1)):
-        monkeypatch.setattr(stages, "STAGES", (stage(planted),))
+    for planted, code in (("passes", 0), ("fails", 1)):
+        monkeypatch.setattr(stages, "STAGES", (replace(stage(planted), name="preflight"),))
         assert main(["accept", "--out", str(tmp_path)]) == code
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ([("preflight", "PASS", False), ("ranks", "SKIPPED", False)], True),
+        ([("preflight", "PASS", False), ("ranks", "SKIPPED", True)], False),
+        ([("preflight", "PASS", False), ("ranks", "FAIL", False)], False),
+        ([("preflight", "SKIPPED", False), ("ranks", "PASS", False)], False),
+        ([], False),
+    ],
+)
+def test_a_machine_passes_if_its_preflight_does_and_nothing_failed_or_was_cut(
+    outcomes: list[tuple[str, str, bool]], expected: bool
+) -> None:
+    found = [Outcome(name, Verdict(verdict), "", is_cut=cut) for name, verdict, cut in outcomes]
+    assert have_passed(found) is expected
+
+
+def test_a_directory_with_files_of_others_is_refused_and_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ranks.log").write_text("mine")
+    assert main(["accept", "--out", str(tmp_path)]) == 2
+    assert "is no directory of an earlier acceptance" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("ranks.log", "mine")]
 
 
 @pytest.mark.slow
