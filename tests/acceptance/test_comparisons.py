@@ -87,6 +87,25 @@ def test_a_run_that_goes_on_after_its_fault_is_a_failure(bench: Bench) -> None:
     assert bench.failures == ["it had not ended after 0 s"]
 
 
+def test_settings_of_the_allocator_do_not_give_a_large_network_its_memory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the names that torch reads, the old ones come before the new one."""
+    start, given = subprocess.Popen, []
+
+    def run(words: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+        given.append({name: value for name, value in env.items() if name.startswith("PYTORCH_")})
+        return start([sys.executable, "-c", "raise SystemExit(8)"])
+
+    for name in faults.ALLOCATORS:
+        monkeypatch.setenv(name, "max_split_size_mb:128")
+    monkeypatch.setattr(faults, "config_file", lambda bench: bench.scratch)
+    monkeypatch.setattr(subprocess, "Popen", run)
+    faults.run_out_of_memory(bench)
+    assert bench.failures == []
+    assert [list(names.values()) for names in given] == [[faults.LITTLE_OF_A_GPU]]
+
+
 @pytest.mark.slow
 def test_a_gradient_that_is_a_tenth_too_large_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     cases, backward = updates.cases, Runtime.backward
