@@ -40,7 +40,7 @@ def exchange(ranks: int) -> tuple[dict[str, Any], str | None]:
 
 def _problem(wrong: list[int], ranks: int, backend: str) -> str:
     """What is wrong if sums of tensors with so many numbers are, and what to do."""
-    sizes = ", ".join(f"{size:,}" for size in wrong)
+    sizes = " and ".join(f"{size:,}" for size in wrong)
     remedy = (
         "Try again with NCCL_P2P_DISABLE=1: if they are right then, the GPUs do not reach each other's memory as they "
         "say, often because of the host's IOMMU or PCI settings"

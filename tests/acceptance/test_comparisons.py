@@ -146,6 +146,23 @@ def test_a_sum_that_is_wrong_on_one_rank_is_found(monkeypatch: pytest.MonkeyPatc
     assert json.loads(found.read_text())["wrong"] == list(exchange.SIZES)
 
 
+@pytest.mark.parametrize(
+    ("backend", "remedy"), [("nccl", "NCCL_P2P_DISABLE=1"), ("gloo", "Check the memory")]
+)
+def test_wrong_sums_are_told_with_what_to_do(
+    backend: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(ranks: int, module: str, words: list[str]) -> int:
+        Path(words[0]).write_text(json.dumps({"backend": backend, "wrong": [1, 1000]}))
+        return 0
+
+    monkeypatch.setattr(exchange, "launch", launch)
+    problem = exchange.exchange(2)[1]
+    assert problem is not None
+    assert problem.startswith("sums of tensors with 1 and 1,000 numbers are wrong over 2 ranks")
+    assert remedy in problem
+
+
 def test_ctrl_c_during_an_exchange_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(*words: Any) -> int:
         os.kill(os.getpid(), signal.SIGINT)
