@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,10 +150,21 @@ def _images(members: Members, ending: str | None) -> list[str]:
 
 
 def _ending_like(images: set[str], ending: str) -> set[str]:
-    """The images KEY.ENDING, and those of other keys whose names end in it."""
+    """The images KEY.ENDING, and those whose longer names end in it, unless their key has an image of another kind.
+
+    Of 1.png, 1.mask.png, 2.jpg, 2.mask.png and 3.v2.png, `png` means the first and the last.
+    """
     fitting = {name for name in images if name.lower().endswith(f".{ending}")}
-    exact = {first_dot_key(name) for name in fitting if _field(name) == ending}
-    return {name for name in fitting if _field(name) == ending or first_dot_key(name) not in exact}
+    exact = {name for name in fitting if _field(name) == ending}
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for name in (images - fitting) | exact:
+        kinds[first_dot_key(name)].add(_kind(name))
+    return exact | {name for name in fitting if kinds[first_dot_key(name)] <= {_kind(name)}}
+
+
+def _kind(name: str) -> str:
+    """What stands between the key and the last ending in the name of an image, without the numbers in it."""
+    return DIGITS.sub("", _field(name).rpartition(".")[0])
 
 
 def _field(name: str) -> str:
@@ -184,7 +195,7 @@ def _rule_for(members: Members, images: Sequence[str], label_names: Sequence[str
         is_clear = _are_unique(stem, images) and len(label_names) >= len(images)
         if is_clear and _are_unique(stem, label_names):
             return stem
-        raise _unclear(members, images)
+        raise _unclear_labels(members, images, label_names)
     if asked.ending != EVERY_IMAGE:
         _refuse_fields(members, images)
     return stem if _are_unique(stem, images) else _whole
@@ -195,7 +206,7 @@ def _are_unique(rule: Rule, names: Sequence[str]) -> bool:
 
 
 def _refuse_fields(members: Members, images: Sequence[str]) -> None:
-    """Raise DataError if every key has the same several images, such as KEY.jpg and KEY.mask.png.
+    """Raise DataError if most keys have the same several images, such as KEY.jpg and KEY.mask.png.
 
     They are the fields of one sample, of which only one is meant. Without such a pattern, and where they differ only in
     their numbers, such as KEY.v1.png and KEY.v2.png, they are images by themselves.
@@ -203,25 +214,54 @@ def _refuse_fields(members: Members, images: Sequence[str]) -> None:
     fields: dict[str, set[str]] = defaultdict(set)
     for name in images:
         fields[first_dot_key(name)].add(_field(name))
-    kinds = next(iter(fields.values()))
-    is_regular = all(others == kinds for others in fields.values())
-    is_series = len({DIGITS.sub("", kind) for kind in kinds}) == 1
-    if is_regular and not is_series and 1 < len(kinds) <= min(MOST_FIELDS, len(fields) - 1):
+    ((kinds, count),) = Counter(map(frozenset, fields.values())).most_common(1)
+    is_regular = 2 * count > len(fields) and 1 < len(kinds) <= min(MOST_FIELDS, len(fields) - 1)
+    if is_regular and not _is_series(kinds):
         raise _unclear(
             members, images, f", or --images {EVERY_IMAGE} for each of them as an image of its own"
         )
 
 
+def _is_series(fields: Iterable[str]) -> bool:
+    return len({DIGITS.sub("", field) for field in fields}) == 1
+
+
+def _shared(names: Sequence[str]) -> tuple[str, list[str]]:
+    """The first key of several of these files, and their names."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[first_dot_key(name)].append(name)
+    return next((key, names) for key, names in groups.items() if len(names) > 1)
+
+
 def _unclear(members: Members, images: Sequence[str], alternative: str = "") -> DataError:
     """The error for several images of one key, with an alternative to the choice of one."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in images:
-        groups[first_dot_key(name)].append(name)
-    key, names = next(((key, names) for key, names in groups.items() if len(names) > 1), ("", list(images)))
+    key, names = _shared(images)
     return DataError(
         f"{members.path} holds {counted(len(names), 'image')} with the key {key!r}: {', '.join(names[:4])} "
         "(a key ends at the first dot), so it is unclear which is meant. Give `wgan shards make` the ending of one, "
         f"for example --images {min(map(_field, names), key=len)}{alternative}; or pack one image per key."
+    )
+
+
+def _unclear_labels(members: Members, images: Sequence[str], label_names: Sequence[str]) -> DataError:
+    """The error for labels of which it is unclear to which images they belong."""
+    if _are_unique(first_dot_key, images):
+        key, names = _shared(label_names)
+        return DataError(
+            f"{members.path} holds {counted(len(names), 'label')} with the key {key!r}: {', '.join(names[:4])} (a key "
+            "ends at the first dot), so it is unclear which is meant. Keep one, or give --labels none or --labels "
+            "FILE, a table of labels."
+        )
+    _, names = _shared(images)
+    if not _is_series(map(_field, names)):
+        return _unclear(members, images)
+    label = f"{stem(names[0])}.{label_names[0].rpartition('.')[2]}"
+    return _unclear(
+        members,
+        images,
+        f"; or, to use all images, give each a label of its own name, such as {label}, or give --labels none or "
+        "--labels FILE, a table of labels",
     )
 
 

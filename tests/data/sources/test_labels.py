@@ -122,8 +122,9 @@ def test_of_several_fields_of_a_sample_one_is_chosen(
         [f"scene{n}.{frame:03}.jpg" for n in range(9) for frame in range(3)],
         ["1.png", "1.mask.png", "2.png", "3.png"],
         ["1.png", "1.jpg", "2.png", "2.jpg"],
+        ["1.png", "1.mask.png", "2.png", "2.mask.png", "3.png", "4.png"],
     ],
-    ids=["versions", "frames", "one mask", "two keys"],
+    ids=["versions", "frames", "one mask", "two keys", "half of the masks"],
 )
 def test_names_with_dots_that_are_no_fields_are_all_images(
     kind: str, names: list[str], tmp_path: Path
@@ -138,6 +139,51 @@ def test_an_ending_is_what_follows_the_key_or_else_the_end_of_the_name(kind: str
     source = opened(kind, tmp_path, [(name, png(n)) for n, name in enumerate(names)], ending="png")
     assert {source.read(position) for position in range(len(source))} == {png(0), png(2), png(3)}
     assert remarks_of(source).left_out == ("2 images with another ending (1.mask.png, ...)",)
+
+
+@ALL_KINDS
+def test_an_ending_never_means_a_mask_next_to_another_image(kind: str, tmp_path: Path) -> None:
+    names = ["1.png", "1.mask.png", "2.jpg", "2.mask.png", "3.jpg", "3.mask.png", "4.v1.png", "4.v2.jpg"]
+    source = opened(kind, tmp_path, [(name, png(n)) for n, name in enumerate(names)], ending="png")
+    assert {source.read(position) for position in range(len(source))} == {png(0), png(6)}
+    assert remarks_of(source).left_out == ("6 images with another ending (1.mask.png, ...)",)
+
+
+@ALL_KINDS
+def test_masks_without_images_of_their_ending_are_taken_by_their_whole_ending(
+    kind: str, tmp_path: Path
+) -> None:
+    files = [(f"{n}.{field}", png(n)) for n in range(3) for field in ("jpg", "mask.png")]
+    with pytest.raises(DataError, match=r"holds no images that end in png"):
+        opened(kind, tmp_path, files, ending="png")
+    shutil.rmtree(tmp_path / "set", ignore_errors=True)
+    assert len(opened(kind, tmp_path, files, ending="mask.png")) == 3
+
+
+@ALL_KINDS
+def test_a_lost_mask_does_not_make_images_of_the_others(kind: str, tmp_path: Path) -> None:
+    files = [(f"{n}.{field}", png(n)) for n in range(9) for field in ("jpg", "mask.png")]
+    with pytest.raises(DataError, match=r"2 images with the key '0': 0\.jpg, 0\.mask\.png .*--images jpg"):
+        opened(kind, tmp_path, files[:-1])
+
+
+@ALL_KINDS
+def test_a_label_of_a_series_is_refused_with_every_way_out(kind: str, tmp_path: Path) -> None:
+    files = [("img.v1.png", png(1)), ("img.v2.png", png(2)), ("img.v1.cls", b"1")]
+    with pytest.raises(
+        DataError, match=r"such as img\.v1\.cls, or give --labels none or --labels FILE, a table"
+    ):
+        opened(kind, tmp_path, files)
+    shutil.rmtree(tmp_path / "set", ignore_errors=True)
+    source = opened(kind, tmp_path, [*files, ("img.v2.cls", b"0")])
+    assert {source.read(position): source.label(position) for position in (0, 1)} == {png(1): 1, png(2): 0}
+
+
+@ALL_KINDS
+def test_two_labels_of_one_image_are_called_so(kind: str, tmp_path: Path) -> None:
+    files = [*((f"{n}.png", png(n)) for n in range(3)), ("0.a.cls", b"1"), ("0.b.cls", b"2")]
+    with pytest.raises(DataError, match=r"holds 2 labels with the key '0': 0\.a\.cls, 0\.b\.cls"):
+        opened(kind, tmp_path, files)
 
 
 @ALL_KINDS
