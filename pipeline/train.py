@@ -257,8 +257,9 @@ def _mark_failed(directory: RunDirectory, reason: str, exit_code: int) -> bool:
 def _train(run: RunContext) -> TrainingResult:
     """Train on this rank, and report failures of torch in terms of the run."""
     from pipeline.ranks.failures import memory_shortage, rank_failures
+    from pipeline.training.describe import describe_less_memory
 
-    with rank_failures(), memory_shortage(run.config.schedule.global_batch):
+    with rank_failures(), memory_shortage(describe_less_memory(run.config)):
         return _train_ranks(run)
 
 

@@ -30,9 +30,16 @@ from pipeline.quality.metrics import MOST_IMAGES, NEIGHBOURS, measure_all
 from pipeline.quality.neighbours import nearest
 from pipeline.quality.ranks import Ranks, on_all_ranks, on_main_rank, stop_together, tensors_of_main_rank
 from pipeline.quality.sets import Collected, RealSets, Rows, Sets
+from pipeline.ranks.failures import memory_shortage
 from pipeline.wording import counted
 
 CHUNK = 64
+
+LESS_MEMORY = (
+    "That was an evaluation, which holds samples, real images and their features. Lower quality.samples, or remove "
+    "some of quality.metrics (--samples and --metrics of `wgan evaluate`). While a run trains, its own memory is "
+    "needed too: set quality.every: null, and evaluate its checkpoints afterwards."
+)
 
 Draw = Callable[[Tensor], Tensor]
 """From latents (count, latent) to images, float32 (count, channels, height, width) in [-1, 1]."""
@@ -101,10 +108,11 @@ class Evaluation:
         """How many generated and real images are compared."""
         return {"samples": self._options.samples, "real": len(self._real.compared)}
 
+    @memory_shortage(LESS_MEMORY)
     def measure(self, draw: Draw) -> dict[str, float]:
         """The figures of a generator's samples by the names of the metrics, the same on all ranks.
 
-        All ranks call it together. Raises NonFiniteError.
+        All ranks call it together. Raises NonFiniteError or OutOfMemoryError.
         """
         self._are_finite = True
         fake, real = self.samples(draw), self._collect_real_sets()
@@ -115,6 +123,7 @@ class Evaluation:
             )
         return on_main_rank(self._ranks, lambda: measure_all(self._options.metrics, Sets(real, fake)))
 
+    @memory_shortage(LESS_MEMORY)
     def floor(self) -> Floor:
         """Figures of real images against others, without those of metrics that need held-out images.
 
@@ -163,6 +172,7 @@ class Evaluation:
         """The real images that they are compared with, on the main rank. All ranks collect them together, once."""
         return self._collect_real(self._real.compared, "real images", self.features, self._needs)
 
+    @memory_shortage(LESS_MEMORY)
     def nearest_training_images(self, draw: Draw, count: int, each: int) -> Tensor:
         """The first samples (up to 64), each followed by the training images nearest to it by the features.
 

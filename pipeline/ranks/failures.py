@@ -91,8 +91,8 @@ def rank_failures() -> Iterator[None]:
 
 
 @contextmanager
-def memory_shortage(global_batch: int) -> Iterator[None]:
-    """Raise OutOfMemoryError, with what to change, if the memory of the device or of the machine runs out within."""
+def memory_shortage(advice: str) -> Iterator[None]:
+    """Raise OutOfMemoryError, with this advice, if the memory of the device or of the machine runs out within."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -100,10 +100,7 @@ def memory_shortage(global_batch: int) -> Iterator[None]:
         if not (is_device or isinstance(error, MemoryError) or NO_HOST_MEMORY in str(error)):
             raise
         whose = "device" if is_device else "machine"
-        raise OutOfMemoryError(
-            f"The {whose} ran out of memory ({_detail(error)}). Set schedule.micro_batch below {global_batch} "
-            "divided by the number of ranks, lower model.width, or use precision: bf16 and data.cache: host."
-        ) from None
+        raise OutOfMemoryError(f"The {whose} ran out of memory ({_detail(error)}). {advice}") from None
 
 
 def as_rank_failure(error: RuntimeError) -> PipelineError | None:

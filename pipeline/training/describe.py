@@ -95,3 +95,11 @@ def describe_environment(runtime: Runtime) -> str:
         "revision": find_revision(),
     }
     return json.dumps(content, indent=1) + "\n"
+
+
+def describe_less_memory(config: Config) -> str:
+    """What makes a run that ran out of memory need less of it."""
+    return (
+        f"Set schedule.micro_batch below {config.schedule.global_batch} divided by the number of ranks, lower "
+        "model.width, or use precision: bf16 and data.cache: host."
+    )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.reading.order import Ids
-from pipeline.errors import ConfigError, NonFiniteError
+from pipeline.errors import ConfigError, NonFiniteError, OutOfMemoryError
 from pipeline.metric_table import METRICS
 from pipeline.option_data import DataOptions
 from pipeline.options import Config, QualityOptions, ScheduleOptions
@@ -293,6 +293,36 @@ def test_ranks_may_keep_the_same_classifier_in_different_places(classifier: str,
 
     first, second = on_ranks(2, measure)
     assert first == second
+
+
+@pytest.mark.parametrize("call", ["measure", "nearest_training_images"])
+def test_an_evaluation_without_memory_left_says_what_of_it_to_lower(call: str) -> None:
+    def fail(_: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def evaluate(rank: Rank) -> str:
+        evaluation = Evaluation(options(["fid"]), real(), rank, 4, 0)
+        count = (4, 3) if call == "nearest_training_images" else ()
+        with pytest.raises(
+            OutOfMemoryError, match=r"allocate 2\.00 GiB\)\. .*Lower quality\.samples"
+        ) as found:
+            getattr(evaluation, call)(fail, *count)
+        return str(found.value)
+
+    assert "micro_batch" not in on_ranks(1, evaluate)[0]
+
+
+def test_metrics_without_memory_left_say_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Sets) -> float:
+        raise MemoryError
+
+    monkeypatch.setitem(MEASURES, "fid", fail)
+
+    def evaluate(rank: Rank) -> None:
+        with pytest.raises(OutOfMemoryError, match=r"machine ran out of memory .*quality\.metrics"):
+            Evaluation(options(["fid"]), real(), rank, 4, 0).measure(draw)
+
+    on_ranks(1, evaluate)
 
 
 def test_samples_that_are_not_finite_are_refused_on_every_rank() -> None:
