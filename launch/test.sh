@@ -2,7 +2,7 @@
 # All checks: format, lint, types, import contracts, then the tests, which start real processes and use all cores.
 #
 #   bash launch/test.sh                            everything, as in CI
-#   bash launch/test.sh --fast                     without the tests marked slow: under two minutes on two cores
+#   bash launch/test.sh --fast                     without the tests marked slow: two to three minutes on two cores
 #   bash launch/test.sh tests/data -k order        some tests, with pytest's own arguments
 #   bash launch/test.sh -n 0 tests/data --pdb      the same in one process, for a debugger
 set -euo pipefail
