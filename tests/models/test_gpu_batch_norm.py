@@ -5,10 +5,7 @@ The stand-ins are written from what the kernels compute, and check what the kern
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import pytest
 import torch
@@ -16,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.models import gpu_batch_norm
 from pipeline.models.norms import BatchNorm2d, grouped
-from tests.models.test_norms import Meeting, alone, assert_same_state, batch, gradients, weights_of
+from tests.models.test_norms import alone, assert_equal_over_ranks, assert_same_state, batch
 
 OVER_PIXELS = (0, 2, 3)
 
@@ -119,19 +116,9 @@ def layer() -> BatchNorm2d:
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_two_ranks_equal_one_rank_with_the_whole_batch(memory_format: torch.memory_format) -> None:
-    x, meeting = batch().double().to(memory_format=memory_format), Meeting(2)
-    whole = layer()
-    expected = gradients(whole, x, weights_of(x))
-    layers = [copy.deepcopy(layer()) for _ in range(2)]
-    for rank, one in enumerate(layers):
-        one.gather_over_ranks = partial(meeting.rows, rank)
-    halves, weights = [x[:2], x[2:]], [weights_of(x)[:2], weights_of(x)[2:]]
-    with ThreadPoolExecutor(2) as pool:
-        (images, slopes, gains, biases) = zip(*pool.map(gradients, layers, halves, weights), strict=True)
-    torch.testing.assert_close(torch.cat(images), expected[0])
-    torch.testing.assert_close(torch.cat(slopes), expected[1])
-    torch.testing.assert_close(sum(gains), expected[2])
-    torch.testing.assert_close(sum(biases), expected[3])
+    x, whole = batch().double().to(memory_format=memory_format), layer()
+    layers = [layer() for _ in range(2)]
+    assert_equal_over_ranks(layers, whole, x)
     for one in layers:
         assert_same_state(one, whole)
 

@@ -83,6 +83,21 @@ def derivatives(layer: nn.BatchNorm2d, x: Tensor) -> list[Tensor]:
     return [y.detach(), *(gradient.detach() for gradient in (*first, *second))]
 
 
+def assert_equal_over_ranks(layers: list[BatchNorm2d], whole: BatchNorm2d, x: Tensor) -> None:
+    """Two ranks with a part of the batch each have, together, the output and the gradients of the whole one."""
+    meeting, expected = Meeting(2), gradients(whole, x, weights_of(x))
+    for rank, layer in enumerate(layers):
+        layer.gather_over_ranks = partial(meeting.rows, rank)
+    halves, weights = [x[:2], x[2:]], [weights_of(x)[:2], weights_of(x)[2:]]
+    with ThreadPoolExecutor(2) as pool:
+        (images, slopes, gains, biases) = zip(*pool.map(gradients, layers, halves, weights), strict=True)
+    torch.testing.assert_close(torch.cat(images), expected[0])
+    torch.testing.assert_close(torch.cat(slopes), expected[1])
+    # DDP sums the gradients of the weights over the ranks.
+    torch.testing.assert_close(sum(gains), expected[2])
+    torch.testing.assert_close(sum(biases), expected[3])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_on_one_rank_it_equals_pytorch_bit_for_bit(dtype: torch.dtype) -> None:
     ours, theirs = (layer.to(dtype) for layer in pair(summing=False))
@@ -119,20 +134,10 @@ def test_a_small_spread_around_a_large_mean_keeps_its_digits() -> None:
 
 def test_two_ranks_equal_one_rank_with_the_whole_batch() -> None:
     """The ranks have different parts of the batch, and the sum of their losses is the loss of the whole."""
-    x, meeting = batch().double(), Meeting(2)
-    halves, weights = [x[:2], x[2:]], [weights_of(x)[:2], weights_of(x)[2:]]
+    x = batch().double()
     whole = pair(summing=False)[0].double()
-    expected = gradients(whole, x, weights_of(x))
-    layers = [copy.deepcopy(pair(summing=False)[0].double()) for _ in halves]
-    for rank, layer in enumerate(layers):
-        layer.gather_over_ranks = partial(meeting.rows, rank)
-    with ThreadPoolExecutor(2) as pool:
-        (images, slopes, gains, biases) = zip(*pool.map(gradients, layers, halves, weights), strict=True)
-    torch.testing.assert_close(torch.cat(images), expected[0])
-    torch.testing.assert_close(torch.cat(slopes), expected[1])
-    # DDP sums the gradients of the weights over the ranks.
-    torch.testing.assert_close(sum(gains), expected[2])
-    torch.testing.assert_close(sum(biases), expected[3])
+    layers = [pair(summing=False)[0].double() for _ in range(2)]
+    assert_equal_over_ranks(layers, whole, x)
     for layer in layers:
         assert_same_state(layer, whole, rtol=1e-9, atol=1e-9)
 
