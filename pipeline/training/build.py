@@ -28,6 +28,7 @@ from pipeline.monitor.sinks import Sinks
 from pipeline.monitor.tensorboard import TensorBoard
 from pipeline.noise import Noise, RankRows
 from pipeline.objectives import Objective, build_objective
+from pipeline.options import OptimizerOptions
 from pipeline.quality.best import Best
 from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
@@ -180,19 +181,14 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
         runtime.synchronize_batch_norm(generator)
         runtime.synchronize_batch_norm(critic)
     is_captured = captures_steps(config, runtime)
+
+    def player(network: nn.Module, options: OptimizerOptions) -> Player:
+        optimizer = build_optimizer(network, options, is_captured)
+        return Player(network, *runtime.prepare(network, optimizer, is_captured))
+
     state = TrainingState(
-        generator=Player(
-            generator,
-            *runtime.prepare(
-                generator, build_optimizer(generator, config.generator_optimizer, is_captured), is_captured
-            ),
-        ),
-        critic=Player(
-            critic,
-            *runtime.prepare(
-                critic, build_optimizer(critic, config.critic_optimizer, is_captured), is_captured
-            ),
-        ),
+        generator=player(generator, config.generator_optimizer),
+        critic=player(critic, config.critic_optimizer),
         ema=ema.eval(),
     )
     # DDP has just given all ranks the weights of rank 0.
