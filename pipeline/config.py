@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pipeline.errors import ConfigError
 from pipeline.foreign_text import printable
 from pipeline.option_fields import KeyPath, default_kind, fields
-from pipeline.option_mistakes import describe_mistake, path_in, shown
+from pipeline.option_mistakes import describe_mistakes, path_in, shown
 from pipeline.option_plugins import config_type
 from pipeline.option_rules import contradictions
 from pipeline.options import Config
@@ -85,7 +85,7 @@ def parse_config(
         mistakes = []
     except ValidationError as error:
         found = error.errors(include_url=False)
-        mistakes = [describe_mistake(item, content, places, kind) for item in found[:MOST_MISTAKES]]
+        mistakes = describe_mistakes(found[:MOST_MISTAKES], content, places, kind)
         mistakes += [f"and {len(found) - MOST_MISTAKES:,} more"] if len(found) > MOST_MISTAKES else []
         config = _repaired(content, error, kind)
     mistakes += contradictions(config)

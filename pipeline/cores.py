@@ -9,9 +9,14 @@ from pathlib import Path
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
+def allowed_cores() -> set[int]:
+    """The numbers of the cores that this process may run on."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def available_cores() -> int:
     """The cores that the scheduler gives this process, by its affinity and by its cgroups' quotas; at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(allowed_cores())
     # Half a core is of no use to a thread that waits for the others.
     return max(1, int(min([float(cores), *_quotas()])))
 

@@ -34,14 +34,27 @@ EXPECTED = {
 """What an option wants, by the type of pydantic's error, with the values of its context."""
 
 
-def describe_mistake(
-    item: Any, content: Mapping[str, Any], places: Mapping[KeyPath, str], kind: type[Config] = Config
-) -> str:
-    """One of pydantic's errors, as "place: section.option: message".
+def describe_mistakes(
+    items: Iterable[Any],
+    content: Mapping[str, Any],
+    places: Mapping[KeyPath, str],
+    kind: type[Config] = Config,
+) -> list[str]:
+    """Pydantic's errors, one line for each option: "place: section.option: message".
 
     `content` was checked as a config of this `kind`. `places` says where each key was written, such as "line 3".
     """
-    path = path_in(content, item["loc"])
+    by_option: dict[KeyPath, list[Any]] = {}
+    for item in items:
+        by_option.setdefault(path_in(content, item["loc"]), []).append(item)
+    return [_describe(path, found, places, kind) for path, found in by_option.items()]
+
+
+def _describe(
+    path: KeyPath, items: Sequence[Any], places: Mapping[KeyPath, str], kind: type[Config] = Config
+) -> str:
+    """What is wrong with one option. There are several errors if it takes several kinds of values."""
+    item = items[0]
     name, found = printable(".".join(path)) or "options", shown(item["input"])
     where = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), "")
     match item["type"]:
@@ -63,23 +76,27 @@ def describe_mistake(
         case "model_type" | "model_attributes_type":
             text = f"invalid value {found}: {_section_usage(path, item['input'])}"
         case _:
-            text = invalid_value(item)
+            text = invalid_value(*items)
     return f"{where}: {name}: {text}" if where else f"{name}: {text}"
 
 
-def invalid_value(item: Any) -> str:
-    """One of pydantic's errors about a value: "invalid value 0: expected a value of at least 1"."""
-    context = item.get("ctx", {})
-    if item["type"] in EXPECTED:
-        expected = EXPECTED[item["type"]].format(**context)
-    elif item["type"] == "literal_error":
-        choices = ", ".join(context["expected"].split(" or "))
-        expected = f"one of {choices}" if ", " in choices else choices
-    else:
-        expected = item["msg"].removeprefix("Input should ").removeprefix("be ")
+def invalid_value(*items: Any) -> str:
+    """Pydantic's errors about a value, one for each kind that it may have: "invalid value 0: expected at least 1"."""
+    item = items[0]
     is_odd = item["type"] in ("int_type", "float_type", "bool_type") and isinstance(item["input"], str)
     advice = how_to_write(item["input"]) if is_odd else ""
+    expected = " or ".join(map(_expected, items))
     return f"invalid value {shown(item['input'])}: expected {expected}{advice and f'; {advice}'}"
+
+
+def _expected(item: Any) -> str:
+    context = item.get("ctx", {})
+    if item["type"] in EXPECTED:
+        return EXPECTED[item["type"]].format(**context)
+    if item["type"] == "literal_error":
+        choices = ", ".join(context["expected"].split(" or "))
+        return f"one of {choices}" if ", " in choices else choices
+    return str(item["msg"]).removeprefix("Input should ").removeprefix("be ")
 
 
 def shown(value: object) -> str:
@@ -91,11 +108,17 @@ def path_in(content: Any, location: Sequence[int | str]) -> KeyPath:
     """The key path of a pydantic location, without the union tags that pydantic puts between the keys."""
     path: list[str] = []
     for index, part in enumerate(location):
-        is_tag = isinstance(content, Mapping) and part not in content and index < len(location) - 1
+        if isinstance(content, Mapping):
+            is_tag = part not in content and index < len(location) - 1
+        else:
+            is_tag = isinstance(part, str)
         if is_tag:
             continue
         path.append(str(part))
-        content = content.get(part) if isinstance(content, Mapping) else None
+        if isinstance(content, Mapping):
+            content = content.get(part)
+        else:
+            content = content[part] if isinstance(content, list) and isinstance(part, int) else None
     return tuple(path)
 
 

@@ -15,6 +15,7 @@ from pipeline.metric_table import check_name
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Batch = Annotated[int, Field(ge=1, le=2**20)]
+Threads = Annotated[int, Field(ge=1, le=256)]
 Seconds = Annotated[float, Field(ge=0.001, le=1e6)]
 Magnitude = Annotated[float, Field(ge=1e-30, le=1e20)]
 """A number above 0 that float32 can hold, also after some arithmetic."""

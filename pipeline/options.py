@@ -20,6 +20,7 @@ from pipeline.option_types import (
     Options,
     RunName,
     Seconds,
+    Threads,
     option,
 )
 from pipeline.plugins import IMPORT_PATH
@@ -302,7 +303,10 @@ class RuntimeOptions(Options):
 
     processes: int | None = option(None, "number of ranks; any other number is an error", ge=1, le=4096)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = option(None, "torch's CPU threads in each rank; null: its share", ge=1, le=256)
+    threads: Threads | Literal["adapt"] | None = option(
+        None,
+        "torch's CPU threads in each rank; null: its share; adapt: fewer beside busy processes (one rank)",
+    )
     timeout_seconds: Seconds = option(600.0, "how long a rank waits for the other ranks")
     digest_every: Count = option(100, "steps between comparisons of the whole state across ranks")
     cuda_graph: bool | Literal["auto"] = option("auto", "one CUDA graph per step; auto: where it is possible")

@@ -46,10 +46,26 @@ def test_powers_of_ten_are_numbers(tmp_path: Path, text: str, number: float) -> 
     assert load(tmp_path, SMALL, f"critic_optimizer.lr={text}").critic_optimizer.lr == number
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1025", "2.0", "true", "many", "[1]"])
-def test_the_number_of_threads_is_a_whole_number_from_1_to_1024(tmp_path: Path, value: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0", "0: expected a value of at least 1"),
+        ("257", "257: expected a value of at most 256"),
+        ("2.0", "2.0: expected a whole number"),
+        ("true", "True: expected a whole number"),
+        ("many", "'many': expected a whole number"),
+        ("[1]", "[1]: expected a whole number"),
+    ],
+)
+def test_the_number_of_threads_is_a_whole_number_or_adapts(tmp_path: Path, value: str, expected: str) -> None:
     (mistake,) = mistakes(tmp_path, SMALL, f"runtime.threads={value}")[1:]
-    assert mistake.startswith("command line: runtime.threads: invalid value")
+    assert mistake == f"command line: runtime.threads: invalid value {expected} or 'adapt'"
+    assert load(tmp_path, SMALL, "runtime.threads=adapt").runtime.threads == "adapt"
+
+
+def test_an_option_of_two_kinds_has_one_mistake(tmp_path: Path) -> None:
+    (mistake,) = mistakes(tmp_path, SMALL, "runtime.cuda_graph=7")[1:]
+    assert mistake == "command line: runtime.cuda_graph: invalid value 7: expected true or false or 'auto'"
 
 
 def test_torch_chooses_the_number_of_threads_by_default(tmp_path: Path) -> None:

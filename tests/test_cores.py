@@ -10,7 +10,7 @@ import torch
 
 from pipeline import cores
 from pipeline.cores import available_cores, share_of_cores
-from pipeline.ranks.devices import machine_threads, rank_threads
+from pipeline.ranks.thread_count import machine_threads, rank_threads
 
 V1 = "12:cpuset:/\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/\n"
 
@@ -67,11 +67,11 @@ def test_a_rank_has_no_more_threads_than_its_share(groups: Path, monkeypatch: py
     write(groups / "cgroup/cpu.max", "400000 100000\n")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 32)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [rank_threads(None, ranks) for ranks in (1, 2, 8)] == [4, 2, 1]
-    assert rank_threads(7, 2) == 7
+    assert [rank_threads(None, ranks, ranks) for ranks in (1, 2, 8)] == [4, 2, 1]
+    assert rank_threads(7, 2, 2) == 7
     assert [machine_threads(*pair) for pair in ((2, 2), (1, 3), (3, 2), (1, 8), (9, 2))] == [4, 3, 4, 4, 9]
     monkeypatch.setenv("OMP_NUM_THREADS", "32")
-    assert rank_threads(None, 2) == 32
+    assert rank_threads(None, 2, None) == 32
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert rank_threads(None, 2) == 1
+    assert rank_threads(None, 2, None) == 1

@@ -118,7 +118,8 @@ def _plan(config: Config) -> dict[str, str]:
     from pipeline.data.reading.cache import choose_cache
     from pipeline.data.reading.order import build_order, describe_validation
     from pipeline.models import build_critic, build_generator
-    from pipeline.ranks.devices import chosen_device, fastest_precision, rank_threads
+    from pipeline.ranks.devices import chosen_device, fastest_precision
+    from pipeline.ranks.thread_count import rank_threads
     from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
     from pipeline.training.checks import square_resolution
 
@@ -144,7 +145,7 @@ def _plan(config: Config) -> dict[str, str]:
         "precision": f"{fastest_precision(device)} (auto)"
         if config.precision == "auto"
         else config.precision or "the launcher's choice, else float32",
-        "torch threads": f"{rank_threads(config.runtime.threads, ranks)} in each rank",
+        "torch threads": f"{rank_threads(config.runtime.threads, ranks, ranks)} in each rank",
         "shards": f"{images} in {counted(len(manifest.shards), 'shard')}, each checked {checked}",
         "epoch": f"{counted(order.epoch_size, 'training image')}, {len(order.held_out_ids()):,} held out",
         **({"": remark} if (remark := describe_validation(config, order)) else {}),

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline.cores import share_of_cores
 from pipeline.errors import ConfigError
 from pipeline.foreign_text import printable
 from pipeline.options import Config
@@ -198,23 +197,6 @@ def fastest_precision(device: torch.device) -> str:
         return "bf16" if supports_bf16() else "float32"
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if has_bf16 else "float32"
-
-
-def rank_threads(wanted: int | None, local_ranks: int) -> int:
-    """torch's threads in each of this machine's ranks: `wanted`, or torch's default and no more than a fair share.
-
-    torch counts the cores of the machine, also in a container that may use few of them: its threads would then wait
-    for each other. Who sets OMP_NUM_THREADS has chosen.
-    """
-    if wanted is not None:
-        return wanted
-    default = torch.get_num_threads()
-    return default if os.environ.get("OMP_NUM_THREADS") else min(default, share_of_cores(local_ranks))
-
-
-def machine_threads(threads: int, local_ranks: int) -> int:
-    """The threads of all ranks of this machine together, each of which has `threads`, but no more than its cores."""
-    return max(threads, min(threads * local_ranks, share_of_cores(1)))
 
 
 def supports_bf16() -> bool:

@@ -46,6 +46,7 @@ from pipeline.ranks.requested import (
     refuse_unsupported,
     requested_processes,
 )
+from pipeline.ranks.thread_count import machine_threads, rank_threads
 from pipeline.ranks.unix_sockets import connect
 from pipeline.ranks.variables import Place, read_place
 from pipeline.ranks.watch import Watch
@@ -57,7 +58,7 @@ class Runtime:
     def __init__(self, config: Config, meeting: Meeting, watch: Watch) -> None:
         """Join the process group. Raises ConfigError if ranks, device or precision are not what was asked for."""
         requested, place = requested_processes(), read_place()
-        torch.set_num_threads(devices.rank_threads(config.runtime.threads, place.local_world_size or 1))
+        torch.set_num_threads(rank_threads(config.runtime.threads, place.world_size, place.local_world_size))
         device = devices.chosen_device(config)
         precision = devices.fastest_precision(device) if config.precision == "auto" else config.precision
         refuse_sharded_training()
@@ -100,7 +101,7 @@ class Runtime:
             self._control = dist.new_group(backend="gloo", timeout=self._timeout)
             watch.start(self._control, self.rank, self.world_size)
         self.local_world_size = self._count_local_ranks(place)
-        self.machine_threads = devices.machine_threads(torch.get_num_threads(), self.local_world_size)
+        self.machine_threads = machine_threads(torch.get_num_threads(), self.local_world_size)
         """torch's threads of all ranks of this machine: what one of them may use while the others wait for it."""
 
     def __enter__(self) -> Self:
@@ -120,8 +121,10 @@ class Runtime:
     def _count_local_ranks(self, place: Place) -> int:
         """How many ranks this machine has. Raises ConfigError if two of them have the same GPU."""
         ours = [socket.gethostname(), devices.device_identity(self.device)]
-        answers = self.gather_json([ours, place.local_world_size])
-        homes, sizes = [home for home, _ in answers], {size for _, size in answers}
+        answers = self.gather_json([ours, place.local_world_size, torch.get_num_threads()])
+        homes, sizes = [home for home, _, _ in answers], {size for _, size, _ in answers}
+        # It decides how sums are rounded, also those that each rank computes by itself, such as spectral norms.
+        torch.set_num_threads(min(threads for _, _, threads in answers))
         devices.refuse_shared_gpus(homes)
         # Several machines can have one name; what the launcher has counted tells them apart.
         is_one_machine = len({host for host, _ in homes}) == 1 and sizes <= {None, self.world_size}

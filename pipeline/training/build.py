@@ -31,6 +31,7 @@ from pipeline.objectives import Objective, build_objective
 from pipeline.options import OptimizerOptions
 from pipeline.quality.best import Best
 from pipeline.quality.evaluation import Evaluation, RealImages
+from pipeline.ranks.thread_count import ThreadCount
 from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
 from pipeline.training.checks import square_resolution
 from pipeline.training.context import RunContext
@@ -80,7 +81,10 @@ def build_trainer(run: RunContext, first_step: int, first_recorded: int | None =
         sinks=sinks,
         console=console,
     )
-    return Trainer(run=run, state=state, step=step, loader=loader, observer=observer)
+    adapts = config.runtime.threads == "adapt"
+    is_alone_on_cpu = run.runtime.world_size == 1 and run.runtime.device.type == "cpu"
+    threads = ThreadCount(adapts) if adapts or is_alone_on_cpu else None
+    return Trainer(run=run, state=state, step=step, loader=loader, observer=observer, threads=threads)
 
 
 def open_records(

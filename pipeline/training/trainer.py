@@ -16,6 +16,7 @@ from pipeline.options import Config
 from pipeline.phases import phase
 from pipeline.ranks.digest import differing, digest
 from pipeline.ranks.runtime import Runtime
+from pipeline.ranks.thread_count import ThreadCount
 from pipeline.run.checkpoint import prune
 from pipeline.stderr import say_warning
 from pipeline.training.context import RunContext
@@ -44,6 +45,8 @@ class Trainer:
     observer: Observer
     after_step: Callable[[int], None] | None = None
     """Called after each step with the number of steps done so far; its time does not count as training."""
+    threads: ThreadCount | None = None
+    """Looks at other processes between steps, in a run of one rank"""
     unwatched: CriticBatch | None = None
     """What `Observer.watch` needs for the step that the run resumes from, if a signal stopped it before that"""
     failed_saves: int = field(default=0, init=False)
@@ -62,6 +65,8 @@ class Trainer:
             votes = StopVotes(self.runtime)
             while not self.is_complete:
                 self._await_data()
+                if self.threads is not None:
+                    self.threads.look()
                 begin_step()
                 stop_vote = votes.cast()
                 position = counters.position
