@@ -17,7 +17,8 @@ import torch
 
 import pipeline
 from pipeline.cli import main
-from pipeline.data.format.manifest import check_hashes, load_manifest
+from pipeline.data.format.file_checks import check_hashes
+from pipeline.data.format.manifest import load_manifest
 from pipeline.errors import DataError
 from pipeline.quality.features.classifier import About, ClassifierFeatures
 from tests import shards

@@ -33,7 +33,8 @@ Work = Callable[[Path, Path], object]
 
 
 def hash_shards(shards: Path, out: Path) -> None:
-    from pipeline.data.format.manifest import check_hashes, load_manifest
+    from pipeline.data.format.file_checks import check_hashes
+    from pipeline.data.format.manifest import load_manifest
 
     check_hashes(shards, load_manifest(shards).shards)
 

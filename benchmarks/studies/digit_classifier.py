@@ -118,7 +118,7 @@ def save_classifier(classifier: DigitClassifier, path: Path, train: Path) -> Non
 def load_classifier(path: Path, train: Path) -> DigitClassifier:
     """Read what `save_classifier` wrote. Raises CheckpointError if it was trained on other shards than `train`."""
     manifest = load_manifest(train)
-    classifier = _untrained((manifest.channels, *manifest.resolution), len(manifest.classes))
+    classifier = _untrained((manifest.stored.channels, *manifest.stored.resolution), len(manifest.classes))
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}

@@ -113,7 +113,7 @@ def _launcher() -> str:
 def _plan(config: Config) -> dict[str, str]:
 
     from pipeline.commands.train import default_processes
-    from pipeline.data.format.manifest import check_hashes
+    from pipeline.data.format.file_checks import check_hashes
     from pipeline.data.format.shard_set import open_shards
     from pipeline.data.reading.cache import choose_cache
     from pipeline.data.reading.order import build_order, describe_validation
@@ -128,7 +128,7 @@ def _plan(config: Config) -> dict[str, str]:
     if config.data.verify == "hashes" and shards.directory is not None:
         check_hashes(shards.directory, manifest.shards, show_progress=True)
     order = build_order(config, shards)
-    resolution, channels = square_resolution(manifest), manifest.channels
+    resolution, channels = square_resolution(manifest), manifest.stored.channels
     cache, reason = choose_cache(config.data.cache, manifest.decoded_bytes, 1, device)
     networks = {"generator": build_generator, "critic": build_critic}
     built = {name: build(config.model, resolution, channels) for name, build in networks.items()}
@@ -137,7 +137,7 @@ def _plan(config: Config) -> dict[str, str]:
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}
     ranks = default_processes(config.runtime)
     images = f"{counted(manifest.count, 'image')} of {resolution}x{resolution}x{channels}"
-    checked = "when it is downloaded" if shards.directory is None else CHECKED_BY[config.data.verify]
+    checked = CHECKED_BY[config.data.verify] if shards.is_local else "when it is downloaded"
     return {
         "directory": f"{Path(config.run_root) / config.name}",
         "ranks": f"{ranks} with `wgan train`, batch {config.schedule.global_batch} over all of them",

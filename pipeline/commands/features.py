@@ -78,9 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
     right = (predicted == labels[test]).double().mean().item()
     classes = tuple(shards.manifest.classes)
     about = About(
-        channels=shards.manifest.channels,
-        height=shards.manifest.resolution[0],
-        width=shards.manifest.resolution[1],
+        channels=shards.manifest.stored.channels,
+        height=shards.manifest.stored.resolution[0],
+        width=shards.manifest.stored.resolution[1],
         classes=classes,
         shards=shards.manifest.sha256,
         epochs=arguments.epochs,

@@ -192,11 +192,11 @@ def _part(text: str) -> tuple[int, int]:
 def make(arguments: argparse.Namespace) -> int:
     """Make shards of `arguments.source` in `arguments.out`, unless they already exist."""
     from pipeline.cores import available_cores
-    from pipeline.data.making.bad_images import parse_limit
     from pipeline.data.making.plan import Part, plan_shards
     from pipeline.data.making.selection import Selection
     from pipeline.data.making.writer import find_finished, make_shards
     from pipeline.data.sources import open_source, remarks_of
+    from pipeline.data.sources.bad_images import parse_limit
 
     part, out = Part(*arguments.part), arguments.out
     selection = Selection(arguments.classes, arguments.validation, arguments.only_validation, arguments.limit)
@@ -318,10 +318,11 @@ def remark_on_rectangles(resolution: tuple[int, int], words: Sequence[str]) -> s
 
 def describe(manifest: Manifest) -> str:
     """The counts and sizes of a set in one line."""
-    height, width = manifest.resolution
-    kind = "grey" if manifest.channels == 1 else "colour"
+    images = f"{counted(manifest.count, 'image')} of any size"
+    if not manifest.is_of_originals:
+        (height, width), channels, _ = manifest.stored
+        kind = "grey" if channels == 1 else "colour"
+        images = f"{counted(manifest.count, 'image')} of {height} x {width} in {kind}"
     classes = counted(len(manifest.classes), "class") if manifest.classes else "no labels"
-    return (
-        f"{counted(manifest.count, 'image')} of {height} x {width} in {kind}, {classes}, "
-        f"{counted(len(manifest.shards), 'shard')}, {manifest.bytes / 1e6:.1f} MB"
-    )
+    missing = f" ({manifest.unlabelled:,} without a label)" if manifest.unlabelled else ""
+    return f"{images}, {classes}{missing}, {counted(len(manifest.shards), 'shard')}, {manifest.bytes / 1e6:.1f} MB"

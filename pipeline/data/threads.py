@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 
 
 def in_threads(
-    work: Callable[[Item, Advance], Result], items: Sequence[Item], bar: tqdm[Any]
+    work: Callable[[Item, Advance], Result], items: Sequence[Item], bar: tqdm[Any], threads: int | None = None
 ) -> Iterator[Result]:
-    """Yield the results of work(item, advance) in the order of `items`, computed by one thread for each core.
+    """Yield the results of work(item, advance) in the order of `items`. By default there is a thread for each core.
 
     Each call of `advance(count)` moves the progress bar. After an error or a signal, the threads stop at their next
     call of `advance`.
@@ -34,7 +34,7 @@ def in_threads(
         with lock:
             bar.update(count)
 
-    with ThreadPoolExecutor(min(available_cores(), len(items))) as pool:
+    with ThreadPoolExecutor(max(1, min(threads or available_cores(), len(items)))) as pool:
         try:
             yield from pool.map(lambda item: work(item, advance), items)
         except BaseException:

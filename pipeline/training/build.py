@@ -171,7 +171,7 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
     The weights depend on the seed alone, or are those that init_from names if the run is new.
     """
     config, runtime, manifest = run.config, run.runtime, run.shards.manifest
-    resolution, channels = square_resolution(manifest), manifest.channels
+    resolution, channels = square_resolution(manifest), manifest.stored.channels
     seed_weights(noise)
     generator = runtime.place(build_generator(config.model, resolution, channels))
     critic = runtime.place(build_critic(config.model, resolution, channels))
@@ -205,7 +205,7 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
 def start_from_saved(run: RunContext, generator: nn.Module, critic: nn.Module) -> None:
     """Load the weights that init_from names, on all ranks or on none, and say what was loaded."""
     manifest = run.shards.manifest
-    images = (manifest.channels, *manifest.resolution)
+    images = (manifest.stored.channels, *manifest.stored.resolution)
     with run.runtime.agreement():
         for line in load_initial_weights(run.config.init_from, generator, critic, images, run.warn):
             run.say(line)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config import flatten
-from pipeline.data.format.manifest import Manifest, check_hashes
+from pipeline.data.format.file_checks import check_hashes
+from pipeline.data.format.manifest import Manifest
 from pipeline.errors import ConfigError
 from pipeline.options import Config
 from pipeline.quality.best import Best
@@ -118,7 +119,7 @@ def check_data(run: RunContext) -> None:
 
 def square_resolution(manifest: Manifest) -> int:
     """The side of the images in pixels. Raises ConfigError if they are not square."""
-    height, width = manifest.resolution
+    height, width = manifest.stored.resolution
     if height != width:
         raise ConfigError(
             f"The shards contain images of {height} x {width} pixels (height x width), and the networks take square "

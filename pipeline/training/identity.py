@@ -54,7 +54,7 @@ def identity_of(config: Config, manifest: Manifest, precision: str) -> dict[str,
     return {
         **options,
         "precision": precision,
-        "images": [manifest.channels, *manifest.resolution],
+        "images": [manifest.stored.channels, *manifest.stored.resolution],
         "data.manifest": manifest.sha256,
         **versions(config),
     }

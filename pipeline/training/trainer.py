@@ -76,7 +76,7 @@ class Trainer:
 
     def _await_data(self) -> None:
         """Wait until the shards of the next step are on all machines. A signal ends the wait, before the step."""
-        if self.run.shards.directory is not None or self.loader.is_resident:
+        if self.run.shards.is_local or self.loader.is_resident:
             return
         batches = self.state.counters.position, self.step.updates
         if (reach := self.loader.reach(*batches)) == self._awaited:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipeline.cli import main
 from pipeline.data.format.codecs import encode
-from pipeline.data.format.manifest import load_index, load_manifest
+from pipeline.data.format.indexes import load_index
+from pipeline.data.format.manifest import load_manifest
 from tests.data.sources.helpers import put_tar
 from tests.shards import noise
 

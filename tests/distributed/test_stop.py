@@ -162,17 +162,17 @@ def test_a_signal_while_ranks_are_awaited_stops_at_once(
 
 def train_and_hash_slowly(arguments: list[str], sign: str) -> int:
     """Rank 1 takes some seconds for its shards, while rank 0 waits for it."""
-    from pipeline.data.format import manifest
+    from pipeline.data.format import file_checks
 
     if os.environ["RANK"] == "1":
-        hash_file = manifest.file_sha256
+        hash_file = file_checks.file_sha256
 
         def hash_slowly(*arguments: object) -> str:
             Path(sign).touch()
             time.sleep(1)
             return hash_file(*arguments)  # type: ignore[arg-type]
 
-        manifest.file_sha256 = hash_slowly  # type: ignore[assignment]
+        file_checks.file_sha256 = hash_slowly  # type: ignore[assignment]
     return train(arguments)
 
 

@@ -109,18 +109,20 @@ class DiskCache:
         return file is None
 
     @contextmanager
-    def writing(self, digest: str, size: int, wait: Wait) -> Iterator[tuple[Path, Check]]:
+    def writing(self, token: str, size: int, wait: Wait) -> Iterator[tuple[Path, Callable[[str], None]]]:
         """Make room, and yield a path to write the file to and a function to call when it is complete and sound.
+
+        That function takes the SHA-256 of its content; until then it is known by a token of the same form.
 
         A file that is not kept with that function is removed at the end. Raises NoRoomError.
         """
-        path = self.directory / f"{digest}.{size}.{secrets.token_hex(4)}"
+        path = self.directory / f"{token}.{size}.{secrets.token_hex(4)}"
         with self._counting(wait):
             self._make_room(size)
             file = create_file(path)
             self._locks.take(file, fcntl.LOCK_EX)
 
-        def keep() -> None:
+        def keep(digest: str) -> None:
             with path.open("rb") as written:
                 os.fsync(written.fileno())
                 self._mark(written, digest)

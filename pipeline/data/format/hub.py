@@ -6,9 +6,10 @@ The Hub's own library follows all redirects, and has the large files fetched by 
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+from typing import NamedTuple
+from urllib.parse import quote, unquote
 
-from pipeline.data.format.web import Address
+from pipeline.data.format.web import Address, FileFacts
 from pipeline.errors import ConfigError
 
 ADDRESS = re.compile(
@@ -28,6 +29,41 @@ def web_address(url: str) -> Address:
     """
     import huggingface_hub
 
+    place = _place(url)
+    address = huggingface_hub.hf_hub_url(
+        place.repository, place.path, repo_type=place.kind, revision=place.revision
+    )
+    return Address(address, huggingface_hub.get_token(), STORES)
+
+
+def list_files(url: str) -> dict[str, FileFacts | None]:
+    """The files in the directory of a repository, by name, with their sizes. Raises ConfigError as `web_address` does,
+    and errors of the library.
+    """
+    import huggingface_hub
+
+    # A file in it, because the address of a repository's own directory would not be known as one.
+    place = _place(f"{url}/x")
+    entries = huggingface_hub.HfApi().list_repo_tree(
+        place.repository,
+        place.path.rpartition("/")[0] or None,
+        revision=place.revision,
+        repo_type=place.kind,
+    )
+    files = (entry for entry in entries if isinstance(entry, huggingface_hub.RepoFile))
+    return {quote(file.path.rpartition("/")[2]): FileFacts(file.size, file.blob_id) for file in files}
+
+
+class _Place(NamedTuple):
+    """A file in a repository."""
+
+    kind: str | None
+    repository: str
+    revision: str | None
+    path: str
+
+
+def _place(url: str) -> _Place:
     match = ADDRESS.fullmatch(url)
     if match is None:
         raise ConfigError(
@@ -35,10 +71,4 @@ def web_address(url: str) -> Address:
             "or hf://datasets/OWNER/NAME@REVISION/DIRECTORY; without datasets/ it is a repository of a model."
         )
     kind, repository, revision, path = match.groups()
-    address = huggingface_hub.hf_hub_url(
-        repository,
-        path,
-        repo_type=KINDS.get(kind),
-        revision=None if revision is None else unquote(revision),
-    )
-    return Address(address, huggingface_hub.get_token(), STORES)
+    return _Place(KINDS.get(kind), repository, None if revision is None else unquote(revision), path)

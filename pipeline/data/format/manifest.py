@@ -6,83 +6,124 @@ A shard directory looks like this:
     000000.tar         a webdataset shard: for each sample an image and, if the set has labels, KEY.cls
     000000.npy         its index: int64 (count, 4), with the offset, size in bytes, label and CRC-32 of each
                        image; the label is -1 if the set has no labels
+
+That of a set of originals, of tar files that somebody else made and that stay where they are, looks like this:
+
+    manifest.json      it also says where the tar files are: by absolute paths, or URLs
+    NAME.index         the index of one of them, see `indexes`
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import AfterValidator, Field, model_validator
-from tqdm import tqdm
 
-from pipeline import stopping
 from pipeline.data.format.codecs import Encoding
 from pipeline.documents import Document, Many, parse_json
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.foreign_text import shown
 from pipeline.presets import shards_command
-from pipeline.regular_files import open_regular, read_regular, regular_size
+from pipeline.regular_files import read_regular
 from pipeline.wording import counted
 
 FORMAT = "wgan-shards/2"
+FORMAT_OF_ORIGINALS = "wgan-shards/3"
 FILE_NAME = "manifest.json"
 MAKE = "Make the shards with `wgan shards make`"
 COPY = "Copy it here again, or check its permissions."
 
-Index = npt.NDArray[np.int64]
-"""int64 (count, 4), with the columns below."""
-
-INDEX_COLUMNS = ("offset", "bytes", "label", "crc32")
-INDEX_HEADER_BYTES = 128
-INDEX_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00\x76\x00\{'descr': '<i8', 'fortran_order': False, 'shape': \((\d{1,9}), 4\), \} *\n$"
-)
-"""What NumPy writes before the rows of an index: the only .npy header that is read."""
-
 MOST_BYTES, MOST_PER_SHARD, MOST_IMAGES, MAX_SIDE = 1 << 28, 1 << 26, 1 << 30, 16_384
 MOST_PARTS = 4_000_000
 """Parts of its JSON text. A shard has 34, and a class 2."""
+OF_A_SHARD = ("name", "count", "bytes", "sha256", "index", "index_sha256")
+"""What is written of a shard of this program, in this order"""
 LEAST_MEMBER = 1024
 """The bytes that an image takes in a tar file at least: a header, and one block."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file and its index, by file name within the shard directory."""
+    """One tar file and its index, by file name within the shard directory.
+
+    Of a set of originals, `name` is where the tar file is: an absolute path or a URL.
+    """
 
     name: str
     count: int
     bytes: int
     sha256: str
+    """Empty for an original on a local disk: its images have their checksums"""
     index: str
     index_sha256: str
+    stamp: str = ""
+    """Of an original: what changes if the file does, besides its size"""
+    unlabelled: int = 0
+    """Of an original: how many of its images have no label"""
+    left_out: tuple[tuple[str, int], ...] = ()
+    """Of an original: what of it is not used, and how often, for example (".json", 1000)"""
+
+    @property
+    def is_original(self) -> bool:
+        """Whether it is a tar file of another program, which lies where it was."""
+        return bool(self.stamp)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is an original at a URL."""
+        return self.is_original and "://" in self.name
+
+
+class Stored(NamedTuple):
+    """How all images of a set are stored, which are of one size. `resolution` is (height, width) in pixels."""
+
+    resolution: tuple[int, int]
+    channels: int
+    encoding: Encoding
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a shard directory holds. `resolution` is (height, width) in pixels.
 
-    `plan` holds, as plain JSON values, everything that determined the bytes of the shards. It is empty for shards
-    of other programs, which `wgan shards index` indexed in place.
+    In a set of originals, tar files of other programs that stay where they are, images have any size and may be PNG,
+    JPEG or WebP: `resolution` and `channels` are None and `encoding` is "mixed".
+
+    `plan` holds, as plain JSON values, everything that determined the bytes of the shards, or how originals were
+    indexed. It is empty for shards of other programs that were indexed in place.
     """
 
     source: str
-    resolution: tuple[int, int]
-    channels: int
+    resolution: tuple[int, int] | None
+    channels: int | None
     classes: tuple[str, ...]
-    encoding: Encoding
+    encoding: Encoding | Literal["mixed"]
     shards: tuple[Shard, ...]
     plan: dict[str, Any] = field(default_factory=dict, hash=False)
+    are_words: bool = False
+    """Of originals: whether labels are words, which the classes are, and not numbers of classes"""
+
+    @property
+    def is_of_originals(self) -> bool:
+        """Whether the tar files are of other programs, and lie where they were."""
+        return self.encoding == "mixed"
+
+    @property
+    def stored(self) -> Stored:
+        """How all images are stored. Raises ConfigError for originals, which are of any size."""
+        if self.resolution is None or self.channels is None or self.encoding == "mixed":
+            raise ConfigError(
+                f"{self.source} is a set of tar files as somebody else wrote them, whose images have any size, and "
+                "this needs images of one size. Make shards of them: `wgan shards make DIRECTORY_OF_TARS OUT "
+                "--resolution N`."
+            )
+        return Stored(self.resolution, self.channels, self.encoding)
 
     @property
     def count(self) -> int:
@@ -95,26 +136,62 @@ class Manifest:
         return sum(shard.bytes for shard in self.shards)
 
     @property
+    def unlabelled(self) -> int:
+        """The number of samples without a label in a set that has classes."""
+        return sum(shard.unlabelled for shard in self.shards) if self.classes else 0
+
+    @property
     def decoded_bytes(self) -> int:
         """The size of all decoded images as uint8, in bytes."""
-        return self.count * self.channels * self.resolution[0] * self.resolution[1]
+        (height, width), channels, _ = self.stored
+        return self.count * channels * height * width
+
+    @cached_property
+    def class_places(self) -> dict[str, int]:
+        """The position of each class."""
+        return {name: place for place, name in enumerate(self.classes)}
 
     @cached_property
     def sha256(self) -> str:
-        """A hash that identifies the data: the same samples in the same order have the same hash."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """A hash that identifies the data: the same samples in the same order have the same hash.
+
+        That of originals does not depend on where they lie.
+        """
+        if not self.is_of_originals:
+            return hashlib.sha256(self.to_json().encode()).hexdigest()
+        shards = [(shard.count, shard.bytes, shard.index_sha256) for shard in self.shards]
+        content = json.dumps([FORMAT_OF_ORIGINALS, self.classes, self.are_words, shards])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def to_json(self) -> str:
         """The manifest as JSON text; the same content always gives the same bytes."""
-        fields = asdict(self)
-        fields.pop("shards")
         content = {
-            "format": FORMAT,
-            **fields,
+            "source": self.source,
+            "resolution": self.resolution,
+            "channels": self.channels,
+            "classes": self.classes,
+            "encoding": self.encoding,
+            "plan": self.plan,
             "count": self.count,
-            "shards": [asdict(shard) for shard in self.shards],
         }
-        return json.dumps(content, indent=1) + "\n"
+        if self.is_of_originals:
+            content = {"format": FORMAT_OF_ORIGINALS, **content, "are_words": self.are_words}
+            shards = [original_facts(shard) for shard in self.shards]
+        else:
+            content = {"format": FORMAT, **content}
+            shards = [shard_facts(shard) for shard in self.shards]
+        return json.dumps({**content, "shards": shards}, indent=1) + "\n"
+
+
+def shard_facts(shard: Shard) -> dict[str, Any]:
+    """What a JSON text says of a shard of this program, as `ShardEntry` reads it."""
+    return {name: getattr(shard, name) for name in OF_A_SHARD}
+
+
+def original_facts(shard: Shard) -> dict[str, Any]:
+    """What a JSON text says of an original, as `OriginalEntry` reads it."""
+    facts = asdict(shard)
+    return {"location": facts.pop("name"), **facts, "left_out": dict(shard.left_out)}
 
 
 def load_manifest(directory: Path) -> Manifest:
@@ -149,11 +226,12 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     """
     try:
         found = parse_json(text, _Versioned, MOST_PARTS).format
-        if found != FORMAT:
+        if found not in _DOCUMENTS:
             raise DataError(
-                f"{path} has the format {shown(found, 60)}, but this version reads {FORMAT!r}. {MAKE} again."
+                f"{path} has the format {shown(found, 60)}, but this version reads "
+                f"{' and '.join(map(repr, _DOCUMENTS))}. {MAKE} again."
             )
-        document = parse_json(text, _Document, MOST_PARTS)
+        document = parse_json(text, _DOCUMENTS[found], MOST_PARTS)
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}. {MAKE} again.") from None
     manifest = document.manifest()
@@ -189,19 +267,14 @@ class _Versioned(Document):
     format: str | None = None
 
 
-class ShardEntry(Document):
-    """What a JSON text says of one tar file and its index."""
+class _Entry(Document):
+    """What a JSON text says of any tar file and its index."""
 
-    name: FileName
     count: int = Field(ge=1, le=MOST_PER_SHARD)
     bytes: int = Field(ge=1, lt=2**45)
     sha256: Hash
     index: FileName
     index_sha256: Hash
-
-    def shard(self) -> Shard:
-        """The shard that it describes."""
-        return Shard(**dict(self))
 
     @model_validator(mode="after")
     def _has_room(self) -> Self:
@@ -209,6 +282,31 @@ class ShardEntry(Document):
         if self.count * LEAST_MEMBER > self.bytes:
             raise ValueError(f"{self.count:,} samples do not fit into {self.bytes:,} bytes of a tar file")
         return self
+
+
+class ShardEntry(_Entry):
+    """What a JSON text says of one tar file and its index."""
+
+    name: FileName
+
+    def shard(self) -> Shard:
+        """The shard that it describes."""
+        return Shard(**dict(self))
+
+
+class OriginalEntry(_Entry):
+    """What a JSON text says of a tar file of another program and its index."""
+
+    location: str = Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]*$")
+    stamp: str = Field(min_length=1, max_length=200)
+    unlabelled: int = Field(ge=0)
+    left_out: dict[str, int]
+
+    def shard(self) -> Shard:
+        """The shard that it describes."""
+        facts = dict(self)
+        left_out = tuple(facts.pop("left_out").items())
+        return Shard(name=facts.pop("location"), left_out=left_out, **facts)
 
 
 class _Document(Document):
@@ -236,97 +334,31 @@ class _Document(Document):
         )
 
 
-def check_sizes(directory: Path, manifest: Manifest) -> None:
-    """Raise DataError unless every shard and index exists and every shard has the size in the manifest."""
-    for shard in manifest.shards:
-        size = _size(directory, shard.name)
-        _size(directory, shard.index)
-        if size != shard.bytes:
-            raise DataError(
-                f"{directory / shard.name} has {counted(size, 'byte')}, but {FILE_NAME} says {shard.bytes:,}: it "
-                "was truncated or changed. Copy it again, or make the shards again with `wgan shards make`."
-            )
+class _Originals(Document):
+    """The content of the manifest.json of a set of originals."""
 
+    source: str
+    classes: Many[str]
+    are_words: bool
+    count: int = Field(le=MOST_IMAGES)
+    shards: Many[OriginalEntry] = Field(min_length=1)
+    plan: dict[str, Any]
 
-def _size(directory: Path, name: str) -> int:
-    """The size of a file of the set. Raises DataError."""
-    try:
-        return regular_size(directory / name, directory)
-    except FileNotFoundError:
-        raise DataError(
-            f"{directory / name} is missing, but {FILE_NAME} lists it. Copy it back, or make the shards again with "
-            "`wgan shards make`."
-        ) from None
-    except OSError as error:
-        raise DataError(f"{directory / name} cannot be used: {error.strerror}. {COPY}") from None
-
-
-def check_hashes(directory: Path, shards: Sequence[Shard], show_progress: bool = False) -> None:
-    """Raise DataError unless each of these shards and its index have the SHA-256 in the manifest."""
-    total = sum(shard.bytes for shard in shards)
-    hidden = None if show_progress else True
-    with tqdm(
-        total=total, desc="checking shards", unit="B", unit_scale=True, delay=1, leave=False, disable=hidden
-    ) as bar:
-        for shard in shards:
-            for name, expected in ((shard.name, shard.sha256), (shard.index, shard.index_sha256)):
-                found = file_sha256(directory / name, bar.update, directory)
-                if found != expected:
-                    raise DataError(
-                        f"{directory / name} has SHA-256 {found[:16]}…, but {FILE_NAME} says {expected[:16]}…: its "
-                        "content has changed. Copy it again, or make the shards again with `wgan shards make`."
-                    )
-
-
-def file_sha256(
-    path: Path, advance: Callable[[int], object] = lambda _: None, within: Path | None = None
-) -> str:
-    """The SHA-256 of a file in hexadecimal. `advance` is called with the size of each block that is read.
-
-    `within` is the directory of its set, out of which no link may lead. Raises DataError if it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open_regular(path, within) as file:
-            while block := file.read(1 << 22):
-                stopping.check()
-                digest.update(block)
-                advance(len(block))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. {COPY}") from None
-    return digest.hexdigest()
-
-
-def load_index(directory: Path, shard: Shard) -> Index:
-    """Read the index of a shard. Raises DataError if it cannot be opened, or as `read_index` does."""
-    path = directory / shard.index
-    try:
-        with open_regular(path, directory) as file:
-            return read_index(file, shard, str(path))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. {COPY}") from None
-
-
-def read_index(file: IO[bytes], shard: Shard, path: str) -> Index:
-    """Read the index of a shard from an open file; `path` is its name in messages.
-
-    Raises DataError if it is not an index of that shard, or if it points outside the tar file.
-    """
-    columns = len(INDEX_COLUMNS)
-    header = INDEX_HEADER.match(file.read(INDEX_HEADER_BYTES))
-    if header is None:
-        raise DataError(
-            f"{path} is not a shard index: it does not begin as a .npy file of int64 (count, {columns}). {MAKE} again."
+    def manifest(self) -> Manifest:
+        """The manifest that it describes."""
+        return Manifest(
+            source=self.source,
+            resolution=None,
+            channels=None,
+            classes=tuple(self.classes),
+            encoding="mixed",
+            shards=tuple(shard.shard() for shard in self.shards),
+            plan=self.plan,
+            are_words=self.are_words,
         )
-    # One byte more than there should be. A header may say anything, so it does not decide how much is read.
-    content = file.read(shard.count * columns * 8 + 1)
-    if int(header[1]) != shard.count or len(content) != shard.count * columns * 8:
-        raise DataError(
-            f"{path} is cut short, or does not have the {counted(shard.count, 'row')} of the index of {shard.name}. "
-            f"{MAKE} again."
-        )
-    index: Index = np.frombuffer(content, dtype="<i8").astype(np.int64, copy=False).reshape(-1, columns)
-    offset, size = index[:, 0], index[:, 1]
-    if (offset < 0).any() or (size < 1).any() or (offset > shard.bytes - size).any():
-        raise DataError(f"{path} is damaged: it points outside {shard.name}. {MAKE} again.")
-    return index
+
+
+_DOCUMENTS: dict[str | None, type[_Document | _Originals]] = {
+    FORMAT: _Document,
+    FORMAT_OF_ORIGINALS: _Originals,
+}

@@ -6,14 +6,15 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline.data.format.disk_cache import DiskCache, sha256_of
 from pipeline.data.format.downloads import FIRST_PAUSE, NoRoomError, Outage, Patience
-from pipeline.data.format.manifest import FILE_NAME, INDEX_COLUMNS, Manifest
+from pipeline.data.format.indexes import index_bytes
+from pipeline.data.format.manifest import FILE_NAME, Manifest
 from pipeline.data.format.transport import Transport
 from pipeline.durable import storage_errors
 from pipeline.errors import ConfigError, DataError, PipelineError
@@ -27,7 +28,6 @@ HOSTS = {"https": WEB_HOST, "http": WEB_HOST, "hf": REPOSITORY}
 # No spaces, and nothing that has a special meaning in a shell or in fsspec.
 PLAIN = re.compile(r"[A-Za-z0-9._~/:%+=,@-]+")
 MAX_MANIFEST_BYTES = 1 << 28
-INDEX_HEADER_BYTES = 128
 
 
 def is_url(location: str) -> bool:
@@ -62,7 +62,7 @@ def check_capacity(manifest: Manifest, options: RemoteOptions, window_shards: in
     Two windows, because a batch may hold the last samples of one window and the first of the next.
     """
     shards = min(2 * window_shards, len(manifest.shards)) + 1
-    needed = shards * max(shard.bytes + _index_bytes(shard.count) for shard in manifest.shards)
+    needed = shards * max(shard.bytes + index_bytes(shard.count) for shard in manifest.shards)
     if needed > options.capacity_gb * 1e9:
         raise ConfigError(
             f"data.remote.capacity_gb: {options.capacity_gb} is too small: {counted(shards, 'shard')} must fit at "
@@ -85,25 +85,41 @@ def fetch_manifest(url: str, options: RemoteOptions) -> bytes:
     return patience.repeat(fetch)
 
 
-class RemoteFiles:
-    """`ShardFiles` of a set at a URL."""
+class RemoteFile(NamedTuple):
+    """A file at a URL, with its size in bytes and the SHA-256 of its content."""
 
-    def __init__(self, url: str, manifest: Manifest, options: RemoteOptions) -> None:
-        self._url, self._options = check_url(url), options
-        self._transport = Transport(self._url, options)
+    url: str
+    bytes: int
+    sha256: str
+
+
+def remote_set(url: str, manifest: Manifest, options: RemoteOptions) -> RemoteFiles:
+    """The files of a set in the directory at `url`. Raises ConfigError or DataError as `RemoteFiles` does."""
+    url, files = check_url(url), dict[str, RemoteFile]()
+    for shard in manifest.shards:
+        files[shard.name] = RemoteFile(f"{url}/{shard.name}", shard.bytes, shard.sha256)
+        files[shard.index] = RemoteFile(f"{url}/{shard.index}", index_bytes(shard.count), shard.index_sha256)
+    return RemoteFiles(files, options)
+
+
+class RemoteFiles:
+    """`ShardFiles` of files at URLs, by their names in a manifest."""
+
+    def __init__(self, files: Mapping[str, RemoteFile], options: RemoteOptions) -> None:
+        """Raises ConfigError for a URL that cannot be read, DataError for a hash that is none."""
+        self._files, self._options = files, options
         self._cache = DiskCache(Path(options.directory).expanduser(), int(options.capacity_gb * 1e9))
-        self._digests: dict[str, str] = {}
-        self._sizes: dict[str, int] = {}
-        for shard in manifest.shards:
-            self._digests |= {shard.name: shard.sha256, shard.index: shard.index_sha256}
-            self._sizes |= {shard.name: shard.bytes, shard.index: _index_bytes(shard.count)}
-        for name, digest in self._digests.items():
+        self._transports: dict[str, Transport] = {}
+        for name, file in files.items():
             # Hashes are used as file names.
-            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            if not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
                 raise DataError(
-                    f"{self.where(FILE_NAME)} is damaged: the SHA-256 of {name} is {digest!r}, which is not 64 "
-                    "hexadecimal digits. Copy it to the URL again."
+                    f"The manifest is damaged: the SHA-256 of {file.url} is {file.sha256!r}, which is not 64 "
+                    "hexadecimal digits. Copy it again."
                 )
+            base, _ = self._parts(name)
+            if base not in self._transports:
+                self._transports[base] = Transport(check_url(base), options)
         self._is_closed, self._outage = threading.Event(), Outage()
         self._ahead = _Ahead(self._open_now, options.parallel, self._is_closed)
 
@@ -117,13 +133,13 @@ class RemoteFiles:
 
     def renew(self, names: Sequence[str]) -> bool:
         """Remove those of these files whose copies here have changed. Returns whether there were any."""
-        check = Patience.of(self._url, self._options, self._is_closed).check
-        removed = [name for name in names if self._cache.distrust(self._digests[name], check)]
+        check = Patience.of("a shard", self._options, self._is_closed).check
+        removed = [name for name in names if self._cache.distrust(self._files[name].sha256, check)]
         return bool(removed)
 
     def where(self, name: str) -> str:
         """The file's URL."""
-        return f"{self._url}/{name}"
+        return self._files[name].url
 
     def close(self) -> None:
         """Stop all downloads and release all files."""
@@ -135,7 +151,7 @@ class RemoteFiles:
 
     def _open(self, name: str, is_patient: bool) -> IO[bytes]:
         patience = Patience.of(self.where(name), self._options, self._is_closed, self._outage)
-        digest = self._digests[name]
+        digest = self._files[name].sha256
         with storage_errors(self._cache.directory):
             while True:
                 patience.wait(0)
@@ -163,16 +179,22 @@ class RemoteFiles:
                     ) from None
                 patience.wait(FIRST_PAUSE)
 
+    def _parts(self, name: str) -> tuple[str, str]:
+        """The URL of the directory that the file is in, and its name there."""
+        base, _, last = self._files[name].url.rpartition("/")
+        return base, last
+
     def _fetch_once(self, name: str, patience: Patience) -> None:
-        size, digest = self._sizes[name], self._digests[name]
+        _, size, digest = self._files[name]
+        base, last = self._parts(name)
         with self._cache.writing(digest, size, patience.wait) as (path, keep):
-            self._transport.save(name, path, size, patience)
+            self._transports[base].save(last, path, size, patience)
             found = path.stat().st_size
             if found != size:
                 raise ValueError(f"only {found:,} of {size:,} bytes arrived")
             if sha256_of(path, patience.check) != digest:
                 raise ValueError("its SHA-256 is not the one in the manifest")
-            keep()
+            keep(digest)
 
 
 class _Ahead:
@@ -248,7 +270,3 @@ class _Ahead:
                     self._changed.notify_all()
                 else:
                     file.close()
-
-
-def _index_bytes(count: int) -> int:
-    return INDEX_HEADER_BYTES + 8 * len(INDEX_COLUMNS) * count

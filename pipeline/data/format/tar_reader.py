@@ -14,7 +14,8 @@ from typing import IO, Literal, NamedTuple
 from pipeline import stopping
 from pipeline.data.format.tar_writer import BLOCK, END
 
-Kind = Literal["file", "folder", "other"]
+Kind = Literal["file", "folder", "link", "odd"]
+"""A link is also a device or a pipe; odd is a file that not all programs can read, such as a sparse one."""
 
 MAX_NAME_BYTES = 1 << 16
 MAX_RECORDS_BYTES = 1 << 20
@@ -53,7 +54,7 @@ class TarMember(NamedTuple):
 
 
 def read_members(file: IO[bytes]) -> Iterator[TarMember]:
-    """The members of an open tar file, in their order. Links, devices, pipes and sparse files are "other".
+    """The members of an open tar file, in their order. What else there is besides files and folders says `Kind`.
 
     Raises TarError if a header is damaged, if the file ends before a member does or before its end mark, and if there
     is more after that mark, as in joined files.
@@ -122,7 +123,9 @@ def _content(file: IO[bytes], start: int, size: int, limit: int) -> bytes:
 def _kind_of(kind: bytes, path: str, is_sparse: bool) -> Kind:
     if kind == FOLDER or (kind in FILES and path.endswith("/")):
         return "folder"
-    return "file" if kind in FILES and not is_sparse else "other"
+    if kind in WITHOUT_CONTENT:
+        return "link"
+    return "file" if kind in FILES and not is_sparse else "odd"
 
 
 def _number(field: bytes) -> int:

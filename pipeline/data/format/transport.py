@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 from fsspec.asyn import get_loop
 
-from pipeline.data.format import hub, web
+from pipeline.data.format import hub, listing, web
 from pipeline.data.format.downloads import Patience, Progress, TooLargeError
 from pipeline.data.format.redirects import redirect_rule, s3_session
+from pipeline.data.format.web import FileFacts
 from pipeline.errors import ConfigError, DataError
 from pipeline.foreign_text import printable, without_credentials
 from pipeline.option_data import RemoteOptions
@@ -33,8 +35,12 @@ LIBRARIES = (
     "s3fs",
 )
 """Those whose logs can hold URLs."""
+STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "updated")
+"""Where these libraries say what changes with a file"""
 ONE_STREAM = {"s3": {"max_concurrency": 1}, "gs": {"concurrency": 1}}
 """For each kind, what makes its library read a file piece by piece, and not in parts that it keeps in memory."""
+
+Result = TypeVar("Result")
 
 
 class Transport:
@@ -89,22 +95,55 @@ class Transport:
         progress = Progress(size)
         patience.follow(self._start(f"{self._url}/{name}", path, progress), progress)
 
+    def look_at(self, name: str, patience: Patience) -> FileFacts:
+        """The size of a file, and what changes with it. Raises errors as `save` does, and DataError without a size."""
+        url = f"{self._url}/{name}"
+        if self._files is None:
+            return self._ask(web.look_at(self._address(url), self._options), patience)
+        return _facts(self._ask(self._files._info(url), patience))
+
+    def find(self, pattern: str, patience: Patience) -> dict[str, FileFacts | None]:
+        """The files in the directory whose names fit a pattern with *, ? and [...], by name, in their order.
+
+        Hidden ones are none of them, as in a shell.
+
+        What is known of them is None where the listing does not tell. Raises errors as `save` does.
+        """
+        if self._scheme == "hf":
+            found = self._ask(asyncio.to_thread(hub.list_files, self._url), patience)
+        elif self._files is None:
+            found = dict.fromkeys(listing.links_in(self._url, self.read("", listing.MOST_BYTES, patience)))
+        else:
+            entries = self._ask(self._files._ls(self._url, detail=True), patience)
+            files = (entry for entry in entries if entry["type"] == "file")
+            found = {entry["name"].rpartition("/")[2]: _facts(entry) for entry in files}
+        visible = (name for name in sorted(found) if not name.startswith("."))
+        return {name: found[name] for name in visible if fnmatchcase(unquote(name), pattern)}
+
+    def _ask(self, question: Coroutine[Any, Any, Result], patience: Patience) -> Result:
+        """The answer of a server to something other than a file."""
+        return patience.follow(_in_loop(question), Progress(0))
+
+    def _address(self, url: str) -> web.Address:
+        return hub.web_address(url) if self._scheme == "hf" else web.Address(url)
+
     def _start(self, url: str, path: Path, progress: Progress) -> Future[None]:
         if self._files is None:
-            address = hub.web_address(url) if self._scheme == "hf" else web.Address(url)
-            return _in_loop(web.fetch(address, path, progress, self._options))
+            return _in_loop(web.fetch(self._address(url), path, progress, self._options))
         return _in_loop(
             self._files._get_file(url, str(path), callback=progress, **ONE_STREAM.get(self._scheme, {}))
         )
 
 
-def _in_loop(coroutine: Coroutine[Any, Any, Any]) -> Future[None]:
+def _in_loop(coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
     """Run it in the loop of fsspec's own thread, where the libraries have their connections."""
+    return asyncio.run_coroutine_threadsafe(coroutine, get_loop())
 
-    async def run() -> None:
-        await coroutine
 
-    return asyncio.run_coroutine_threadsafe(run(), get_loop())
+def _facts(entry: Mapping[str, Any]) -> FileFacts:
+    """What a library of an object store says of a file."""
+    stamp = next((entry[name] for name in STAMPS if entry.get(name)), f"{entry['size']} bytes")
+    return FileFacts(int(entry["size"]), str(stamp))
 
 
 def _settings(scheme: str, options: RemoteOptions) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,13 @@ class AnswerError(Exception):
         self.status = response.status
 
 
+class FileFacts(NamedTuple):
+    """What is known of a file before it is read: its size in bytes, and a text that changes when its content does."""
+
+    bytes: int
+    stamp: str
+
+
 class Address(NamedTuple):
     """Where a file is on a web server."""
 
@@ -48,6 +56,34 @@ async def fetch(address: Address, path: Path, progress: Progress, options: Remot
     Raises DataError if the server redirects to a place that is not allowed or compresses the file; AnswerError, OSError
     or an error of aiohttp if it does not send it; and as `progress` does.
     """
+    async with _answer(address, options) as response:
+        progress.set_size(response.content_length)
+        with path.open("wb") as file:
+            while block := await response.content.read(BLOCK):
+                progress.relative_update(len(block))
+                file.write(block)
+
+
+async def look_at(address: Address, options: RemoteOptions) -> FileFacts:
+    """The size of the file at an address, and what changes with it, as the server says. Raises errors as `fetch` does.
+
+    The request is for the file itself, because some servers, and signed addresses, answer no other; its content is not
+    read.
+    """
+    async with _answer(address, options) as response:
+        size = response.content_length
+        if size is None:
+            raise DataError(
+                f"{address.url}: the server does not say how large the file is (no Content-Length), so a cut could not "
+                "be told from its end. Copy the file to another server, or to a disk."
+            )
+        headers = response.headers
+        return FileFacts(size, headers.get("ETag") or headers.get("Last-Modified") or f"{size} bytes")
+
+
+@asynccontextmanager
+async def _answer(address: Address, options: RemoteOptions) -> AsyncIterator[ClientResponse]:
+    """The answer that has the file, before its content is read."""
     import aiohttp
 
     url = address.url
@@ -70,11 +106,7 @@ async def fetch(address: Address, path: Path, progress: Progress, options: Remot
                 f"{url}: the server compresses the file (Content-Encoding: {printable(encoding)}), although it was "
                 "asked not to. Switch that off for these files."
             )
-        progress.set_size(response.content_length)
-        with path.open("wb") as file:
-            while block := await response.content.read(BLOCK):
-                progress.relative_update(len(block))
-                file.write(block)
+        yield response
 
 
 @dataclass

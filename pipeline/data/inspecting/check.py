@@ -16,17 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.data.format.codecs import Bytes, Encoding, Shape, decode_into
-from pipeline.data.format.manifest import (
-    COPY,
-    FILE_NAME,
-    INDEX_COLUMNS,
-    Index,
-    Manifest,
-    Shard,
-    file_sha256,
-    load_index,
-    load_manifest,
-)
+from pipeline.data.format.file_checks import file_sha256
+from pipeline.data.format.indexes import CHECKSUM, LABEL, Index, load_index
+from pipeline.data.format.manifest import COPY, FILE_NAME, Manifest, Shard, load_manifest
 from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.picture_files import read_picture_file
 from pipeline.data.format.picture_files.parts import PictureFile
@@ -43,7 +35,6 @@ from pipeline.wording import counted
 
 DIGEST_BYTES = 16
 MOST_EXAMPLES = 5
-LABEL, CHECKSUM = (INDEX_COLUMNS.index(name) for name in ("label", "crc32"))
 
 Result = TypeVar("Result")
 
@@ -227,8 +218,8 @@ def _is_there(path: Path, sha256: str, size: int | None, checked: _Checked, adva
 def _check_members(path: Path, members: ShardIndex, manifest: Manifest, shard: Shard) -> Iterator[str]:
     if len(members.rows) != shard.count:
         yield f"{path}: {counted(len(members.rows), 'sample')} instead of {shard.count:,}"
-    if members.encoding != manifest.encoding:
-        yield f"{path}: its images are {members.encoding}, but {FILE_NAME} says {manifest.encoding}"
+    if members.encoding != manifest.stored.encoding:
+        yield f"{path}: its images are {members.encoding}, but {FILE_NAME} says {manifest.stored.encoding}"
 
 
 def _compare(path: Path, stored: Index, found: Index) -> Iterator[str]:
@@ -261,9 +252,9 @@ def _defective_images(
     path: Path, rows: Index, manifest: Manifest, checked: _Checked, advance: Advance
 ) -> Iterator[tuple[int, str]]:
     """Yield the place and the defects of each defective image; the other images are added to `checked`."""
-    shape = (*manifest.resolution, manifest.channels)
+    resolution, channels, encoding = manifest.stored
     first, last = (0, len(manifest.classes) - 1) if manifest.classes else (-1, -1)
-    images = decode_images(path, rows, shape, manifest.encoding)
+    images = decode_images(path, rows, (*resolution, channels), encoding)
     for place, (label, image) in enumerate(zip(rows[:, LABEL].tolist(), images, strict=True)):
         defects = [image.defect] if image.defect else []
         if not first <= label <= last:

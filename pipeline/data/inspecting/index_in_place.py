@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.data.format.codecs import Header, read_jpeg_header, read_png_header
-from pipeline.data.format.manifest import FILE_NAME, Manifest, Shard, file_sha256, load_manifest
+from pipeline.data.format.file_checks import file_sha256
+from pipeline.data.format.manifest import FILE_NAME, Manifest, Shard, load_manifest
 from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.picture_files.parts import check_size
 from pipeline.data.inspecting.check import decode_images

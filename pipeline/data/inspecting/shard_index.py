@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline import stopping
 from pipeline.data.format.codecs import EXTENSIONS, Encoding
-from pipeline.data.format.manifest import Index
+from pipeline.data.format.indexes import Index
 from pipeline.data.sources.labels import AUTO, LabelChoice
 from pipeline.data.sources.members import unreadable
 from pipeline.data.sources.samples import Asked, sort_samples

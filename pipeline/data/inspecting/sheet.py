@@ -63,7 +63,7 @@ class _Grid:
         """Raises ConfigError if the sheet would have too many pixels."""
         self.columns = min(columns, manifest.count)
         self.rows = min(rows, -(-manifest.count // self.columns))
-        height, width = manifest.resolution
+        height, width = manifest.stored.resolution
         factor = max(1, -(-SMALLEST_CELL // min(height, width)))
         self.image_size = (width * factor, height * factor)
         self.pitch = (

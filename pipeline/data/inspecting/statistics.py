@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from pipeline import stopping
 from pipeline.cores import available_cores
-from pipeline.data.format.manifest import INDEX_COLUMNS, Manifest
+from pipeline.data.format.indexes import LABEL, SIZE
+from pipeline.data.format.manifest import Manifest
 from pipeline.data.format.shard_set import ShardSet, open_directory
 from pipeline.errors import DataError
 from pipeline.foreign_text import printable
@@ -23,7 +24,6 @@ from pipeline.wording import counted
 BATCH_BYTES = 1 << 23
 MOST_CLASSES = 40
 VALUES = 256
-SIZE, LABEL = (INDEX_COLUMNS.index(name) for name in ("bytes", "label"))
 CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
 
 Counts = npt.NDArray[np.int64]
@@ -105,18 +105,17 @@ class Statistics:
         return "\n".join(self.lines())
 
     def _describe_set(self) -> Iterator[str]:
-        height, width = self.manifest.resolution
-        kind = "grey" if self.manifest.channels == 1 else "colour"
+        (height, width), channels, encoding = self.manifest.stored
+        kind = "grey" if channels == 1 else "colour"
         yield f"{self.manifest.source}: {counted(self.manifest.count, 'image')} of {height} x {width} in {kind}"
         decoded = self.manifest.decoded_bytes / self.manifest.count
         yield (
-            f"{self.manifest.encoding}: {self.bytes_per_image:,.0f} bytes per image on average; {decoded:,.0f} when "
-            "decoded"
+            f"{encoding}: {self.bytes_per_image:,.0f} bytes per image on average; {decoded:,.0f} when decoded"
         )
 
     def _describe_channels(self) -> Iterator[str]:
         yield "         mean    std   mean and std in [-1, 1]   min   max     at 0   at 255"
-        names = CHANNEL_NAMES[self.manifest.channels]
+        names = CHANNEL_NAMES[self.manifest.stored.channels]
         figures = (self.mean, self.std, self.network_mean, self.network_std, self.lowest, self.highest)
         shares = (self.share_at_0, self.share_at_255)
         for name, mean, std, network_mean, network_std, low, high, zeros, full in zip(
@@ -200,7 +199,7 @@ def _count_values(shards: ShardSet) -> Counts:
         channels = reader.read(ids).numpy().swapaxes(0, 1)
         return np.stack([np.bincount(channel.ravel(), minlength=VALUES) for channel in channels])
 
-    histogram = np.zeros((shards.manifest.channels, VALUES), dtype=np.int64)
+    histogram = np.zeros((shards.manifest.stored.channels, VALUES), dtype=np.int64)
     with (
         tqdm(total=count, unit="image", desc="measure", disable=None) as bar,
         ThreadPoolExecutor(available_cores()) as pool,

@@ -17,7 +17,8 @@ import numpy as np
 
 from pipeline import stopping
 from pipeline.data.format.codecs import Encoding, Shape, decode_into
-from pipeline.data.format.manifest import Index, Shard, load_index
+from pipeline.data.format.indexes import Index, load_index
+from pipeline.data.format.manifest import Shard
 from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.tar_writer import TarWriter
 from pipeline.data.making.shard_writer import Copy, Record, finish_shard, shard_path, write_record

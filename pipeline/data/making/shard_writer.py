@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple, Protocol
 
@@ -13,7 +13,9 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.data.format.codecs import EXTENSIONS, Bytes
-from pipeline.data.format.manifest import INDEX_COLUMNS, Shard, ShardEntry, file_sha256
+from pipeline.data.format.file_checks import file_sha256
+from pipeline.data.format.indexes import INDEX_COLUMNS
+from pipeline.data.format.manifest import Shard, ShardEntry, shard_facts
 from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.tar_writer import TarWriter
 from pipeline.data.making.convert import Converted, convert_image
@@ -60,7 +62,7 @@ class Record:
     def to_json(self) -> str:
         """The record as JSON text; the same content always gives the same text."""
         content = {
-            "shard": asdict(self.shard) if self.shard else None,
+            "shard": shard_facts(self.shard) if self.shard else None,
             "bad": self.bad,
             "names": self.names,
             "marks": self.marks,

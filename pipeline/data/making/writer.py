@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.data.format.manifest import FILE_NAME, Manifest, check_sizes, load_manifest
+from pipeline.data.format.file_checks import check_sizes
+from pipeline.data.format.manifest import FILE_NAME, Manifest, load_manifest
 from pipeline.data.format.tar_writer import BLOCK
 from pipeline.data.making.duplicates import drop_copies, find_copies, name_copies
 from pipeline.data.making.plan import WHOLE, Part, Plan

@@ -43,7 +43,7 @@ class ShardDataset(Dataset[tuple[Tensor, int]]):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of every image, in pixels."""
-        return (self._manifest.channels, *self._manifest.resolution)
+        return self._reader.image_shape
 
     def __len__(self) -> int:
         return self._manifest.count

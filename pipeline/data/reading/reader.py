@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.format.codecs import Bytes, decode_into
-from pipeline.data.format.manifest import INDEX_COLUMNS, Index
+from pipeline.data.format.indexes import LABEL, Index
 from pipeline.data.format.mapped_file import MappedFile
 from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.shard_set import ShardSet
@@ -38,7 +38,9 @@ class ShardReader:
     """Reads and decodes samples, from any thread. Shards are opened on first use; the last ones used stay open."""
 
     def __init__(self, shards: ShardSet) -> None:
+        """Raises ConfigError if the images of the set are not of one size."""
         self.shards, self.manifest = shards, shards.manifest
+        self._stored = self.manifest.stored
         self._ends = np.cumsum([shard.count for shard in self.manifest.shards])
         self._opened: OrderedDict[int, OpenShard] = OrderedDict()
         self._expected: set[int] | None = None
@@ -47,7 +49,7 @@ class ShardReader:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
-        return (self.manifest.channels, *self.manifest.resolution)
+        return (self._stored.channels, *self._stored.resolution)
 
     @property
     def image_bytes(self) -> int:
@@ -73,7 +75,7 @@ class ShardReader:
 
         Raises DataError, which names the sample, if one is damaged.
         """
-        images = np.empty((len(ids), *self.manifest.resolution, self.manifest.channels), dtype=np.uint8)
+        images = np.empty((len(ids), *self._stored.resolution, self._stored.channels), dtype=np.uint8)
         # Once for the whole batch: libpng complains about pixels whose checksums are right.
         with hidden_native_output():
             for number, rows, places in self._by_shard(ids):
@@ -90,7 +92,7 @@ class ShardReader:
         """The labels of these samples: int64 (count,), on the host; -1 for a sample without one."""
         labels = np.empty(len(ids), dtype=np.int64)
         for number, rows, places in self._by_shard(ids):
-            labels[rows] = self._open(number).index[places, INDEX_COLUMNS.index("label")]
+            labels[rows] = self._open(number).index[places, LABEL]
         return torch.from_numpy(labels)
 
     def _read_shard(self, images: Bytes, number: int, rows: list[int], places: list[int]) -> None:
@@ -102,7 +104,7 @@ class ShardReader:
             try:
                 if zlib.crc32(encoded.data) != checksum:
                     raise DataError("its CRC-32 differs from the one in the index")
-                decode_into(images[row], encoded, self.manifest.encoding)
+                decode_into(images[row], encoded, self._stored.encoding)
             except DataError as error:
                 if shard.file.is_cut:
                     break

@@ -268,10 +268,18 @@ def _unclear_labels(members: Members, images: Sequence[str], label_names: Sequen
 def read_label(members: Members, name: str, choice: LabelChoice) -> Label:
     """The label in a file. Raises DataError, which names it, if there is none of the kind that was asked for."""
     stopping.check()
-    where = f"{members.path}: {name}"
+    return label_in(members.read(name, largest_label(choice)), f"{members.path}: {name}", choice)
+
+
+def largest_label(choice: LabelChoice) -> int:
+    """The most bytes that a file with a label may have."""
+    return LARGEST_JSON if choice.kind == "json" else LARGEST_TEXT
+
+
+def label_in(text: bytes, where: str, choice: LabelChoice) -> Label:
+    """The label in the content of a file; `where` names it in messages. Raises DataError as `read_label` does."""
     if choice.kind == "json":
-        return _read_json_label(where, members.read(name, LARGEST_JSON), choice.name)
-    text = members.read(name, LARGEST_TEXT)
+        return _read_json_label(where, text, choice.name)
     label = parse_number(text) if choice.kind == "auto" else parse_label(text)
     if label is not None:
         return label
@@ -280,7 +288,7 @@ def read_label(members: Members, name: str, choice: LabelChoice) -> Label:
         raise DataError(
             f"{where} holds {found}, but a label must be a whole number of at most {MOST_DIGITS} digits. Write the "
             "number of the class there, and its name in classes.txt; or, if these are the names of the classes, give "
-            "`wgan shards make` --labels cls."
+            "`wgan shards make` or `index` --labels cls."
         )
     raise DataError(f"{where} holds {found}, but a label must be a whole number or one line of text.")
 
@@ -288,8 +296,16 @@ def read_label(members: Members, name: str, choice: LabelChoice) -> Label:
 def keys_of_json(members: Members, name: str) -> str:
     """The keys of what may be a label in a JSON object of a file, as --labels takes them; empty without any."""
     try:
-        content = parse_json(members.read(name, LARGEST_JSON), AnyKeys).model_extra or {}
-    except (ValueError, DataError):
+        return keys_in_json(members.read(name, LARGEST_JSON))
+    except DataError:
+        return ""
+
+
+def keys_in_json(text: bytes) -> str:
+    """The same for the content of a file."""
+    try:
+        content = parse_json(text, AnyKeys).model_extra or {}
+    except ValueError:
         return ""
     return printable(", ".join(_keys_of_labels(content)))
 

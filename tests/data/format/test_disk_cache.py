@@ -21,7 +21,7 @@ from pipeline.data.format import disk_cache
 from pipeline.data.format.disk_cache import DiskCache
 from pipeline.data.format.downloads import NoRoomError
 from pipeline.data.format.manifest import Manifest, Shard
-from pipeline.data.format.remote import RemoteFiles
+from pipeline.data.format.remote import RemoteFiles, remote_set
 from pipeline.errors import ConfigError, DataError, StorageError
 from tests.chaos_server import chaos
 from tests.data.format.downloads import options
@@ -47,7 +47,7 @@ def three(tmp_path: Path) -> Iterator[tuple[RemoteFiles, Path, dict[str, str]]]:
     manifest, digests = files_of(dict.fromkeys(("a.tar", "b.tar", "c.tar"), 1000), tmp_path / "root")
     with chaos(tmp_path / "root") as server:
         place = tmp_path / "cache"
-        files = RemoteFiles(
+        files = remote_set(
             server.url, manifest, options(place, capacity_gb=2.1e-6, deadline_seconds=2, stall_seconds=30)
         )
         yield files, place, digests
@@ -131,7 +131,7 @@ def test_no_file_is_renamed_while_another_process_counts_files(tmp_path: Path) -
     cache = DiskCache(tmp_path, 100)
     with cache.writing("0" * 64, 80, time.sleep) as (path, keep):
         path.write_bytes(b"x" * 80)
-        keeper = threading.Thread(target=keep)
+        keeper = threading.Thread(target=keep, args=["0" * 64])
         with (tmp_path / ".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             keeper.start()
@@ -302,7 +302,7 @@ def test_files_of_another_user_stop_nothing() -> None:
         for path in (Path(folder), place):
             os.chown(path, 65534, 65534)
         os.seteuid(65534)
-        files = RemoteFiles(server.url, manifest, options(place, deadline_seconds=10))
+        files = remote_set(server.url, manifest, options(place, deadline_seconds=10))
         with files.open("a.tar") as file:
             assert len(file.read()) == 1000
         files.close()

@@ -13,14 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.data.format.manifest import (
-    Manifest,
-    check_hashes,
-    check_sizes,
-    file_sha256,
-    load_index,
-    load_manifest,
-)
+from pipeline.data.format.file_checks import check_hashes, check_sizes, file_sha256
+from pipeline.data.format.indexes import load_index
+from pipeline.data.format.manifest import Manifest, load_manifest
 from pipeline.errors import DataError
 from tests.shards import digits, write
 

@@ -16,7 +16,7 @@ import torch
 from pipeline import stopping
 from pipeline.data.format import disk_cache
 from pipeline.data.format.downloads import Patience
-from pipeline.data.format.remote import RemoteFiles
+from pipeline.data.format.remote import remote_set
 from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.data.format.transport import Transport
 from pipeline.data.reading.cache import Node, decode_all
@@ -167,7 +167,7 @@ def test_a_killed_process_leaves_nothing_that_stops_the_next_one(shards: Path, t
 def stall(url: str, place: Path, manifest: bytes) -> None:
     from pipeline.data.format.manifest import parse_manifest
 
-    files = RemoteFiles(url, parse_manifest(manifest, "x"), options(place, stall_seconds=60))
+    files = remote_set(url, parse_manifest(manifest, "x"), options(place, stall_seconds=60))
     files.open("000000.tar")
 
 

@@ -16,7 +16,8 @@ import pytest
 from tqdm import tqdm
 
 from pipeline.data.format.codecs import encode
-from pipeline.data.format.manifest import Shard, file_sha256, load_manifest
+from pipeline.data.format.file_checks import file_sha256
+from pipeline.data.format.manifest import Shard, load_manifest
 from pipeline.data.inspecting.check import check_shards
 from pipeline.data.inspecting.shard_index import index_shard
 from pipeline.data.threads import in_threads

@@ -14,7 +14,9 @@ import pytest
 import webdataset
 from PIL import Image
 
-from pipeline.data.format.manifest import check_hashes, check_sizes, load_index, load_manifest
+from pipeline.data.format.file_checks import check_hashes, check_sizes
+from pipeline.data.format.indexes import load_index
+from pipeline.data.format.manifest import load_manifest
 from pipeline.data.inspecting.index_in_place import index_in_place
 from pipeline.data.inspecting.shard_index import index_shard
 from pipeline.data.making.convert import Conversion

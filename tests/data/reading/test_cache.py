@@ -16,7 +16,8 @@ import psutil
 import pytest
 import torch
 
-from pipeline.data.format.manifest import load_index, load_manifest
+from pipeline.data.format.indexes import load_index
+from pipeline.data.format.manifest import load_manifest
 from pipeline.data.format.shard_set import open_directory
 from pipeline.data.reading import cache
 from pipeline.data.reading.cache import Node, ResidentImages, choose_cache, decode_all

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.data.format.manifest import load_index, load_manifest
+from pipeline.data.format.indexes import load_index
+from pipeline.data.format.manifest import load_manifest
 from pipeline.data.format.shard_set import open_directory
 from pipeline.data.reading.order import (
     BATCHES_AT_ONCE,

@@ -21,7 +21,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.data.format.manifest import Manifest, Shard, load_index
+from pipeline.data.format.indexes import load_index
+from pipeline.data.format.manifest import Manifest, Shard
 from pipeline.errors import DataError
 from tests import shards
 from tests.image_files import png_with_pixels

@@ -74,7 +74,7 @@ def use_a_cache(data: bytes, directory: Path) -> None:
             try:
                 with cache.writing(DIGEST, len(CONTENT), wait) as (path, keep):
                     path.write_bytes(CONTENT)
-                    keep()
+                    keep(DIGEST)
             except NoRoomError:
                 return
         open_it()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pipeline.data.making import writer
-from pipeline.data.making.bad_images import parse_limit
 from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.writer import find_finished, make_shards
+from pipeline.data.sources.bad_images import parse_limit
 from pipeline.errors import ConfigError, DataError
 from tests.data.making.sets import make
 from tests.shards import Given, noise
