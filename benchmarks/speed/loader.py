@@ -42,6 +42,7 @@ from pipeline.data.reading.cache import Node, decode_all
 from pipeline.data.reading.loader import Images, Loader
 from pipeline.data.reading.order import Order
 from pipeline.data.reading.reader import ShardReader
+from pipeline.data.reading.used_samples import UsedSamples
 from pipeline.data.sources import Spec, open_source
 from pipeline.noise import RankRows
 
@@ -103,7 +104,8 @@ def resident(images: ImageSet) -> Batches:
 
 def uint8_batches(reader: ShardReader, images: Images, threads: int, at: float = 0.0) -> Batches:
     """Batches from a place in the first epoch. They stay uint8, as those of the other readers do."""
-    order = Order([shard.count for shard in reader.manifest.shards], seed=0, shuffle_shards=64)
+    used = UsedSamples([shard.count for shard in reader.manifest.shards])
+    order = Order([used], seed=0, shuffle_shards=64)
     loader = Loader(images, order, ROWS, CPU, threads)
     return (loader.to_pixels(staged) for staged in loader.batches(int(order.epoch_size * at)))
 

@@ -9,7 +9,7 @@ import torch
 from image_sets import LabelledImages
 from torch import Tensor
 
-from pipeline.data.reading.order import Ids
+from pipeline.data.reading.stream import Ids
 from pipeline.errors import ConfigError
 from pipeline.quality.evaluation import RealImages
 from pipeline.wording import counted
@@ -101,8 +101,9 @@ def real_images(parts: Parts, samples: int) -> RealImages:
         read=read,
         shape=(channels, height, width),
         compared=_training_order(parts)[:samples].numpy(),
-        training=ids[: len(parts.training)],
-        held_out=ids[len(parts.training) :],
+        training=lambda: ids[: len(parts.training)],
+        held_out=lambda: ids[len(parts.training) :],
+        held_out_count=len(parts.held_out),
     )
 
 

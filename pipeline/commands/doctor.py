@@ -116,7 +116,7 @@ def _plan(config: Config) -> dict[str, str]:
     from pipeline.data.format.file_checks import check_hashes
     from pipeline.data.format.shard_set import open_shards
     from pipeline.data.reading.cache import choose_cache
-    from pipeline.data.reading.order import build_order, describe_validation
+    from pipeline.data.reading.run_order import build_order, describe_validation
     from pipeline.models import build_critic, build_generator
     from pipeline.ranks.devices import chosen_device, fastest_precision
     from pipeline.ranks.thread_count import rank_threads
@@ -147,7 +147,7 @@ def _plan(config: Config) -> dict[str, str]:
         else config.precision or "the launcher's choice, else float32",
         "torch threads": f"{rank_threads(config.runtime.threads, ranks, ranks)} in each rank",
         "shards": f"{images} in {counted(len(manifest.shards), 'shard')}, each checked {checked}",
-        "epoch": f"{counted(order.epoch_size, 'training image')}, {len(order.held_out_ids()):,} held out",
+        "epoch": f"{counted(order.epoch_size, 'training image')}, {order.held_out_count:,} held out",
         **({"": remark} if (remark := describe_validation(config, order)) else {}),
         "cache": f"{cache} ({reason})",
         **{name: counted(count, "parameter") for name, count in parameters.items()},

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.data.reading.order import Ids
+from pipeline.data.reading.stream import Ids
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.metric_table import Needs, find_metric, find_metrics, name_of_features, needs_of
 from pipeline.noise import Noise, Purpose
@@ -60,9 +60,11 @@ class RealImages:
     """(channels, height, width)"""
     compared: Ids
     """A random part of the training images, or all."""
-    training: Ids
-    """All training images."""
-    held_out: Ids
+    training: Callable[[], Ids]
+    """All training images, which may be many: only some metrics need them."""
+    held_out: Callable[[], Ids]
+    """All images that are held out."""
+    held_out_count: int
     others: Ids = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """More training images, drawn in the same way: as many as are compared, or fewer if there are no more."""
     classes: Callable[[Ids], Sequence[str | None]] = no_classes
@@ -187,7 +189,7 @@ class Evaluation:
         (places,) = tensors_of_main_rank(
             self._ranks, lambda: nearest(ours, training, min(each, len(training)))[1:]
         )
-        found = self._real.read(self._real.training[places.flatten().numpy()]).cpu()
+        found = self._real.read(self._real.training()[places.flatten().numpy()]).cpu()
         return torch.cat([samples.cpu()[:, None], found.view(*places.shape, *found.shape[1:])], 1)
 
     def _check_and_load_classifier(self) -> ClassifierFeatures | None:
@@ -208,7 +210,7 @@ class Evaluation:
     def _check_needs(self) -> None:
         """Raise ConfigError if a metric cannot measure these images."""
         _, height, width = self._real.shape
-        held_out = len(self._real.held_out)
+        held_out = self._real.held_out_count
         for metric in find_metrics(self._options.metrics):
             if min(height, width) < metric.needs.side:
                 raise ConfigError(
@@ -264,7 +266,7 @@ class Evaluation:
         training = held_out = compared.features[:0]
         if self._needs.held_out:
             training = self._training_features(self.features)
-            held_out = self._collect_real(self._real.held_out, "held-out images", self.features).features
+            held_out = self._collect_real(self._real.held_out(), "held-out images", self.features).features
         unseen: tuple[int, ...] = ()
         if self._needs.classes and self.classifier is not None:
             known = self.classifier.about.classes
@@ -289,7 +291,7 @@ class Evaluation:
         )
 
     def _training_features(self, features: Features) -> Tensor:
-        return self._collect_real(self._real.training, "training images", features).features
+        return self._collect_real(self._real.training(), "training images", features).features
 
     def _collect_real(self, ids: Ids, what: str, features: Features, needs: Needs | None = None) -> Collected:
         """All ranks read these together, once."""

@@ -12,8 +12,10 @@ from pipeline.config import dump_config
 from pipeline.cores import share_of_cores
 from pipeline.data.reading.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
 from pipeline.data.reading.loader import Loader, mirror
-from pipeline.data.reading.order import Ids, Order, build_order, class_names, describe_validation
+from pipeline.data.reading.order import Order
 from pipeline.data.reading.reader import ShardReader
+from pipeline.data.reading.run_order import build_order, class_names, describe_validation
+from pipeline.data.reading.stream import Ids
 from pipeline.durable import write_text
 from pipeline.models import build_critic, build_generator
 from pipeline.monitor.charts import Layout, Logged, layout
@@ -37,7 +39,7 @@ from pipeline.training.checks import square_resolution
 from pipeline.training.context import RunContext
 from pipeline.training.describe import describe_environment, describe_images
 from pipeline.training.graphed_step import GraphedStep, captures_steps
-from pipeline.training.observer import Observer
+from pipeline.training.observer import VALIDATION_BATCHES, Observer
 from pipeline.training.state import TrainingState, build_optimizer, seed_weights
 from pipeline.training.step import TrainingStep
 from pipeline.training.trainer import Trainer
@@ -73,7 +75,7 @@ def build_trainer(run: RunContext, first_step: int, first_recorded: int | None =
         state=state,
         objective=objective,
         loader=loader,
-        held_out=order.held_out_ids(),
+        held_out=order.first_held_out(VALIDATION_BATCHES * config.schedule.global_batch),
         noise=noise,
         recorder=recorder,
         evaluation=evaluation,
@@ -107,7 +109,11 @@ def open_records(
         sinks.text(first_step - 1, "run/environment", environment)
         sinks.options(first_step - 1, compared_options(config))
         if first_step == 1:
-            sinks.images(0, "samples/real", image_grid(loader.read_pixels(order.first(grid**2)), grid))
+            sinks.images(
+                0,
+                "samples/real",
+                image_grid(loader.read_pixels(np.resize(order.first(grid**2), grid**2)), grid),
+            )
         if_it_fails.pop_all()
     return sinks, console
 
@@ -145,9 +151,13 @@ def real_images(run: RunContext, loader: Loader, order: Order) -> RealImages:
 
     A copy may be one of an image or of its mirror image, so with data.flip both are training images.
     """
-    training, count = order.training_ids(), run.shards.manifest.count
-    compared = order.first(min(run.config.quality.samples, len(training)))
-    drawn = order.first(min(2 * len(compared), len(training)))
+    count = run.shards.manifest.count
+    compared = order.first(run.config.quality.samples)
+    drawn = order.first(2 * len(compared))
+
+    def training_ids() -> Ids:
+        training = order.training_ids()
+        return np.concatenate([training, training + count]) if run.config.data.flip else training
 
     def read(ids: Ids) -> Tensor:
         # The number of a mirrored image is that of the image, plus the number of all images.
@@ -159,8 +169,9 @@ def real_images(run: RunContext, loader: Loader, order: Order) -> RealImages:
         shape=loader.image_shape,
         compared=compared,
         others=drawn[~np.isin(drawn, compared)],
-        training=np.concatenate([training, training + count]) if run.config.data.flip else training,
-        held_out=order.held_out_ids(),
+        training=training_ids,
+        held_out=order.held_out_ids,
+        held_out_count=order.held_out_count,
         classes=lambda ids: class_names(ids, run.shards),
     )
 
@@ -215,8 +226,7 @@ def build_loader(run: RunContext, rows: RankRows) -> tuple[Loader, Order]:
     """The images, read from the fastest place that holds them, and their order."""
     config, runtime = run.config, run.runtime
     order = build_order(config, run.shards)
-    held_out = len(order.held_out_ids())
-    run.say(describe_images(config, order.epoch_size, run.shards.manifest.count, held_out))
+    run.say(describe_images(config, order.epoch_size, run.shards.manifest.count, order.held_out_count))
     if remark := describe_validation(config, order):
         run.say(remark)
     reader = ShardReader(run.shards)

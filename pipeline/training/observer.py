@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.reading.loader import Loader
-from pipeline.data.reading.order import Ids
+from pipeline.data.reading.stream import Ids
 from pipeline.errors import NonFiniteError
 from pipeline.metric_table import find_metric
 from pipeline.monitor.console import Console

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.reading.order import Ids
+from pipeline.data.reading.stream import Ids
 from pipeline.errors import ConfigError, NonFiniteError, OutOfMemoryError
 from pipeline.metric_table import METRICS
 from pipeline.option_data import DataOptions
@@ -139,21 +139,28 @@ def test_what_cannot_be_measured_is_refused_on_every_rank(classifier: str, tmp_p
         for text in refuse(options(["copied"]), real(held_out=5))
     )
     ids = np.arange(200)
-    wide = RealImages(
-        lambda chosen: torch.zeros(len(chosen), 1, 8, 16, dtype=torch.uint8), (1, 8, 16), ids, ids, ids
-    )
+
+    def blank(shape: tuple[int, int, int]) -> RealImages:
+        return RealImages(
+            lambda chosen: torch.zeros(len(chosen), *shape, dtype=torch.uint8),
+            shape,
+            ids,
+            lambda: ids,
+            lambda: ids,
+            len(ids),
+        )
+
+    wide = blank((1, 8, 16))
     assert all(
         "images are (1, 8, 16) (channels, height, width), and the classifier" in text
         for text in refuse(options(["modes"], classifier=classifier), wide)
     )
-    small = RealImages(
-        lambda chosen: torch.zeros(len(chosen), 1, 4, 4, dtype=torch.uint8), (1, 4, 4), ids, ids, ids
-    )
+    small = blank((1, 4, 4))
     assert all(
         "swd needs images of at least 8 x 8 pixels, and these have 4x4. Remove it" in text
         for text in refuse(options(["swd"]), small)
     )
-    few = RealImages(lambda chosen: DIGITS[chosen], (1, 8, 8), ids[:5], ids[:5], ids)
+    few = replace(real(), compared=ids[:5])
     assert all(
         "5 training images cannot be compared with samples: at least 6 are needed" in text
         for text in refuse(options(["fid"]), few)
@@ -249,7 +256,7 @@ def test_figures_do_not_depend_on_the_order_of_the_real_images(count: int) -> No
             real(),
             read=lambda chosen: DIGITS[order[chosen]],
             compared=np.arange(count),
-            training=np.arange(count),
+            training=lambda: np.arange(count),
         )
         return Evaluation(options(metrics, samples=128), images, Rank(0, Together(1)), 4, 0).measure(draw)
 

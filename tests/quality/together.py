@@ -95,7 +95,12 @@ def on_ranks(world_size: int, work: Callable[[Rank], Any]) -> list[Any]:
 def real(held_out: int = 300) -> RealImages:
     ids = np.arange(len(DIGITS))
     return RealImages(
-        lambda chosen: DIGITS[chosen], (1, 8, 8), ids[:500], ids[:1000], ids[1000 : 1000 + held_out]
+        read=lambda chosen: DIGITS[chosen],
+        shape=(1, 8, 8),
+        compared=ids[:500],
+        training=lambda: ids[:1000],
+        held_out=lambda: ids[1000 : 1000 + held_out],
+        held_out_count=held_out,
     )
 
 

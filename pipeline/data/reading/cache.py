@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from pipeline import stopping
 from pipeline.cores import share_of_cores
-from pipeline.data.reading.order import Ids
 from pipeline.data.reading.reader import ShardReader
+from pipeline.data.reading.stream import Ids
 from pipeline.errors import ConfigError
 from pipeline.ranks.devices import free_device_memory
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.reading.cache import ResidentImages
-from pipeline.data.reading.order import Batch, Ids, Order, flips
+from pipeline.data.reading.order import Batch, Order, flips
+from pipeline.data.reading.stream import Ids
 from pipeline.noise import RankRows
 from pipeline.pixels import to_float
 

@@ -18,7 +18,7 @@ from pipeline.data.format.indexes import LABEL, Index
 from pipeline.data.format.mapped_file import MappedFile
 from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.shard_set import ShardSet
-from pipeline.data.reading.order import Ids
+from pipeline.data.reading.stream import Ids
 from pipeline.errors import DataError
 from pipeline.wording import counted
 

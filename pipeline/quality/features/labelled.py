@@ -10,8 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.data.format.shard_set import ShardSet
-from pipeline.data.reading.order import Ids, Order, shuffled
+from pipeline.data.reading.order import Order
 from pipeline.data.reading.reader import ShardReader
+from pipeline.data.reading.shuffles import shuffled
+from pipeline.data.reading.stream import Ids
+from pipeline.data.reading.used_samples import UsedSamples
 from pipeline.errors import DataError
 from pipeline.wording import counted
 
@@ -32,7 +35,7 @@ def split(shards: ShardSet, where: Path, most: int, seed: int) -> tuple[Ids, Ids
             "source, such as a directory with a folder for each class."
         )
     counts = [shard.count for shard in manifest.shards]
-    order = Order(counts, seed, shuffle_shards=len(counts), held_out=HELD_OUT)
+    order = Order([UsedSamples(counts, HELD_OUT)], seed, shuffle_shards=len(counts))
     held_out = order.held_out_ids()
     if len(held_out) == 0:
         raise DataError(

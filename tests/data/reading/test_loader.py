@@ -15,12 +15,13 @@ from torch import Tensor
 
 from pipeline.data.reading.cache import Node, decode_all
 from pipeline.data.reading.loader import Images, Loader
-from pipeline.data.reading.order import Batch, Ids, Order, flips
+from pipeline.data.reading.order import Batch, Order, flips
 from pipeline.data.reading.reader import ShardReader
+from pipeline.data.reading.stream import Ids
 from pipeline.errors import DataError
 from pipeline.noise import RankRows
 from pipeline.pixels import to_float, to_uint8
-from tests import shards
+from tests import orders, shards
 
 CPU = torch.device("cpu")
 
@@ -33,7 +34,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
 
 
 def order_of(reader: ShardReader) -> Order:
-    return Order([shard.count for shard in reader.manifest.shards], seed=5, shuffle_shards=2)
+    return orders.order_of([shard.count for shard in reader.manifest.shards], seed=5, shuffle_shards=2)
 
 
 def batches(
