@@ -57,6 +57,30 @@ class Draw(NamedTuple):
     """float32 (count,) ~ U[0, 1)"""
 
 
+def signs(uniform: torch.Tensor, count: int) -> torch.Tensor:
+    """Random signs that depend only on each row's number: float32 (rows, count) of -1 and 1, on every device alike.
+
+    uniform: float32 (rows,) in [0, 1), of which 24 bits count.
+    """
+    rows = (uniform.double() * 2**24).long()[:, None]
+    places = torch.arange(count, device=uniform.device)
+    # The output function of SplitMix64 (Steele, Lea, Flood 2014), in signed arithmetic that wraps around.
+    mixed = rows * 2**32 + places + _signed(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ _shifted(mixed, shift)) * _signed(factor)
+    return 1.0 - 2.0 * (_shifted(mixed, 31) ^ mixed).bitwise_and(1).float()
+
+
+def _shifted(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """The bits moved to the right, with zeros from the left: `>>` would repeat the sign."""
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    """The int64 that has the bits of this unsigned number."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
 class Noise:
     """The random draws of a run with this `seed`, made on `device`.
 

@@ -25,13 +25,22 @@ def penalty_precision(config: Config) -> str | None:
     return objective.precision if objective.name == "gradient_penalty" else None
 
 
+def _penalty(config: Config) -> str | None:
+    """The option that gives the critic's loss a penalty on the slope; None if there is none."""
+    objective = config.objective
+    if objective.name == "gradient_penalty":
+        return "objective.name: gradient_penalty"
+    # A plug-in has only the options that it declares.
+    names = [name for name in ("r1", "r2") if getattr(objective, name, None) is not None]
+    return f"objective.{' and objective.'.join(names)}" if names else None
+
+
 def _model(config: Config) -> Iterator[str]:
     model, objective = config.model, config.objective
-    if objective.name == "gradient_penalty" and model.critic_norm == "batch":
+    if model.critic_norm == "batch" and (penalty := _penalty(config)):
         yield (
-            "model.critic_norm: batch norm does not work with objective.name: gradient_penalty. The penalty is on the "
-            "gradient of each sample alone, and batch norm makes it depend on the other samples. Use none, layer or "
-            "instance"
+            f"model.critic_norm: batch norm does not work with {penalty}. The penalty is on the gradient of each "
+            "sample alone, and batch norm makes it depend on the other samples. Use none, layer or instance"
         )
     if model.name == "dcgan" and model.max_width < model.width:
         yield f"model.max_width: {model.max_width} is less than model.width {model.width}. Raise it"
@@ -49,6 +58,13 @@ def _objective(config: Config) -> Iterator[str]:
             "objective.scope: convolutions clips nothing with model.name: mlp, which has no convolutions. Use all or "
             "weights"
         )
+    if getattr(objective, "r1", None) is None and getattr(objective, "r2", None) is None:
+        for name, default in (("r_every", 1), ("r_method", "exact")):
+            if getattr(objective, name, default) != default:
+                yield (
+                    f"objective.{name}: is about R1 and R2, and this run has neither. Set objective.r1 or "
+                    "objective.r2, or leave it out"
+                )
     if objective.name == "least_squares" and not objective.a < objective.c <= objective.b:
         yield (
             "objective.a, b, c: a < c <= b is required. Otherwise the critic does not score real images above "
@@ -59,10 +75,18 @@ def _objective(config: Config) -> Iterator[str]:
 
 def _schedule(config: Config) -> Iterator[str]:
     schedule, processes = config.schedule, config.runtime.processes
-    if config.objective.name == "gradient_penalty" and schedule.critic_rounds == "alternating":
+    needs_both = (
+        "objective.name: relativistic" if config.objective.name == "relativistic" else _penalty(config)
+    )
+    if needs_both and schedule.critic_rounds == "alternating":
         yield (
-            "schedule.critic_rounds: alternating does not work with objective.name: gradient_penalty, which needs "
-            "real and generated images in the same update. Use joint"
+            f"schedule.critic_rounds: alternating does not work with {needs_both}, which needs real and generated "
+            "images in the same update. Use joint"
+        )
+    if config.objective.name == "relativistic" and schedule.real_images != schedule.global_batch:
+        yield (
+            f"schedule.critic_batch: {schedule.critic_batch} does not work with objective.name: relativistic, which "
+            f"pairs real images with the {schedule.global_batch} images of a generator update. Leave it out"
         )
     if schedule.reuse_fakes and schedule.real_images != schedule.global_batch:
         yield (

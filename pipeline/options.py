@@ -120,7 +120,20 @@ class GanBceOptions(NetworkOptions):
     spectral_norm: ClassVar[bool] = False
 
 
-class WassersteinOptions(Options):
+class CriticLossOptions(Options):
+    """What every objective has: penalties on the critic's slope (objectives/penalties.py)."""
+
+    r1: Magnitude | None = option(None, "weight of R1, half the squared slope at real images; null: none")
+    r2: Magnitude | None = option(
+        None, "weight of R2, half the squared slope at generated images; null: none"
+    )
+    r_every: int = option(1, "critic updates from one with R1 and R2 to the next (lazy)", ge=1, le=1000)
+    r_method: Literal["exact", "finite_difference"] = option(
+        "exact", "exact: differentiate twice; finite_difference: along a random direction, without that"
+    )
+
+
+class WassersteinOptions(CriticLossOptions):
     """Wasserstein loss with weight clipping (objectives/wasserstein.py)."""
 
     name: Literal["wasserstein"] = "wasserstein"
@@ -132,7 +145,7 @@ class WassersteinOptions(Options):
     )
 
 
-class GradientPenaltyOptions(Options):
+class GradientPenaltyOptions(CriticLossOptions):
     """Wasserstein loss with gradient penalty (objectives/gradient_penalty.py)."""
 
     name: Literal["gradient_penalty"]
@@ -143,7 +156,7 @@ class GradientPenaltyOptions(Options):
     )
 
 
-class LeastSquaresOptions(Options):
+class LeastSquaresOptions(CriticLossOptions):
     """Least squares loss (objectives/least_squares.py).
 
     Two codings (a, b, c) are published: Pearson (-1, 1, 0), the default, and binary (0, 1, 1).
@@ -155,7 +168,7 @@ class LeastSquaresOptions(Options):
     c: float = option(0.0, "target of the generator for the score of its images", ge=-1e6, le=1e6)
 
 
-class CrossEntropyOptions(Options):
+class CrossEntropyOptions(CriticLossOptions):
     """Binary cross entropy, the loss of the original GAN (objectives/cross_entropy.py)."""
 
     name: Literal["cross_entropy"]
@@ -168,10 +181,18 @@ class CrossEntropyOptions(Options):
     )
 
 
-class HingeOptions(Options):
+class HingeOptions(CriticLossOptions):
     """Hinge loss (objectives/hinge.py)."""
 
     name: Literal["hinge"]
+
+
+class RelativisticOptions(CriticLossOptions):
+    """Relativistic pairing loss (objectives/relativistic.py), with R1 and R2 as in R3GAN."""
+
+    name: Literal["relativistic"]
+    r1: Magnitude | None = option(1.0, "weight of R1, half the squared slope at real images; null: none")
+    r2: Magnitude | None = option(1.0, "weight of R2, half the squared slope at generated images; null: none")
 
 
 DECAY: Literal["constant", "linear"] = option("constant", "linear: from lr at step 0 to 0 at schedule.steps")
@@ -317,7 +338,12 @@ ModelOptions = Annotated[
     Field(discriminator="name"),
 ]
 ObjectiveOptions = Annotated[
-    WassersteinOptions | GradientPenaltyOptions | LeastSquaresOptions | CrossEntropyOptions | HingeOptions,
+    WassersteinOptions
+    | GradientPenaltyOptions
+    | LeastSquaresOptions
+    | CrossEntropyOptions
+    | HingeOptions
+    | RelativisticOptions,
     Field(discriminator="name"),
 ]
 OptimizerOptions = Annotated[RmspropOptions | AdamOptions, Field(discriminator="name")]

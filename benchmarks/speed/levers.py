@@ -25,6 +25,7 @@ from pipeline.objectives.clipping import weights_in_scope
 from pipeline.options import Config
 from pipeline.profiling.flops import SingleProcess
 from pipeline.ranks.host_memory import keep_freed_memory
+from pipeline.training.schedule import due_penalties
 from pipeline.training.state import build_optimizer
 from pipeline.training.step import StepInputs, StepParts, take_step
 from pipeline.training.updates import Player, UpdatePlan
@@ -119,6 +120,7 @@ def fast_step(
     *critic_batches, (_, latents, _) = batches
     inputs = StepInputs(
         updates=len(critic_batches),
+        penalties=due_penalties(parts.objective.penalties, 1, len(critic_batches)),
         batches=[Staged(real, None) for real, _, _ in critic_batches],
         draws=[Draw(latents, uniform) for _, latents, uniform in critic_batches],
         generator_latents=critic_batches[-1][1] if config.schedule.reuse_fakes else latents,

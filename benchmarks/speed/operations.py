@@ -31,6 +31,7 @@ from pipeline.options import Config, OptimizerOptions
 from pipeline.presets import list_presets
 from pipeline.profiling.flops import SingleProcess
 from pipeline.ranks.averaging import Exchange
+from pipeline.training.schedule import due_penalties
 from pipeline.training.state import build_optimizer
 from pipeline.training.step import Result, StepInputs, StepParts, take_step
 from pipeline.training.updates import Player, UpdatePlan
@@ -131,7 +132,10 @@ def captured_step(
     draw = Draw(torch.empty(rows, model.latent, device=device), torch.empty(rows, device=device))
     latents = torch.empty(schedule.global_batch // ranks, model.latent, device=device)
     updates = schedule.critic_updates
-    inputs = StepInputs(updates, [staged] * updates, [draw] * updates, latents, scalar, scalar, scalar)
+    penalties = due_penalties(parts.objective.penalties, 1, updates)
+    inputs = StepInputs(
+        updates, penalties, [staged] * updates, [draw] * updates, latents, scalar, scalar, scalar
+    )
     return lambda: take_step(parts, inputs)
 
 

@@ -6,6 +6,9 @@ labels are flipped), so that the Wasserstein estimate is mean c(real) - mean c(f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Literal
+
 from pipeline.objectives.clipping import WeightClipping
 from pipeline.objectives.contract import (
     Constraint,
@@ -19,7 +22,8 @@ from pipeline.objectives.contract import (
 from pipeline.objectives.cross_entropy import CrossEntropy
 from pipeline.objectives.hinge import Hinge
 from pipeline.objectives.least_squares import LeastSquares
-from pipeline.objectives.penalties import GradientPenalty
+from pipeline.objectives.penalties import GradientPenalty, SlopePenalty
+from pipeline.objectives.relativistic import Relativistic
 from pipeline.objectives.wasserstein import Wasserstein
 from pipeline.options import ObjectiveOptions
 from pipeline.plugins import OBJECTIVE, is_import_path, load_plugin
@@ -41,12 +45,30 @@ def build_objective(options: ObjectiveOptions) -> Objective:
     if is_import_path(options.name):
         own: Objective = load_plugin(OBJECTIVE, options.name)(options)
         return own
+    objective = _build(options)
+    objective.penalties = (*objective.penalties, *_slope_penalties(options))
+    return objective
+
+
+def _slope_penalties(options: ObjectiveOptions) -> Iterator[Penalty]:
+    kinds: tuple[tuple[Literal["real", "fake"], float | None], ...] = (
+        ("real", options.r1),
+        ("fake", options.r2),
+    )
+    for images, weight in kinds:
+        if weight is not None:
+            yield SlopePenalty(images, weight, options.r_every, options.r_method == "exact")
+
+
+def _build(options: ObjectiveOptions) -> Objective:
     match options.name:
         case "wasserstein":
             return Wasserstein(constraint=WeightClipping(options.clip, options.scope))
         case "gradient_penalty":
             penalty = GradientPenalty(options.weight, options.sides == "one", options.precision != "run")
             return Wasserstein(penalties=(penalty,))
+        case "relativistic":
+            return Relativistic()
         case "least_squares":
             return LeastSquares(options)
         case "cross_entropy":

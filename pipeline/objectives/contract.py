@@ -32,6 +32,8 @@ class Penalty(ABC):
 
     weight: float
     """What the term is multiplied by."""
+    every: int = 1
+    """Critic updates from one that has the term to the next, which is then weighted `every` times as much."""
     is_per_sample: ClassVar[bool] = False
     """Whether it differentiates the score of each image alone, which batch norm makes depend on the other images."""
 

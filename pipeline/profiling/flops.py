@@ -24,6 +24,7 @@ from pipeline.noise import Draw
 from pipeline.objectives import build_objective
 from pipeline.options import Config
 from pipeline.ranks.devices import milliseconds_between, record_moment, synchronize
+from pipeline.training.schedule import due_penalties
 from pipeline.training.step import StepInputs, StepParts, draw_step_fakes, train_critic, train_generator
 from pipeline.training.updates import Player, UpdatePlan
 
@@ -96,6 +97,8 @@ def _ordinary_inputs(config: Config, resolution: int, channels: int) -> StepInpu
     draw = Draw(torch.empty(rows, latent), torch.empty(rows))
     return StepInputs(
         updates=updates,
+        # Not from update 0, which has all penalties, also those of which most steps have none.
+        penalties=due_penalties(build_objective(config.objective).penalties, 1, updates),
         batches=[staged] * updates,
         draws=[draw] * updates,
         generator_latents=draw.latents

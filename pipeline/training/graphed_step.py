@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.objectives import Penalty
 from pipeline.options import Config
 from pipeline.ranks.devices import capture_cuda_graph
 from pipeline.ranks.runtime import Runtime
 from pipeline.training.ema import update_ema
 from pipeline.training.step import Result, StepInputs, StepParts, take_step
+
+STATIC = 2
+"""The first fields of the inputs say what a step consists of, and are not tensors."""
 
 Replay = Callable[[], Result]
 
@@ -57,28 +61,32 @@ def captures_steps(config: Config, runtime: Runtime) -> bool:
 class GraphedStep:
     """`take_step` on one GPU, after a warm-up step.
 
-    Steps of `updates` critic updates are captured at the first of them and replayed from then on. Any other number, as
-    in a burst, runs eagerly.
+    Steps of `updates` critic updates are captured at the first of them and replayed from then on, and so is each
+    sequence of lazy penalties. Any other number of updates, as in a burst, runs eagerly.
     """
 
     parts: StepParts
     updates: int
     device: torch.device
     capture: Callable[[Callable[[], Result]], Replay] = capture_cuda_graph
-    _inputs: StepInputs | None = field(default=None, init=False)
-    _replay: Replay | None = field(default=None, init=False)
+    _captured: dict[tuple[tuple[Penalty, ...], ...], tuple[StepInputs, Replay]] = field(
+        default_factory=dict, init=False
+    )
 
     def __call__(self, inputs: StepInputs) -> Result:
         """Take a step. The result's tensors are overwritten by the next one."""
         if inputs.updates != self.updates:
             return take_step(self.parts, inputs)
-        if self._inputs is None or self._replay is None:
-            self._inputs = fixed(inputs, self.device)
-            self._prepare(self._inputs)
-            self._replay = self.capture(partial(take_step, self.parts, self._inputs))
+        kind = tuple(inputs.penalties)
+        if kind in self._captured:
+            places, replay = self._captured[kind]
+            refill(places, inputs)
         else:
-            refill(self._inputs, inputs)
-        return self._replay()
+            places = fixed(inputs, self.device)
+            self._prepare(places)
+            replay = self.capture(partial(take_step, self.parts, places))
+            self._captured[kind] = places, replay
+        return replay()
 
     def _prepare(self, inputs: StepInputs) -> None:
         """Run what the warm-up step leaves out: on first use, operations may set up what cannot be captured."""
@@ -89,12 +97,12 @@ class GraphedStep:
 
 def fixed(inputs: StepInputs, device: torch.device) -> StepInputs:
     """The same inputs with everything in tensors on the device that nothing else holds."""
-    return StepInputs(inputs.updates, *(_fixed(value, device) for value in inputs[1:]))
+    return StepInputs(inputs.updates, inputs.penalties, *(_fixed(value, device) for value in inputs[STATIC:]))
 
 
 def refill(places: StepInputs, inputs: StepInputs) -> None:
     """Put the inputs where `fixed` has put those of the first step."""
-    for place, value in zip(places[1:], inputs[1:], strict=True):
+    for place, value in zip(places[STATIC:], inputs[STATIC:], strict=True):
         _refill(place, value)
 
 

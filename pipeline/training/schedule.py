@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pipeline.errors import ConfigError
+from pipeline.objectives import Penalty
 from pipeline.options import ScheduleOptions
 from pipeline.wording import counted
 
@@ -30,6 +32,14 @@ def critic_updates_at(step: int, options: ScheduleOptions) -> int:
         return options.critic_updates
     is_burst = step < bursts.first_steps or (bursts.every > 0 and step % bursts.every == 0)
     return bursts.critic_updates if is_burst else options.critic_updates
+
+
+def due_penalties(penalties: Sequence[Penalty], first: int, updates: int) -> tuple[tuple[Penalty, ...], ...]:
+    """The penalties of each of so many critic updates, the first of which is the run's number `first`, from 0."""
+    return tuple(
+        tuple(penalty for penalty in penalties if number % penalty.every == 0)
+        for number in range(first, first + updates)
+    )
 
 
 def learning_rate(step: int, lr: float, decay: Literal["constant", "linear"], steps: int) -> float:

@@ -9,7 +9,7 @@ timed alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -22,12 +22,12 @@ from pipeline.data.reading.loader import Staged
 from pipeline.errors import ConfigError
 from pipeline.models.norms import can_be_grouped
 from pipeline.noise import Draw, Noise, Purpose, RankRows
-from pipeline.objectives import Metrics, Objective, as_separable
+from pipeline.objectives import Metrics, Objective, Penalty, as_separable
 from pipeline.options import Config
 from pipeline.phases import phase
 from pipeline.ranks.runtime import Runtime
 from pipeline.training.ema import ema_weight, update_ema
-from pipeline.training.schedule import critic_updates_at, learning_rate
+from pipeline.training.schedule import critic_updates_at, due_penalties, learning_rate
 from pipeline.training.state import TrainingState, optimizer_tensors, set_learning_rate
 from pipeline.training.updates import (
     CriticBatch,
@@ -47,6 +47,8 @@ class StepInputs(NamedTuple):
 
     updates: int
     """How many critic updates come first."""
+    penalties: Sequence[tuple[Penalty, ...]]
+    """The penalties that each critic update has."""
     batches: Iterable[Staged]
     """The real images of each critic update, taken only when their update begins."""
     draws: Iterable[Draw]
@@ -97,12 +99,13 @@ def take_step(parts: StepParts, inputs: StepInputs) -> Result:
 def train_critic(parts: StepParts, inputs: StepInputs) -> Result:
     """All critic updates of a step. The metrics are those of the last."""
     fakes = draw_step_fakes(parts, inputs)
-    for update, ((fake, uniform), staged) in enumerate(zip(fakes, inputs.batches, strict=True), start=1):
+    drawn = zip(fakes, inputs.batches, inputs.penalties, strict=True)
+    for update, ((fake, uniform), staged, penalties) in enumerate(drawn, start=1):
         with phase("data"):
             seen = CriticBatch(parts.to_images(staged), fake, uniform)
         # Only the last update is measured: it has the critic nearest its optimum, and measuring takes time.
         is_last = update == inputs.updates
-        metrics = critic_update(parts.critic, parts.objective, seen, parts.plan, is_measured=is_last)
+        metrics = critic_update(parts.critic, parts.objective, seen, parts.plan, is_last, penalties)
     return metrics, seen
 
 
@@ -186,6 +189,9 @@ class TrainingStep:
         updates = self.updates
         return StepInputs(
             updates=updates,
+            penalties=due_penalties(
+                self.objective.penalties, self.state.counters.position // schedule.real_images, updates
+            ),
             batches=islice(batches, updates),
             draws=self._critic_draws(step, updates),
             generator_latents=self._generator_latents(step, updates),

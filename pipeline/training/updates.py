@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.norms import RunningStatistics, grouped
-from pipeline.objectives import Metrics, Objective, Scores, Separable, as_separable
+from pipeline.objectives import Metrics, Objective, Penalty, Scores, Separable, as_separable
 from pipeline.options import Rounds
 from pipeline.phases import phase
 
@@ -102,9 +102,16 @@ Loss = Callable[[slice], tuple[Tensor, Metrics]]
 
 
 def critic_update(
-    critic: Player, objective: Objective, batch: CriticBatch, plan: UpdatePlan, is_measured: bool = True
+    critic: Player,
+    objective: Objective,
+    batch: CriticBatch,
+    plan: UpdatePlan,
+    is_measured: bool = True,
+    penalties: Sequence[Penalty] | None = None,
 ) -> Metrics:
     """Move the critic towards its optimum on one batch, and constrain it. Returns 0-d tensors if `is_measured`.
+
+    `penalties` are those of the objective's that this update has; None means all.
 
     Joint, an update is one optimizer step on real and generated images; alternating, it is one step on the real and
     then one on the generated images, each constrained. Metrics are of the critic before their round's step, and the
@@ -114,7 +121,8 @@ def critic_update(
     has_estimate = is_measured and objective.measures_wasserstein
     rounds: list[Loss]
     if plan.rounds == "joint":
-        rounds = [partial(on_both, critic, objective, batch, has_estimate)]
+        terms = objective.penalties if penalties is None else penalties
+        rounds = [partial(on_both, critic, objective, terms, batch, has_estimate)]
     else:
         separable = as_separable(objective)
         rounds = [
@@ -156,9 +164,14 @@ def on_fake(
 
 
 def on_both(
-    critic: Player, objective: Objective, batch: CriticBatch, has_estimate: bool, part: slice
+    critic: Player,
+    objective: Objective,
+    penalties: Sequence[Penalty],
+    batch: CriticBatch,
+    has_estimate: bool,
+    part: slice,
 ) -> tuple[Tensor, Metrics]:
-    """A joint update: the loss of real and generated images, with the penalties, mean scores and the estimate."""
+    """A joint update: the loss of real and generated images, with these penalties, mean scores and the estimate."""
     images = batch.part(part)
     # Two passes, not one over both: batch norm needs separate statistics of each kind, and the gradient of the score's
     # bias is exactly 0 only if two equal sums cancel; RMSprop would make full steps from a rounding error.
@@ -167,9 +180,12 @@ def on_both(
     metrics = {"critic/real": scores.real.mean(), "critic/fake": scores.fake.mean()}
     if has_estimate:
         metrics["wasserstein/estimate"] = metrics["critic/real"] - metrics["critic/fake"]
-    if objective.penalties:
-        penalty = reduce(torch.add, (term(critic.wrapped, *images) for term in objective.penalties))
+    if penalties:
+        penalty = reduce(torch.add, (term(critic.wrapped, *images) for term in penalties))
         loss, metrics["critic/penalty"] = loss + penalty, penalty
+    elif objective.penalties:
+        # Lazy ones are not due: what is logged is the mean over all updates.
+        metrics["critic/penalty"] = loss.new_zeros(())
     return loss, metrics
 
 

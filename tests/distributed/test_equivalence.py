@@ -42,6 +42,12 @@ WHOLE = {
         "model.spectral_norm=true",
         "model.generator_norm=none",
     ],
+    "relativistic pairs with lazy R1 and R2": [
+        "objective.name=relativistic",
+        "objective.r_every=3",
+        "objective.r_method=finite_difference",
+        "model.generator_norm=none",
+    ],
     "gradient penalty with Adam in micro-batches": [
         "objective.name=gradient_penalty",
         "critic_optimizer.name=adam",

@@ -121,6 +121,15 @@ def test_a_run_killed_at_random_ends_like_one_never_killed(
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_lazy_penalties_go_on_where_a_run_left_them(ranks: Ranks, config: str, tmp_path: Path) -> None:
+    lazy = ["objective.name=relativistic", "objective.r_every=4", "schedule.critic_updates=3"]
+    ranks.run(1, [config, *lazy, "name=whole", "schedule.steps=9"])
+    # After 5 steps, 15 critic updates are done: the first one of the resumed run has no penalty, and the second has.
+    for steps in (5, 9):
+        ranks.run(1, [config, *lazy, "name=resumed", f"schedule.steps={steps}"])
+    assert_same_bits(read_tensors(newest(tmp_path / "resumed")), read_tensors(newest(tmp_path / "whole")))
+
+
 def stop(ranks: Ranks, world_size: int, arguments: list[str], run: Path, number: int, victim: int) -> Run:
     """Start, and send `number` to one rank after the first save."""
     started = ranks.start(world_size, arguments)

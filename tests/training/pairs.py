@@ -19,6 +19,7 @@ from pipeline.options import (
     HingeOptions,
     LeastSquaresOptions,
     Norm,
+    RelativisticOptions,
     Rounds,
     WassersteinOptions,
 )
@@ -51,9 +52,11 @@ OBJECTIVES = {
     "flipped": FLIPPED,
     "saturating": SATURATING,
     "hinge": HINGE,
+    "relativistic": build_objective(RelativisticOptions(name="relativistic", r_method="finite_difference")),
+    "hinge with R1": build_objective(HingeOptions(name="hinge", r1=2.0)),
 }
 ALL = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
-NEEDS_BOTH_KINDS = ("gradient_penalty", "one-sided")
+NEEDS_BOTH_KINDS = ("gradient_penalty", "one-sided", "relativistic", "hinge with R1")
 ROUNDS: dict[str, tuple[Objective, Rounds]] = {
     **{f"{name}, joint": (objective, "joint") for name, objective in OBJECTIVES.items()},
     **{

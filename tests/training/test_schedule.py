@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.objectives.penalties import SlopePenalty
 from pipeline.options import BurstOptions, ScheduleOptions
-from pipeline.training.schedule import critic_updates_at, is_due, is_picture_due, learning_rate
+from pipeline.training.schedule import (
+    critic_updates_at,
+    due_penalties,
+    is_due,
+    is_picture_due,
+    learning_rate,
+)
 
 
 def updates(steps: int, bursts: BurstOptions | None, critic_updates: int = 5) -> list[int]:
@@ -35,6 +42,14 @@ def test_bursts_come_in_the_first_25_steps_and_at_every_500th() -> None:
 )
 def test_both_parts_of_the_bursts_can_be_set_or_left_out(bursts: BurstOptions, expected: list[int]) -> None:
     assert updates(6, bursts) == expected
+
+
+def test_lazy_penalties_come_every_so_many_critic_updates() -> None:
+    always, lazy = SlopePenalty("real"), SlopePenalty("fake", every=3)
+    steps = [due_penalties([always, lazy], first, 2) for first in range(0, 8, 2)]
+    found = [lazy in penalties for step in steps for penalties in step]
+    assert found == [True, False, False, True, False, False, True, False]
+    assert all(always in penalties for step in steps for penalties in step)
 
 
 def test_a_constant_rate_stays() -> None:
