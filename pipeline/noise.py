@@ -26,6 +26,8 @@ class Purpose(IntEnum):
     VALIDATION = 3
     WEIGHTS = 4
     QUALITY = 5
+    CRITIC_AUGMENTATION = 6
+    GENERATOR_AUGMENTATION = 7
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Draw(NamedTuple):
     """float32 (count, latent) ~ N(0, 1)"""
     uniform: torch.Tensor
     """float32 (count,) ~ U[0, 1)"""
+    augmentation: torch.Tensor | None = None
+    """float32 (count, numbers) ~ U[0, 1): how real and generated images are changed; None if they are not"""
 
 
 def signs(uniform: torch.Tensor, count: int) -> torch.Tensor:
@@ -103,3 +107,8 @@ class Noise:
         latents = torch.randn(rows.total, latent, generator=generator, device=generator.device)
         uniform = torch.rand(rows.total, generator=generator, device=generator.device)
         return Draw(rows.of(latents), rows.of(uniform))
+
+    def uniform(self, purpose: Purpose, step: int, update: int, rows: RankRows, numbers: int) -> torch.Tensor:
+        """This rank's uniform numbers, float32 (count, numbers) in [0, 1), on the device."""
+        generator = self.seeded(purpose, step, update)
+        return rows.of(torch.rand(rows.total, numbers, generator=generator, device=generator.device))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.metric_table import Metric, find_metric, find_metrics
-from pipeline.options import Config
+from pipeline.options import AugmentOptions, Config
 from pipeline.wording import counted
 
 MAKE_CLASSIFIER = (
@@ -15,7 +15,7 @@ MAKE_CLASSIFIER = (
 
 def contradictions(config: Config) -> list[str]:
     """What is wrong with options that are each allowed, as "section.option: message"."""
-    rules = (_model, _objective, _schedule, _data, _precision, _checkpoint, _init_from, _quality)
+    rules = (_model, _objective, _schedule, _augment, _data, _precision, _checkpoint, _init_from, _quality)
     return [message for rule in rules for message in rule(config)]
 
 
@@ -103,6 +103,27 @@ def _schedule(config: Config) -> Iterator[str]:
                 f"schedule.{name}: {batch} is not a multiple of runtime.processes {processes}. Every rank takes an "
                 "equal part of each batch"
             )
+
+
+def _augment(config: Config) -> Iterator[str]:
+    augment = config.augment
+    if not augment.kinds and augment != AugmentOptions():
+        yield (
+            "augment.kinds: is empty, so nothing is augmented. Name some, as in augment.kinds=[colour,shift,cutout], "
+            "or leave out the other options of augment"
+        )
+    if augment.target is None and augment.adapt_images != AugmentOptions().adapt_images:
+        yield (
+            "augment.adapt_images: is about a probability that adapts, and this one does not. Set augment.target, or "
+            "leave it out"
+        )
+    if augment.target is not None and config.schedule.critic_rounds == "alternating":
+        yield (
+            "augment.target: does not work with schedule.critic_rounds: alternating, where no update scores real and "
+            "generated images with one critic. Use joint, or augment without a target"
+        )
+    if repeated := sorted({kind for kind in augment.kinds if augment.kinds.count(kind) > 1}):
+        yield f"augment.kinds: {', '.join(repeated)} is named twice. Name each kind once"
 
 
 def _data(config: Config) -> Iterator[str]:

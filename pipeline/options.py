@@ -28,6 +28,7 @@ from pipeline.plugins import IMPORT_PATH
 Norm = Literal["none", "batch", "layer", "instance"]
 ClipScope = Literal["all", "weights", "convolutions", "all_but_gains"]
 Rounds = Literal["joint", "alternating"]
+AugmentKind = Literal["flip", "rotate", "shift", "colour", "cutout"]
 FeatureKind = Literal["pixels", "classifier", "inception"]
 
 
@@ -193,6 +194,22 @@ class RelativisticOptions(CriticLossOptions):
     name: Literal["relativistic"]
     r1: Magnitude | None = option(1.0, "weight of R1, half the squared slope at real images; null: none")
     r2: Magnitude | None = option(1.0, "weight of R2, half the squared slope at generated images; null: none")
+
+
+class AugmentOptions(Options):
+    """Changes of what the critic sees, of real and generated images alike (training/augmentation.py)."""
+
+    kinds: list[AugmentKind] = option([], "flip, rotate, shift, colour, cutout, in the order of their use")
+    probability: float = option(
+        1.0, "of each kind for each image; with a target: at the start", ge=0.0, le=1.0
+    )
+    target: float | None = option(
+        None,
+        "adapt the probability until real images score above generated ones in this share of pairs; null: no",
+        gt=0.5,
+        lt=1.0,
+    )
+    adapt_images: Count = option(500_000, "real images of a change from 0 to 1, at the quickest")
 
 
 DECAY: Literal["constant", "linear"] = option("constant", "linear: from lr at step 0 to 0 at schedule.steps")
@@ -374,4 +391,5 @@ class Config(Options):
     checkpoint: CheckpointOptions = CheckpointOptions()
     runtime: RuntimeOptions = RuntimeOptions()
     init_from: InitOptions = InitOptions()
+    augment: AugmentOptions = AugmentOptions()
     profile: bool = option(False, "record in trace.json and profile.json where a step spends its time")

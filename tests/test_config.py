@@ -199,3 +199,39 @@ def test_a_shipped_config_loads_and_starts_with_its_command(path: Path) -> None:
 
 def test_there_are_shipped_configs() -> None:
     assert CONFIGS
+
+
+@pytest.mark.parametrize(
+    ("options", "mistake"),
+    [
+        ("{target: 0.8}", "augment.kinds: is empty, so nothing is augmented"),
+        ("{kinds: [flip], adapt_images: 9}", "augment.adapt_images: is about a probability that adapts"),
+        ("{kinds: [flip, shift, flip]}", "augment.kinds: flip is named twice"),
+        ("{kinds: [blur]}", "augment.kinds.0: invalid value 'blur': expected one of 'flip', 'rotate'"),
+    ],
+)
+def test_augmentation_that_would_do_nothing_is_a_mistake(tmp_path: Path, options: str, mistake: str) -> None:
+    (found,) = mistakes(tmp_path, SMALL, f"augment={options}")[1:]
+    assert mistake in found
+
+
+@pytest.mark.parametrize(
+    ("options", "mistake"),
+    [
+        ({"objective.r_every": "4"}, "objective.r_every: is about R1 and R2, and this run has neither"),
+        ({"objective.r1": "1", "model.critic_norm": "batch"}, "batch norm does not work with objective.r1"),
+        (
+            {"objective.name": "relativistic", "schedule.critic_rounds": "alternating"},
+            "alternating does not work with objective.name: relativistic",
+        ),
+        (
+            {"objective.name": "relativistic", "schedule.critic_batch": "8"},
+            "schedule.critic_batch: 8 does not work with objective.name: relativistic",
+        ),
+    ],
+)
+def test_contradictions_about_penalties_and_pairs(
+    tmp_path: Path, options: dict[str, str], mistake: str
+) -> None:
+    found = mistakes(tmp_path, SMALL, *(f"{name}={value}" for name, value in options.items()))
+    assert any(mistake in line for line in found[1:])

@@ -21,7 +21,21 @@ def draw(
     rows: RankRows = WHOLE,
     latent: int = 5,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return Noise(seed, CPU).draw(purpose, step, update, rows, latent)
+    drawn = Noise(seed, CPU).draw(purpose, step, update, rows, latent)
+    assert drawn.augmentation is None
+    return drawn.latents, drawn.uniform
+
+
+def test_uniform_numbers_are_those_of_the_ranks_rows() -> None:
+    whole = Noise(3, CPU).uniform(Purpose.CRITIC_AUGMENTATION, 5, 1, WHOLE, 7)
+    part = Noise(3, CPU).uniform(Purpose.CRITIC_AUGMENTATION, 5, 1, RankRows(4, 3, 12), 7)
+    assert torch.equal(part, whole[4:7])
+    assert 0 <= whole.min() < whole.max() < 1
+    others = [
+        Noise(3, CPU).uniform(Purpose.CRITIC_AUGMENTATION, 5, 2, WHOLE, 7),
+        Noise(3, CPU).uniform(Purpose.GENERATOR_AUGMENTATION, 5, 1, WHOLE, 7),
+    ]
+    assert not any(torch.equal(whole, other) for other in others)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 12])

@@ -24,6 +24,7 @@ from pipeline.training.state import build_optimizer
 from pipeline.training.step import check_objective
 from pipeline.training.updates import (
     CriticBatch,
+    GeneratorBatch,
     Parallel,
     Player,
     UpdatePlan,
@@ -164,7 +165,7 @@ def gradients(
     batch = CriticBatch(real, draw_fakes(generator.module, latents), uniform)
     critic_update(critic, objective, batch, plan)
     of_critic = flat_gradient(critic.module)
-    generator_update(generator, critic.module, objective, others, real, plan)
+    generator_update(generator, critic.module, objective, GeneratorBatch(others, real), plan)
     return [of_critic, flat_gradient(generator.module)]
 
 

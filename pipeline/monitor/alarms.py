@@ -85,7 +85,8 @@ ALARM_RULES = (
         lambda now: (
             f"The estimate is {now[ESTIMATE]:.3g} on training images and {now[VALIDATION]:.3g} on held-out ones: the "
             "critic has memorised its training images, and neither figure is the distance. Use more images, "
-            "data.flip: true, a smaller critic or a lower critic_optimizer.lr."
+            "augment.kinds: [colour, shift, cutout], data.flip: true, a smaller critic or a lower "
+            "critic_optimizer.lr."
         ),
         times=3,
     ),

@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.metric_table import charts_of
 from pipeline.objectives import Objective
-from pipeline.options import QualityOptions
+from pipeline.options import Config
 
 Layout = dict[str, dict[str, list[Any]]]
 """As SummaryWriter.add_custom_scalars takes it: categories, the titles of their charts, and ["Multiline", patterns]."""
@@ -28,15 +28,17 @@ class Logged:
     """The tags that its objective's constraint reports."""
     metrics: Sequence[str]
     """The metrics of quality that it measures during training."""
+    adapts_augmentation: bool = False
 
     @classmethod
-    def by(cls, objective: Objective, critic: nn.Module, quality: QualityOptions) -> Logged:
-        """What a run with this objective, critic and quality measurements logs."""
-        constraint = objective.constraint
+    def by(cls, config: Config, objective: Objective, critic: nn.Module) -> Logged:
+        """What a run with these options, and with the objective and critic that they name, logs."""
+        constraint, quality = objective.constraint, config.quality
         return cls(
             measures_wasserstein=objective.measures_wasserstein,
             reports=constraint.report(critic).keys() if constraint else (),
             metrics=quality.metrics if quality.every else (),
+            adapts_augmentation=config.augment.target is not None,
         )
 
 
@@ -47,8 +49,9 @@ class Chart(NamedTuple):
     title: str
     tags: Sequence[str]
     """Regular expressions. A run need not log all of them."""
-    needs: Literal["", "wasserstein", "report"] = ""
-    """What a run must do to log any of them; "report": its objective's constraint reports one of these very tags."""
+    needs: Literal["", "wasserstein", "report", "adapted"] = ""
+    """What a run must do to log any of them; "report": its objective's constraint reports one of these very tags;
+    "adapted": the probability of its augmentation adapts."""
 
 
 CHARTS = (
@@ -67,6 +70,12 @@ CHARTS = (
     Chart("health", "share of clipped weights", ("critic/clipped_fraction",), "report"),
     Chart("health", "gradient at generated images", ("critic/input_grad_norm",)),
     Chart("health", "gradients of the weights", ("critic/grad_norm", "generator/grad_norm")),
+    Chart(
+        "health",
+        "augmentation: probability, and pairs in which the real image scores higher",
+        ("augmentation/probability", "critic/real_higher"),
+        "adapted",
+    ),
     Chart("health", "diversity of generated images", ("generator/diversity",)),
 )
 CATEGORIES = ("wasserstein", QUALITY, "speed", "health")
@@ -90,6 +99,8 @@ def _fills(run: Logged, chart: Chart) -> bool:
     match chart.needs:
         case "wasserstein":
             return run.measures_wasserstein
+        case "adapted":
+            return run.adapts_augmentation
         case "report":
             return any(tag in run.reports for tag in chart.tags)
         case "":

@@ -35,6 +35,7 @@ from pipeline.quality.best import Best
 from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.ranks.thread_count import ThreadCount
 from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
+from pipeline.training.augmentation import build_augmentation
 from pipeline.training.checks import square_resolution
 from pipeline.training.context import RunContext
 from pipeline.training.describe import describe_environment, describe_images
@@ -102,7 +103,7 @@ def open_records(
     with ExitStack() as if_it_fails:
         console = Console(first_step - 1, config.schedule.steps, is_shown=True)
         if_it_fails.callback(console.close)
-        charts = layout(Logged.by(objective, state.critic.module, config.quality))
+        charts = layout(Logged.by(config, objective, state.critic.module))
         sinks = build_sinks(run, first_step, charts)
         if_it_fails.callback(sinks.close)
         sinks.text(first_step - 1, "run/config", dump_config(config))
@@ -205,6 +206,7 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
         generator=player(generator, config.generator_optimizer),
         critic=player(critic, config.critic_optimizer),
         ema=ema.eval(),
+        augmentation=build_augmentation(config.augment, runtime.device),
     )
     # DDP has just given all ranks the weights of rank 0.
     ema.load_state_dict(generator.state_dict())

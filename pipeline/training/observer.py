@@ -223,10 +223,8 @@ class Observer:
 
         def batch(index: int) -> tuple[Tensor, Tensor]:
             real = self.loader.read(self.run.rows.of(self.held_out[index * total :]))
-            latents, _ = self.noise.draw(
-                Purpose.VALIDATION, 0, index, self.run.rows, self.config.model.latent
-            )
-            return real, draw_as_training_does(self.state.generator.module, latents)
+            draw = self.noise.draw(Purpose.VALIDATION, 0, index, self.run.rows, self.config.model.latent)
+            return real, draw_as_training_does(self.state.generator.module, draw.latents)
 
         estimate = wasserstein_estimate(self.state.critic.module, map(batch, range(count)))
         return float(self.runtime.mean(estimate))

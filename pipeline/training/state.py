@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pipeline.noise import Noise, Purpose
 from pipeline.options import OptimizerOptions
 from pipeline.run.tensor_files import Tensors
+from pipeline.training.augmentation import Augmentation
 from pipeline.training.updates import Player
 
 
@@ -29,16 +30,20 @@ class TrainingState:
     critic: Player
     ema: nn.Module
     counters: Counters = field(default_factory=Counters)
+    augmentation: Augmentation | None = None
 
     def named_tensors(self) -> dict[str, Tensors]:
         """Every tensor that the next steps depend on, in groups: the live tensors, not copies."""
-        return {
+        groups = {
             "generator": dict(self.generator.module.state_dict()),
             "critic": dict(self.critic.module.state_dict()),
             "ema": dict(self.ema.state_dict()),
             "generator_optimizer": optimizer_tensors(self.generator),
             "critic_optimizer": optimizer_tensors(self.critic),
         }
+        if self.augmentation is not None and self.augmentation.is_adapted:
+            groups["augmentation"] = {"probability": self.augmentation.probability}
+        return groups
 
     def flat_tensors(self) -> Tensors:
         """The same tensors under names such as "critic/score.weight"."""
@@ -54,6 +59,8 @@ class TrainingState:
         self.ema.load_state_dict(groups["ema"])
         load_optimizer_tensors(self.generator, groups["generator_optimizer"])
         load_optimizer_tensors(self.critic, groups["critic_optimizer"])
+        if self.augmentation is not None and self.augmentation.is_adapted:
+            self.augmentation.probability.copy_(groups["augmentation"]["probability"])
 
 
 def build_optimizer(

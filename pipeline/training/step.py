@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,13 @@ from pipeline.objectives import Metrics, Objective, Penalty, as_separable
 from pipeline.options import Config
 from pipeline.phases import phase
 from pipeline.ranks.runtime import Runtime
+from pipeline.training.augmentation import ADAPT_EVERY, NUMBERS, Augmentation, augment
 from pipeline.training.ema import ema_weight, update_ema
 from pipeline.training.schedule import critic_updates_at, due_penalties, learning_rate
 from pipeline.training.state import TrainingState, optimizer_tensors, set_learning_rate
 from pipeline.training.updates import (
     CriticBatch,
+    GeneratorBatch,
     Player,
     UpdatePlan,
     critic_update,
@@ -59,6 +61,9 @@ class StepInputs(NamedTuple):
     generator_lr: float | Tensor
     ema_weight: float | Tensor
     """How far the moving average moves towards the generator, in [0, 1]."""
+    generator_augmentation: Tensor | None = None
+    """float32 (batch, numbers): how the images of the generator's update are changed; None if they are not"""
+    augmentation_probability: float | Tensor = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class StepParts:
     """A batch as float32 (batch, channels, height, width) in [-1, 1], on the device."""
     ema: nn.Module | None = None
     """The generator's moving average, or None to keep none."""
+    augment: Callable[[Tensor, Tensor, float | Tensor], Tensor] | None = None
+    """Changes images, with the numbers of each and a probability, before the critic sees them; None changes none."""
     average_buffers: Callable[[nn.Module], None] | None = None
     """Gives all ranks the mean of their buffers after each step, or None if all ranks have the same."""
 
@@ -100,29 +107,38 @@ def train_critic(parts: StepParts, inputs: StepInputs) -> Result:
     """All critic updates of a step. The metrics are those of the last."""
     fakes = draw_step_fakes(parts, inputs)
     drawn = zip(fakes, inputs.batches, inputs.penalties, strict=True)
-    for update, ((fake, uniform), staged, penalties) in enumerate(drawn, start=1):
+    for update, ((fake, draw), staged, penalties) in enumerate(drawn, start=1):
         with phase("data"):
-            seen = CriticBatch(parts.to_images(staged), fake, uniform)
+            plain = CriticBatch(parts.to_images(staged), fake, draw.uniform)
+            seen = plain
+            if parts.augment is not None and draw.augmentation is not None:
+                probability = inputs.augmentation_probability
+                for_real, for_fake = draw.augmentation.chunk(2, dim=1)
+                seen = plain._replace(
+                    real=parts.augment(plain.real, for_real, probability),
+                    fake=parts.augment(plain.fake, for_fake, probability),
+                )
         # Only the last update is measured: it has the critic nearest its optimum, and measuring takes time.
         is_last = update == inputs.updates
         metrics = critic_update(parts.critic, parts.objective, seen, parts.plan, is_last, penalties)
-    return metrics, seen
+    return metrics, plain
 
 
 def train_generator(parts: StepParts, inputs: StepInputs, seen: CriticBatch) -> Metrics:
     """The generator's update. `seen` is the batch of the last critic update before it."""
-    return generator_update(
-        parts.generator,
-        parts.critic.module,
-        parts.objective,
-        inputs.generator_latents,
-        seen.real,
-        parts.plan,
-    )
+    batch = GeneratorBatch(inputs.generator_latents, seen.real)
+    numbers, change = inputs.generator_augmentation, parts.augment
+    if change is not None and numbers is not None:
+        probability = inputs.augmentation_probability
+        for_real, for_fake = numbers.chunk(2, dim=1)
+        batch = batch._replace(seen_as=lambda images, part: change(images, for_fake[part], probability))
+        if parts.objective.generator_sees_real:
+            batch = batch._replace(real=change(seen.real, for_real, probability))
+    return generator_update(parts.generator, parts.critic.module, parts.objective, batch, parts.plan)
 
 
-def draw_step_fakes(parts: StepParts, inputs: StepInputs) -> Iterator[tuple[Tensor, Tensor]]:
-    """Generated images and uniform numbers of each critic update, several updates drawn in one pass if possible."""
+def draw_step_fakes(parts: StepParts, inputs: StepInputs) -> Iterator[tuple[Tensor, Draw]]:
+    """Generated images and random numbers of each critic update, several updates drawn in one pass if possible."""
     generator, micro_batch = parts.generator.module, parts.plan.micro_batch
     at_once = UPDATES_AT_ONCE if micro_batch is None and can_be_grouped(generator) else 1
     draws = iter(inputs.draws)
@@ -130,9 +146,7 @@ def draw_step_fakes(parts: StepParts, inputs: StepInputs) -> Iterator[tuple[Tens
         latents = torch.cat([draw.latents for draw in drawn])
         with phase("fakes"):
             fakes = draw_fakes(generator, latents, micro_batch, batches=len(drawn))
-        yield from zip(
-            torch.split(fakes, len(drawn[0].latents)), [draw.uniform for draw in drawn], strict=True
-        )
+        yield from zip(torch.split(fakes, len(drawn[0].latents)), drawn, strict=True)
 
 
 @dataclass
@@ -161,8 +175,11 @@ class TrainingStep:
             generator=state.generator,
             critic=state.critic,
             objective=self.objective,
-            plan=UpdatePlan(self.runtime, schedule.micro_batch, schedule.critic_rounds),
+            plan=UpdatePlan(
+                self.runtime, schedule.micro_batch, schedule.critic_rounds, self._adapts is not None
+            ),
             to_images=self.to_images,
+            augment=partial(augment, kinds=self.config.augment.kinds) if self.state.augmentation else None,
             ema=state.ema,
             average_buffers=None if self.config.model.sync_batch_norm else self.runtime.average_buffers,
         )
@@ -178,9 +195,23 @@ class TrainingStep:
         inputs = self.inputs(batches)
         with self.runtime.step_arithmetic():
             result = self.run(inputs)
-        self.state.counters.position += inputs.updates * self.config.schedule.real_images
-        self.state.counters.step += 1
-        return result
+        counters, images = self.state.counters, inputs.updates * self.config.schedule.real_images
+        counters.position += images
+        counters.step += 1
+        return result if self._adapts is None else self._adapted(self._adapts, result, images)
+
+    def _adapted(self, augmentation: Augmentation, result: Result, images: int) -> Result:
+        """Adapt the probability if it is time, after a step on so many real images; it is logged with the metrics."""
+        metrics, seen = result
+        if self.state.counters.step % ADAPT_EVERY == 0:
+            augmentation.adapt(self.runtime.mean(metrics["critic/real_higher"].clone()), ADAPT_EVERY * images)
+        return {**metrics, "augmentation/probability": augmentation.probability.clone()}, seen
+
+    @property
+    def _adapts(self) -> Augmentation | None:
+        """The augmentation, if its probability is adapted."""
+        augmentation = self.state.augmentation
+        return augmentation if augmentation is not None and augmentation.is_adapted else None
 
     def inputs(self, batches: Iterator[Staged]) -> StepInputs:
         """The inputs of the state's next step; its batches and random numbers come from iterators."""
@@ -198,7 +229,17 @@ class TrainingStep:
             critic_lr=learning_rate(step, critic.lr, critic.decay, schedule.steps),
             generator_lr=learning_rate(step, generator.lr, generator.decay, schedule.steps),
             ema_weight=ema_weight(self.config.ema_decay, step + 1),
+            **self._generator_augmentation(step),
         )
+
+    def _generator_augmentation(self, step: int) -> dict[str, Any]:
+        if self.state.augmentation is None:
+            return {}
+        numbers = self.noise.uniform(Purpose.GENERATOR_AUGMENTATION, step, 0, self.rows, 2 * NUMBERS)
+        return {
+            "generator_augmentation": numbers,
+            "augmentation_probability": self.state.augmentation.probability,
+        }
 
     def warm_up(self, image_shape: tuple[int, int, int]) -> None:
         """Both updates on blank images (channels, height, width), undone afterwards, on a state at step 0.
@@ -219,7 +260,8 @@ class TrainingStep:
         most = min(max(updates, bursts.critic_updates if bursts else 0), UPDATES_AT_ONCE)
         inputs = self.inputs(iter([]))._replace(draws=self._critic_draws(0, most))
         with self.runtime.step_arithmetic():
-            seen = CriticBatch(blank, *next(draw_step_fakes(self.parts, inputs)))
+            fake, draw = next(draw_step_fakes(self.parts, inputs))
+            seen = CriticBatch(blank, fake, draw.uniform)
             critic_update(critic, self.objective, seen, self.parts.plan)
             train_generator(self.parts, inputs, seen)
         for player, weights in zip((generator, critic), before, strict=True):
@@ -231,7 +273,14 @@ class TrainingStep:
         self.runtime.restore_scaler(scaler)
 
     def _critic_draws(self, step: int, updates: int) -> Iterator[Draw]:
-        return (self._draw(Purpose.CRITIC, step, update, self.critic_rows) for update in range(updates))
+        for update in range(updates):
+            draw = self._draw(Purpose.CRITIC, step, update, self.critic_rows)
+            if self.state.augmentation is not None:
+                numbers = self.noise.uniform(
+                    Purpose.CRITIC_AUGMENTATION, step, update, self.critic_rows, 2 * NUMBERS
+                )
+                draw = draw._replace(augmentation=numbers)
+            yield draw
 
     def _generator_latents(self, step: int, updates: int) -> Tensor:
         if self.config.schedule.reuse_fakes:

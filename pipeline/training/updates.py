@@ -58,6 +58,18 @@ class Player:
     largest_grad_norm: float | None = None
 
 
+class GeneratorBatch(NamedTuple):
+    """What one generator update of this rank works on."""
+
+    latents: Tensor
+    """float32 (batch, latent)"""
+    real: Tensor
+    """The real images of the step's last critic update, as the critic sees them, float32 (batch, channels, height,
+    width). They are scored only if the objective's `generator_sees_real`."""
+    seen_as: Callable[[Tensor, slice], Tensor] = lambda images, part: images
+    """How the critic sees generated images of a part of the batch: as they are, or augmented"""
+
+
 class CriticBatch(NamedTuple):
     """The images of one critic update of this rank."""
 
@@ -82,6 +94,8 @@ class UpdatePlan:
     """The largest number of images in a forward pass, or None for the whole batch at once."""
     rounds: Rounds = "joint"
     """Whether a critic update is one optimizer step, or one on the real and then one on the generated images."""
+    compares_pairs: bool = False
+    """Whether critic updates report in which share of pairs the real image scores higher."""
 
 
 @torch.no_grad()
@@ -122,7 +136,8 @@ def critic_update(
     rounds: list[Loss]
     if plan.rounds == "joint":
         terms = objective.penalties if penalties is None else penalties
-        rounds = [partial(on_both, critic, objective, terms, batch, has_estimate)]
+        asked = Asked(has_estimate, is_measured and plan.compares_pairs)
+        rounds = [partial(on_both, critic, objective, terms, batch, asked)]
     else:
         separable = as_separable(objective)
         rounds = [
@@ -163,23 +178,32 @@ def on_fake(
     return objective.fake_loss(scores), metrics
 
 
+class Asked(NamedTuple):
+    """Which further metrics a joint update reports."""
+
+    estimate: bool
+    pairs: bool
+
+
 def on_both(
     critic: Player,
     objective: Objective,
     penalties: Sequence[Penalty],
     batch: CriticBatch,
-    has_estimate: bool,
+    asked: Asked,
     part: slice,
 ) -> tuple[Tensor, Metrics]:
-    """A joint update: the loss of real and generated images, with these penalties, mean scores and the estimate."""
+    """A joint update: the loss of real and generated images, with these penalties, mean scores and what is asked."""
     images = batch.part(part)
     # Two passes, not one over both: batch norm needs separate statistics of each kind, and the gradient of the score's
     # bias is exactly 0 only if two equal sums cancel; RMSprop would make full steps from a rounding error.
     scores = Scores(critic.wrapped(images.real), critic.wrapped(images.fake))
     loss = objective.critic_loss(scores)
     metrics = {"critic/real": scores.real.mean(), "critic/fake": scores.fake.mean()}
-    if has_estimate:
+    if asked.estimate:
         metrics["wasserstein/estimate"] = metrics["critic/real"] - metrics["critic/fake"]
+    if asked.pairs:
+        metrics["critic/real_higher"] = (scores.real > scores.fake).float().mean()
     if penalties:
         penalty = reduce(torch.add, (term(critic.wrapped, *images) for term in penalties))
         loss, metrics["critic/penalty"] = loss + penalty, penalty
@@ -193,24 +217,19 @@ def generator_update(
     generator: Player,
     critic: nn.Module,
     objective: Objective,
-    latents: Tensor,
-    real: Tensor,
+    batch: GeneratorBatch,
     plan: UpdatePlan,
 ) -> Metrics:
-    """Move the generator, with the critic unchanged. Returns 0-d tensors.
-
-    latents: float32 (batch, latent); real: the real images of the step's last critic update, float32 (batch, channels,
-    height, width) in [-1, 1], which are scored only if the objective's `generator_sees_real`.
-    """
+    """Move the generator, with the critic unchanged. Returns 0-d tensors."""
 
     def loss(part: slice) -> tuple[Tensor, Metrics]:
-        fake = critic(generator.wrapped(latents[part]))
+        fake = critic(batch.seen_as(generator.wrapped(batch.latents[part]), part))
         # Empty rather than absent: an objective that reads it without saying so fails at once.
-        seen = critic(real[part]) if objective.generator_sees_real else fake.new_empty(0)
+        seen = critic(batch.real[part]) if objective.generator_sees_real else fake.new_empty(0)
         return objective.generator_loss(Scores(seen, fake)), {}
 
     with frozen(critic):
-        return _descend(generator, "generator", loss, len(latents), plan)
+        return _descend(generator, "generator", loss, len(batch.latents), plan)
 
 
 def _descend(

@@ -48,6 +48,11 @@ WHOLE = {
         "objective.r_method=finite_difference",
         "model.generator_norm=none",
     ],
+    "adapted augmentation in micro-batches": [
+        "augment={kinds: [flip, shift, colour], target: 0.8, probability: 0.5, adapt_images: 2000}",
+        "model.generator_norm=none",
+        "schedule.micro_batch=10",
+    ],
     "gradient penalty with Adam in micro-batches": [
         "objective.name=gradient_penalty",
         "critic_optimizer.name=adam",

@@ -17,11 +17,11 @@ from pipeline.monitor.tensorboard import TensorBoard
 from pipeline.objectives.clipping import WeightClipping
 from pipeline.objectives.contract import Constraint, Metrics
 from pipeline.objectives.wasserstein import Wasserstein
-from pipeline.options import QualityOptions
+from pipeline.options import Config
 from tests.ranks import Ranks
 
 CLIPPING = ("critic/clipped_fraction",)
-EVERYTHING = Logged(measures_wasserstein=True, reports=CLIPPING, metrics=tuple(METRICS))
+EVERYTHING = Logged(True, CLIPPING, tuple(METRICS), adapts_augmentation=True)
 
 
 def shown(run: Path) -> dict[str, list[str]]:
@@ -55,8 +55,11 @@ def shown(run: Path) -> dict[str, list[str]]:
             {"quality: Frechet distance", "wasserstein: estimate", "health: share of clipped weights"},
         ),
         (
-            ["objective.name=gradient_penalty"],
-            {"wasserstein: normalized: comparable between runs"},
+            ["objective.name=gradient_penalty", "augment={kinds: [flip], target: 0.8}"],
+            {
+                "wasserstein: normalized: comparable between runs",
+                "health: augmentation: probability, and pairs in which the real image scores higher",
+            },
             {"health: share of clipped weights", "quality: precision and recall"},
         ),
     ],
@@ -113,7 +116,8 @@ def test_clipped_weights_have_a_chart_if_the_constraint_reports_them(
     constraint: Constraint | None, is_shown: bool
 ) -> None:
     objective = OwnObjective(constraint=constraint)
-    charts = layout(Logged.by(objective, nn.Linear(2, 1), QualityOptions()))
+    options = Config.model_validate({"name": "x", "data": {"shards": "x"}, "schedule": {"steps": 1}})
+    charts = layout(Logged.by(options, objective, nn.Linear(2, 1)))
     assert ("share of clipped weights" in charts["health"]) == is_shown
 
 

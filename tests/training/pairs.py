@@ -25,6 +25,7 @@ from pipeline.options import (
 )
 from pipeline.training.updates import (
     CriticBatch,
+    GeneratorBatch,
     Player,
     UpdatePlan,
     critic_update,
@@ -123,7 +124,8 @@ class Pair:
 
     def update_generator(self, objective: Objective, **options: Any) -> dict[str, Tensor]:
         plan, (real, _, _) = UpdatePlan(**{"parallel": Plain(), **options}), critic_batch()
-        return generator_update(self.generator, self.critic.module, objective, generator_batch(), real, plan)
+        batch = GeneratorBatch(generator_batch(), real)
+        return generator_update(self.generator, self.critic.module, objective, batch, plan)
 
 
 def critic_batch(batch: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,7 +73,7 @@ def train_as_if_captured(arguments: list[str]) -> int:
 
         def replay() -> Result:
             with (
-                patch.object(Noise, "draw", side_effect=AssertionError),
+                patch.object(Noise, "seeded", side_effect=AssertionError),
                 patch.object(training_step, "ema_weight", side_effect=AssertionError),
                 patch.object(training_step, "learning_rate", side_effect=AssertionError),
                 patch.object(training_step, "critic_updates_at", side_effect=AssertionError),
@@ -112,7 +112,12 @@ def train_as_if_captured(arguments: list[str]) -> int:
         ["model.generator_norm=batch", "schedule.reuse_fakes=true"],
         ["schedule.bursts={first_steps: 2, every: 6, critic_updates: 5}", "critic_optimizer.decay=linear"],
         ["objective.name=gradient_penalty", "schedule.micro_batch=5"],
-        ["objective.name=relativistic", LAZY, "schedule.critic_updates=2"],
+        [
+            "objective.name=relativistic",
+            LAZY,
+            "schedule.critic_updates=2",
+            "augment={kinds: [shift], target: 0.8}",
+        ],
     ],
 )
 def test_a_captured_step_trains_the_same_weights(
@@ -124,8 +129,8 @@ def test_a_captured_step_trains_the_same_weights(
     assert_same_bits(read_tensors(eager), read_tensors(captured))
     ours, theirs = (read_metrics(tmp_path / name) for name in ("eager", "captured"))
     for one, other in zip(ours, theirs, strict=True):
-        assert one["wasserstein/estimate"] == other["wasserstein/estimate"]
-        assert one["critic/slope"] == other["critic/slope"]
+        assert one["critic/loss"] == other["critic/loss"]
+        assert one.get("critic/slope") == other.get("critic/slope")
 
 
 @pytest.mark.slow

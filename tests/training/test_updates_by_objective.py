@@ -14,7 +14,14 @@ from pipeline.objectives.contract import Penalty
 from pipeline.objectives.relativistic import Relativistic
 from pipeline.objectives.wasserstein import Wasserstein
 from pipeline.options import Rounds
-from pipeline.training.updates import CriticBatch, Player, UpdatePlan, critic_update, generator_update
+from pipeline.training.updates import (
+    CriticBatch,
+    GeneratorBatch,
+    Player,
+    UpdatePlan,
+    critic_update,
+    generator_update,
+)
 from tests.training.pairs import (
     ALL,
     IN_ALL_ROUNDS,
@@ -137,7 +144,9 @@ def test_a_pairwise_loss_trains_both_networks_as_its_closed_form_says(micro_batc
     torch.testing.assert_close(one.weight.detach(), weight)
 
     weight_before = one.weight.detach().clone()
-    metrics = generator_update(generator, critic.module, Relativistic(), latents[:, None], batch.real, plan)
+    metrics = generator_update(
+        generator, critic.module, Relativistic(), GeneratorBatch(latents[:, None], batch.real), plan
+    )
     torch.testing.assert_close(metrics["generator/loss"], (1 + torch.exp(weight * difference)).log().mean())
     # The images move with the generator's weight one to one, and their scores w times as much.
     moved = (weight / (1 + torch.exp(-weight * difference))).mean()
