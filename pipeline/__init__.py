@@ -58,7 +58,7 @@ def load_generator(
     return read_generator(Path(path), checkpoint, use_ema)
 
 
-def open_shards(shards: str | Path, remote: RemoteOptions | None = None) -> ShardDataset:
+def open_shards(shards: str | Path | list[str], remote: RemoteOptions | None = None) -> ShardDataset:
     """The images of a shard directory, or of a set at a URL, as a map-style torch data set.
 
     `open_shards("data/digits")[0]` is the first image, uint8 (channels, height, width), and its label, -1 if it has
@@ -68,13 +68,21 @@ def open_shards(shards: str | Path, remote: RemoteOptions | None = None) -> Shar
     from pipeline.data.reading.dataset import ShardDataset
     from pipeline.option_data import DataOptions, RemoteOptions
 
-    return ShardDataset(DataOptions(shards=str(shards), remote=remote or RemoteOptions()))
+    return ShardDataset(DataOptions(shards=_places(shards), remote=remote or RemoteOptions()))
+
+
+def _places(shards: str | Path | list[str]) -> str | list[str]:
+    """The places as the option has them."""
+    return list(map(str, shards)) if isinstance(shards, list) else str(shards)
 
 
 def as_webdataset(
-    shards: str | Path, remote: RemoteOptions | None = None, seed: int | None = None
+    shards: str | Path | list[str], remote: RemoteOptions | None = None, seed: int | None = None
 ) -> WebDataset:
-    """The samples of a shard directory, or of a set at a URL, as a `webdataset.WebDataset` of undecoded fields.
+    """The samples of a shard directory, a set at a URL, or tar files, as a `webdataset.WebDataset` of undecoded fields.
+
+    Tar files are named by a pattern, such as "s3://bucket/train-{0000..1281}.tar", or a list of them; they are indexed
+    first.
 
     `as_webdataset("data/digits").decode("pil").to_tuple("png", "cls")` are images and their labels, in the order of the
     shards; with a `seed`, in another order of the shards in each epoch. Ranks and DataLoader workers each get their
@@ -90,6 +98,6 @@ def as_webdataset(
     from pipeline.data.reading.as_webdataset import as_webdataset
     from pipeline.option_data import DataOptions, RemoteOptions
 
-    options = DataOptions(shards=str(shards), remote=remote or RemoteOptions())
+    options = DataOptions(shards=_places(shards), remote=remote or RemoteOptions())
     dataset: WebDataset = as_webdataset(options, seed)
     return dataset

@@ -49,6 +49,28 @@ def with_home(path: str) -> str:
         raise _expected(expected) from None
 
 
+def places(value: object) -> str | list[str]:
+    """Check a path or a URL, or a list of at least one of them, and replace `~` in them."""
+    # Not above: the help of a command reads the options and must be quick.
+    from pydantic_core import PydanticKnownError
+
+    if isinstance(value, list):
+        if not value:
+            raise PydanticKnownError("too_short", {"field_type": "List", "min_length": 1, "actual_length": 0})
+        return [_place(item) for item in value]
+    return _place(value)
+
+
+def _place(value: object) -> str:
+    from pydantic_core import PydanticKnownError
+
+    if not isinstance(value, str):
+        raise PydanticKnownError("string_type")
+    if not value:
+        raise PydanticKnownError("string_too_short", {"min_length": 1})
+    return with_home(plain_path(value))
+
+
 def _expected(text: str) -> Exception:
     # Not above: the help of a command reads the options and must be quick.
     from pydantic_core import PydanticCustomError

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from pipeline.option_types import ClassName, Count, LaterPath, Options, PathOrUrl, Seconds, Text, option
+from pipeline.option_types import ClassName, Count, LaterPath, Options, Places, Seconds, Text, option
+
+
+def is_pattern(shards: str | list[str]) -> bool:
+    """Whether `data.shards` names tar files, which have to be indexed, and not a set."""
+    if isinstance(shards, list):
+        return True
+    # In an address, a question mark begins a query.
+    magic = r"[*\[{]|\.tar$" if "://" in shards else r"[*?\[{]|\.tar$"
+    return re.search(magic, shards) is not None and not Path(shards).is_dir()
+
+
+def shown_places(shards: str | list[str]) -> str:
+    """What `data.shards` names, in one line."""
+    return shards if isinstance(shards, str) else " ".join(shards)
 
 
 class RemoteOptions(Options):
@@ -23,8 +39,9 @@ class RemoteOptions(Options):
 class DataOptions(Options):
     """Where the images are and how they are read."""
 
-    shards: PathOrUrl = Field(
-        description="made by `wgan shards make`: a directory or URL (https, s3, gs, hf)"
+    shards: Places = Field(
+        description="made by `wgan shards make` or `index`: a directory or URL (https, s3, gs, hf); a pattern of tar "
+        "files, such as s3://bucket/train-{0000..1281}.tar, or a list of them, which are indexed first"
     )
     cache: Literal["auto", "device", "host", "none"] = option(
         "auto",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
-from pipeline.local_paths import local_path, plain_path, with_home
+from pipeline.local_paths import local_path, places, with_home
 from pipeline.metric_table import check_name
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -24,7 +24,8 @@ Text = Annotated[str, Field(min_length=1)]
 LocalPath = Annotated[Text, AfterValidator(local_path), AfterValidator(with_home)]
 LaterPath = Annotated[Text, AfterValidator(local_path)]
 """A path whose `~` is replaced where it is used."""
-PathOrUrl = Annotated[Text, AfterValidator(plain_path), AfterValidator(with_home)]
+Places = Annotated[str | list[str], PlainValidator(places)]
+"""A path or a URL, or a list of them; each can be a pattern."""
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 """File systems allow 255 bytes, and names beside it are longer."""
 ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]

@@ -130,8 +130,8 @@ def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult
 
     `tell` is called with an error if this rank is the one that tells the user, before it leaves the process group.
     """
-    from pipeline.data.format.shard_set import open_shards
     from pipeline.run.directory import RunDirectory
+    from pipeline.training.shards_of_run import ShardsOfRun
 
     directory = RunDirectory(Path(config.run_root) / config.name)
     is_main = _rank() == 0
@@ -144,8 +144,7 @@ def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult
         # Before the ranks meet, only the main rank has the lock, and so only it may write to the directory.
         with _noting_failure(directory, tell) if is_main else nullcontext():
             with awaited():
-                shards = open_shards(config.data)
-                stack.callback(shards.files.close)
+                shards = stack.enter_context(ShardsOfRun(config.data, is_main))
                 # Only now: importing torch takes seconds.
                 from pipeline.ranks.process import settings_given_back
                 from pipeline.ranks.runtime import join
@@ -155,7 +154,7 @@ def run(config: Config, tell: Callable[[PipelineError], None]) -> TrainingResult
             note = partial(_note_loss, directory, tell)
             runtime = stack.enter_context(join(config, note, directory.hang_traces))
         with _noting_failure(directory, tell):
-            result = _train(RunContext(config, shards, directory, runtime))
+            result = _train(RunContext(config, shards.on_all_ranks(runtime), directory, runtime))
         if is_main:
             directory.mark("DONE", result.ending, 0)
         runtime.close()

@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pipeline import stopping
-from pipeline.data.format.shard_set import open_shards
+from pipeline.data.originals.opening import open_data
 from pipeline.durable import replacing, storage_errors, write_text
 from pipeline.errors import ConfigError, PipelineError, describe
 from pipeline.options import Config
@@ -36,7 +36,7 @@ def open_trainer(config: Config, runtime: Runtime, place: Path) -> Iterator[Trai
     check_batches(config.schedule, runtime.world_size)
     directory = RunDirectory(place)
     with directory if runtime.is_main else nullcontext(), stopping.listening(saves=True):
-        shards = open_shards(config.data)
+        shards = open_data(config.data)
         context = RunContext(config, shards, directory, runtime, output=lambda *lines: None)
         with closing(shards.files), closing(build_trainer(context, 1)) as trainer:
             yield trainer

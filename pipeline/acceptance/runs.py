@@ -15,11 +15,11 @@ import pipeline
 from pipeline.acceptance.bench import Bench
 from pipeline.acceptance.program import command
 from pipeline.config import load_config
-from pipeline.data.format.shard_set import open_shards
 from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.selection import Selection
 from pipeline.data.making.writer import make_shards
+from pipeline.data.originals.opening import open_data
 from pipeline.data.sources import Spec, open_source
 from pipeline.durable import remove_tree, write_text
 from pipeline.errors import PipelineError
@@ -110,7 +110,7 @@ def rank_counts() -> list[int]:
 @contextmanager
 def trainer_of(config: Config) -> Iterator[Trainer]:
     """The trainer of a new run in this process, whose steps the caller takes. Raises PipelineError."""
-    shards = open_shards(config.data)
+    shards = open_data(config.data)
     with ExitStack() as stack:
         stack.callback(shards.files.close)
         directory = stack.enter_context(RunDirectory(Path(config.run_root) / config.name))

@@ -114,7 +114,7 @@ def _plan(config: Config) -> dict[str, str]:
 
     from pipeline.commands.train import default_processes
     from pipeline.data.format.file_checks import check_hashes
-    from pipeline.data.format.shard_set import open_shards
+    from pipeline.data.originals.opening import open_data
     from pipeline.data.reading.cache import choose_cache
     from pipeline.data.reading.run_order import build_order, describe_validation
     from pipeline.models import build_critic, build_generator
@@ -123,7 +123,7 @@ def _plan(config: Config) -> dict[str, str]:
     from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
     from pipeline.training.checks import square_resolution
 
-    shards, device = open_shards(config.data), chosen_device(config)
+    shards, device = open_data(config.data), chosen_device(config)
     manifest = shards.manifest
     if config.data.verify == "hashes" and shards.directory is not None:
         check_hashes(shards.directory, manifest.shards, show_progress=True)

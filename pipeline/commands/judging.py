@@ -16,12 +16,14 @@ from pydantic import ValidationError
 from pipeline import stdout
 from pipeline.commands.arguments import parse_step
 from pipeline.config import load_config
-from pipeline.data.format.shard_set import ShardSet, open_shards
+from pipeline.data.format.shard_set import ShardSet
+from pipeline.data.originals.opening import open_data
 from pipeline.durable import make_directory, open_for_append, storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.metric_table import METRICS, find_metric
 from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import RankRows
+from pipeline.option_data import shown_places
 from pipeline.option_mistakes import invalid_value
 from pipeline.options import Config, QualityOptions
 from pipeline.plugins import METRIC, is_import_path, load_plugin
@@ -186,11 +188,11 @@ def choose_together(run: Path, wanted: Sequence[str] | None, runtime: Runtime) -
 def open_images(config: Config, checkpoints: Sequence[Checkpoint]) -> ShardSet:
     """The shards that samples are compared with. Raises ConfigError, DataError or CheckpointError."""
     try:
-        shards = open_shards(config.data)
+        shards = open_data(config.data)
     except DataError as error:
         raise DataError(f"{error} If the run's shards have moved, name their place with --shards.") from None
     for checkpoint in checkpoints:
-        check_shape(checkpoint, shards, config.data.shards)
+        check_shape(checkpoint, shards, shown_places(config.data.shards))
     return shards
 
 
@@ -222,7 +224,7 @@ def describe(evaluation: Evaluation, config: Config, arguments: argparse.Namespa
     kind = "the moving average" if arguments.ema else "the generator"
     return (
         f"{counts['samples']:,} samples of {kind} (seed {arguments.seed}) against {counts['real']:,} training images "
-        f"of {config.data.shards}, by {evaluation.features.name}"
+        f"of {shown_places(config.data.shards)}, by {evaluation.features.name}"
     )
 
 

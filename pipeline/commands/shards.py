@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.commands import shards_make
+from pipeline.commands import shards_index, shards_make
 from pipeline.commands.arguments import add_whole
 from pipeline.commands.shards_make import describe, print_remarks
 from pipeline.durable import replacing
@@ -20,14 +20,6 @@ MERGE_EXAMPLES = """\
 examples:
   wgan shards merge data/big                          if all parts were made in data/big
   wgan shards merge data/big /disk2/big /disk3/big    if they were made in several directories
-"""
-
-INDEX_EXAMPLES = """\
-examples:
-  wgan shards index data/webdataset
-
-Makes existing webdataset tar files usable without a copy: writes an index next to each, and a manifest. The images
-must be all PNG or all JPEG, and of one size. For all other tar files, use `wgan shards make`.
 """
 
 STATS_EXAMPLES = """\
@@ -56,7 +48,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     commands = shards.add_subparsers(title="commands", required=True, metavar="COMMAND")
     shards_make.add_arguments(_command(commands, "make", "make shards from images", shards_make.EXAMPLES))
     _add_merge(_command(commands, "merge", "combine the parts that several machines made", MERGE_EXAMPLES))
-    _add_index(_command(commands, "index", "use existing webdataset shards without a copy", INDEX_EXAMPLES))
+    shards_index.add_arguments(
+        _command(commands, "index", "use existing webdataset shards where they lie", shards_index.EXAMPLES)
+    )
     _add_directory(_command(commands, "check", "find all defects of a set of shards", CHECK_EXAMPLES), check)
     _add_show(_command(commands, "show", "draw some of the images into a PNG file", SHOW_EXAMPLES))
     _add_directory(
@@ -103,13 +97,6 @@ def _add_directory(parser: argparse.ArgumentParser, command: Callable[[argparse.
     parser.set_defaults(func=command)
 
 
-def _add_index(parser: argparse.ArgumentParser) -> None:
-    _add_directory(parser, index)
-    parser.add_argument(
-        "--labels", choices=("none",), help="none: without labels, also if there are KEY.cls or folders"
-    )
-
-
 def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="a directory of shards")
     parser.add_argument(
@@ -135,23 +122,6 @@ def merge(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def index(arguments: argparse.Namespace) -> int:
-    """Index the tar files of `arguments.directory` in place."""
-    from pipeline.data.inspecting.index_in_place import index_in_place
-    from pipeline.data.sources.labels import AUTO, LabelChoice
-
-    labels = AUTO if arguments.labels is None else LabelChoice("none")
-    manifest, remarks = index_in_place(arguments.directory, labels)
-    say(f"indexed {arguments.directory}: {describe(manifest)}")
-    if remarks.unused_labels and labels is AUTO:
-        say(
-            "An index takes labels only from KEY.cls; `wgan shards make` uses others with the options named below."
-        )
-    if last := str(remarks):
-        say(last)
-    return 0
-
-
 def check(arguments: argparse.Namespace) -> int:
     """Print every defect of `arguments.directory`; return 3 if there is any, else 0."""
     from pipeline.data.inspecting.check import check_shards
@@ -160,9 +130,14 @@ def check(arguments: argparse.Namespace) -> int:
     for finding in report.findings:
         say(finding)
     if report.findings:
+        remedy = (
+            "index what has changed with `wgan shards index`"
+            if report.manifest.is_of_originals
+            else "make them again with `wgan shards make ... --overwrite`"
+        )
         say_line(
-            f"{arguments.directory}: {counted(len(report.findings), 'defect')} found. Copy the files again, or make "
-            "them again with `wgan shards make ... --overwrite`."
+            f"{arguments.directory}: {counted(len(report.findings), 'defect')} found. Copy the files again, or "
+            f"{remedy}."
         )
         return DataError.exit_code
     for remark in report.remarks:

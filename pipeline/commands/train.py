@@ -74,7 +74,7 @@ def check_before_ranks(config: Config, processes: int) -> None:
 
     Raises ConfigError, DataError, or CheckpointError if the run was started with other options.
     """
-    from pipeline.data.format.shard_set import open_shards
+    from pipeline.data.originals.opening import open_data
     from pipeline.training.schedule import check_batches
 
     if config.runtime.processes not in (None, processes):
@@ -82,7 +82,7 @@ def check_before_ranks(config: Config, processes: int) -> None:
             f"--processes {processes} contradicts runtime.processes: {config.runtime.processes}. Leave one of them out."
         )
     check_batches(config.schedule, processes)
-    shards = open_shards(config.data)
+    shards = open_data(config.data)
     shards.files.close()
     if config.runtime.device != "cpu":
         from pipeline.ranks.devices import check_gpu_count, chosen_device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from threading import Event, Lock
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 def in_threads(
     work: Callable[[Item, Advance], Result], items: Sequence[Item], bar: tqdm[Any], threads: int | None = None
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield the results of work(item, advance) in the order of `items`. By default there is a thread for each core.
 
     Each call of `advance(count)` moves the progress bar. After an error or a signal, the threads stop at their next

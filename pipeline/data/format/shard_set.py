@@ -38,14 +38,13 @@ class ShardSet:
 
 
 def open_shards(options: DataOptions) -> ShardSet:
-    """Open the set that the options name. Only its manifest is read.
+    """Open the set that the options name, which is no pattern of tar files. Only its manifest is read.
 
     Raises DataError if the set is missing, damaged or truncated, ConfigError if this kind of URL is not supported or
     if the directory for downloaded shards is too small.
     """
-    if is_url(options.shards):
-        return _open_url(options.shards, options)
-    return open_directory(Path(options.shards), options)
+    place = str(options.shards)
+    return _open_url(place, options) if is_url(place) else open_directory(Path(place), options)
 
 
 def open_directory(directory: Path, options: DataOptions | None = None) -> ShardSet:

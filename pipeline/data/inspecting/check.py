@@ -22,6 +22,7 @@ from pipeline.data.format.manifest import COPY, FILE_NAME, Manifest, Shard, load
 from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.picture_files import read_picture_file
 from pipeline.data.format.picture_files.parts import PictureFile
+from pipeline.data.inspecting.check_originals import check_originals
 from pipeline.data.inspecting.shard_index import ShardIndex, index_shard
 from pipeline.data.sources.labels import AUTO, LabelChoice
 from pipeline.data.sources.leftovers import describe_frames, describe_left_out, some
@@ -103,10 +104,13 @@ class _Checked:
 def check_shards(directory: Path) -> Report:
     """Check every file against the manifest and every index against its tar file, and decode every image.
 
-    All defects are collected; consecutive images with the same defect share a line. Needs 32 bytes of memory per
-    image. Raises DataError only if the manifest cannot be read.
+    All defects are collected; consecutive images with the same defect share a line. Images of originals are compared
+    with their checksums, and not decoded. Needs 32 bytes of memory per image. Raises DataError only if the manifest
+    cannot be read.
     """
     manifest = load_manifest(directory)
+    if manifest.is_of_originals:
+        return Report(manifest, tuple(check_originals(directory)), Duplicates(), (), ())
     check = partial(_check_shard, directory, manifest)
     with tqdm(total=manifest.count, unit="image", desc="check", disable=None) as bar:
         checked = list(in_threads(check, manifest.shards, bar))

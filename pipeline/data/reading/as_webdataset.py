@@ -19,11 +19,12 @@ from webdataset.tariterators import tar_file_expander
 from pipeline.data.format.codecs import MAX_FILE_BYTES
 from pipeline.data.format.manifest import COPY
 from pipeline.data.format.picture_files import read_picture_file
-from pipeline.data.format.shard_set import ShardSet, open_shards
+from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.format.tar_reader import TarError, TarMember, read_members
 from pipeline.data.format.tar_writer import BLOCK
+from pipeline.data.originals.opening import open_data, settled
 from pipeline.data.sources.compressed import tool_for
-from pipeline.data.sources.members import hidden_part, too_large
+from pipeline.data.sources.members import is_hidden_member, too_large
 from pipeline.errors import DataError
 from pipeline.option_data import DataOptions
 
@@ -42,14 +43,14 @@ class FieldReader:
     """
 
     def __init__(self, options: DataOptions) -> None:
-        self._options = options
+        self._options = settled(options)
         self._opened: tuple[int, ShardSet] | None = None
 
     @property
     def shards(self) -> ShardSet:
         """This process's own set: a forked worker must not use the threads and files of its parent."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), open_shards(self._options)
+            self._opened = os.getpid(), open_data(self._options)
         return self._opened[1]
 
     def __call__(self, places: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -107,7 +108,7 @@ def read_fields(file: IO[bytes], where: str) -> Iterator[tuple[str, bytes]]:
 
 def is_read(member: str) -> bool:
     """Whether a member of a shard is part of its sample."""
-    return _field(member) in FIELDS and not hidden_part(member)
+    return _field(member) in FIELDS and not is_hidden_member(member)
 
 
 def _field(member: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.data.format.shard_set import open_shards
+from pipeline.data.originals.opening import open_data, settled
 from pipeline.data.reading.reader import ShardReader
 from pipeline.option_data import DataOptions
 
@@ -31,7 +31,7 @@ class ShardDataset(Dataset[tuple[Tensor, int]]):
         Raises DataError if the set is missing, damaged or incomplete, ConfigError if it is at a URL of a kind that
         cannot be read.
         """
-        self._options = options
+        self._options = settled(options)
         self._opened: tuple[int, ShardReader] | None = None
         self._manifest = self._reader.manifest
 
@@ -66,7 +66,7 @@ class ShardDataset(Dataset[tuple[Tensor, int]]):
     def _reader(self) -> ShardReader:
         """This process's own reader: a forked worker must not use the threads and files of its parent."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), ShardReader(open_shards(self._options))
+            self._opened = os.getpid(), ShardReader(open_data(self._options))
         return self._opened[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -114,6 +114,11 @@ def hidden_part(name: str) -> str:
     return "/".join(parts[:place])
 
 
+def is_hidden_member(name: str) -> bool:
+    """Whether any part of the name of a member of a tar file is hidden; `.` and `..` only say where it begins."""
+    return bool(hidden_part("/".join(part for part in name.split("/") if part not in (".", ".."))))
+
+
 def unreadable(file: Path | str, error: OSError) -> DataError:
     """The error for a file of a set that cannot be opened; `regular_files` says what links and pipes are."""
     reason = error.strerror or str(error)
