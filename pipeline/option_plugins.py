@@ -8,15 +8,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import Field, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator, create_model
 
 from pipeline.errors import ConfigError
+from pipeline.option_objective import ObjectiveOptions
 from pipeline.option_types import Options
-from pipeline.options import (
-    Config,
-    ModelOptions,
-    MonitorOptions,
-    ObjectiveOptions,
-    OwnNetworkOptions,
-    SinkOptions,
-)
+from pipeline.options import Config, ModelOptions, MonitorOptions, OwnNetworkOptions, SinkOptions
 from pipeline.plugins import METRIC, NETWORK, OBJECTIVE, SINK, Kind, is_import_path, load_plugin
 
 

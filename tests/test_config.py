@@ -8,14 +8,8 @@ import pytest
 
 from pipeline.config import dump_config, load_config
 from pipeline.option_help import describe_options
-from pipeline.options import (
-    AdamOptions,
-    BurstOptions,
-    DcganOptions,
-    GradientPenaltyOptions,
-    RmspropOptions,
-    WassersteinOptions,
-)
+from pipeline.option_objective import GradientPenaltyOptions, WassersteinOptions
+from pipeline.options import AdamOptions, BurstOptions, DcganOptions, RmspropOptions
 from tests.configs import FULL, SMALL, load, mistakes
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))

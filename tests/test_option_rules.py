@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.options import LeastSquaresOptions
+from pipeline.option_objective import LeastSquaresOptions
 from tests.configs import SMALL, load, mistakes
 
 PENALTY_IN_TF32 = ["objective.name=gradient_penalty", "objective.precision=tf32"]

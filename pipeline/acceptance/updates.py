@@ -14,7 +14,8 @@ from pipeline.acceptance.runs import options
 from pipeline.errors import ConfigError
 from pipeline.models import ARCHITECTURES, build_critic, build_generator
 from pipeline.objectives import build_objective
-from pipeline.options import Config, ModelOptions, ObjectiveOptions
+from pipeline.option_objective import ObjectiveOptions
+from pipeline.options import Config, ModelOptions
 from pipeline.profiling.flops import SingleProcess
 from pipeline.ranks.devices import best_device, check_precision
 from pipeline.ranks.process import settings_given_back

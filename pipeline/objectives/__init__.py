@@ -25,7 +25,7 @@ from pipeline.objectives.least_squares import LeastSquares
 from pipeline.objectives.penalties import GradientPenalty, SlopePenalty
 from pipeline.objectives.relativistic import Relativistic
 from pipeline.objectives.wasserstein import Wasserstein
-from pipeline.options import ObjectiveOptions
+from pipeline.option_objective import ObjectiveOptions
 from pipeline.plugins import OBJECTIVE, is_import_path, load_plugin
 
 __all__ = [

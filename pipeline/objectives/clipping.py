@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from pipeline.objectives.contract import Constraint, Metrics
-from pipeline.options import ClipScope
+from pipeline.option_objective import ClipScope
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pipeline.objectives.contract import Scores, Separable
-from pipeline.options import CrossEntropyOptions
+from pipeline.option_objective import CrossEntropyOptions
 
 
 class CrossEntropy(Separable):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pipeline.objectives.contract import Scores, Separable
-from pipeline.options import LeastSquaresOptions
+from pipeline.option_objective import LeastSquaresOptions
 
 
 class LeastSquares(Separable):

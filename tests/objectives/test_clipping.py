@@ -11,7 +11,8 @@ from torch import nn
 from pipeline.models import build_critic
 from pipeline.models.norms import norm
 from pipeline.objectives.clipping import clip_weights, clipped_fraction, weights_in_scope
-from pipeline.options import ClipScope, DcganOptions, GanBceOptions, MlpOptions, WganMnistOptions
+from pipeline.option_objective import ClipScope
+from pipeline.options import DcganOptions, GanBceOptions, MlpOptions, WganMnistOptions
 
 CLIPS = [0.01, 0.1, 1 / 3, 1.0, 1e-6]
 

@@ -11,7 +11,7 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from pipeline.objectives import Separable, as_separable, build_objective
-from pipeline.options import CrossEntropyOptions
+from pipeline.option_objective import CrossEntropyOptions
 from tests.objectives.points import FAKE, FAKE_COUNTS, REAL, REAL_COUNTS, best_scores, generated, losses
 
 SCORES = torch.tensor([-3.0, -0.5, 0.0, 1.0, 4.0], dtype=torch.float64)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.objectives import Objective, Scores, build_objective
-from pipeline.options import (
+from pipeline.option_objective import (
     CrossEntropyOptions,
     HingeOptions,
     ObjectiveOptions,

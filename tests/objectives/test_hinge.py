@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.objectives import as_separable, build_objective
-from pipeline.options import HingeOptions
+from pipeline.option_objective import HingeOptions
 from tests.objectives.points import FAKE, FAKE_COUNTS, REAL, REAL_COUNTS, generated, losses
 
 OBJECTIVE = as_separable(build_objective(HingeOptions(name="hinge")))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.objectives import build_objective
 from pipeline.objectives.least_squares import LeastSquares
-from pipeline.options import LeastSquaresOptions
+from pipeline.option_objective import LeastSquaresOptions
 from tests.objectives.points import FAKE, FAKE_COUNTS, REAL, REAL_COUNTS, best_scores, generated
 
 PEARSON, BINARY = (-1.0, 1.0, 0.0), (0.0, 1.0, 1.0)

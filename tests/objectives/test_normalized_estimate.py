@@ -26,15 +26,8 @@ from torch import Tensor, nn
 
 from pipeline.models import build_critic
 from pipeline.objectives import build_objective
-from pipeline.options import (
-    AdamOptions,
-    GradientPenaltyOptions,
-    MlpOptions,
-    ObjectiveOptions,
-    OptimizerOptions,
-    RmspropOptions,
-    WassersteinOptions,
-)
+from pipeline.option_objective import GradientPenaltyOptions, ObjectiveOptions, WassersteinOptions
+from pipeline.options import AdamOptions, MlpOptions, OptimizerOptions, RmspropOptions
 from pipeline.profiling.flops import SingleProcess
 from pipeline.training.diagnostics import mean_slope, wasserstein_estimate
 from pipeline.training.schedule import learning_rate

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pipeline.models import build_critic
 from pipeline.objectives import Scores, build_objective
 from pipeline.objectives.penalties import segment_gradient_norms
-from pipeline.options import DcganOptions, GradientPenaltyOptions
+from pipeline.option_objective import GradientPenaltyOptions
+from pipeline.options import DcganOptions
 from tests.objectives.points import generated
 
 OBJECTIVE = build_objective(GradientPenaltyOptions(name="gradient_penalty", weight=7.0))

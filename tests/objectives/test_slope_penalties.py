@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.noise import signs
 from pipeline.objectives import build_objective
 from pipeline.objectives.penalties import DIFFERENCE, SlopePenalty, squared_differences
-from pipeline.options import HingeOptions, RelativisticOptions
+from pipeline.option_objective import HingeOptions, RelativisticOptions
 
 SIZE = (3, 2, 4)
 COUNT = 24

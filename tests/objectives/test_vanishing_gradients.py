@@ -22,7 +22,12 @@ from scipy.stats import norm
 from torch import Tensor
 
 from pipeline.objectives import Objective, build_objective
-from pipeline.options import CrossEntropyOptions, HingeOptions, LeastSquaresOptions, WassersteinOptions
+from pipeline.option_objective import (
+    CrossEntropyOptions,
+    HingeOptions,
+    LeastSquaresOptions,
+    WassersteinOptions,
+)
 from tests.objectives.points import generated
 
 SATURATING = build_objective(CrossEntropyOptions(name="cross_entropy", generator="saturating"))

@@ -10,7 +10,7 @@ from pipeline.objectives import Objective, Scores, as_separable, build_objective
 from pipeline.objectives.clipping import WeightClipping
 from pipeline.objectives.contract import Constraint
 from pipeline.objectives.penalties import GradientPenalty
-from pipeline.options import ClipScope, GradientPenaltyOptions, WassersteinOptions
+from pipeline.option_objective import ClipScope, GradientPenaltyOptions, WassersteinOptions
 from tests.objectives.points import generated
 
 

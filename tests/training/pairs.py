@@ -12,17 +12,15 @@ from torch import Tensor, nn
 
 from pipeline.models import build_critic, build_generator
 from pipeline.objectives import Objective, build_objective
-from pipeline.options import (
+from pipeline.option_objective import (
     CrossEntropyOptions,
-    DcganOptions,
     GradientPenaltyOptions,
     HingeOptions,
     LeastSquaresOptions,
-    Norm,
     RelativisticOptions,
-    Rounds,
     WassersteinOptions,
 )
+from pipeline.options import DcganOptions, Norm, Rounds
 from pipeline.training.updates import (
     CriticBatch,
     GeneratorBatch,

@@ -9,7 +9,8 @@ import torch
 
 from pipeline.models.norms import BatchNorm2d
 from pipeline.objectives import Objective, build_objective
-from pipeline.options import Rounds, WassersteinOptions
+from pipeline.option_objective import WassersteinOptions
+from pipeline.options import Rounds
 from pipeline.training.updates import CriticBatch, UpdatePlan, critic_update, draw_fakes
 from tests.training.pairs import (
     BATCH,
