@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from pipeline.errors import ConfigError
 from pipeline.models import dcgan, gan_bce, mlp, resnet, wgan_dcgan, wgan_mnist
 from pipeline.models.norms import BatchNorm2d
+from pipeline.models.sides import Resolution, as_option, described, simplest
 from pipeline.options import ModelOptions
 from pipeline.plugins import NETWORK, is_import_path, load_plugin
 
@@ -25,28 +27,44 @@ ARCHITECTURES: dict[str, Any] = {
 }
 
 
-def build_generator(options: ModelOptions, resolution: int, channels: int) -> nn.Module:
-    """A network from latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1].
+def build_generator(options: ModelOptions, resolution: Resolution, channels: int) -> nn.Module:
+    """A network from latents (batch, latent) to images (batch, channels, height, width) in [-1, 1].
 
     Raises ConfigError if the architecture does not support the resolution.
     """
-    generator: nn.Module = _architecture(options.name).Generator(options, resolution, channels)
+    generator: nn.Module = _built(options, "Generator", resolution, channels)
     if is_import_path(options.name):
         refuse_what_differs_between_ranks(options.name, generator, options.generator_norm)
     return generator
 
 
-def build_critic(options: ModelOptions, resolution: int, channels: int) -> nn.Module:
-    """A network from images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,).
+def build_critic(options: ModelOptions, resolution: Resolution, channels: int) -> nn.Module:
+    """A network from images (batch, channels, height, width) in [-1, 1] to scores (batch,).
 
     A call with `float32=True` computes in float32 even inside autocast. Raises ConfigError if the architecture does
     not support the resolution.
     """
-    critic: nn.Module = _architecture(options.name).Critic(options, resolution, channels)
+    critic: nn.Module = _built(options, "Critic", resolution, channels)
     if is_import_path(options.name):
         refuse_what_differs_between_ranks(options.name, critic, options.critic_norm)
         refuse_fixed_precision(options.name, critic)
     return critic
+
+
+def _built(options: ModelOptions, kind: str, resolution: Resolution, channels: int) -> nn.Module:
+    """A "Generator" or a "Critic" for images of this size."""
+    build: Callable[..., nn.Module] = getattr(_architecture(options.name), kind)
+    size = simplest(resolution)
+    try:
+        return build(options, size, channels)
+    except TypeError as error:
+        if not is_import_path(options.name) or isinstance(size, int):
+            raise
+        raise ConfigError(
+            f"model.name: {options.name} cannot make its {kind} for images of {described(size)}: {error}. Its "
+            "`resolution` is (height, width) for images that are not square. Use both in it, or set "
+            f"{as_option(min(size))}."
+        ) from error
 
 
 def _architecture(name: str) -> Any:

@@ -27,7 +27,7 @@ class Score(nn.Linear):
 
 
 class BaseCritic(nn.Module):
-    """Images (batch, channels, resolution, resolution) in [-1, 1] to unbounded scores (batch,).
+    """Images (batch, channels, height, width) in [-1, 1] to unbounded scores (batch,).
 
     `layers` maps images to features of any shape, and `score` is linear in all features of an image.
     """

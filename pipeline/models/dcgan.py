@@ -1,12 +1,13 @@
-"""The DCGAN networks (Radford, Metz, Chintala 2016), for square images of at least 8 pixels.
+"""The DCGAN networks (Radford, Metz, Chintala 2016), for images of at least 8 pixels a side.
 
-The critic halves the side of its maps, rounding down, until it is 7 or less: 28, 14, 7 or 100, 50, 25, 12, 6. The
-generator doubles the side through the same numbers in reverse order. Each halving doubles the number of channels,
-from `width` next to the image up to `max_width`.
+The critic halves the sides of its maps, rounding down, until the shorter one is 7 or less: 28, 14, 7 or 100, 50, 25,
+12, 6; images of 90 x 160 become 45 x 80, 22 x 40, 11 x 20, 5 x 10. The generator doubles the sides through the same
+numbers in reverse order. Each halving doubles the number of channels, from `width` next to the image up to `max_width`.
 """
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -17,6 +18,7 @@ from pipeline.models import initialisation
 from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import norm
 from pipeline.models.scattered import ScatteredConvTranspose2d
+from pipeline.models.sides import Resolution, as_option, described, sides_of
 from pipeline.models.spectral_norm import normalise_spectra
 from pipeline.options import DcganOptions
 
@@ -24,14 +26,14 @@ LARGEST_BASE = 7
 
 
 class Generator(nn.Module):
-    """Latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+    """Latents (batch, latent) to images (batch, channels, height, width) in [-1, 1]."""
 
-    def __init__(self, options: DcganOptions, resolution: int, channels: int) -> None:
+    def __init__(self, options: DcganOptions, resolution: Resolution, channels: int) -> None:
         super().__init__()
         sides, widths = plan(options, resolution)
-        self.base, self.deepest = sides[-1], widths[-1]
+        self.deepest, *self.base = widths[-1], *sides[-1]
         has_norm = options.generator_norm != "none"
-        self.project = nn.Linear(options.latent, self.deepest * self.base**2, bias=not has_norm)
+        self.project = nn.Linear(options.latent, self.deepest * math.prod(self.base), bias=not has_norm)
         layers: list[nn.Module] = [norm(options.generator_norm, self.deepest), nn.ReLU(inplace=True)]
         for level in range(len(widths) - 1, 0, -1):
             layers += [
@@ -44,14 +46,14 @@ class Generator(nn.Module):
         self.apply(initialisation.dcgan)
 
     def forward(self, latents: Tensor) -> Tensor:
-        maps = self.project(latents).view(-1, self.deepest, self.base, self.base)
+        maps = self.project(latents).view(-1, self.deepest, *self.base)
         return torch.tanh(self.to_image(self.layers(maps)))
 
 
 class Critic(BaseCritic):
-    """Images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,); higher is more real."""
+    """Images (batch, channels, height, width) in [-1, 1] to scores (batch,); higher is more real."""
 
-    def __init__(self, options: DcganOptions, resolution: int, channels: int) -> None:
+    def __init__(self, options: DcganOptions, resolution: Resolution, channels: int) -> None:
         sides, widths = plan(options, resolution)
         has_norm = options.critic_norm != "none"
         layers: list[nn.Module] = [
@@ -64,31 +66,39 @@ class Critic(BaseCritic):
                 norm(options.critic_norm, wide),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-        super().__init__(nn.Sequential(*layers), Score(widths[-1] * sides[-1] ** 2))
+        super().__init__(nn.Sequential(*layers), Score(widths[-1] * math.prod(sides[-1])))
         self.apply(initialisation.dcgan)
         if options.spectral_norm:
             normalise_spectra(self)
 
 
-def plan(options: DcganOptions, resolution: int) -> tuple[list[int], list[int]]:
-    """The sides of all maps, from the image to the smallest, and the channels of all maps except the image.
+def plan(options: DcganOptions, resolution: Resolution) -> tuple[list[tuple[int, int]], list[int]]:
+    """The (height, width) of all maps, from the image to the smallest, and the channels of all maps except the image.
 
-    Raises ConfigError for a resolution below 8.
+    Raises ConfigError for a side below 8.
     """
-    if resolution <= LARGEST_BASE:
+    height, width = sides_of(resolution)
+    if min(height, width) <= LARGEST_BASE:
+        least = LARGEST_BASE + 1
         raise ConfigError(
-            f"model.name: dcgan does not support images of {resolution}x{resolution}: they are too small to halve. "
-            "It needs at least 8 pixels. Make shards with --resolution 8, or use model.name: mlp."
+            f"model.name: dcgan does not support images of {described(resolution)}: they are too small to halve. It "
+            f"needs at least {least} pixels in height and width. Set "
+            f"{as_option((max(least, height), max(least, width)))}, or use model.name: mlp."
         )
-    sides = [resolution]
-    while sides[-1] > LARGEST_BASE:
-        sides.append(sides[-1] // 2)
+    sides = [(height, width)]
+    while min(sides[-1]) > LARGEST_BASE:
+        sides.append((sides[-1][0] // 2, sides[-1][1] // 2))
     widths = [min(options.width * 2**level, options.max_width) for level in range(len(sides) - 1)]
     return sides, widths
 
 
 def _doubling(
-    wide: int, narrow: int, side: int, bias: bool = True, kind: type[nn.ConvTranspose2d] = nn.ConvTranspose2d
+    wide: int,
+    narrow: int,
+    sides: tuple[int, int],
+    bias: bool = True,
+    kind: type[nn.ConvTranspose2d] = nn.ConvTranspose2d,
 ) -> nn.ConvTranspose2d:
-    """A layer from maps of the side `side // 2` to maps of the side `side`."""
-    return kind(wide, narrow, 4, stride=2, padding=1, output_padding=side % 2, bias=bias)
+    """A layer to maps of these sides from maps of half of them, rounded down."""
+    odd = (sides[0] % 2, sides[1] % 2)
+    return kind(wide, narrow, 4, stride=2, padding=1, output_padding=odd, bias=bias)

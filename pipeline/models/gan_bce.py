@@ -1,4 +1,4 @@
-"""The networks of the reference system gan-bce, for images whose side is a multiple of 4.
+"""The networks of the reference system gan-bce, for images whose sides are multiples of 4.
 
 The images of the original are in [0, 1]. Ours are in [-1, 1] and are converted at the critic's input and the
 generator's output.
@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import BatchNorm2d
 from pipeline.models.quartering import quarter
+from pipeline.models.sides import Resolution
 from pipeline.models.upsampling import AlignedUpsample
 from pipeline.options import GanBceOptions
 
 
 class Generator(nn.Module):
-    """Latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+    """Latents (batch, latent) to images (batch, channels, height, width) in [-1, 1]."""
 
-    def __init__(self, options: GanBceOptions, resolution: int, channels: int) -> None:
+    def __init__(self, options: GanBceOptions, resolution: Resolution, channels: int) -> None:
         super().__init__()
-        side = quarter(resolution, options.name)
+        height, width = quarter(resolution, options.name)
         self.layers = nn.Sequential(
-            nn.Linear(options.latent, 256 * side * side),
-            nn.Unflatten(1, (256, side, side)),
+            nn.Linear(options.latent, 256 * height * width),
+            nn.Unflatten(1, (256, height, width)),
             AlignedUpsample(),
             *_convolution(256, 128),
             AlignedUpsample(),
@@ -37,13 +38,13 @@ class Generator(nn.Module):
 
 
 class Critic(BaseCritic):
-    """Images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,).
+    """Images (batch, channels, height, width) in [-1, 1] to scores (batch,).
 
     A score is the logit, log(p / (1 - p)): here the final sigmoid of the original is part of the loss.
     """
 
-    def __init__(self, options: GanBceOptions, resolution: int, channels: int) -> None:
-        side = quarter(resolution, options.name)
+    def __init__(self, options: GanBceOptions, resolution: Resolution, channels: int) -> None:
+        height, width = quarter(resolution, options.name)
         layers = nn.Sequential(
             ToUnitRange(),
             *_convolution(channels, 16),
@@ -52,7 +53,7 @@ class Critic(BaseCritic):
             nn.MaxPool2d(2),
             *_convolution(32, 64),
         )
-        super().__init__(layers, Score(64 * side * side))
+        super().__init__(layers, Score(64 * height * width))
 
 
 class ToUnitRange(nn.Module):

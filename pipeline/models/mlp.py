@@ -1,4 +1,4 @@
-"""Fully connected networks, for square images of any size (Arjovsky, Chintala, Bottou 2017, section 4.3).
+"""Fully connected networks, for images of any size (Arjovsky, Chintala, Bottou 2017, section 4.3).
 
 The paper's generator has 4 hidden layers of 512 units, each with a ReLU; the critic here has the same hidden layers.
 """
@@ -11,20 +11,22 @@ from torch import Tensor, nn
 
 from pipeline.models import initialisation
 from pipeline.models.critic import BaseCritic, Score
+from pipeline.models.sides import Resolution, sides_of
 from pipeline.models.spectral_norm import normalise_spectra
 from pipeline.options import MlpOptions
 
 
 class Generator(nn.Module):
-    """Latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+    """Latents (batch, latent) to images (batch, channels, height, width) in [-1, 1]."""
 
-    def __init__(self, options: MlpOptions, resolution: int, channels: int) -> None:
+    def __init__(self, options: MlpOptions, resolution: Resolution, channels: int) -> None:
         super().__init__()
+        height, width = sides_of(resolution)
         self.hidden = _hidden(options.latent, options)
         self.to_image = nn.Sequential(
-            nn.Linear(options.width, channels * resolution**2),
+            nn.Linear(options.width, channels * height * width),
             nn.Tanh(),
-            nn.Unflatten(1, (channels, resolution, resolution)),
+            nn.Unflatten(1, (channels, height, width)),
         )
         self.hidden.apply(initialisation.he_normal)
         self.to_image.apply(initialisation.glorot_uniform)
@@ -35,10 +37,11 @@ class Generator(nn.Module):
 
 
 class Critic(BaseCritic):
-    """Images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,); higher is more real."""
+    """Images (batch, channels, height, width) in [-1, 1] to scores (batch,); higher is more real."""
 
-    def __init__(self, options: MlpOptions, resolution: int, channels: int) -> None:
-        hidden = _hidden(channels * resolution**2, options)
+    def __init__(self, options: MlpOptions, resolution: Resolution, channels: int) -> None:
+        height, width = sides_of(resolution)
+        hidden = _hidden(channels * height * width, options)
         super().__init__(nn.Sequential(nn.Flatten(), *hidden), Score(options.width))
         self.layers.apply(initialisation.he_normal)
         self.score.apply(initialisation.glorot_uniform)

@@ -1,13 +1,15 @@
 """The residual networks of the WGAN-GP paper (Gulrajani et al. 2017).
 
-The generator starts with 4 x 4 maps, and each block doubles their side. At 32 pixels, all blocks have `width`
+The generator starts with 4 x 4 maps, and each block doubles their sides. At 32 pixels, all blocks have `width`
 channels and the critic ends with 8 x 8 maps, as in the authors' code for CIFAR-10. At 64 pixels, the channels double
 from `width` next to the image to 8 x `width`, and the critic ends with 4 x 4 maps. 128 pixels, which the authors do
-not have, add one more block with 8 x `width` channels.
+not have, add one more block with 8 x `width` channels. Images that are not square have the blocks of their shorter
+side: those of 96 x 64 start with 6 x 4 maps.
 """
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -18,22 +20,22 @@ from pipeline.models import initialisation
 from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import norm
 from pipeline.models.scattered import ScatteredConv2d
+from pipeline.models.sides import Resolution, as_option, described, sides_of
 from pipeline.models.spectral_norm import normalise_spectra
 from pipeline.options import Norm, ResnetOptions
 
-SMALLEST = 4
 MULTIPLES = {32: (1, 1, 1, 1), 64: (1, 2, 4, 8, 8), 128: (1, 2, 4, 8, 8, 8)}
-"""The channels of all maps for each resolution, starting next to the image, as multiples of `width`."""
+"""The channels of all maps for each length of the shorter side, starting next to the image, as multiples of `width`."""
 
 
 class Generator(nn.Module):
-    """Latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+    """Latents (batch, latent) to images (batch, channels, height, width) in [-1, 1]."""
 
-    def __init__(self, options: ResnetOptions, resolution: int, channels: int) -> None:
+    def __init__(self, options: ResnetOptions, resolution: Resolution, channels: int) -> None:
         super().__init__()
         widths = plan(options, resolution)
-        self.deepest = widths[-1]
-        self.project = nn.Linear(options.latent, self.deepest * SMALLEST**2)
+        self.deepest, *self.base = widths[-1], *smallest_maps(widths, resolution)
+        self.project = nn.Linear(options.latent, self.deepest * math.prod(self.base))
         self.blocks = nn.Sequential(*[up_block(wide, narrow) for wide, narrow in pairwise(reversed(widths))])
         self.to_image = nn.Sequential(
             *_activation("batch", widths[0]), ScatteredConv2d(widths[0], channels, 3)
@@ -42,39 +44,57 @@ class Generator(nn.Module):
         self.to_image.apply(initialisation.glorot_uniform)
 
     def forward(self, latents: Tensor) -> Tensor:
-        maps = self.project(latents).view(-1, self.deepest, SMALLEST, SMALLEST)
+        maps = self.project(latents).view(-1, self.deepest, *self.base)
         return torch.tanh(self.to_image(self.blocks(maps)))
 
 
 class Critic(BaseCritic):
-    """Images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,); higher is more real."""
+    """Images (batch, channels, height, width) in [-1, 1] to scores (batch,); higher is more real."""
 
-    def __init__(self, options: ResnetOptions, resolution: int, channels: int) -> None:
+    def __init__(self, options: ResnetOptions, resolution: Resolution, channels: int) -> None:
         widths = plan(options, resolution)
-        if resolution == 32:
+        if min(sides_of(resolution)) == 32:
             super().__init__(_to_means(options, channels), Score(options.width))
         else:
             layers = _to_smallest(options, widths, channels)
-            super().__init__(layers, Score(widths[-1] * SMALLEST**2))
+            super().__init__(layers, Score(widths[-1] * math.prod(smallest_maps(widths, resolution))))
         self.score.apply(initialisation.glorot_uniform)
         if options.spectral_norm:
             normalise_spectra(self)
 
 
-def plan(options: ResnetOptions, resolution: int) -> list[int]:
+def plan(options: ResnetOptions, resolution: Resolution) -> list[int]:
     """The channels of all maps, starting next to the image. Raises ConfigError for an unsupported resolution."""
-    if resolution not in MULTIPLES:
-        nearest = min(MULTIPLES, key=lambda size: abs(size - resolution))
+    nearest = _nearest(resolution)
+    if nearest != sides_of(resolution):
         raise ConfigError(
-            f"model.name: resnet does not support images of {resolution}x{resolution}, only of 32, 64 and 128 "
-            f"pixels. Make shards with --resolution {nearest}, or use another model.name (dcgan supports any size "
-            "from 8 pixels)."
+            f"model.name: resnet does not support images of {described(resolution)}: their shorter side must be 32, 64 "
+            "or 128 pixels, and the longer one a multiple of 8, 16 or 32. Set "
+            f"{as_option(nearest)}, or use another model.name (dcgan supports any size from 8 pixels)."
         )
-    return [multiple * options.width for multiple in MULTIPLES[resolution]]
+    return [multiple * options.width for multiple in MULTIPLES[min(nearest)]]
+
+
+def smallest_maps(widths: list[int], resolution: Resolution) -> tuple[int, int]:
+    """The (height, width) of the maps furthest from the image."""
+    height, width = sides_of(resolution)
+    halvings = len(widths) - 1
+    return height >> halvings, width >> halvings
+
+
+def _nearest(resolution: Resolution) -> tuple[int, int]:
+    """The supported (height, width) nearest to this one; itself if it is supported."""
+    height, width = sides_of(resolution)
+    shorter = min(MULTIPLES, key=lambda side: abs(side - min(height, width)))
+    if height == width:
+        return shorter, shorter
+    unit = shorter // 4
+    longer = max(shorter, (max(height, width) + unit // 2) // unit * unit)
+    return (shorter, longer) if height <= width else (longer, shorter)
 
 
 def _to_means(options: ResnetOptions, channels: int) -> nn.Sequential:
-    """Layers from images of 32 pixels to the mean of each of `width` channels over all pixels."""
+    """Layers from images whose shorter side is 32 pixels to the mean of each of `width` channels over all pixels."""
     width, kind = options.width, options.critic_norm
     return nn.Sequential(
         first_block(channels, width),
@@ -87,7 +107,7 @@ def _to_means(options: ResnetOptions, channels: int) -> nn.Sequential:
 
 
 def _to_smallest(options: ResnetOptions, widths: list[int], channels: int) -> nn.Sequential:
-    """Layers from images to maps of 4 x 4."""
+    """Layers from images to the smallest maps."""
     first = _convolution(channels, widths[0]).apply(initialisation.glorot_uniform)
     blocks = [down_block(narrow, wide, options.critic_norm) for narrow, wide in pairwise(widths)]
     return nn.Sequential(first, *blocks)

@@ -1,4 +1,4 @@
-"""The networks of the reference systems wgan-mnist and wgan-digit7, for images whose side is a multiple of 4.
+"""The networks of the reference systems wgan-mnist and wgan-digit7, for images whose sides are multiples of 4.
 
 As in the original, the convolutions have biases, although the batch norm after them cancels them.
 """
@@ -12,6 +12,7 @@ from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import BatchNorm2d
 from pipeline.models.quartering import quarter
 from pipeline.models.scattered import ScatteredConv2d
+from pipeline.models.sides import Resolution
 from pipeline.options import WganMnistOptions
 
 EPSILON = 1e-3
@@ -22,14 +23,14 @@ The value matters: after a kernel whose weights are clipped to 0.01, the varianc
 
 
 class Generator(nn.Module):
-    """Latents (batch, latent) to images (batch, channels, resolution, resolution) in [-1, 1]."""
+    """Latents (batch, latent) to images (batch, channels, height, width) in [-1, 1]."""
 
-    def __init__(self, options: WganMnistOptions, resolution: int, channels: int) -> None:
+    def __init__(self, options: WganMnistOptions, resolution: Resolution, channels: int) -> None:
         super().__init__()
-        side = quarter(resolution, options.name)
+        height, width = quarter(resolution, options.name)
         self.layers = nn.Sequential(
-            nn.Linear(options.latent, 128 * side * side),
-            nn.Unflatten(1, (128, side, side)),
+            nn.Linear(options.latent, 128 * height * width),
+            nn.Unflatten(1, (128, height, width)),
             nn.LeakyReLU(0.2, inplace=True),
             *_doubling(),
             *_doubling(),
@@ -44,12 +45,12 @@ class Generator(nn.Module):
 
 
 class Critic(BaseCritic):
-    """Images (batch, channels, resolution, resolution) in [-1, 1] to scores (batch,); higher is more real."""
+    """Images (batch, channels, height, width) in [-1, 1] to scores (batch,); higher is more real."""
 
-    def __init__(self, options: WganMnistOptions, resolution: int, channels: int) -> None:
-        side = quarter(resolution, options.name)
+    def __init__(self, options: WganMnistOptions, resolution: Resolution, channels: int) -> None:
+        height, width = quarter(resolution, options.name)
         layers = nn.Sequential(*_halving(channels), *_halving(64))
-        super().__init__(layers, Score(64 * side * side))
+        super().__init__(layers, Score(64 * height * width))
         self.apply(initialisation.normal)
 
 

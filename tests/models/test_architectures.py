@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.models import ARCHITECTURES, build_critic, build_generator
 from pipeline.models.norms import BatchNorm2d
+from pipeline.models.sides import Resolution, described, sides_of
 from pipeline.options import (
     DcganOptions,
     GanBceOptions,
@@ -21,7 +22,7 @@ from pipeline.options import (
 )
 from tests.models.networks import kernels
 
-PAIRS: list[tuple[ModelOptions, int]] = [
+PAIRS: list[tuple[ModelOptions, Resolution]] = [
     (DcganOptions(latent=5, width=4), 17),
     (MlpOptions(name="mlp", latent=5, width=32), 9),
     (ResnetOptions(name="resnet", latent=5, width=4), 32),
@@ -29,14 +30,21 @@ PAIRS: list[tuple[ModelOptions, int]] = [
     (WganMnistOptions(name="wgan_mnist", latent=5), 8),
     (WganDcganOptions(name="wgan_dcgan", latent=5), 8),
     (GanBceOptions(name="gan_bce", latent=5), 8),
+    (DcganOptions(latent=5, width=4), (17, 45)),
+    (MlpOptions(name="mlp", latent=5, width=32), (3, 9)),
+    (ResnetOptions(name="resnet", latent=5, width=4), (40, 32)),
+    (ResnetOptions(name="resnet", latent=5, width=4, critic_norm="layer"), (64, 96)),
+    (WganMnistOptions(name="wgan_mnist", latent=5), (8, 16)),
+    (WganDcganOptions(name="wgan_dcgan", latent=5), (12, 8)),
+    (GanBceOptions(name="gan_bce", latent=5), (8, 12)),
 ]
 every_pair = pytest.mark.parametrize(
-    ("options", "resolution"), PAIRS, ids=[f"{options.name}-{resolution}" for options, resolution in PAIRS]
+    ("options", "resolution"), PAIRS, ids=[f"{options.name}-{described(size)}" for options, size in PAIRS]
 )
 
 
-def images_of(resolution: int, channels: int = 1) -> Tensor:
-    return torch.rand(4, channels, resolution, resolution) * 2 - 1
+def images_of(resolution: Resolution, channels: int = 1) -> Tensor:
+    return torch.rand(4, channels, *sides_of(resolution)) * 2 - 1
 
 
 def test_every_kind_of_options_has_its_architecture() -> None:
@@ -46,14 +54,14 @@ def test_every_kind_of_options_has_its_architecture() -> None:
 
 
 @every_pair
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_latents_become_images_that_fill_their_range(
-    options: ModelOptions, resolution: int, channels: int
+    options: ModelOptions, resolution: Resolution, channels: int
 ) -> None:
     torch.manual_seed(0)
     generator = build_generator(options, resolution, channels)
     images = generator(torch.randn(4, 5))
-    assert images.shape == (4, channels, resolution, resolution)
+    assert images.shape == (4, channels, *sides_of(resolution))
     assert images.dtype == torch.float32
     kernels(generator)[-1].weight.data.mul_(1e4)
     images = generator(torch.randn(4, 5))
@@ -62,8 +70,10 @@ def test_latents_become_images_that_fill_their_range(
 
 
 @every_pair
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_become_scores_of_any_size(options: ModelOptions, resolution: int, channels: int) -> None:
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_become_scores_of_any_size(
+    options: ModelOptions, resolution: Resolution, channels: int
+) -> None:
     torch.manual_seed(0)
     critic: Any = build_critic(options, resolution, channels)
     critic.score.weight.data.mul_(1e7)
@@ -75,7 +85,7 @@ def test_images_become_scores_of_any_size(options: ModelOptions, resolution: int
 
 
 @every_pair
-def test_weights_depend_only_on_the_torch_seed(options: ModelOptions, resolution: int) -> None:
+def test_weights_depend_only_on_the_torch_seed(options: ModelOptions, resolution: Resolution) -> None:
     def state(build: Any, seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
         found: dict[str, Tensor] = build(options, resolution, 1).state_dict()
@@ -88,7 +98,9 @@ def test_weights_depend_only_on_the_torch_seed(options: ModelOptions, resolution
 
 
 @every_pair
-def test_layers_are_listed_in_the_order_in_which_they_run(options: ModelOptions, resolution: int) -> None:
+def test_layers_are_listed_in_the_order_in_which_they_run(
+    options: ModelOptions, resolution: Resolution
+) -> None:
     """Freezing the first layers depends on it."""
     generator, critic = build_generator(options, resolution, 1), build_critic(options, resolution, 1)
     listed, ran = [*kernels(generator), *kernels(critic)], []
@@ -99,7 +111,7 @@ def test_layers_are_listed_in_the_order_in_which_they_run(options: ModelOptions,
 
 
 @every_pair
-def test_a_backward_pass_reaches_every_parameter(options: ModelOptions, resolution: int) -> None:
+def test_a_backward_pass_reaches_every_parameter(options: ModelOptions, resolution: Resolution) -> None:
     generator, critic = build_generator(options, resolution, 1), build_critic(options, resolution, 1)
     critic(generator(torch.randn(4, 5))).square().sum().backward()
     for network in (generator, critic):
@@ -109,7 +121,7 @@ def test_a_backward_pass_reaches_every_parameter(options: ModelOptions, resoluti
 
 
 @every_pair
-def test_the_options_say_which_norms_there_are(options: ModelOptions, resolution: int) -> None:
+def test_the_options_say_which_norms_there_are(options: ModelOptions, resolution: Resolution) -> None:
     kinds = {"batch": nn.BatchNorm2d, "layer": nn.GroupNorm}
     for build, name in ((build_generator, options.generator_norm), (build_critic, options.critic_norm)):
         layers = list(build(options, resolution, 1).modules())
@@ -120,7 +132,7 @@ def test_the_options_say_which_norms_there_are(options: ModelOptions, resolution
 
 
 @every_pair
-def test_float32_scores_ignore_mixed_precision(options: ModelOptions, resolution: int) -> None:
+def test_float32_scores_ignore_mixed_precision(options: ModelOptions, resolution: Resolution) -> None:
     critic, images = build_critic(options, resolution, 1), images_of(resolution)
     with torch.autocast("cpu", torch.bfloat16):
         assert critic(images).dtype == torch.bfloat16
@@ -131,7 +143,7 @@ def test_float32_scores_ignore_mixed_precision(options: ModelOptions, resolution
 
 @every_pair
 def test_mixed_precision_changes_images_and_scores_by_rounding_only(
-    options: ModelOptions, resolution: int
+    options: ModelOptions, resolution: Resolution
 ) -> None:
     torch.manual_seed(0)
     for build, inputs in ((build_generator, torch.randn(4, 5)), (build_critic, images_of(resolution))):

@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.models import build_critic, build_generator
 from pipeline.models.dcgan import plan
 from pipeline.models.norms import BatchNorm2d
+from pipeline.models.sides import Resolution, described
 from pipeline.options import DcganOptions
 from tests.models.networks import count, kernels
 
@@ -82,38 +83,46 @@ def test_parameters_of_a_64_pixel_pair_counted_by_hand() -> None:
 def test_each_halving_of_the_side_doubles_the_channels_up_to_a_limit(
     resolution: int, sides: list[int], widths: list[int]
 ) -> None:
-    assert plan(SMALL, resolution) == (sides, widths)
+    assert plan(SMALL, resolution) == ([(side, side) for side in sides], widths)
 
 
 def test_the_smallest_maps_have_between_4_and_7_pixels_a_side() -> None:
     for resolution in range(8, 1100):
-        sides, widths = plan(SMALL, resolution)
+        pairs, widths = plan(SMALL, resolution)
+        sides = [height for height, width in pairs if height == width]
         assert sides[0] == resolution
         assert 4 <= sides[-1] <= 7 < sides[-2]
         assert len(widths) == len(sides) - 1
 
 
-@pytest.mark.parametrize("resolution", [28, 33, 101])
-def test_both_networks_pass_through_the_planned_sides(resolution: int) -> None:
+def test_the_shorter_side_decides_how_often_both_are_halved() -> None:
+    assert plan(SMALL, (90, 160))[0] == [(90, 160), (45, 80), (22, 40), (11, 20), (5, 10)]
+    assert plan(SMALL, (56, 28))[0] == [(56, 28), (28, 14), (14, 7)]
+
+
+@pytest.mark.parametrize("resolution", [28, 33, 101, (28, 56), (96, 64), (90, 160), (45, 23)])
+def test_both_networks_pass_through_the_planned_sides(resolution: Resolution) -> None:
     sides, _ = plan(SMALL, resolution)
     generator, critic = build_generator(SMALL, resolution, 3), build_critic(SMALL, resolution, 3)
-    found: list[int] = []
+    found: list[tuple[int, ...]] = []
     for network in (generator, critic):
         for layer in kernels(network):
             if not isinstance(layer, nn.Linear):
-                layer.register_forward_hook(lambda _, __, maps: found.append(maps.shape[2]))
+                layer.register_forward_hook(lambda _, __, maps: found.append(tuple(maps.shape[2:])))
     critic(generator(torch.randn(2, 5)))
     assert found == [*sides[-2::-1], *sides[1:]]
 
 
-@pytest.mark.parametrize("resolution", [1, 4, 7])
-def test_below_8_pixels_there_is_no_network(resolution: int) -> None:
+@pytest.mark.parametrize(
+    ("resolution", "remedy"), [(1, "8"), (7, "8"), ((7, 20), "[8, 20]"), ((64, 4), "[64, 8]")]
+)
+def test_below_8_pixels_there_is_no_network(resolution: Resolution, remedy: str) -> None:
     for build in (build_generator, build_critic):
         with pytest.raises(
-            ConfigError, match=f"dcgan does not support images of {resolution}x{resolution}:"
+            ConfigError, match=f"dcgan does not support images of {described(resolution)}:"
         ) as caught:
             build(SMALL, resolution, 3)
-        assert "Make shards with --resolution 8" in str(caught.value)
+        assert f"Set data.resolution: {remedy}, or" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pipeline.errors import ConfigError
 from pipeline.models import build_critic, build_generator
 from pipeline.models.resnet import MULTIPLES, Residual, down_block, first_block, plain_block, up_block
+from pipeline.models.sides import Resolution, described, sides_of
 from pipeline.options import ResnetOptions
 from tests.models.networks import count, kernels, kinds
 
@@ -54,11 +55,11 @@ def test_parameters_of_a_64_pixel_pair_counted_by_hand() -> None:
     assert count(build_critic(SMALL, 64, 1)) == convolution(1, 4) + sum(downs) + 32 * 16 + 1
 
 
-@pytest.mark.parametrize("resolution", [32, 64, 128])
-def test_latents_become_images_and_images_scores(resolution: int) -> None:
+@pytest.mark.parametrize("resolution", [32, 64, 128, (32, 56), (96, 64), (160, 128)])
+def test_latents_become_images_and_images_scores(resolution: Resolution) -> None:
     with torch.no_grad():
         images = build_generator(SMALL, resolution, 3)(torch.randn(2, 6))
-        assert images.shape == (2, 3, resolution, resolution)
+        assert images.shape == (2, 3, *sides_of(resolution))
         assert build_critic(SMALL, resolution, 3)(images).shape == (2,)
 
 
@@ -154,14 +155,22 @@ def test_convolutions_between_relus_have_twice_the_variance(resolution: int) -> 
             assert not layer.bias.any()
 
 
-@pytest.mark.parametrize(("resolution", "nearest"), [(8, 32), (28, 32), (50, 64), (96, 64), (256, 128)])
-def test_other_resolutions_are_refused_with_the_nearest_one(resolution: int, nearest: int) -> None:
+@pytest.mark.parametrize(
+    ("resolution", "nearest"),
+    [
+        *[(8, 32), (28, 32), (50, 64), (96, 64), (256, 128)],
+        *[((28, 56), [32, 56]), ((90, 160), [64, 160]), ((70, 64), 64), ((32, 20), 32)],
+    ],
+)
+def test_other_resolutions_are_refused_with_the_nearest_one(
+    resolution: Resolution, nearest: int | list[int]
+) -> None:
     for build in (build_generator, build_critic):
         with pytest.raises(
-            ConfigError, match=f"^model.name: resnet does not support images of {resolution}x{resolution},"
+            ConfigError, match=f"^model.name: resnet does not support images of {described(resolution)}:"
         ) as caught:
             build(SMALL, resolution, 1)
-        assert f"--resolution {nearest}, or use another model.name" in str(caught.value)
+        assert f"Set data.resolution: {nearest}, or use another model.name" in str(caught.value)
 
 
 def test_the_first_block_has_no_relu_before_its_convolutions() -> None:
