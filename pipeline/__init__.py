@@ -58,17 +58,21 @@ def load_generator(
     return read_generator(Path(path), checkpoint, use_ema)
 
 
-def open_shards(shards: str | Path | list[str], remote: RemoteOptions | None = None) -> ShardDataset:
+def open_shards(
+    shards: str | Path | list[str], remote: RemoteOptions | None = None, **form: Any
+) -> ShardDataset:
     """The images of a shard directory, or of a set at a URL, as a map-style torch data set.
 
     `open_shards("data/digits")[0]` is the first image, uint8 (channels, height, width), and its label, -1 if it has
     none. `torch.utils.data.DataLoader` takes it as it is, with any number of workers. `remote` says how shards at a URL
-    are fetched. Raises DataError or ConfigError.
+    are fetched. `form` is the shape of the images, if it is not to be that of the shards: `resolution=64` or
+    `[90, 160]`, `fit="crop"`, "fit" or "pad", and `channels=1`, 3 or 4, as the options of a config's section data.
+    Raises DataError or ConfigError.
     """
     from pipeline.data.reading.dataset import ShardDataset
-    from pipeline.option_data import DataOptions, RemoteOptions
+    from pipeline.option_data import RemoteOptions
 
-    return ShardDataset(DataOptions(shards=_places(shards), remote=remote or RemoteOptions()))
+    return ShardDataset.named(_places(shards), remote or RemoteOptions(), form)
 
 
 def _places(shards: str | Path | list[str]) -> str | list[str]:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.option_types import ClassName, Count, LaterPath, Options, Places, Seconds, Text, option
+from pipeline.option_types import ClassName, Count, LaterPath, Options, Places, Seconds, Sides, Text, option
+
+Fit = Literal["crop", "fit", "pad", "random_crop"]
 
 
 def is_pattern(shards: str | list[str]) -> bool:
@@ -42,6 +44,16 @@ class DataOptions(Options):
     shards: Places = Field(
         description="made by `wgan shards make` or `index`: a directory or URL (https, s3, gs, hf); a pattern of tar "
         "files, such as s3://bucket/train-{0000..1281}.tar, or a list of them, which are indexed first"
+    )
+    resolution: Sides | None = option(
+        None, "side, or [height, width], to which images are resized; null: as the shards hold them"
+    )
+    fit: Fit = option(
+        "crop",
+        "images of another aspect ratio: crop at the centre, fit (stretch), pad, or random_crop (drawn in each epoch)",
+    )
+    channels: Literal[1, 3, 4] | None = option(
+        None, "1: grey, 3: colour, 4: colour with alpha; null: as the shards hold them"
     )
     cache: Literal["auto", "device", "host", "none"] = option(
         "auto",

@@ -22,7 +22,7 @@ _RECORDS = (
     "send the figures elsewhere"
 )
 _PLACE = "name and run_root: a run is written to the directory run_root/name"
-_SIZE = "not needed: images get their size from `wgan shards make --resolution`"
+_SIZE = "data.resolution: a side, or [height, width]; without it images have the size that the shards hold"
 _PENALTY = "objective.weight, with objective.name=gradient_penalty"
 
 _SPELLINGS = {
@@ -35,7 +35,7 @@ _SPELLINGS = {
     _FLIP: "augment augmentation augmentations aug ada mirror hflip horizontal_flip xflip transforms",
     _RECORDS: "wandb wandb_project use_wandb tensorboard logger report_to mlflow",
     _PLACE: "out outdir out_dir output output_dir save_dir logdir log_dir exp_name experiment run_name project",
-    _SIZE: "resolution res image_size img_size imsize imagesize size crop_size",
+    _SIZE: "res image_size img_size imsize imagesize size crop_size",
     _PENALTY: "gp gp_weight lambda_gp gp_lambda gradient_penalty",
     "data.shards, made by `wgan shards make`": "dataset dataroot data_root data_dir data_path train_data path",
     "schedule.critic_updates": "n_critic ncritic critic_iters n_dis d_steps diters",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.metric_table import Metric, find_metric, find_metrics
+from pipeline.option_data import is_pattern
 from pipeline.options import AugmentOptions, Config
 from pipeline.wording import counted
 
@@ -132,6 +133,16 @@ def _data(config: Config) -> Iterator[str]:
         yield (
             f"data.workers: with data.cache: {data.cache} nothing is decoded during training, so "
             f"{counted(data.workers, 'worker')} would have no work. Set data.workers: 0, or data.cache: none"
+        )
+    if is_pattern(data.shards) and data.resolution is None:
+        yield (
+            "data.resolution: is required for tar files of other programs, whose images have any size. Give a side, or "
+            "[height, width]"
+        )
+    if data.fit == "random_crop" and data.cache in ("device", "host"):
+        yield (
+            f"data.fit: random_crop draws another part of each image in each epoch, and data.cache: {data.cache} keeps "
+            "one. Set data.cache: none, or data.fit: crop"
         )
     for batch in sorted({schedule.global_batch, schedule.real_images}):
         if batch % data.streams != 0:

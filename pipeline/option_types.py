@@ -33,6 +33,26 @@ ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) 
 MetricName = Annotated[str, AfterValidator(check_name)]
 
 
+def check_sides(value: Any) -> Any:
+    """Refuse what is neither a side nor [height, width], each from 1 to 4096 pixels."""
+    sides = value if isinstance(value, list) and len(value) == 2 else [value]
+    if all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
+        return value
+    # Not above: the help of a command reads the options and must be quick.
+    from pydantic_core import PydanticCustomError
+
+    raise PydanticCustomError(
+        "sides",
+        "{expected}",
+        {"expected": f"a side in pixels, or [height, width], from 1 to {MAX_SIDE}: 64 or [90, 160]"},
+    )
+
+
+MAX_SIDE = 4096
+Sides = Annotated[int | list[int], PlainValidator(check_sides)]
+"""The side of squares, or [height, width], in pixels."""
+
+
 class Options(BaseModel):
     """The base of all options: unknown keys are refused, values are not converted, and nothing changes later."""
 

@@ -53,7 +53,7 @@ class OwnNetworkOptions(NetworkOptions):
 
 
 class DcganOptions(NetworkOptions):
-    """The DCGAN networks (models/dcgan.py), for square images of at least 8 pixels."""
+    """The DCGAN networks (models/dcgan.py), for images of at least 8 pixels a side."""
 
     name: Literal["dcgan"] = "dcgan"
     width: int = option(64, "channels at the image's resolution; doubled at each halving", ge=4, le=1024)
@@ -64,7 +64,7 @@ class DcganOptions(NetworkOptions):
 
 
 class MlpOptions(NetworkOptions):
-    """Fully connected networks (models/mlp.py), for square images of any size."""
+    """Fully connected networks (models/mlp.py), for images of any size."""
 
     name: Literal["mlp"]
     generator_norm: ClassVar[Norm] = "none"

@@ -70,6 +70,16 @@ def parse_step(text: str) -> int | None:
     return int(text) if STEP.fullmatch(text) else None
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """64 or 90x160 to (height, width)."""
+    sides = text.lower().split("x")
+    if not 1 <= len(sides) <= 2 or None in map(parse_step, sides):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size: give a side, for example 64, or height and width, for example 90x160"
+        )
+    return int(sides[0]), int(sides[-1])
+
+
 def add_generator(parser: argparse.ArgumentParser) -> None:
     """Add the flags that choose a generator: RUN, --ema and --checkpoint."""
     parser.add_argument(

@@ -121,22 +121,21 @@ def _plan(config: Config) -> dict[str, str]:
     from pipeline.ranks.devices import chosen_device, fastest_precision
     from pipeline.ranks.thread_count import rank_threads
     from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
-    from pipeline.training.checks import square_resolution
 
     shards, device = open_data(config.data), chosen_device(config)
     manifest = shards.manifest
     if config.data.verify == "hashes" and shards.directory is not None:
         check_hashes(shards.directory, manifest.shards, show_progress=True)
     order = build_order(config, shards)
-    resolution, channels = square_resolution(manifest), manifest.stored.channels
-    cache, reason = choose_cache(config.data.cache, manifest.decoded_bytes, 1, device)
+    channels, (height, width) = shards.image_shape[0], shards.size
+    cache, reason = choose_cache(config.data.cache, shards.decoded_bytes, 1, device)
     networks = {"generator": build_generator, "critic": build_critic}
-    built = {name: build(config.model, resolution, channels) for name, build in networks.items()}
-    load_initial_weights(config.init_from, **built, images=(channels, resolution, resolution))
+    built = {name: build(config.model, shards.size, channels) for name, build in networks.items()}
+    load_initial_weights(config.init_from, **built, images=shards.image_shape)
     freeze_named_layers(config.init_from, **built)
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}
     ranks = default_processes(config.runtime)
-    images = f"{counted(manifest.count, 'image')} of {resolution}x{resolution}x{channels}"
+    images = f"{counted(manifest.count, 'image')} of {height}x{width}x{channels}"
     checked = CHECKED_BY[config.data.verify] if shards.is_local else "when it is downloaded"
     return {
         "directory": f"{Path(config.run_root) / config.name}",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.arguments import Commands, add_command, add_seed, add_whole
+from pipeline.commands.arguments import Commands, add_command, add_seed, add_whole, parse_size
 from pipeline.durable import check_writable
 from pipeline.errors import ConfigError
 from pipeline.foreign_text import printable
@@ -22,6 +22,7 @@ EXAMPLES = """\
 examples:
   wgan features train data/mnist                       data/mnist.classifier.safetensors
   wgan features train data/photos --epochs 30 --out photos.safetensors
+  wgan features train data/photos --resolution 64      for a run with data.resolution: 64
 """
 
 
@@ -40,6 +41,16 @@ def add_parser(commands: Commands) -> None:
         "--out", type=Path, metavar="FILE", help="the file to write (default: SHARDS.classifier.safetensors)"
     )
     add_whole(train, "--epochs", 1, 100_000, 10, help="number of epochs (default 10)")
+    train.add_argument(
+        "--resolution",
+        type=parse_size,
+        metavar="N|HxW",
+        help="data.resolution of the run (default: the shards')",
+    )
+    train.add_argument(
+        "--fit", choices=("crop", "fit", "pad"), default="crop", help="data.fit of the run (default: crop)"
+    )
+    train.add_argument("--channels", type=int, choices=(1, 3, 4), help="data.channels of the run")
     images = "largest number of images to train on (default 100,000)"
     add_whole(train, "--images", 1, 10**9, 100_000, help=images)
     add_seed(train, "seed of the training (default 0)", 0)
@@ -50,14 +61,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Train on nine tenths of the images, print the accuracy on the rest, and write the classifier."""
     import torch
 
-    from pipeline.data.format.shard_set import open_directory
+    from pipeline.data.format.shard_set import open_shards
     from pipeline.data.reading.reader import ShardReader
+    from pipeline.option_data import DataOptions
     from pipeline.quality.class_balance import recall_by_class
     from pipeline.quality.features.classifier import About, TrainingPlan, classify, save, train_classifier
     from pipeline.quality.features.labelled import read_images, read_labels, split
     from pipeline.ranks.devices import best_device
 
-    shards = open_directory(arguments.shards)
+    size = None if arguments.resolution is None else list(arguments.resolution)
+    form = {"resolution": size, "fit": arguments.fit, "channels": arguments.channels}
+    shards = open_shards(DataOptions(shards=str(arguments.shards), **form))
     out: Path = arguments.out or Path(f"{arguments.shards}".rstrip("/") + ".classifier.safetensors")
     if out.is_dir():
         raise ConfigError(f"--out {out} is a directory, and a classifier is a file. Name a file in it.")
@@ -67,8 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     labels = read_labels(shards)
     reader = ShardReader(shards)
     device = best_device()
+    images = read_images(reader, train)
     classifier = train_classifier(
-        read_images(reader, train),
+        images,
         labels[train],
         len(shards.manifest.classes),
         TrainingPlan(arguments.epochs, arguments.seed),
@@ -78,9 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
     right = (predicted == labels[test]).double().mean().item()
     classes = tuple(shards.manifest.classes)
     about = About(
-        channels=shards.manifest.stored.channels,
-        height=shards.manifest.stored.resolution[0],
-        width=shards.manifest.stored.resolution[1],
+        channels=images.shape[1],
+        height=images.shape[2],
+        width=images.shape[3],
         classes=classes,
         shards=shards.manifest.sha256,
         epochs=arguments.epochs,

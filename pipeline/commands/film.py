@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.durable import make_directory_of, replacing
+from pipeline.pixels import on_checkerboard
 
 FRAMES_PER_SECOND = 25
 """A frame takes 40 ms; a GIF counts in hundredths of a second."""
@@ -22,12 +23,13 @@ PALETTE_FRAMES = 32
 def write_animation(frames: Tensor, target: Path) -> None:
     """Write uint8 (count, channels, height, width) as an animation that loops: H.264 if `target` is .mp4, else GIF.
 
-    Small images are enlarged to at least 256 pixels a side, each pixel to a square. Raises StorageError.
+    Images with alpha are on a checkerboard of grey squares. Small images are enlarged to at least 256 pixels a side,
+    each pixel to a square. Raises StorageError.
     """
     write = _write_mp4 if target.suffix.lower() == ".mp4" else _write_gif
     make_directory_of(target)
     with replacing(target) as file:
-        write(frames, file)
+        write(on_checkerboard(frames), file)
 
 
 def _pictures(frames: Tensor) -> Iterator[Image.Image]:

@@ -199,7 +199,7 @@ def open_images(config: Config, checkpoints: Sequence[Checkpoint]) -> ShardSet:
 def check_shape(checkpoint: Checkpoint, shards: ShardSet, place: str) -> None:
     """Raise ConfigError unless the shards at `place` hold images of the size that the run draws."""
     drawn = checkpoint.facts().identity.images
-    found = (shards.manifest.stored.channels, *shards.manifest.stored.resolution)
+    found = shards.image_shape
     if drawn != found:
         raise ConfigError(
             f"{checkpoint.path} draws images of (channels, height, width) {drawn}, and the shards of {place} hold "

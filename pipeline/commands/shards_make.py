@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.arguments import add_whole, parse_step
+from pipeline.commands.arguments import add_whole, parse_size, parse_step
 from pipeline.errors import ConfigError
 from pipeline.stdout import say
 from pipeline.wording import counted
@@ -38,6 +36,7 @@ examples:
   wgan shards make digits data/digits                       1,797 digits of 16 x 16, no download
   wgan shards make mnist data/mnist --root ~/datasets       MNIST from ~/datasets/MNIST/raw
   wgan shards make photos.zip data/wide --resolution 90x160 --fit pad --encoding jpeg
+  wgan shards make sprites data/sprites --resolution 64 --channels 4    transparent sprites, with their alpha
   wgan shards make photos data/train --resolution 64 --validation 0.1
   wgan shards make photos data/validation --resolution 64 --validation 0.1 --only-validation
   wgan shards make photos data/big --resolution 256 --part 3/8     on the third of eight machines
@@ -65,12 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_conversion(images: argparse._ArgumentGroup) -> None:
     images.add_argument(
         "--resolution",
-        type=_resolution,
+        type=parse_size,
         metavar="N|HxW",
         help="side, or height x width, in pixels (default: the source's, or that of all images if they have one size)",
     )
     images.add_argument(
-        "--channels", type=int, choices=(1, 3), help="1 for grey, 3 for colour (default: the source's)"
+        "--channels",
+        type=int,
+        choices=(1, 3, 4),
+        help="1 for grey, 3 for colour, 4 for colour with alpha (default: the source's)",
     )
     images.add_argument(
         "--fit",
@@ -82,7 +84,7 @@ def _add_conversion(images: argparse._ArgumentGroup) -> None:
         "--background",
         metavar="COLOUR",
         help="behind transparent images and around padded ones: a name or #rrggbb "
-        "(default: white behind transparent ones, black around padded ones)",
+        "(default: white behind transparent ones, black around padded ones; with --channels 4 none)",
     )
     images.add_argument(
         "--encoding",
@@ -166,16 +168,6 @@ def _add_work(work: argparse._ArgumentGroup) -> None:
     work.add_argument("--overwrite", action="store_true", help="replace the shards in OUT")
 
 
-def _resolution(text: str) -> tuple[int, int]:
-    """64 or 90x160 to (height, width)."""
-    sides = text.lower().split("x")
-    if not 1 <= len(sides) <= 2 or None in map(parse_step, sides):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size: give a side, for example 64, or height and width, for example 90x160"
-        )
-    return int(sides[0]), int(sides[-1])
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -215,8 +207,6 @@ def make(arguments: argparse.Namespace) -> int:
             say(f"{out} is already complete: nothing to do (--overwrite makes it again)")
             print_remarks(out, finished, remarks)
             return 0
-        if remark := remark_on_rectangles(plan.conversion.resolution, arguments.words):
-            say(remark)
         manifest = make_shards(
             plan,
             out,
@@ -266,9 +256,9 @@ def _conversion(arguments: argparse.Namespace, source: Source) -> Conversion:
         size.resolution,
         arguments.channels or source.native_channels,
         arguments.fit,
+        None if arguments.background is None else parse_colour(arguments.background),
         arguments.encoding,
         arguments.quality,
-        None if arguments.background is None else parse_colour(arguments.background),
         resizes=size.resizes,
     )
 
@@ -298,31 +288,14 @@ def print_remarks(out: Path, manifest: Manifest | None, remarks: Remarks) -> Non
         say(last)
 
 
-def remark_on_rectangles(resolution: tuple[int, int], words: Sequence[str]) -> str | None:
-    """That no network can be trained on images of this (height, width), and the command that makes squares instead.
-
-    None if they are squares. `words` are those of this command.
-    """
-    height, width = resolution
-    if height == width:
-        return None
-    kept = [
-        word for at, word in enumerate(words) if "--resolution" not in (word.partition("=")[0], words[at - 1])
-    ]
-    squares = shlex.join(["wgan", *kept, "--resolution", str(min(height, width))])
-    return (
-        f"no network takes rectangles yet: shards of {height} x {width} (height x width) can be looked at and read, "
-        f"but not trained on. For squares: {squares}"
-    )
-
-
 def describe(manifest: Manifest) -> str:
     """The counts and sizes of a set in one line."""
+    from pipeline.data.format.codecs import COLOURS
+
     images = f"{counted(manifest.count, 'image')} of any size"
     if not manifest.is_of_originals:
         (height, width), channels, _ = manifest.stored
-        kind = "grey" if channels == 1 else "colour"
-        images = f"{counted(manifest.count, 'image')} of {height} x {width} in {kind}"
+        images = f"{counted(manifest.count, 'image')} of {height} x {width} in {COLOURS[channels]}"
     classes = counted(len(manifest.classes), "class") if manifest.classes else "no labels"
     missing = f" ({manifest.unlabelled:,} without a label)" if manifest.unlabelled else ""
     return f"{images}, {classes}{missing}, {counted(len(manifest.shards), 'shard')}, {manifest.bytes / 1e6:.1f} MB"

@@ -10,7 +10,7 @@ from pipeline.commands.arguments import MOST_PROCESSES, Commands, add_command, a
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.data.format.manifest import Manifest
+    from pipeline.data.format.shard_set import ShardSet
     from pipeline.options import Config, RuntimeOptions
 
 EXAMPLES = """\
@@ -88,10 +88,10 @@ def check_before_ranks(config: Config, processes: int) -> None:
         from pipeline.ranks.devices import check_gpu_count, chosen_device
 
         check_gpu_count(chosen_device(config), processes)
-    check_resume(config, shards.manifest)
+    check_resume(config, shards)
 
 
-def check_resume(config: Config, manifest: Manifest) -> None:
+def check_resume(config: Config, shards: ShardSet) -> None:
     """Raise CheckpointError or ConfigError if there is a checkpoint from which these options could not resume."""
     from pipeline.run.checkpoint import newest_valid
     from pipeline.run.directory import RunDirectory
@@ -105,5 +105,5 @@ def check_resume(config: Config, manifest: Manifest) -> None:
         from pipeline.ranks.devices import chosen_device, fastest_precision
 
         precision = fastest_precision(chosen_device(config))
-    check_identity(checkpoint, identity_of(config, manifest, precision))
+    check_identity(checkpoint, identity_of(config, shards, precision))
     check_steps(checkpoint, config.schedule.steps)

@@ -12,7 +12,7 @@ from pipeline.data.format.codecs import MAX_FILE_BYTES
 from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.picture_files import read_picture_file
 from pipeline.data.format.picture_files.parts import PictureFile
-from pipeline.data.sources.pictures import decode_picture
+from pipeline.data.format.pictures import decode_picture
 from pipeline.durable import make_directory_of, replacing
 from pipeline.errors import ConfigError, DataError
 from pipeline.monitor.records import nothing_to_draw

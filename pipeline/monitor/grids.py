@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.durable import replacing
-from pipeline.pixels import to_uint8
+from pipeline.pixels import on_checkerboard, to_uint8
 
 SMALLEST_SIDE = 32
 FRAME, GREY = 2, 128
@@ -29,11 +29,12 @@ class Png(NamedTuple):
 def image_grid(images: Tensor, columns: int) -> Tensor:
     """Images in rows of `columns`, as one picture: uint8 (3, height, width) on the host.
 
-    `images` are uint8, or float32 in [-1, 1], (count, channels, height, width) with 1 or 3 channels, on any device.
+    `images` are uint8, or float32 in [-1, 1], (count, channels, height, width) with 1, 3 or 4 channels, on any device.
+    Those with alpha are on a checkerboard of grey squares.
     Small images are enlarged by a whole factor to at least 32 pixels, so that a person can see them. Between images and
     around them is a grey frame; a single image has none.
     """
-    pixels = images if images.dtype == torch.uint8 else to_uint8(images)
+    pixels = on_checkerboard(images if images.dtype == torch.uint8 else to_uint8(images))
     factor = max(1, -(-SMALLEST_SIDE // min(images.shape[-2:])))
     pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     count, channels, height, width = pixels.shape
@@ -48,7 +49,7 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
 
 
 def encode_png(picture: Tensor) -> Png:
-    """A uint8 (channels, height, width) picture on the host as PNG: grey if it has 1 channel, RGB if it has 3."""
+    """A uint8 (channels, height, width) picture on the host as PNG: grey if it has 1 channel, RGB if 3, RGBA if 4."""
     _, height, width = picture.shape
     pixels = picture.permute(1, 2, 0).numpy()
     image, file = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels), BytesIO()

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from pipeline.data.reading.loader import Staged
 from pipeline.models import build_critic, build_generator
+from pipeline.models.sides import Resolution, sides_of
 from pipeline.noise import Draw
 from pipeline.objectives import build_objective
 from pipeline.options import Config
@@ -54,7 +55,7 @@ class SingleProcess:
         pass
 
 
-def step_flops(config: Config, resolution: int, channels: int) -> dict[str, int]:
+def step_flops(config: Config, resolution: Resolution, channels: int) -> dict[str, int]:
     """FLOPs of a step without a burst, over all ranks: of its "fakes", "critic updates" and "generator update".
 
     The real step is run on fake tensors, which have no storage. Raises ConfigError if the architecture has no network
@@ -89,11 +90,11 @@ def step_flops(config: Config, resolution: int, channels: int) -> dict[str, int]
     }
 
 
-def _ordinary_inputs(config: Config, resolution: int, channels: int) -> StepInputs:
+def _ordinary_inputs(config: Config, resolution: Resolution, channels: int) -> StepInputs:
     """Inputs with the shapes of a step without a burst. Real images are already floats."""
     schedule, latent = config.schedule, config.model.latent
     rows, updates = schedule.real_images, schedule.critic_updates
-    staged = Staged(torch.empty(rows, channels, resolution, resolution), None)
+    staged = Staged(torch.empty(rows, channels, *sides_of(resolution)), None)
     draw = Draw(torch.empty(rows, latent), torch.empty(rows))
     return StepInputs(
         updates=updates,
@@ -110,14 +111,14 @@ def _ordinary_inputs(config: Config, resolution: int, channels: int) -> StepInpu
     )
 
 
-def forward_flops(config: Config, resolution: int, channels: int) -> dict[str, int]:
+def forward_flops(config: Config, resolution: Resolution, channels: int) -> dict[str, int]:
     """FLOPs of each network's forward pass for one image. Raises ConfigError like `step_flops`."""
     with FakeTensorMode(), torch.no_grad():
         generator = build_generator(config.model, resolution, channels)
         critic = build_critic(config.model, resolution, channels)
         latents, images = (
             torch.empty(1, config.model.latent),
-            torch.empty(1, channels, resolution, resolution),
+            torch.empty(1, channels, *sides_of(resolution)),
         )
         return {
             "generator": count_flops(lambda: generator(latents)),

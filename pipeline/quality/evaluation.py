@@ -22,7 +22,7 @@ from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.metric_table import Needs, find_metric, find_metrics, name_of_features, needs_of
 from pipeline.noise import Noise, Purpose
 from pipeline.options import QualityOptions
-from pipeline.pixels import to_uint8
+from pipeline.pixels import on_white, to_uint8
 from pipeline.quality.class_balance import RealClasses, real_classes
 from pipeline.quality.features import Features, NoFeatures, load_features
 from pipeline.quality.features.classifier import ClassifierFeatures
@@ -55,9 +55,9 @@ class RealImages:
     """The images that samples are compared with."""
 
     read: Callable[[Ids], Tensor]
-    """From ids to uint8 (count, channels, height, width) on the device."""
+    """From ids to uint8 (count, 1 or 3, height, width) on the device; images with alpha are on white."""
     shape: tuple[int, int, int]
-    """(channels, height, width)"""
+    """(1 or 3, height, width)"""
     compared: Ids
     """A random part of the training images, or all."""
     training: Callable[[], Ids]
@@ -256,7 +256,7 @@ class Evaluation:
         latents = torch.randn(CHUNK, self._latent, generator=source)
         images = draw(latents.to(self._ranks.device))
         self._are_finite = self._are_finite and bool(images.isfinite().all())
-        return to_uint8(images)
+        return on_white(to_uint8(images))
 
     def _collect_real_sets(self) -> RealSets:
         """Everything real that the metrics need. All ranks collect it together, once."""

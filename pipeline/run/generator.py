@@ -61,9 +61,6 @@ class Card(Document):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        _, height, width = self.image_shape
-        if height != width:
-            raise ValueError(f"images of {height} x {width} pixels, but all networks make square images")
         if self.latent != self.model.latent:
             raise ValueError(f"latent {self.latent}, but model.latent {self.model.latent}")
         return self
@@ -326,10 +323,10 @@ def _network(model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) -> nn.M
 def _filled(
     model: ModelOptions, image_shape: tuple[int, int, int], tensors: Tensors, path: Path, group: str
 ) -> nn.Module:
-    channels, height, _ = image_shape
+    channels, height, width = image_shape
     # On the meta device: sizes are compared before memory is allocated, and no weights are drawn only to be replaced.
     with torch.device("meta"):
-        network = build_generator(model, height, channels)
+        network = build_generator(model, (height, width), channels)
     check_same_tensors({group: network.state_dict()}, {group: tensors}, path)
     # Copied, because the offset in the file decides the alignment, and that the last bits of sums.
     network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)

@@ -31,12 +31,12 @@ from pipeline.monitor.tensorboard import TensorBoard
 from pipeline.noise import Noise, RankRows
 from pipeline.objectives import Objective, build_objective
 from pipeline.options import OptimizerOptions
+from pipeline.pixels import on_white
 from pipeline.quality.best import Best
 from pipeline.quality.evaluation import Evaluation, RealImages
 from pipeline.ranks.thread_count import ThreadCount
 from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
 from pipeline.training.augmentation import build_augmentation
-from pipeline.training.checks import square_resolution
 from pipeline.training.context import RunContext
 from pipeline.training.describe import describe_environment, describe_images
 from pipeline.training.graphed_step import GraphedStep, captures_steps
@@ -153,6 +153,7 @@ def real_images(run: RunContext, loader: Loader, order: Order) -> RealImages:
     A copy may be one of an image or of its mirror image, so with data.flip both are training images.
     """
     count = run.shards.manifest.count
+    channels, height, width = loader.image_shape
     compared = order.first(run.config.quality.samples)
     drawn = order.first(2 * len(compared))
 
@@ -163,11 +164,11 @@ def real_images(run: RunContext, loader: Loader, order: Order) -> RealImages:
     def read(ids: Ids) -> Tensor:
         # The number of a mirrored image is that of the image, plus the number of all images.
         images = loader.read_pixels(ids % count)
-        return mirror(images, torch.from_numpy(ids >= count).to(images.device))
+        return on_white(mirror(images, torch.from_numpy(ids >= count).to(images.device)))
 
     return RealImages(
         read=read,
-        shape=loader.image_shape,
+        shape=(min(channels, 3), height, width),
         compared=compared,
         others=drawn[~np.isin(drawn, compared)],
         training=training_ids,
@@ -182,8 +183,8 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
 
     The weights depend on the seed alone, or are those that init_from names if the run is new.
     """
-    config, runtime, manifest = run.config, run.runtime, run.shards.manifest
-    resolution, channels = square_resolution(manifest), manifest.stored.channels
+    config, runtime = run.config, run.runtime
+    resolution, channels = run.shards.size, run.shards.image_shape[0]
     seed_weights(noise)
     generator = runtime.place(build_generator(config.model, resolution, channels))
     critic = runtime.place(build_critic(config.model, resolution, channels))
@@ -217,8 +218,7 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
 
 def start_from_saved(run: RunContext, generator: nn.Module, critic: nn.Module) -> None:
     """Load the weights that init_from names, on all ranks or on none, and say what was loaded."""
-    manifest = run.shards.manifest
-    images = (manifest.stored.channels, *manifest.stored.resolution)
+    images = run.shards.image_shape
     with run.runtime.agreement():
         for line in load_initial_weights(run.config.init_from, generator, critic, images, run.warn):
             run.say(line)
@@ -231,7 +231,7 @@ def build_loader(run: RunContext, rows: RankRows) -> tuple[Loader, Order]:
     run.say(describe_images(config, order.epoch_size, run.shards.manifest.count, order.held_out_count))
     if remark := describe_validation(config, order):
         run.say(remark)
-    reader = ShardReader(run.shards)
+    reader = ShardReader(run.shards, config.seed)
     images = build_images(run, reader)
     workers = 0
     if images is reader:
@@ -254,7 +254,10 @@ def decoding_threads(wanted: int | None, local_ranks: int) -> int:
 
 def build_images(run: RunContext, reader: ShardReader) -> ShardReader | ResidentImages:
     """The reader itself, or all its images in memory. All ranks make the same choice."""
-    runtime, wanted, size = run.runtime, run.config.data.cache, reader.manifest.decoded_bytes
+    runtime, wanted, size = run.runtime, run.config.data.cache, run.shards.decoded_bytes
+    if reader.changes_by_epoch:
+        run.say("cache: none (random crops are drawn anew in each epoch)")
+        return reader
     choice: Choice | None = None
     with runtime.agreement():
         choice = choose_cache(wanted, size, runtime.local_world_size, runtime.device)

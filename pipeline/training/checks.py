@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.config import flatten
 from pipeline.data.format.file_checks import check_hashes
-from pipeline.data.format.manifest import Manifest
 from pipeline.errors import ConfigError
 from pipeline.options import Config
 from pipeline.quality.best import Best
@@ -115,17 +114,6 @@ def check_data(run: RunContext) -> None:
     share = shards.manifest.shards[runtime.local_rank :: runtime.local_world_size]
     with runtime.agreement():
         check_hashes(shards.directory, share, show_progress=runtime.is_main)
-
-
-def square_resolution(manifest: Manifest) -> int:
-    """The side of the images in pixels. Raises ConfigError if they are not square."""
-    height, width = manifest.stored.resolution
-    if height != width:
-        raise ConfigError(
-            f"The shards contain images of {height} x {width} pixels (height x width), and the networks take square "
-            f"ones only. Make the shards again with `wgan shards make --resolution {min(height, width)}`."
-        )
-    return height
 
 
 def _find_ending(checkpoint: Checkpoint, run: RunContext, is_unwatched: bool) -> str | None:

@@ -34,7 +34,7 @@ class RunContext:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to be resumed, by dotted name, as JSON values."""
-        return identity_of(self.config, self.shards.manifest, self.runtime.precision)
+        return identity_of(self.config, self.shards, self.runtime.precision)
 
     @cached_property
     def rows(self) -> RankRows:

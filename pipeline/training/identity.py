@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import flatten
-from pipeline.data.format.manifest import Manifest
+from pipeline.data.format.shard_set import ShardSet
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.foreign_text import printable
 from pipeline.option_fields import default_values
@@ -20,6 +20,8 @@ FREE = (
     "run_root",
     "precision",
     "data.shards",
+    "data.resolution",
+    "data.channels",
     "data.cache",
     "data.workers",
     "data.verify",
@@ -36,12 +38,13 @@ FREE = (
 )
 """Options that a resumed run may change. `precision` is compared as the device resolved it.
 
+The shape that `data.resolution` and `data.channels` give the images is compared, however it comes about.
 `schedule.micro_batch` may change too, unless batch norm takes statistics of each micro-batch, or spectral norm
 takes a power iteration in each forward pass.
 """
 
 
-def identity_of(config: Config, manifest: Manifest, precision: str) -> dict[str, Any]:
+def identity_of(config: Config, shards: ShardSet, precision: str) -> dict[str, Any]:
     """The identity of a run, by dotted name, as JSON values. `precision` is what the device computes in."""
     model = config.model
     counts_passes = "batch" in (model.generator_norm, model.critic_norm) or model.spectral_norm
@@ -54,8 +57,8 @@ def identity_of(config: Config, manifest: Manifest, precision: str) -> dict[str,
     return {
         **options,
         "precision": precision,
-        "images": [manifest.stored.channels, *manifest.stored.resolution],
-        "data.manifest": manifest.sha256,
+        "images": list(shards.image_shape),
+        "data.manifest": shards.manifest.sha256,
         **versions(config),
     }
 

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from pipeline.commands.shards import add_parser
-from pipeline.commands.shards_make import remark_on_rectangles
 from pipeline.data.format.manifest import load_manifest
 from pipeline.errors import ConfigError, DataError, StorageError
 
@@ -256,22 +255,6 @@ def test_index_and_stats_print_what_they_found(tmp_path: Path, capsys: pytest.Ca
     )
     assert run("stats", tmp_path / "out") == 0
     assert "1,797" in capsys.readouterr().out
-
-
-def test_rectangles_are_made_with_the_command_for_squares(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("make", folder, tmp_path / "a b", "--resolution=24x16", "--fit", "pad") == 0
-    first, *_ = capsys.readouterr().out.splitlines()
-    assert first == (
-        "no network takes rectangles yet: shards of 24 x 16 (height x width) can be looked at and read, but not "
-        f"trained on. For squares: wgan shards make {folder} '{tmp_path / 'a b'}' --fit pad --resolution 16"
-    )
-    assert remark_on_rectangles((8, 9), ["shards", "make", "--resolution", "8x9", "x", "y"]) == (
-        "no network takes rectangles yet: shards of 8 x 9 (height x width) can be looked at and read, but not trained "
-        "on. For squares: wgan shards make x y --resolution 8"
-    )
-    assert remark_on_rectangles((9, 9), []) is None
 
 
 @pytest.mark.parametrize("command", ["make", "merge", "index", "check", "show", "stats"])

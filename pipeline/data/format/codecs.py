@@ -32,7 +32,7 @@ from pipeline.wording import counted
 Encoding = Literal["png", "jpeg", "raw"]
 Bytes = npt.NDArray[np.uint8]
 Shape = tuple[int, int, int]
-"""(height, width, channels). 1 channel means grey, 3 channels mean RGB."""
+"""(height, width, channels). 1 channel means grey, 3 channels mean RGB, and 4 RGB with alpha."""
 
 EXTENSIONS: dict[str, Encoding] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "npy": "raw"}
 """The file endings of images in a shard, and the encoding that each one means."""
@@ -44,7 +44,15 @@ MAX_FILE_BYTES = 1 << 28
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 GREY_PNG_OPTIONS = [*PNG_OPTIONS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FAST_FILTERS]
 COLOUR_PNG_OPTIONS = [*PNG_OPTIONS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH]
-PNG_CHANNELS = {0: 1, 2: 3}
+COLOURS = {1: "grey", 3: "colour", 4: "colour with alpha"}
+"""What messages call images of so many channels."""
+PNG_CHANNELS = {0: 1, 2: 3, 6: 4}
+PNG_READING = {
+    1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION,
+    3: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
+    4: cv2.IMREAD_UNCHANGED,
+}
+"""How OpenCV reads PNGs, by the number of their channels; only those with alpha are then in its own order, BGRA."""
 _PNG_HEADER = struct.Struct(">16sIIBB3xI")
 _PNG_START = png.SIGNATURE + b"\0\0\0\x0dIHDR"
 JPEG_CHANNELS = {"Gray": 1, "YCbCr": 3}
@@ -61,7 +69,7 @@ class Header(NamedTuple):
 
     def __str__(self) -> str:
         height, width, channels = self.shape
-        return f"{self.encoding} of {height} x {width} in {'grey' if channels == 1 else 'colour'}"
+        return f"{self.encoding} of {height} x {width} in {COLOURS[channels]}"
 
 
 def decode_into(pixels: Bytes, encoded: Bytes, encoding: Encoding) -> None:
@@ -97,15 +105,15 @@ def _decode(pixels: Bytes, encoded: Bytes, encoding: Encoding) -> None:
 
 
 def _decode_png(pixels: Bytes, encoded: Bytes) -> None:
-    grey = pixels.shape[2] == 1
-    colours = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
     # Without metadata, which cost time at each reading, and which libpng complains about on the console.
     view = encoded.data
     bare = png.only_pixels(view, png.CRITICAL)
     stored = encoded if bare is view else np.frombuffer(bare, dtype=np.uint8)
-    found = cv2.imdecode(stored, colours | cv2.IMREAD_IGNORE_ORIENTATION)
+    found = cv2.imdecode(stored, PNG_READING[pixels.shape[2]])
     if found is None:
         raise DataError("a damaged PNG")
+    if pixels.shape[2] == 4:
+        cv2.cvtColor(found, cv2.COLOR_BGRA2RGBA, dst=found)
     pixels[:] = found.reshape(pixels.shape)
 
 
@@ -133,7 +141,7 @@ _DECODERS: dict[Encoding, Callable[[Bytes, Bytes], None]] = {
 
 def _check_shape(header: Header | None, pixels: Bytes) -> None:
     if header is None:
-        raise DataError("not an 8-bit grey or RGB image of the expected encoding")
+        raise DataError("not an 8-bit grey, RGB or RGBA image of the expected encoding")
     if header.shape != pixels.shape:
         raise DataError(f"{header} instead of {Header(header.encoding, shape_of(pixels))}")
 
@@ -145,12 +153,15 @@ def shape_of(pixels: Bytes) -> Shape:
 
 
 def encode(pixels: Bytes, encoding: Encoding, quality: int) -> bytes:
-    """Encode uint8 (height, width, 1 or 3). The same pixels and library versions always give the same bytes."""
+    """Encode uint8 (height, width, 1, 3 or, apart from JPEG, 4).
+
+    The same pixels and library versions always give the same bytes.
+    """
     if encoding == "raw":
         # Row by row, whatever their order in memory: the index points to the pixels alone.
         return _npy_header(pixels.shape) + pixels.tobytes()
-    grey = pixels.shape[2] == 1
     if encoding == "jpeg":
+        grey = pixels.shape[2] == 1
         # No chroma subsampling: storing an image must not blur the colours that the critic sees.
         return bytes(
             simplejpeg.encode_jpeg(
@@ -160,8 +171,14 @@ def encode(pixels: Bytes, encoding: Encoding, quality: int) -> bytes:
                 colorsubsampling="Gray" if grey else "444",
             )
         )
-    ordered, options = (pixels, GREY_PNG_OPTIONS) if grey else (pixels[:, :, ::-1], COLOUR_PNG_OPTIONS)
-    return cv2.imencode(".png", ordered, options)[1].tobytes()
+    match pixels.shape[2]:
+        case 1:
+            return cv2.imencode(".png", pixels, GREY_PNG_OPTIONS)[1].tobytes()
+        case 3:
+            ordered = pixels[:, :, ::-1]
+        case _:
+            ordered = pixels[:, :, [2, 1, 0, 3]]
+    return cv2.imencode(".png", ordered, COLOUR_PNG_OPTIONS)[1].tobytes()
 
 
 @cache
@@ -176,7 +193,7 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 
 
 def read_header(content: bytes, picture: PictureFile) -> Header | None:
-    """The header of a PNG or JPEG that `decode_into` takes: 8-bit, grey or RGB, and opaque. Else None."""
+    """The header of a PNG or JPEG that `decode_into` takes: 8-bit, in grey, RGB or RGBA. Else None."""
     if picture.kind == "PNG" and picture.is_opaque:
         return read_png_header(content)
     if picture.kind == "JPEG":
@@ -185,7 +202,7 @@ def read_header(content: bytes, picture: PictureFile) -> Header | None:
 
 
 def read_png_header(content: bytes | memoryview) -> Header | None:
-    """The header of a PNG; None unless it is an 8-bit PNG in grey or RGB. Its first 33 bytes are enough."""
+    """The header of a PNG; None unless it is an 8-bit PNG in grey, RGB or RGBA. Its first 33 bytes are enough."""
     if len(content) < png.HEADER_BYTES:
         return None
     start, width, height, depth, colours, checksum = _PNG_HEADER.unpack_from(content)

@@ -120,8 +120,8 @@ class Manifest:
         if self.resolution is None or self.channels is None or self.encoding == "mixed":
             raise ConfigError(
                 f"{self.source} is a set of tar files as somebody else wrote them, whose images have any size, and "
-                "this needs images of one size. Make shards of them: `wgan shards make DIRECTORY_OF_TARS OUT "
-                "--resolution N`."
+                "this needs images of one size. To train on them, set data.resolution, and data.fit if they should not "
+                "be cropped; for all else make shards of them: `wgan shards make DIRECTORY_OF_TARS OUT --resolution N`."
             )
         return Stored(self.resolution, self.channels, self.encoding)
 
@@ -314,7 +314,7 @@ class _Document(Document):
 
     source: str
     resolution: tuple[Side, Side]
-    channels: Literal[1, 3]
+    channels: Literal[1, 3, 4]
     classes: Many[str]
     encoding: Encoding
     count: int = Field(le=MOST_IMAGES)

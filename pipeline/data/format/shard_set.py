@@ -1,10 +1,12 @@
-"""A set of shards, in a directory or at a URL: its manifest and its files."""
+"""A set of shards, in a directory or at a URL: its manifest, its files, and the shape in which its images are read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.data.format.conversion import PixelConversion
 from pipeline.data.format.file_checks import check_sizes
 from pipeline.data.format.files_of_originals import FilesOfOriginals
 from pipeline.data.format.indexes import Index, read_compact_index, read_index, with_classes
@@ -17,11 +19,34 @@ from pipeline.option_data import DataOptions
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A manifest and the files that it lists. `directory` is None if the set is at a URL."""
+    """A manifest and the files that it lists. `directory` is None if the set is at a URL.
+
+    `conversion` is how images are read; None as the shards hold them.
+    """
 
     manifest: Manifest
     files: ShardFiles
     directory: Path | None
+    conversion: PixelConversion | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of all images as they are read.
+
+        Raises ConfigError for originals, which have any size, if no conversion is asked for.
+        """
+        form = self.conversion or self.manifest.stored
+        return (form.channels, *form.resolution)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of all images as they are read, in pixels."""
+        return self.image_shape[1:]
+
+    @property
+    def decoded_bytes(self) -> int:
+        """The size of all images as they are read, as uint8, in bytes."""
+        return self.manifest.count * math.prod(self.image_shape)
 
     @property
     def is_local(self) -> bool:
@@ -38,13 +63,39 @@ class ShardSet:
 
 
 def open_shards(options: DataOptions) -> ShardSet:
-    """Open the set that the options name, which is no pattern of tar files. Only its manifest is read.
+    """Open the set that the options name, which is no pattern of tar files, to be read in their shape.
+
+    Only its manifest is read.
 
     Raises DataError if the set is missing, damaged or truncated, ConfigError if this kind of URL is not supported or
     if the directory for downloaded shards is too small.
     """
     place = str(options.shards)
-    return _open_url(place, options) if is_url(place) else open_directory(Path(place), options)
+    shards = _open_url(place, options) if is_url(place) else open_directory(Path(place), options)
+    return replace(shards, conversion=conversion_of(options, shards.manifest))
+
+
+def conversion_of(options: DataOptions, manifest: Manifest) -> PixelConversion | None:
+    """How images get the shape that the options ask for; None if the shards hold them in it, or if none is asked for.
+
+    Originals are in colour unless the options say otherwise.
+    """
+    if manifest.is_of_originals:
+        if options.resolution is None:
+            return None
+        return PixelConversion(sides_of(options.resolution), options.channels or 3, options.fit)
+    stored = manifest.stored
+    resolution = stored.resolution if options.resolution is None else sides_of(options.resolution)
+    channels = options.channels or stored.channels
+    if (resolution, channels) == (stored.resolution, stored.channels):
+        return None
+    return PixelConversion(resolution, channels, options.fit)
+
+
+def sides_of(resolution: int | list[int]) -> tuple[int, int]:
+    """(height, width) of the option data.resolution."""
+    height, width = resolution if isinstance(resolution, list) else (resolution, resolution)
+    return height, width
 
 
 def open_directory(directory: Path, options: DataOptions | None = None) -> ShardSet:

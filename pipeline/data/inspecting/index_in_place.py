@@ -195,7 +195,7 @@ def _read_first_header(directory: Path, path: Path, members: ShardIndex) -> Head
         header = read_png_header(encoded)
     else:
         header = read_jpeg_header(np.frombuffer(encoded, dtype=np.uint8))
-    if header is None:
+    if header is None or header.shape[2] == 4:
         raise DataError(
             f"{path}: the image {members.keys[0]!r} is not an 8-bit {members.encoding} in grey or RGB. "
             f"{_remedy(directory)}"

@@ -43,11 +43,13 @@ def contact_sheet(directory: Path, rows: int, columns: int) -> Image.Image:
         )
     shards = open_directory(directory)
     grid = _Grid(shards.manifest, rows, columns)
-    from pipeline.data.reading.reader import ShardReader  # imports PyTorch, which takes seconds
+    # These import PyTorch, which takes seconds.
+    from pipeline.data.reading.reader import ShardReader
+    from pipeline.pixels import on_checkerboard
 
     count = shards.manifest.count
     ids = np.linspace(0, count - 1, min(count, grid.cells)).round().astype(np.int64)
-    pixels = ShardReader(shards).read(ids).permute(0, 2, 3, 1).numpy()
+    pixels = on_checkerboard(ShardReader(shards).read(ids)).permute(0, 2, 3, 1).numpy()
     if not shards.manifest.classes:
         return grid.draw(pixels, None)
     labels = load_columns(shards)[1]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline import stopping
 from pipeline.cores import available_cores
+from pipeline.data.format.codecs import COLOURS
 from pipeline.data.format.indexes import LABEL, SIZE
 from pipeline.data.format.manifest import Manifest
 from pipeline.data.format.shard_set import ShardSet, open_directory
@@ -24,7 +25,7 @@ from pipeline.wording import counted
 BATCH_BYTES = 1 << 23
 MOST_CLASSES = 40
 VALUES = 256
-CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
+CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
 
 Counts = npt.NDArray[np.int64]
 
@@ -106,7 +107,7 @@ class Statistics:
 
     def _describe_set(self) -> Iterator[str]:
         (height, width), channels, encoding = self.manifest.stored
-        kind = "grey" if channels == 1 else "colour"
+        kind = COLOURS[channels]
         yield f"{self.manifest.source}: {counted(self.manifest.count, 'image')} of {height} x {width} in {kind}"
         decoded = self.manifest.decoded_bytes / self.manifest.count
         yield (

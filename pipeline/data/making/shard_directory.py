@@ -23,7 +23,6 @@ from pydantic import ConfigDict, Field
 
 from pipeline.data.format.codecs import Encoding
 from pipeline.data.format.manifest import FILE_NAME, load_manifest
-from pipeline.data.making.convert import MAX_SIDE
 from pipeline.data.making.plan import MAX_SHARDS
 from pipeline.data.making.shard_writer import Record, shard_path
 from pipeline.data.sources.members import unreadable
@@ -31,6 +30,7 @@ from pipeline.documents import Document, parse_json
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, RunLockedError
 from pipeline.file_lock import LEASE_NAME, FileLock, HeldError
+from pipeline.option_types import MAX_SIDE
 from pipeline.regular_files import is_absent, read_regular, regular_size
 from pipeline.wording import counted
 
@@ -139,7 +139,7 @@ class _Plan(Document):
     classes: list[str]
     height: int = Field(ge=1, le=MAX_SIDE)
     width: int = Field(ge=1, le=MAX_SIDE)
-    channels: Literal[1, 3]
+    channels: Literal[1, 3, 4]
     encoding: Encoding
     shards: int = Field(ge=1, le=MAX_SHARDS)
 

@@ -72,8 +72,9 @@ class ResidentImages:
         """A copy in the memory of that device."""
         return ResidentImages(self._images.to(device), self.image_shape)
 
-    def read(self, ids: Ids) -> Tensor:
-        """The images of these samples: uint8 (count, channels, height, width), on the device of the cache."""
+    def read(self, ids: Ids, epochs: Ids | None = None) -> Tensor:
+        """The images of these samples, the same in all epochs: uint8 (count, channels, height, width), on the device
+        of the cache."""
         return self.take(torch.from_numpy(ids).to(self.device, non_blocking=True))
 
     def take(self, rows: Tensor) -> Tensor:

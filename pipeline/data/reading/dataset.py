@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.data.originals.opening import open_data, settled
 from pipeline.data.reading.reader import ShardReader
-from pipeline.option_data import DataOptions
+from pipeline.errors import ConfigError
+from pipeline.option_data import DataOptions, RemoteOptions
+from pipeline.option_mistakes import invalid_value
+
+FORM = ("resolution", "fit", "channels")
 
 
 class ShardDataset(Dataset[tuple[Tensor, int]]):
@@ -34,6 +39,26 @@ class ShardDataset(Dataset[tuple[Tensor, int]]):
         self._options = settled(options)
         self._opened: tuple[int, ShardReader] | None = None
         self._manifest = self._reader.manifest
+
+    @classmethod
+    def named(cls, shards: str | list[str], remote: RemoteOptions, form: Mapping[str, Any]) -> Self:
+        """The set at `shards`, with images of the form that these options of a config's section data give.
+
+        Raises ConfigError for an option that is wrong, and for random crops, which belong to an epoch.
+        """
+        if unknown := form.keys() - FORM:
+            raise ConfigError(f"{min(unknown)} is not an option of a data set: there are {', '.join(FORM)}.")
+        if form.get("fit") == "random_crop":
+            raise ConfigError(
+                "fit: random_crop draws a part of each image in each epoch, and a data set has no epochs. Use crop."
+            )
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in form.items()}
+        try:
+            options = DataOptions.model_validate({"shards": shards, "remote": remote, **plain})
+        except ValidationError as error:
+            mistake = error.errors()[0]
+            raise ConfigError(f"{mistake['loc'][0]}: {invalid_value(mistake)}.") from None
+        return cls(options)
 
     @property
     def classes(self) -> tuple[str, ...]:

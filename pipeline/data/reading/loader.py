@@ -36,8 +36,9 @@ class Images(Protocol):
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
 
-    def read(self, ids: Ids) -> Tensor:
-        """The images of these samples: uint8 (count, channels, height, width)."""
+    def read(self, ids: Ids, epochs: Ids | None = None) -> Tensor:
+        """The images of these samples as in these epochs, or else as in the first: uint8 (count, channels, height,
+        width)."""
 
     def expect(self, now: list[int], later: list[int]) -> None:
         """Announce which shards are being read, and which come next."""
@@ -144,7 +145,7 @@ class Loader:
     def read_pixels(self, ids: Ids) -> Tensor:
         """These samples as uint8 (count, channels, height, width), on the device.
 
-        If images are mirrored at random, these are as in the first epoch.
+        If images are mirrored or cropped at random, these are as in the first epoch.
         """
         images = self._images.read(ids).to(self._device).contiguous()
         flipped = self._flips_of(Batch(ids, np.zeros_like(ids)))
@@ -167,7 +168,7 @@ class Loader:
             self._expected = windows
 
     def _load(self, batch: Batch) -> Staged:
-        images = self._images.read(batch.ids)
+        images = self._images.read(batch.ids, batch.epochs)
         if self._device.type == "cuda":
             # Only copies from pinned memory can overlap with the device's work.
             images = images.pin_memory()

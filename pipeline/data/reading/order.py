@@ -182,6 +182,17 @@ class Order:
 
 def flips(seed: int, batch: Batch) -> npt.NDArray[np.bool_]:
     """Whether each sample is mirrored: bool (count,), a coin toss that depends only on the seed, epoch and sample."""
+    return _tosses(seed, batch) >= np.uint64(1 << 63)
+
+
+def crops(seed: int, batch: Batch) -> npt.NDArray[np.float64]:
+    """Where each sample is cropped, from 0 to less than 1, by the seed, epoch and sample alone: float64 (count,)."""
+    # Mixed once more, so that it says nothing of the flip.
+    bits = mix64(_tosses(seed, batch).view(np.int64)) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
+
+
+def _tosses(seed: int, batch: Batch) -> npt.NDArray[np.uint64]:
+    """64 random bits for each sample."""
     toss = mix64(np.array([seed], dtype=np.int64)) ^ batch.epochs.astype(np.uint64)
-    toss = mix64((mix64(toss.view(np.int64)) ^ batch.ids.astype(np.uint64)).view(np.int64))
-    return toss >= np.uint64(1 << 63)
+    return mix64((mix64(toss.view(np.int64)) ^ batch.ids.astype(np.uint64)).view(np.int64))

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from pipeline.data.format.codecs import Bytes, decode_into
+from pipeline.data.format.conversion import convert_encoded
 from pipeline.data.format.indexes import LABEL, Index
 from pipeline.data.format.mapped_file import MappedFile
 from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.shard_set import ShardSet
+from pipeline.data.reading.order import Batch, crops
 from pipeline.data.reading.stream import Ids
 from pipeline.errors import DataError
 from pipeline.wording import counted
@@ -37,19 +39,25 @@ class OpenShard:
 class ShardReader:
     """Reads and decodes samples, from any thread. Shards are opened on first use; the last ones used stay open."""
 
-    def __init__(self, shards: ShardSet) -> None:
-        """Raises ConfigError if the images of the set are not of one size."""
-        self.shards, self.manifest = shards, shards.manifest
-        self._stored = self.manifest.stored
+    def __init__(self, shards: ShardSet, crop_seed: int = 0) -> None:
+        """`crop_seed` decides where random crops are, with the epoch and the sample.
+
+        Raises ConfigError if the images of the set are not of one size, and no size is asked for.
+        """
+        self.shards, self.manifest, self._crop_seed = shards, shards.manifest, crop_seed
+        self.image_shape = shards.image_shape
+        """(channels, height, width)"""
+        self._conversion = shards.conversion
+        self._stored = None if shards.manifest.is_of_originals else shards.manifest.stored
         self._ends = np.cumsum([shard.count for shard in self.manifest.shards])
         self._opened: OrderedDict[int, OpenShard] = OrderedDict()
         self._expected: set[int] | None = None
         self._lock = threading.Lock()
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        return (self._stored.channels, *self._stored.resolution)
+    def changes_by_epoch(self) -> bool:
+        """Whether an image is another one in each epoch, so that a copy cannot be kept."""
+        return self._conversion is not None and self._conversion.fit == "random_crop"
 
     @property
     def image_bytes(self) -> int:
@@ -70,22 +78,25 @@ class ShardReader:
         for number in numbers:
             self._open(number)
 
-    def read(self, ids: Ids) -> Tensor:
+    def read(self, ids: Ids, epochs: Ids | None = None) -> Tensor:
         """The images of these samples: uint8 (count, channels, height, width), on the CPU.
 
-        Raises DataError, which names the sample, if one is damaged.
+        Random crops are those of these epochs, int64 (count,); without them those of the first epoch. Raises
+        DataError, which names the sample, if one is damaged.
         """
-        images = np.empty((len(ids), *self._stored.resolution, self._stored.channels), dtype=np.uint8)
+        channels, *size = self.image_shape
+        images = np.empty((len(ids), *size, channels), dtype=np.uint8)
+        drawn = self._places(ids, epochs)
         # Once for the whole batch: libpng complains about pixels whose checksums are right.
         with hidden_native_output():
             for number, rows, places in self._by_shard(ids):
                 try:
-                    self._read_shard(images, number, rows, places)
+                    self._read_shard(images, drawn, number, rows, places)
                 except DataError:
                     # The shard may be a copy that has changed, on the disk of this machine.
                     if not self._renew(number):
                         raise
-                    self._read_shard(images, number, rows, places)
+                    self._read_shard(images, drawn, number, rows, places)
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def labels(self, ids: Ids) -> Tensor:
@@ -95,7 +106,16 @@ class ShardReader:
             labels[rows] = self._open(number).index[places, LABEL]
         return torch.from_numpy(labels)
 
-    def _read_shard(self, images: Bytes, number: int, rows: list[int], places: list[int]) -> None:
+    def _places(self, ids: Ids, epochs: Ids | None) -> list[float | None]:
+        """Where the crop of each sample is, None for the centre."""
+        if not self.changes_by_epoch:
+            return [None] * len(ids)
+        drawn = crops(self._crop_seed, Batch(ids, np.zeros_like(ids) if epochs is None else epochs))
+        return [float(place) for place in drawn]
+
+    def _read_shard(
+        self, images: Bytes, drawn: list[float | None], number: int, rows: list[int], places: list[int]
+    ) -> None:
         """Decode samples of one shard into rows of `images`. A method, so that the shard is released at its end."""
         shard = self._open(number)
         content, entries = shard.file.content, shard.index[places].tolist()
@@ -104,7 +124,7 @@ class ShardReader:
             try:
                 if zlib.crc32(encoded.data) != checksum:
                     raise DataError("its CRC-32 differs from the one in the index")
-                decode_into(images[row], encoded, self._stored.encoding)
+                self._decode_into(images[row], encoded, drawn[row])
             except DataError as error:
                 if shard.file.is_cut:
                     break
@@ -112,6 +132,13 @@ class ShardReader:
         # Also if nothing failed: pixels without a code of their own may have been read as zeros after their checksum.
         if shard.file.is_cut:
             raise DataError(self._cut(number))
+
+    def _decode_into(self, pixels: Bytes, encoded: Bytes, place: float | None) -> None:
+        if self._conversion is None:
+            assert self._stored is not None, "originals have no shape of their own"
+            decode_into(pixels, encoded, self._stored.encoding)
+        else:
+            pixels[:] = convert_encoded(encoded, self._stored, self._conversion, place)
 
     def _renew(self, number: int) -> bool:
         """Whether the shard was damaged on this machine, and is to be opened again."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from pipeline.data.sources.pictures import EXTENSIONS
+from pipeline.data.format.pictures import EXTENSIONS
 from pipeline.errors import DataError
 
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.format.pictures import EXTENSIONS
 from pipeline.data.sources import Picture, Remarks, mixed
 from pipeline.data.sources.leftovers import count_kinds, describe_left_out, describe_unused_labels, some
 from pipeline.data.sources.members import WHERE_COLUMNS, Container, Members
 from pipeline.data.sources.npy import read_pixels
-from pipeline.data.sources.pictures import EXTENSIONS
 from pipeline.data.sources.sample_labels import FoundLabels, find_labels
 from pipeline.data.sources.samples import Asked, Samples, sort_samples
 from pipeline.errors import DataError

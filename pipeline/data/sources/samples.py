@@ -18,6 +18,7 @@ from pydantic import ConfigDict
 
 from pipeline import stopping
 from pipeline.data.format.codecs import MAX_FILE_BYTES
+from pipeline.data.format.pictures import EXTENSIONS
 from pipeline.data.sources import Spec
 from pipeline.data.sources.labels import (
     AUTO,
@@ -30,7 +31,6 @@ from pipeline.data.sources.labels import (
     parse_number,
 )
 from pipeline.data.sources.members import Members, too_large
-from pipeline.data.sources.pictures import EXTENSIONS
 from pipeline.documents import Document, parse_json, refuse_repeated_keys
 from pipeline.errors import DataError
 from pipeline.foreign_text import printable

@@ -41,7 +41,7 @@ class OurManifest(Document):
     format: str
     classes: list[str]
     resolution: tuple[int, int] | None = None
-    channels: Literal[1, 3] = 3
+    channels: Literal[1, 3, 4] = 3
 
 
 def open_source(spec: Spec) -> Source:

@@ -96,7 +96,7 @@ class Classifier(nn.Module):
         if min(height, width) < SMALLEST_SIDE:
             raise ConfigError(
                 f"The images are {width}x{height}, and a classifier needs at least {SMALLEST_SIDE}x{SMALLEST_SIDE}. "
-                "Make shards with a higher --resolution."
+                "Give a higher data.resolution (--resolution of `wgan features train`)."
             )
         widths = [WIDTH, 2 * WIDTH]
         while min(height, width) >> len(widths) > SMALLEST_SIDE:

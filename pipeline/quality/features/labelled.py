@@ -16,6 +16,7 @@ from pipeline.data.reading.shuffles import shuffled
 from pipeline.data.reading.stream import Ids
 from pipeline.data.reading.used_samples import UsedSamples
 from pipeline.errors import DataError
+from pipeline.pixels import on_white
 from pipeline.wording import counted
 
 HELD_OUT = 0.1
@@ -61,9 +62,10 @@ def read_labels(shards: ShardSet) -> Tensor:
 
 
 def read_images(reader: ShardReader, ids: Ids) -> Tensor:
-    """The images of these ids, in their order: uint8 (count, channels, height, width)."""
-    images = torch.empty(len(ids), *reader.image_shape, dtype=torch.uint8)
+    """The images of these ids, in their order: uint8 (count, 1 or 3, height, width); those with alpha are on white."""
+    channels, height, width = reader.image_shape
+    images = torch.empty(len(ids), min(channels, 3), height, width, dtype=torch.uint8)
     for first in tqdm(range(0, len(ids), CHUNK), desc="reading", leave=False, disable=None):
         part = ids[first : first + CHUNK]
-        images[first : first + len(part)] = reader.read(part)
+        images[first : first + len(part)] = on_white(reader.read(part))
     return images

@@ -105,7 +105,9 @@ def test_a_manifest_of_originals_reads_back_and_has_no_size(tmp_path: Path) -> N
     assert found.to_json() == given.to_json()
     assert (found.count, found.unlabelled, found.is_of_originals) == (6, 2, True)
     assert [(shard.is_original, shard.is_remote) for shard in found.shards] == [(True, False), (True, True)]
-    with pytest.raises(ConfigError, match=r"images have any size.* Make shards of them: `wgan shards make"):
+    with pytest.raises(
+        ConfigError, match=r"any size.*data.resolution.* make shards of them: `wgan shards make"
+    ):
         found.decoded_bytes  # noqa: B018
 
 

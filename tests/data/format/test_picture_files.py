@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from pipeline.data.format.picture_files import read_picture_file
+from pipeline.data.format.pictures import decode_picture
 from pipeline.data.making.convert import Conversion, convert_image
-from pipeline.data.sources.pictures import decode_picture
 from pipeline.errors import DataError
 from tests.fuzz.targets.images import other_seeds
 from tests.image_files import (

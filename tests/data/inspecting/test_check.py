@@ -175,7 +175,7 @@ def test_every_image_that_does_not_fit_the_manifest_is_found(shards: Path) -> No
     replace_tar(shards, members)
     agree_with_tar(shards)
     assert findings_of(shards) == [
-        "000000.tar: image 0: not an 8-bit grey or RGB image of the expected encoding",
+        "000000.tar: image 0: not an 8-bit grey, RGB or RGBA image of the expected encoding",
         "000000.tar: image 1: label 7 is outside 0 to 1",
         "000000.tar: image 2: png of 9 x 8 in colour instead of png of 8 x 8 in colour",
         "000000.tar: image 3: png of 8 x 8 in grey instead of png of 8 x 8 in colour; label 2 is outside 0 to 1",
@@ -189,7 +189,7 @@ def test_consecutive_images_with_the_same_defect_share_a_line(shards: Path) -> N
     content = [(f"{number}.png", b"no" if number in broken else image(8, 8, 3)) for number in range(6)]
     replace_tar(shards, [member for pair in content for member in ((f"{pair[0][0]}.cls", b"0"), pair)])
     agree_with_tar(shards)
-    defect = "not an 8-bit grey or RGB image of the expected encoding"
+    defect = "not an 8-bit grey, RGB or RGBA image of the expected encoding"
     assert findings_of(shards) == [
         f"000000.tar: images 1 to 3: {defect}",
         f"000000.tar: image 5: {defect}",

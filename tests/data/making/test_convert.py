@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from pipeline.data.format.codecs import decode_into, encode, read_png_header
+from pipeline.data.format.conversion import to_pixels
 from pipeline.data.format.picture_files import read_picture_file
-from pipeline.data.making.convert import Conversion, convert_image, parse_colour, to_pixels
+from pipeline.data.making.convert import Conversion, convert_image, parse_colour
 from pipeline.data.sources import Picture
 from pipeline.errors import ConfigError, DataError
 

@@ -193,7 +193,7 @@ def test_out_must_not_be_a_file(tmp_path: Path) -> None:
             {"resolution": (5000, 8)},
             "--resolution 5000x8 is out of range: each side must be 1 to 4096 pixels",
         ),
-        ({"channels": 2}, r"--channels 2 is not supported: expected 1 \(grey\) or 3 \(colour\)"),
+        ({"channels": 2}, r"--channels 2 is not supported: expected 1 \(grey\), 3 \(colour\) or 4"),
         ({"samples_per_shard": 0}, "--samples-per-shard 0 leaves shards without images"),
         (
             {"encoding": "jpeg", "quality": 101},

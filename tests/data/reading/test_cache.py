@@ -209,9 +209,9 @@ def test_each_process_decodes_its_own_half(shards: Path) -> None:
         read: list[int] = []
 
         class Counting(ShardReader):
-            def read(self, ids: Any) -> torch.Tensor:
+            def read(self, ids: Any, epochs: Any = None) -> torch.Tensor:
                 read.extend(ids.tolist())
-                return super().read(ids)
+                return super().read(ids, epochs)
 
         decode_all(Counting(open_directory(shards)), node, show_progress=False)
         return f"{min(read)} {max(read)} {len(read)}"

@@ -147,8 +147,8 @@ class Watching:
     def await_shards(self, numbers: list[int]) -> None:
         self.reader.await_shards(numbers)
 
-    def read(self, ids: Ids) -> Tensor:
-        return self.reader.read(ids)
+    def read(self, ids: Ids, epochs: Ids | None = None) -> Tensor:
+        return self.reader.read(ids, epochs)
 
 
 def test_each_window_announces_its_shards_and_the_next_ones_once(reader: ShardReader) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.data.format.pictures import decode_picture
 from pipeline.data.sources import Pixels, Source, Spec, open_source
-from pipeline.data.sources.pictures import decode_picture
 
 
 def open_path(path: Path | str, split: str = "train") -> Source:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.sources.pictures import decode_picture
+from pipeline.data.format.pictures import decode_picture
 from pipeline.errors import DataError
 from tests.image_files import (
     damaged_in_the_middle,

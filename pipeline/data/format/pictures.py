@@ -1,4 +1,4 @@
-"""Decodes any image file to 8-bit grey or RGB pixels, upright and opaque.
+"""Decodes any image file to 8-bit grey or RGB pixels, upright, and opaque unless alpha is asked for.
 
 | Pillow mode            | becomes | how                                                                        |
 |------------------------|---------|----------------------------------------------------------------------------|
@@ -12,6 +12,8 @@
 | 16-bit colour PNG      | RGB     | the high byte of each value                                                |
 | I, F, I;16 of TIFF     | refused | the value of white differs between programs, so any scaling is a guess     |
 | LAB, HSV and others    | refused | there is no standard conversion to RGB without a colour profile            |
+
+If alpha is asked for, an image with transparent parts becomes RGBA instead, whatever its mode.
 
 The image is turned as its metadata say. Of animated files, the first frame is used.
 
@@ -60,10 +62,11 @@ STRIP_PIXELS = 1 << 22
 
 
 def decode_picture(
-    content: bytes, picture: PictureFile | None = None, background: Colour = WHITE
+    content: bytes, picture: PictureFile | None = None, background: Colour | None = WHITE
 ) -> Image.Image:
     """Decode an image file to Pillow mode L or RGB by the table above; `background` is behind its transparent parts.
 
+    Without a `background`, an image with transparent parts keeps them, in mode RGBA.
     `picture` is what `read_picture_file` says of it. The size and the mode are checked before the pixels are decoded.
     Raises DataError if the file is damaged, has more than 64 million pixels, or is refused by the table; the message
     does not name the file, so callers must add its name.
@@ -78,7 +81,7 @@ def decode_picture(
 
 
 def decode_stored(content: bytes, picture: PictureFile) -> Bytes | None:
-    """The pixels of a PNG or JPEG as they are stored, uint8 (height, width, 1 or 3); None if it needs more than that.
+    """The pixels of a PNG or JPEG as they are stored, uint8 (height, width, 1, 3 or 4); None if that is not all.
 
     Raises DataError if it is damaged.
     """
@@ -92,14 +95,26 @@ def decode_stored(content: bytes, picture: PictureFile) -> Bytes | None:
 
 
 def image_of(pixels: Bytes) -> Image.Image:
-    """A Pillow image of uint8 pixels (height, width), or (height, width, 1 or 3)."""
+    """A Pillow image of uint8 pixels (height, width), or (height, width, 1, 3 or 4)."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _decode(content: bytes, picture: PictureFile, background: Colour) -> Image.Image:
+def without_alpha(image: Image.Image, background: Colour) -> Image.Image:
+    """An image with transparent parts on a background, in mode L or RGB."""
+    mode = "L" if image.mode in GREY_MODES else "RGB"
+    plain = Image.new(mode, image.size)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        behind = Image.new("RGBA", strip.size, (*background, 255))
+        plain.paste(Image.alpha_composite(behind, strip).convert(mode), (0, top))
+    return plain
+
+
+def _decode(content: bytes, picture: PictureFile, background: Colour | None) -> Image.Image:
     stored = decode_stored(content, picture)
     if stored is not None:
-        return image_of(stored)
+        return _plain(image_of(stored), background)
     match picture.kind:
         case "PPM":
             return image_of(pnm.decode(content))
@@ -113,7 +128,7 @@ def _decode(content: bytes, picture: PictureFile, background: Colour) -> Image.I
             return _decode_with_pillow(content, picture, background)
 
 
-def _decode_with_pillow(content: bytes, picture: PictureFile, background: Colour) -> Image.Image:
+def _decode_with_pillow(content: bytes, picture: PictureFile, background: Colour | None) -> Image.Image:
     with decoding(), warnings.catch_warnings():
         # Warnings about sizes, which are checked here, and about metadata, which are not used.
         warnings.simplefilter("ignore")
@@ -127,7 +142,7 @@ def _decode_with_pillow(content: bytes, picture: PictureFile, background: Colour
         return _plain(image, background)
 
 
-def _decode_tiff(content: bytes, picture: PictureFile, background: Colour) -> Image.Image:
+def _decode_tiff(content: bytes, picture: PictureFile, background: Colour | None) -> Image.Image:
     """A TIFF; damaged rows of fax images are an error only in what libtiff prints."""
     with caught_native_output() as printed:
         image = _decode_with_pillow(tiff.only_pixels(content), picture, background)
@@ -181,17 +196,11 @@ def _check_mode(image: ImageFile.ImageFile) -> None:
     )
 
 
-def _plain(image: Image.Image, background: Colour) -> Image.Image:
+def _plain(image: Image.Image, background: Colour | None) -> Image.Image:
     if image.mode in SIXTEEN_BIT_GREY:
         eight_bit = np.rint(np.arange(1 << 16) / 257).astype(np.uint8)
         return Image.fromarray(eight_bit[np.asarray(image)])
     mode = "L" if image.mode in GREY_MODES else "RGB"
     if not image.has_transparency_data:
         return image if image.mode == mode else image.convert(mode)
-    plain = Image.new(mode, image.size)
-    rows = max(1, STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
-        behind = Image.new("RGBA", strip.size, (*background, 255))
-        plain.paste(Image.alpha_composite(behind, strip).convert(mode), (0, top))
-    return plain
+    return image.convert("RGBA") if background is None else without_alpha(image, background)
