@@ -16,7 +16,18 @@ MAKE_CLASSIFIER = (
 
 def contradictions(config: Config) -> list[str]:
     """What is wrong with options that are each allowed, as "section.option: message"."""
-    rules = (_model, _objective, _schedule, _augment, _data, _precision, _checkpoint, _init_from, _quality)
+    rules = (
+        _model,
+        _objective,
+        _schedule,
+        _moving,
+        _augment,
+        _data,
+        _precision,
+        _checkpoint,
+        _init_from,
+        _quality,
+    )
     return [message for rule in rules for message in rule(config)]
 
 
@@ -103,6 +114,22 @@ def _schedule(config: Config) -> Iterator[str]:
             yield (
                 f"schedule.{name}: {batch} is not a multiple of runtime.processes {processes}. Every rank takes an "
                 "equal part of each batch"
+            )
+
+
+def _moving(config: Config) -> Iterator[str]:
+    """What changes in the course of a run: learning rates and the moving average."""
+    if config.ema_half_life is not None and config.ema_decay != Config.model_fields["ema_decay"].default:
+        yield (
+            f"ema_half_life: takes the place of ema_decay, and both are set ({config.ema_half_life:,} images and "
+            f"{config.ema_decay}). Leave one of them out"
+        )
+    for name in ("critic_optimizer", "generator_optimizer"):
+        options = getattr(config, name)
+        if options.decay == "constant" and (options.decay_images is not None or options.lr_end != 0):
+            yield (
+                f"{name}.decay: is constant, so lr_end and decay_images mean nothing. Use linear or cosine, or leave "
+                "them out"
             )
 
 

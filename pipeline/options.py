@@ -137,29 +137,33 @@ class AugmentOptions(Options):
     adapt_images: Count = option(500_000, "real images of a change from 0 to 1, at the quickest")
 
 
-DECAY: Literal["constant", "linear"] = option("constant", "linear: from lr at step 0 to 0 at schedule.steps")
+class LearningRateOptions(Options):
+    """How a learning rate changes, counted in real images seen (training/schedule.py)."""
+
+    decay: Literal["constant", "linear", "cosine"] = option("constant", "the way from lr to lr_end")
+    lr_end: float = option(0.0, "learning rate at the end of the decay", ge=0.0, le=1e20)
+    decay_images: Count | None = option(None, "real images of the decay; null: until schedule.steps")
+    warm_up_images: int = option(0, "real images of a linear rise from 0 to lr", ge=0, le=10**12)
 
 
-class RmspropOptions(Options):
+class RmspropOptions(LearningRateOptions):
     """RMSprop, the optimizer of the WGAN paper."""
 
     name: Literal["rmsprop"] = "rmsprop"
-    lr: Magnitude = option(5e-5, "learning rate at step 0")
+    lr: Magnitude = option(5e-5, "learning rate, after a warm-up and before a decay")
     alpha: float = option(0.99, "decay of the average of squared gradients", ge=0.0, lt=1.0)
     eps: Magnitude = 1e-8
-    decay: Literal["constant", "linear"] = DECAY
 
 
-class AdamOptions(Options):
+class AdamOptions(LearningRateOptions):
     """Adam, the optimizer of the WGAN-GP paper."""
 
     name: Literal["adam"]
-    lr: Magnitude = option(1e-4, "learning rate at step 0")
+    lr: Magnitude = option(1e-4, "learning rate, after a warm-up and before a decay")
     beta1: float = Field(default=0.0, ge=0.0, lt=1.0)
     beta2: float = Field(default=0.9, ge=0.0, lt=1.0)
     eps: Magnitude = 1e-8
     amsgrad: bool = option(False, "use the largest average of squared gradients so far")
-    decay: Literal["constant", "linear"] = DECAY
 
 
 class BurstOptions(Options):
@@ -294,6 +298,9 @@ class Config(Options):
         "factors that GPUs round to 11 bits; null: the launcher's choice, else float32",
     )
     ema_decay: float = option(0.999, "decay of the generator's moving average (EMA) per step", ge=0.0, lt=1.0)
+    ema_half_life: Count | None = option(
+        None, "in place of ema_decay: real images after which a generator's share in the average has halved"
+    )
     critic_grad_clip: Magnitude | None = option(None, "largest gradient norm; null: not limited")
     generator_grad_clip: Magnitude | None = option(None, "largest gradient norm; null: not limited")
     data: DataOptions

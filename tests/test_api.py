@@ -118,9 +118,9 @@ def test_overrides_change_only_the_options_that_they_name(config: str, digits: P
         **{"data.shards": digits, "monitor.log_every": 1},
     )
     content = yaml.safe_load((result.path / "config.yaml").read_text())
-    assert (content["seed"], content["objective"], content["data"]["shards"]) == (
+    assert (content["seed"], content["objective"]["name"], content["data"]["shards"]) == (
         3,
-        {"name": "hinge"},
+        "hinge",
         str(digits),
     )
     assert (content["schedule"]["steps"], content["schedule"]["global_batch"]) == (2, 12)

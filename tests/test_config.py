@@ -179,7 +179,7 @@ def test_help_names_the_kinds_of_a_section_and_of_an_option() -> None:
         ["default", "5.0e-05", "(rmsprop)"],
         ["default", "0.0001", "(adam)"],
     ]
-    assert described("critic_optimizer.decay")[0].split()[:3] == ["default", "constant", "linear:"]
+    assert described("critic_optimizer.decay")[0].split()[:3] == ["default", "constant", "the"]
     assert described("schedule.steps")[0].startswith("required")
 
 

@@ -19,6 +19,8 @@ PENALTY_IN_TF32 = ["objective.name=gradient_penalty", "objective.precision=tf32"
             ["objective.name=gradient_penalty", "model.critic_norm=batch"],
             "model.critic_norm: batch norm does not work with objective.name: gradient_penalty",
         ),
+        (["ema_half_life=1000", "ema_decay=0.9"], "ema_half_life: takes the place of ema_decay"),
+        (["seed=1", "generator_optimizer.lr_end=1e-5"], "generator_optimizer.decay: is constant, so lr_end"),
         (["data.cache=host", "data.workers=2"], "so 2 workers would have no work"),
         (["precision=fp16", "runtime.device=cpu"], "precision: fp16 needs a GPU"),
         (["precision=tf32", "runtime.device=cpu"], "precision: tf32 needs a GPU"),

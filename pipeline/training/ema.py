@@ -14,6 +14,14 @@ def ema_weight(decay: float, step: int) -> float:
     return 1.0 - min(decay, (1 + step) / (10 + step))
 
 
+def decay_of(half_life: float, images: int) -> float:
+    """The decay of a step on so many real images, if a share is to halve in `half_life` real images.
+
+    So the average is over the same images whatever the batch, the number of ranks and of critic updates are.
+    """
+    return float(0.5 ** (images / half_life))
+
+
 @torch.no_grad()
 def update_ema(average: nn.Module, model: nn.Module, weight: float | Tensor) -> None:
     """Move `average` towards `model` in place: average += weight (model - average).

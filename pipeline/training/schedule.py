@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
 
 from pipeline.errors import ConfigError
 from pipeline.objectives import Penalty
-from pipeline.options import ScheduleOptions
+from pipeline.options import OptimizerOptions, ScheduleOptions
 from pipeline.wording import counted
 
 
@@ -42,9 +42,21 @@ def due_penalties(penalties: Sequence[Penalty], first: int, updates: int) -> tup
     )
 
 
-def learning_rate(step: int, lr: float, decay: Literal["constant", "linear"], steps: int) -> float:
-    """The learning rate of `step` (counted from 0) in a run of `steps` steps."""
-    return lr if decay == "constant" else lr * (1.0 - step / steps)
+def learning_rate(options: OptimizerOptions, progress: float, images: int, batch: int) -> float:
+    """The learning rate of a step.
+
+    `progress` is the share of the run's steps that are done, in [0, 1]; `images` are the real images seen before the
+    step, and `batch` those of the step.
+    """
+    rate = options.lr
+    if options.decay != "constant":
+        if options.decay_images is not None:
+            progress = min(1.0, images / options.decay_images)
+        left = 1.0 - progress if options.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+        rate = options.lr * left + options.lr_end * (1.0 - left)
+    if images + batch < options.warm_up_images:
+        rate *= (images + batch) / options.warm_up_images
+    return rate
 
 
 def is_due(steps_done: int, every: int, steps: int) -> bool:

@@ -27,7 +27,7 @@ from pipeline.options import Config
 from pipeline.phases import phase
 from pipeline.ranks.runtime import Runtime
 from pipeline.training.augmentation import ADAPT_EVERY, NUMBERS, Augmentation, augment
-from pipeline.training.ema import ema_weight, update_ema
+from pipeline.training.ema import decay_of, ema_weight, update_ema
 from pipeline.training.schedule import critic_updates_at, due_penalties, learning_rate
 from pipeline.training.state import TrainingState, optimizer_tensors, set_learning_rate
 from pipeline.training.updates import (
@@ -216,19 +216,19 @@ class TrainingStep:
     def inputs(self, batches: Iterator[Staged]) -> StepInputs:
         """The inputs of the state's next step; its batches and random numbers come from iterators."""
         step, schedule = self.state.counters.step, self.config.schedule
-        critic, generator = self.config.critic_optimizer, self.config.generator_optimizer
-        updates = self.updates
+        updates, position = self.updates, self.state.counters.position
+        batch, progress = updates * schedule.real_images, step / schedule.steps
+        half_life = self.config.ema_half_life
+        decay = self.config.ema_decay if half_life is None else decay_of(half_life, batch)
         return StepInputs(
             updates=updates,
-            penalties=due_penalties(
-                self.objective.penalties, self.state.counters.position // schedule.real_images, updates
-            ),
+            penalties=due_penalties(self.objective.penalties, position // schedule.real_images, updates),
             batches=islice(batches, updates),
             draws=self._critic_draws(step, updates),
             generator_latents=self._generator_latents(step, updates),
-            critic_lr=learning_rate(step, critic.lr, critic.decay, schedule.steps),
-            generator_lr=learning_rate(step, generator.lr, generator.decay, schedule.steps),
-            ema_weight=ema_weight(self.config.ema_decay, step + 1),
+            critic_lr=learning_rate(self.config.critic_optimizer, progress, position, batch),
+            generator_lr=learning_rate(self.config.generator_optimizer, progress, position, batch),
+            ema_weight=ema_weight(decay, step + 1),
             **self._generator_augmentation(step),
         )
 

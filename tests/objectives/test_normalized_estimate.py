@@ -134,7 +134,7 @@ def measure(samples: str, critic: str, steps: int | None = None) -> Measured:
     objective, generator = build_objective(options), Given()
     player, images = Player(module, module, build_optimizer(module, optimizer)), generator(real)
     for step in range(steps):
-        set_learning_rate(player, learning_rate(step, optimizer.lr, optimizer.decay, steps))
+        set_learning_rate(player, learning_rate(optimizer, step / steps, 0, 0))
         # Every sample is in each update, each time paired with a different one.
         drawn, uniform = _drawn(fake)
         critic_update(player, objective, CriticBatch(images, generator(drawn), uniform), PLAN)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.models.norms import BatchNorm2d
-from pipeline.training.ema import ema_weight, update_ema
+from pipeline.training.ema import decay_of, ema_weight, update_ema
 
 
 def network(value: float) -> Any:
@@ -42,6 +42,16 @@ def test_the_decay_rises_from_a_small_value_to_the_configured_one() -> None:
     average = network(0.0)
     update_ema(average, model, ema_weight(0.999, 1_000_000))
     assert average[0].bias[0].item() == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("batch", [16, 64, 320])
+def test_a_half_life_in_images_does_not_depend_on_the_batch(batch: int) -> None:
+    average, model, left = network(1.0), network(0.0), 1.0
+    for _ in range(6400 // batch):
+        update_ema(average, model, 1.0 - decay_of(3200, batch))
+        left *= decay_of(3200, batch)
+    assert left == pytest.approx(0.25)
+    assert average[0].bias[0].item() == pytest.approx(0.25)
 
 
 def test_running_statistics_are_averaged_and_counters_copied() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from pipeline.objectives.penalties import SlopePenalty
-from pipeline.options import BurstOptions, ScheduleOptions
+from pipeline.options import BurstOptions, RmspropOptions, ScheduleOptions
 from pipeline.training.schedule import (
     critic_updates_at,
     due_penalties,
@@ -53,13 +55,35 @@ def test_lazy_penalties_come_every_so_many_critic_updates() -> None:
 
 
 def test_a_constant_rate_stays() -> None:
-    assert {learning_rate(step, 5e-5, "constant", 10) for step in range(10)} == {5e-5}
+    assert {learning_rate(RmspropOptions(), step / 10, step, 1) for step in range(10)} == {5e-5}
 
 
 def test_a_linear_rate_falls_from_its_start_to_zero_at_the_end() -> None:
-    rates = [learning_rate(step, 0.8, "linear", 4) for step in range(5)]
+    options = RmspropOptions(lr=0.8, decay="linear")
+    rates = [learning_rate(options, step / 4, 0, 1) for step in range(5)]
     assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0])
-    assert rates[0] == 0.8
+    assert rates == [0.8 * (1.0 - step / 4) for step in range(5)], "the bits of runs of earlier versions"
+
+
+def test_a_cosine_falls_slowly_at_both_ends() -> None:
+    options = RmspropOptions(lr=0.8, decay="cosine", lr_end=0.2)
+    rates = [learning_rate(options, step / 4, 0, 1) for step in range(5)]
+    middle = 0.3 * math.sqrt(0.5)
+    assert rates == pytest.approx([0.8, 0.5 + middle, 0.5, 0.5 - middle, 0.2])
+
+
+def test_a_decay_over_images_ends_at_its_end_and_stays_there() -> None:
+    options = RmspropOptions(lr=0.8, decay="linear", lr_end=0.2, decay_images=100)
+    rates = [learning_rate(options, 0.9, images, 10) for images in (0, 50, 100, 1000)]
+    assert rates == pytest.approx([0.8, 0.5, 0.2, 0.2])
+
+
+def test_a_rate_warms_up_by_images_whatever_the_batch_is() -> None:
+    options = RmspropOptions(lr=0.8, warm_up_images=100)
+    assert [learning_rate(options, 0, images, 10) for images in (0, 40, 90, 100)] == pytest.approx(
+        [0.08, 0.4, 0.8, 0.8]
+    )
+    assert learning_rate(options, 0, 30, 20) == learning_rate(options, 0, 40, 10)
 
 
 def test_regular_work_is_due_at_the_end_too() -> None:
