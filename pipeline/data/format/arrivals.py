@@ -15,10 +15,13 @@ from pipeline.data.format.disk_cache import DiskCache, sha256_of
 from pipeline.data.format.downloads import FIRST_PAUSE, NoRoomError, Outage, Patience
 from pipeline.data.format.remote import check_url
 from pipeline.data.format.transport import Transport
-from pipeline.data.format.web import FileFacts
+from pipeline.data.format.web import FileFacts, UnknownSizeError
 from pipeline.durable import storage_errors
 from pipeline.errors import ConfigError, DataError
 from pipeline.option_data import RemoteOptions
+
+MOST_UNKNOWN = 3
+"""Answers without a size before a file is given up"""
 
 
 class Arrived(NamedTuple):
@@ -48,8 +51,21 @@ class Arrivals:
     def look_at(self, url: str) -> FileFacts:
         """The size of a file, and what changes with it. Raises ConfigError or DataError."""
         base, _, name = url.rpartition("/")
-        transport, patience = self._transport(base), self._patience(url)
-        return patience.repeat(lambda: transport.look_at(name, patience))
+        transport, patience, attempts = self._transport(base), self._patience(url), iter(range(MOST_UNKNOWN))
+
+        def look() -> FileFacts:
+            try:
+                return transport.look_at(name, patience)
+            except UnknownSizeError as error:
+                # It may be an answer that was damaged on its way, and then the next one is whole.
+                if next(attempts, None) is not None:
+                    raise
+                raise DataError(
+                    f"{url}: {error}, so a cut could not be told from its end. Copy the file to another server, or "
+                    "to a disk."
+                ) from None
+
+        return patience.repeat(look)
 
     def open(self, url: str, size: int) -> Arrived:
         """Download a file of this size. Raises DataError if that fails or takes too long, ConfigError without room."""

@@ -33,6 +33,10 @@ class AnswerError(Exception):
         self.status = response.status
 
 
+class UnknownSizeError(Exception):
+    """An answer that does not say how large the file is, so that its end could not be told from a cut."""
+
+
 class FileFacts(NamedTuple):
     """What is known of a file before it is read: its size in bytes, and a text that changes when its content does."""
 
@@ -65,18 +69,15 @@ async def fetch(address: Address, path: Path, progress: Progress, options: Remot
 
 
 async def look_at(address: Address, options: RemoteOptions) -> FileFacts:
-    """The size of the file at an address, and what changes with it, as the server says. Raises errors as `fetch` does.
+    """The size of the file at an address, and what changes with it, as the server says.
 
     The request is for the file itself, because some servers, and signed addresses, answer no other; its content is not
-    read.
+    read. Raises errors as `fetch` does, and UnknownSizeError.
     """
     async with _answer(address, options) as response:
         size = response.content_length
         if size is None:
-            raise DataError(
-                f"{address.url}: the server does not say how large the file is (no Content-Length), so a cut could not "
-                "be told from its end. Copy the file to another server, or to a disk."
-            )
+            raise UnknownSizeError("the server does not say how large the file is (no Content-Length)")
         headers = response.headers
         return FileFacts(size, headers.get("ETag") or headers.get("Last-Modified") or f"{size} bytes")
 

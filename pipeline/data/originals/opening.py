@@ -6,12 +6,16 @@ import hashlib
 import json
 from pathlib import Path
 
+from pipeline import stopping
 from pipeline.data.format.remote import is_url
 from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.durable import storage_errors
+from pipeline.errors import RunLockedError
 from pipeline.foreign_text import printable
 from pipeline.option_data import DataOptions, is_pattern
 from pipeline.stdout import say_if_read
+
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def open_data(options: DataOptions) -> ShardSet:
@@ -41,7 +45,13 @@ def _index_of(options: DataOptions) -> Path:
     with storage_errors(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     say_if_read(f"the index of {printable(' '.join(patterns))} is kept in {directory}")
-    indexed = index_originals(patterns, directory, Wanted(remote=options.remote))
+    while True:
+        try:
+            indexed = index_originals(patterns, directory, Wanted(remote=options.remote))
+            break
+        except RunLockedError:
+            # Another job, or another rank of a loop of the user's own, needs the same index.
+            stopping.wait(SECONDS_BETWEEN_LOOKS)
     if indexed.changes:
         say_if_read(f"its tar files have changed: {indexed.changes}. Runs on the old ones cannot be resumed")
     return directory
