@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pipeline.data.format.shard_set import ShardSet, open_directory
+from pipeline.data.format.shard_set import ShardSet, open_shards
 from pipeline.data.originals.opening import open_data
 from pipeline.errors import DataError
 from pipeline.option_data import DataOptions, is_pattern
@@ -60,7 +60,7 @@ class ShardsOfRun:
             "data.shards."
         )
         try:
-            opened = open_directory(directory, self._options)
+            opened = open_shards(self._options.model_copy(update={"shards": str(directory)}))
         except DataError as error:
             raise DataError(
                 f"The main rank has indexed the tar files in {directory}, which this rank cannot read: {error} {remedy}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -9,15 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import pipeline
+from pipeline.data.format.codecs import Bytes
 from pipeline.data.format.shard_set import open_directory
 from pipeline.data.originals.index_set import Indexed, Wanted, index_originals
-from pipeline.data.originals.tar_index import Asked
+from pipeline.data.originals.opening import open_data
+from pipeline.data.originals.tar_index import Asked, _why_unusable
+from pipeline.data.reading.reader import ShardReader
 from pipeline.data.sources.bad_images import BadLimit, parse_limit
 from pipeline.data.sources.labels import AUTO, LabelChoice, parse_label_choice
 from pipeline.data.sources.samples import label_in
 from pipeline.errors import DataError
+from pipeline.option_data import DataOptions
 from tests.data.originals.corpus import TARS, Tar
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -63,6 +69,24 @@ def expected(path: Path, tar: Tar) -> list[tuple[bytes, str | None]]:
     return found
 
 
+def documented(content: bytes, height: int, width: int) -> Bytes:
+    """The pixels that docs/data.md promises for an image file: cropped at the centre, in colour, on white."""
+    image: Image.Image = Image.open(io.BytesIO(content))
+    if "A" in image.mode or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image = image.convert("RGB")
+    across = min(image.width, round(image.height * width / height))
+    down = min(image.height, round(image.width * height / width))
+    left, top = (image.width - across) // 2, (image.height - down) // 2
+    image = image.crop((left, top, left + across, top + down))
+    if image.size == (width, height):
+        return np.asarray(image)
+    shrinks = image.width > width or image.height > height
+    return np.asarray(
+        image.resize((width, height), Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC)
+    )
+
+
 def index(path: Path, tar: Tar, skip_bad: BadLimit = parse_limit("0")) -> Indexed:  # noqa: B008
     return index_originals(
         [str(path)], path.parent / "out", Wanted(Asked(choice(tar), tar.image), None, skip_bad)
@@ -105,6 +129,24 @@ def test_samples_and_labels_are_those_of_webdatasets_own_reader(name: str, tmp_p
     assert manifest.unlabelled == (sum(label is None for _, label in found) if manifest.classes else 0)
     bad = (tmp_path / "out" / "bad-images.txt").read_text().splitlines() if tar.bad else []
     assert len(bad) == tar.bad
+
+
+@pytest.mark.parametrize("size", [(8, 6), (3, 5)])
+def test_pixels_are_those_of_the_documented_conversion(size: tuple[int, int], tmp_path: Path) -> None:
+    """Of all tar files together, read as training reads them."""
+    contents, usual = [], [n for n in ACCEPTED if (TARS[n].labels, TARS[n].image) == ("auto", None)]
+    for number, name in enumerate(usual):
+        path = tmp_path / f"{number:03d}.tar"
+        path.write_bytes(TARS[name].content)
+        contents += [content for content, _ in expected(path, TARS[name])]
+    index_originals([f"{tmp_path}/*.tar"], tmp_path / "out", Wanted(skip_bad=ALL))
+    data = DataOptions(shards=str(tmp_path / "out"), resolution=list(size))
+    reader = ShardReader(open_data(data))
+    found = reader.read(np.arange(reader.manifest.count)).permute(0, 2, 3, 1).numpy()
+    usable = [content for content in contents if _why_unusable(content, len(content)) is None]
+    assert len(usable) == len(found) == len(contents) - sum(TARS[name].bad for name in usual)
+    for content, pixels in zip(usable, found, strict=True):
+        assert np.array_equal(pixels, documented(content, *size))
 
 
 @pytest.mark.parametrize("name", REFUSED)
