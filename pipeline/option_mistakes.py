@@ -29,6 +29,7 @@ EXPECTED = {
     "greater_than": "a value greater than {gt}",
     "greater_than_equal": "a value of at least {ge}",
     "less_than": "a value less than {lt}",
+    "multiple_of": "a multiple of {multiple_of}",
     "less_than_equal": "a value of at most {le}",
 }
 """What an option wants, by the type of pydantic's error, with the values of its context."""

@@ -54,7 +54,7 @@ def _model(config: Config) -> Iterator[str]:
             f"model.critic_norm: batch norm does not work with {penalty}. The penalty is on the gradient of each "
             "sample alone, and batch norm makes it depend on the other samples. Use none, layer or instance"
         )
-    if model.name == "dcgan" and model.max_width < model.width:
+    if model.name in ("dcgan", "r3gan") and model.max_width < model.width:
         yield f"model.max_width: {model.max_width} is less than model.width {model.width}. Raise it"
     if objective.name == "wasserstein" and model.spectral_norm:
         yield (

@@ -93,6 +93,21 @@ class ResnetOptions(NetworkOptions):
     spectral_norm: bool = SPECTRAL_NORM
 
 
+class R3ganOptions(NetworkOptions):
+    """Residual networks of grouped convolutions without norms, after R3GAN (models/r3gan.py)."""
+
+    name: Literal["r3gan"]
+    generator_norm: ClassVar[Norm] = "none"
+    critic_norm: ClassVar[Norm] = "none"
+    spectral_norm: ClassVar[bool] = False
+    latent: int = option(64, "dimensions of a latent vector", ge=1, le=4096)
+    width: int = option(
+        128, "channels at the image's resolution; doubled at each halving", ge=16, le=1024, multiple_of=16
+    )
+    max_width: int = option(512, "largest number of channels of a stage", ge=16, le=4096, multiple_of=16)
+    blocks: int = option(2, "residual blocks of each stage", ge=1, le=16)
+
+
 class WganMnistOptions(NetworkOptions):
     """The networks of the reference systems wgan-mnist and wgan-digit7 (models/wgan_mnist.py)."""
 
@@ -280,7 +295,13 @@ class RuntimeOptions(Options):
 
 
 ModelOptions = Annotated[
-    DcganOptions | MlpOptions | ResnetOptions | WganMnistOptions | WganDcganOptions | GanBceOptions,
+    DcganOptions
+    | MlpOptions
+    | ResnetOptions
+    | R3ganOptions
+    | WganMnistOptions
+    | WganDcganOptions
+    | GanBceOptions,
     Field(discriminator="name"),
 ]
 OptimizerOptions = Annotated[RmspropOptions | AdamOptions, Field(discriminator="name")]

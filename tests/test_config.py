@@ -172,7 +172,7 @@ def test_help_names_the_kinds_of_a_section_and_of_an_option() -> None:
     assert line.split(None, 2) == [
         "default",
         "dcgan",
-        "one of dcgan, mlp, resnet, wgan_mnist, wgan_dcgan, gan_bce",
+        "one of dcgan, mlp, resnet, r3gan, wgan_mnist, wgan_dcgan, gan_bce",
     ]
     lines = described("critic_optimizer.lr")
     assert [line.split()[:3] for line in lines] == [

@@ -41,6 +41,7 @@ SMALL = {
     "dcgan": {"width": 16},
     "mlp": {"width": 64},
     "resnet": {"width": 16},
+    "r3gan": {"width": 16, "max_width": 32},
 }
 WELL_POSED = {"wasserstein": {"clip": 100.0}, "least_squares": {"a": 0.0, "b": 1.0, "c": 1.0}}
 """Options of objectives: a clip beyond all weights, because clipped ones would be equal whatever the update was; and a

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.errors import ConfigError
-from pipeline.models import dcgan, gan_bce, mlp, resnet, wgan_dcgan, wgan_mnist
+from pipeline.models import dcgan, gan_bce, mlp, r3gan, resnet, wgan_dcgan, wgan_mnist
 from pipeline.models.norms import BatchNorm2d
 from pipeline.models.sides import Resolution, as_option, described, simplest
 from pipeline.options import ModelOptions
@@ -21,6 +21,7 @@ ARCHITECTURES: dict[str, Any] = {
     "dcgan": dcgan,
     "mlp": mlp,
     "resnet": resnet,
+    "r3gan": r3gan,
     "wgan_mnist": wgan_mnist,
     "wgan_dcgan": wgan_dcgan,
     "gan_bce": gan_bce,

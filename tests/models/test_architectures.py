@@ -16,6 +16,7 @@ from pipeline.options import (
     GanBceOptions,
     MlpOptions,
     ModelOptions,
+    R3ganOptions,
     ResnetOptions,
     WganDcganOptions,
     WganMnistOptions,
@@ -27,6 +28,7 @@ PAIRS: list[tuple[ModelOptions, Resolution]] = [
     (MlpOptions(name="mlp", latent=5, width=32), 9),
     (ResnetOptions(name="resnet", latent=5, width=4), 32),
     (ResnetOptions(name="resnet", latent=5, width=4, critic_norm="layer"), 64),
+    (R3ganOptions(name="r3gan", latent=5, width=16, max_width=32), 16),
     (WganMnistOptions(name="wgan_mnist", latent=5), 8),
     (WganDcganOptions(name="wgan_dcgan", latent=5), 8),
     (GanBceOptions(name="gan_bce", latent=5), 8),
@@ -34,6 +36,7 @@ PAIRS: list[tuple[ModelOptions, Resolution]] = [
     (MlpOptions(name="mlp", latent=5, width=32), (3, 9)),
     (ResnetOptions(name="resnet", latent=5, width=4), (40, 32)),
     (ResnetOptions(name="resnet", latent=5, width=4, critic_norm="layer"), (64, 96)),
+    (R3ganOptions(name="r3gan", latent=5, width=16, blocks=1), (28, 56)),
     (WganMnistOptions(name="wgan_mnist", latent=5), (8, 16)),
     (WganDcganOptions(name="wgan_dcgan", latent=5), (12, 8)),
     (GanBceOptions(name="gan_bce", latent=5), (8, 12)),
@@ -113,6 +116,9 @@ def test_layers_are_listed_in_the_order_in_which_they_run(
 @every_pair
 def test_a_backward_pass_reaches_every_parameter(options: ModelOptions, resolution: Resolution) -> None:
     generator, critic = build_generator(options, resolution, 1), build_critic(options, resolution, 1)
+    for kernel in (*kernels(generator), *kernels(critic)):
+        if not kernel.weight.any():  # the last of a residual path, behind which nothing would get a gradient
+            nn.init.normal_(kernel.weight, 0, 0.1)
     critic(generator(torch.randn(4, 5))).square().sum().backward()
     for network in (generator, critic):
         gradients = {name: weight.grad for name, weight in network.named_parameters()}
