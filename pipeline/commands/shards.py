@@ -15,7 +15,7 @@ from pipeline.stderr import say_line
 from pipeline.stdout import say
 from pipeline.wording import counted
 
-MOST_CELLS = 10_000
+MOST_CELLS, MAX_SIDE = 10_000, 16_384
 MERGE_EXAMPLES = """\
 examples:
   wgan shards merge data/big                          if all parts were made in data/big
@@ -25,6 +25,7 @@ examples:
 STATS_EXAMPLES = """\
 examples:
   wgan shards stats data/mnist
+  wgan shards stats data/index --resolution 128         tar files of others, as a run at 128 pixels sees them
 """
 
 CHECK_EXAMPLES = """\
@@ -53,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     _add_directory(_command(commands, "check", "find all defects of a set of shards", CHECK_EXAMPLES), check)
     _add_show(_command(commands, "show", "draw some of the images into a PNG file", SHOW_EXAMPLES))
-    _add_directory(
+    _add_looked_at(
         _command(commands, "stats", "print pixel statistics and class sizes", STATS_EXAMPLES), stats
     )
 
@@ -97,8 +98,20 @@ def _add_directory(parser: argparse.ArgumentParser, command: Callable[[argparse.
     parser.set_defaults(func=command)
 
 
+def _add_looked_at(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    _add_directory(parser, command)
+    add_whole(
+        parser,
+        "--resolution",
+        1,
+        MAX_SIDE,
+        metavar="N",
+        help="look at images cropped and resized to N x N (default: as they are stored; 64 if they have any size)",
+    )
+
+
 def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path, help="a directory of shards")
+    _add_looked_at(parser, show)
     parser.add_argument(
         "--out",
         type=Path,
@@ -107,7 +120,6 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     )
     for what in ("rows", "columns"):
         add_whole(parser, f"--{what}", 1, MOST_CELLS, 8, metavar="N", help=f"{what} of images (default: 8)")
-    parser.set_defaults(func=show)
 
 
 def merge(arguments: argparse.Namespace) -> int:
@@ -152,7 +164,7 @@ def stats(arguments: argparse.Namespace) -> int:
     """Print the statistics of the images of `arguments.directory`."""
     from pipeline.data.inspecting.statistics import measure
 
-    say(*measure(arguments.directory).lines())
+    say(*measure(arguments.directory, arguments.resolution).lines())
     return 0
 
 
@@ -161,7 +173,7 @@ def show(arguments: argparse.Namespace) -> int:
     from pipeline.data.inspecting.sheet import contact_sheet
 
     out = arguments.out or Path(f"{arguments.directory.resolve().name}.png")
-    sheet = contact_sheet(arguments.directory, arguments.rows, arguments.columns)
+    sheet = contact_sheet(arguments.directory, arguments.rows, arguments.columns, arguments.resolution)
     with replacing(out) as file:
         sheet.save(file, format="PNG")
     say(f"drew {out}: {sheet.width} x {sheet.height} pixels")

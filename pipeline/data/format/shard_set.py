@@ -71,7 +71,13 @@ def open_shards(options: DataOptions) -> ShardSet:
     if the directory for downloaded shards is too small.
     """
     place = str(options.shards)
-    shards = _open_url(place, options) if is_url(place) else open_directory(Path(place), options)
+    return in_shape(
+        _open_url(place, options) if is_url(place) else open_directory(Path(place), options), options
+    )
+
+
+def in_shape(shards: ShardSet, options: DataOptions) -> ShardSet:
+    """The same set, to be read in the shape that the options ask for."""
     return replace(shards, conversion=conversion_of(options, shards.manifest))
 
 

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.data.format.codecs import Bytes
-from pipeline.data.format.manifest import Manifest
-from pipeline.data.format.shard_set import open_directory
-from pipeline.data.inspecting.statistics import choose_classes, count_classes, load_columns
+from pipeline.data.format.shard_set import ShardSet
+from pipeline.data.inspecting.statistics import choose_classes, count_classes, load_columns, open_to_look
 from pipeline.errors import ConfigError
 from pipeline.wording import counted
 
@@ -29,8 +28,8 @@ BAR_COLOUR, TRACK_COLOUR, TEXT_COLOUR = "#0072B2", "#EEEEEE", "#333333"
 FONT_SIZE, TITLE_SIZE = 11, 13
 
 
-def contact_sheet(directory: Path, rows: int, columns: int) -> Image.Image:
-    """Draw up to rows x columns samples, evenly spaced over the set, as an RGB image.
+def contact_sheet(directory: Path, rows: int, columns: int, resolution: int | None = None) -> Image.Image:
+    """Draw up to rows x columns samples, evenly spaced over the set, as an RGB image, as `open_to_look` reads them.
 
     If the set has labels, the class name is below each sample, and a bar chart at the bottom has the size of each
     class; with more than 40 classes, of the largest and the smallest. Small images are enlarged by a whole factor, so
@@ -41,8 +40,8 @@ def contact_sheet(directory: Path, rows: int, columns: int) -> Image.Image:
         raise ConfigError(
             f"--rows {rows} and --columns {columns} leave no images to draw. Give at least 1 of each."
         )
-    shards = open_directory(directory)
-    grid = _Grid(shards.manifest, rows, columns)
+    shards = open_to_look(directory, resolution)
+    grid = _Grid(shards, rows, columns)
     # These import PyTorch, which takes seconds.
     from pipeline.data.reading.reader import ShardReader
     from pipeline.pixels import on_checkerboard
@@ -54,18 +53,19 @@ def contact_sheet(directory: Path, rows: int, columns: int) -> Image.Image:
         return grid.draw(pixels, None)
     labels = load_columns(shards)[1]
     counts = count_classes(shards.manifest, labels)
-    sheet = grid.draw(pixels, [shards.manifest.classes[label] for label in labels[ids]])
+    sheet = grid.draw(pixels, [shards.manifest.classes[label] if label >= 0 else "" for label in labels[ids]])
     return _stack(sheet, _draw_chart(shards.manifest.classes, counts, max(sheet.width, LEAST_CHART_WIDTH)))
 
 
 class _Grid:
     """Cells of equal size, filled row by row; there are no more of them than samples need."""
 
-    def __init__(self, manifest: Manifest, rows: int, columns: int) -> None:
+    def __init__(self, shards: ShardSet, rows: int, columns: int) -> None:
         """Raises ConfigError if the sheet would have too many pixels."""
+        manifest = shards.manifest
         self.columns = min(columns, manifest.count)
         self.rows = min(rows, -(-manifest.count // self.columns))
-        height, width = manifest.stored.resolution
+        height, width = shards.size
         factor = max(1, -(-SMALLEST_CELL // min(height, width)))
         self.image_size = (width * factor, height * factor)
         self.pitch = (

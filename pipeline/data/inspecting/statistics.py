@@ -14,15 +14,18 @@ from tqdm import tqdm
 
 from pipeline import stopping
 from pipeline.cores import available_cores
-from pipeline.data.format.codecs import COLOURS
+from pipeline.data.format.codecs import COLOURS, Shape
 from pipeline.data.format.indexes import LABEL, SIZE
 from pipeline.data.format.manifest import Manifest
-from pipeline.data.format.shard_set import ShardSet, open_directory
+from pipeline.data.format.shard_set import ShardSet, in_shape, open_directory
 from pipeline.errors import DataError
 from pipeline.foreign_text import printable
+from pipeline.option_data import DataOptions
 from pipeline.wording import counted
 
 BATCH_BYTES = 1 << 23
+LOOKED_AT = 64
+"""The side, in pixels, of the squares in which images of any size are looked at by default."""
 MOST_CLASSES = 40
 VALUES = 256
 CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
@@ -38,6 +41,8 @@ class Statistics:
     """
 
     manifest: Manifest
+    shape: Shape
+    """(height, width, channels) of the images as they were read."""
     histogram: Counts = field(repr=False)
     """int64 (channels, 256): how often each value occurs. All pixel statistics are computed from it."""
     encoded_bytes: int
@@ -106,17 +111,21 @@ class Statistics:
         return "\n".join(self.lines())
 
     def _describe_set(self) -> Iterator[str]:
-        (height, width), channels, encoding = self.manifest.stored
-        kind = COLOURS[channels]
-        yield f"{self.manifest.source}: {counted(self.manifest.count, 'image')} of {height} x {width} in {kind}"
-        decoded = self.manifest.decoded_bytes / self.manifest.count
+        height, width, channels = self.shape
+        images = counted(self.manifest.count, "image")
+        size = f"of {height} x {width} in {COLOURS[channels]}"
+        is_of_any_size = self.manifest.is_of_originals
+        yield f"{self.manifest.source}: {images} " + (
+            f"of any size, read as those {size}" if is_of_any_size else size
+        )
         yield (
-            f"{encoding}: {self.bytes_per_image:,.0f} bytes per image on average; {decoded:,.0f} when decoded"
+            f"{self.manifest.encoding}: {self.bytes_per_image:,.0f} bytes per image on average; "
+            f"{math.prod(self.shape):,} when decoded"
         )
 
     def _describe_channels(self) -> Iterator[str]:
         yield "         mean    std   mean and std in [-1, 1]   min   max     at 0   at 255"
-        names = CHANNEL_NAMES[self.manifest.stored.channels]
+        names = CHANNEL_NAMES[self.shape[2]]
         figures = (self.mean, self.std, self.network_mean, self.network_std, self.lowest, self.highest)
         shares = (self.share_at_0, self.share_at_255)
         for name, mean, std, network_mean, network_std, low, high, zeros, full in zip(
@@ -140,16 +149,32 @@ class Statistics:
             yield f"{name:{width}}  {count:9,}  {count / self.manifest.count:6.1%}"
 
 
-def measure(directory: Path) -> Statistics:
-    """Decode every image of a set and compute its exact statistics.
+def measure(directory: Path, resolution: int | None = None) -> Statistics:
+    """Decode every image of a set and compute its exact statistics, at this resolution or as they are stored.
 
     Raises DataError if the set is damaged or incomplete.
     """
-    shards = open_directory(directory)
+    shards = open_to_look(directory, resolution)
     sizes, labels = load_columns(shards)
+    channels, height, width = shards.image_shape
     return Statistics(
-        shards.manifest, _count_values(shards), int(sizes.sum()), count_classes(shards.manifest, labels)
+        shards.manifest,
+        (height, width, channels),
+        _count_values(shards),
+        int(sizes.sum()),
+        count_classes(shards.manifest, labels),
     )
+
+
+def open_to_look(directory: Path, resolution: int | None) -> ShardSet:
+    """Open a set whose images are looked at, at this resolution: by default as they are stored.
+
+    Originals, which are of any size, are looked at as squares of LOOKED_AT pixels by default. Raises DataError.
+    """
+    shards = open_directory(directory)
+    if resolution is None and shards.manifest.is_of_originals:
+        resolution = LOOKED_AT
+    return in_shape(shards, DataOptions(shards=str(directory), resolution=resolution))
 
 
 def load_columns(shards: ShardSet) -> tuple[Counts, Counts]:
@@ -165,6 +190,8 @@ def count_classes(manifest: Manifest, labels: Counts) -> tuple[int, ...]:
     """Count the labels, int64 (count,), of each class. Raises DataError for a label outside the classes."""
     if not manifest.classes:
         return ()
+    if manifest.is_of_originals:
+        labels = labels[labels != -1]  # those without a label
     outside = np.flatnonzero((labels < 0) | (labels >= len(manifest.classes)))
     if len(outside):
         raise DataError(
@@ -200,7 +227,7 @@ def _count_values(shards: ShardSet) -> Counts:
         channels = reader.read(ids).numpy().swapaxes(0, 1)
         return np.stack([np.bincount(channel.ravel(), minlength=VALUES) for channel in channels])
 
-    histogram = np.zeros((shards.manifest.stored.channels, VALUES), dtype=np.int64)
+    histogram = np.zeros((shards.image_shape[0], VALUES), dtype=np.int64)
     with (
         tqdm(total=count, unit="image", desc="measure", disable=None) as bar,
         ThreadPoolExecutor(available_cores()) as pool,
