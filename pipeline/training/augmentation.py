@@ -113,8 +113,8 @@ class Augmentation:
     """How a run augments: its kinds, and their present probability, float32 (0-d) on the device.
 
     If it adapts (ADA), the probability rises while real images score above the generated images beside them in more
-    than `target` of all pairs, and falls otherwise. ADA takes the share of positive scores, which means nothing for
-    losses that do not change if a constant is added to all scores.
+    than `target` of all pairs (below them, if the objective's labels are flipped), and falls otherwise. ADA takes the
+    share of positive scores, which means nothing for losses that compare scores.
     """
 
     options: AugmentOptions
@@ -128,7 +128,8 @@ class Augmentation:
     def adapt(self, share: Tensor, images: int) -> None:
         """Move the probability after ADAPT_EVERY steps on `images` real images; `share` (0-d) is that of all ranks."""
         assert self.options.target is not None
-        step = torch.sign(share - self.options.target) * (images / self.options.adapt_images)
+        told_apart = torch.maximum(share, 1 - share)
+        step = torch.sign(told_apart - self.options.target) * (images / self.options.adapt_images)
         self.probability.add_(step).clamp_(0.0, 1.0)
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.objectives import Penalty
 from pipeline.options import Config
 from pipeline.ranks.devices import capture_cuda_graph
 from pipeline.ranks.runtime import Runtime
@@ -28,6 +27,8 @@ STATIC = 2
 """The first fields of the inputs say what a step consists of, and are not tensors."""
 
 Replay = Callable[[], Result]
+Kind = tuple[tuple[int, ...], ...]
+"""The identities of the penalties of each critic update: those of plug-ins need not be hashable."""
 
 
 def captures_steps(config: Config, runtime: Runtime) -> bool:
@@ -69,15 +70,13 @@ class GraphedStep:
     updates: int
     device: torch.device
     capture: Callable[[Callable[[], Result]], Replay] = capture_cuda_graph
-    _captured: dict[tuple[tuple[Penalty, ...], ...], tuple[StepInputs, Replay]] = field(
-        default_factory=dict, init=False
-    )
+    _captured: dict[Kind, tuple[StepInputs, Replay]] = field(default_factory=dict, init=False)
 
     def __call__(self, inputs: StepInputs) -> Result:
         """Take a step. The result's tensors are overwritten by the next one."""
         if inputs.updates != self.updates:
             return take_step(self.parts, inputs)
-        kind = tuple(inputs.penalties)
+        kind = tuple(tuple(map(id, penalties)) for penalties in inputs.penalties)
         if kind in self._captured:
             places, replay = self._captured[kind]
             refill(places, inputs)

