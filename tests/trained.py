@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.config import dump_config
 from pipeline.models import build_generator
+from pipeline.models.sides import Resolution, sides_of
 from pipeline.option_data import DataOptions
 from pipeline.options import Config, DcganOptions, ModelOptions, ScheduleOptions
 from pipeline.run.checkpoint import save_checkpoint
@@ -33,7 +34,7 @@ def lively(network: nn.Module) -> nn.Module:
 
 
 def write_run(
-    root: Path, model: ModelOptions = SMALL, resolution: int = 8, channels: int = 1, name: str = "run"
+    root: Path, model: ModelOptions = SMALL, resolution: Resolution = 8, channels: int = 1, name: str = "run"
 ) -> Path:
     """A run of 4 steps with checkpoints at steps 2 and 4, in which the moving average differs from the generator."""
     config = Config(
@@ -47,7 +48,7 @@ def write_run(
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(dump_config(config))
     identity = {f"model.{key}": value for key, value in model.model_dump(mode="json").items()}
-    identity |= {"seed": 0, "images": [channels, resolution, resolution], "data.manifest": MANIFEST}
+    identity |= {"seed": 0, "images": [channels, *sides_of(resolution)], "data.manifest": MANIFEST}
     torch.manual_seed(0)
     for step in (2, 4):
         groups: dict[str, dict[str, Tensor]] = {

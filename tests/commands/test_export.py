@@ -15,6 +15,7 @@ from pipeline import load_generator
 from pipeline.cli import main
 from pipeline.commands.export import choose_format
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.models.sides import Resolution, sides_of
 from pipeline.options import (
     DcganOptions,
     GanBceOptions,
@@ -28,7 +29,7 @@ from pipeline.run import export_formats
 from pipeline.run.export_formats import check_same_images
 from tests.trained import write_run
 
-NETWORKS = [
+NETWORKS: list[tuple[ModelOptions, Resolution]] = [
     *(
         (DcganOptions(latent=8, width=4, generator_norm=norm), 9)
         for norm in ("batch", "none", "layer", "instance")
@@ -38,6 +39,8 @@ NETWORKS = [
     (WganMnistOptions(name="wgan_mnist", latent=8), 8),
     (WganDcganOptions(name="wgan_dcgan", latent=8), 8),
     (GanBceOptions(name="gan_bce", latent=8), 8),
+    (DcganOptions(latent=8, width=4), (9, 30)),
+    (GanBceOptions(name="gan_bce", latent=8), (8, 12)),
 ]
 
 
@@ -69,9 +72,9 @@ def onnx_images(path: Path, latents: Tensor) -> Tensor:
     ["safetensors", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("onnx", "program"))],
 )
 def test_every_network_makes_the_same_images_after_export(
-    model: ModelOptions, side: int, kind: str, tmp_path: Path
+    model: ModelOptions, side: Resolution, kind: str, tmp_path: Path
 ) -> None:
-    run = write_run(tmp_path, model, side, channels=3)
+    run = write_run(tmp_path, model, side, channels=3 if isinstance(side, int) else 4)
     path = write(run, kind)
     for count in (1, 5):
         latents = normal(count)
@@ -83,7 +86,7 @@ def test_every_network_makes_the_same_images_after_export(
                 found = onnx_images(path, latents)
             case _:
                 found = torch.export.load(path).module()(latents).detach()
-        assert found.shape == (count, 3, side, side)
+        assert found.shape == (count, 3 if isinstance(side, int) else 4, *sides_of(side))
         assert found.std() > 0.05
         torch.testing.assert_close(found, expected, rtol=0, atol=0 if kind == "safetensors" else 1e-4)
 

@@ -58,6 +58,13 @@ def test_a_convolution_network_has_the_flops_of_its_kernels_at_every_pixel() -> 
     }
 
 
+def test_rectangles_count_both_sides() -> None:
+    small = config(model={"name": "dcgan", "latent": LATENT, "width": 8})
+    critic = 2 * 8 * 12 * 16 * 8 + 2 * 4 * 6 * 16 * 8 * 16 + 2 * 4 * 6 * 16
+    assert forward_flops(small, (16, 24), 1)["critic"] == critic
+    assert step_flops(small, (16, 24), 1).keys() == step_flops(small, 16, 1).keys()
+
+
 def test_a_critic_batch_counts_only_for_critic_updates_and_their_fakes() -> None:
     plain = step_flops(config(model=MLP), 8, 1)
     doubled = step_flops(config(model=MLP, schedule={"critic_batch": 2 * BATCH}), 8, 1)
