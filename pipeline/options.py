@@ -91,6 +91,9 @@ class ResnetOptions(NetworkOptions):
         "none", "normalization before the ReLUs of the critic's blocks, except the first block at 32 pixels"
     )
     spectral_norm: bool = SPECTRAL_NORM
+    attention: bool = option(
+        False, "self-attention on the maps of 16 x 16 (32 x 32 for images from 64 pixels)"
+    )
 
 
 class R3ganOptions(NetworkOptions):

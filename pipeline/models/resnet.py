@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.models import initialisation
+from pipeline.models.attention import SelfAttention
 from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import norm
 from pipeline.models.scattered import ScatteredConv2d
@@ -36,7 +37,11 @@ class Generator(nn.Module):
         widths = plan(options, resolution)
         self.deepest, *self.base = widths[-1], *smallest_maps(widths, resolution)
         self.project = nn.Linear(options.latent, self.deepest * math.prod(self.base))
-        self.blocks = nn.Sequential(*[up_block(wide, narrow) for wide, narrow in pairwise(reversed(widths))])
+        blocks: list[nn.Module] = [up_block(wide, narrow) for wide, narrow in pairwise(reversed(widths))]
+        if options.attention:
+            # The last block makes maps of the images' size.
+            blocks.insert(len(blocks) - halvings_before_attention(resolution), attended(widths, resolution))
+        self.blocks = nn.Sequential(*blocks)
         self.to_image = nn.Sequential(
             *_activation("batch", widths[0]), ScatteredConv2d(widths[0], channels, 3)
         )
@@ -54,9 +59,10 @@ class Critic(BaseCritic):
     def __init__(self, options: ResnetOptions, resolution: Resolution, channels: int) -> None:
         widths = plan(options, resolution)
         if min(sides_of(resolution)) == 32:
-            super().__init__(_to_means(options, channels), Score(options.width))
+            layers = _to_means(options, channels)
+            super().__init__(_attending(layers, options, widths, resolution), Score(options.width))
         else:
-            layers = _to_smallest(options, widths, channels)
+            layers = _attending(_to_smallest(options, widths, channels), options, widths, resolution)
             super().__init__(layers, Score(widths[-1] * math.prod(smallest_maps(widths, resolution))))
         self.score.apply(initialisation.glorot_uniform)
         if options.spectral_norm:
@@ -73,6 +79,16 @@ def plan(options: ResnetOptions, resolution: Resolution) -> list[int]:
             f"{as_option(nearest)}, or use another model.name (dcgan supports any size from 8 pixels)."
         )
     return [multiple * options.width for multiple in MULTIPLES[min(nearest)]]
+
+
+def halvings_before_attention(resolution: Resolution) -> int:
+    """How many blocks lie between images and the maps with self-attention, whose shorter side is 16 or 32."""
+    return 2 if min(sides_of(resolution)) == 128 else 1
+
+
+def attended(widths: list[int], resolution: Resolution) -> SelfAttention:
+    """Self-attention for the maps of these networks that have it."""
+    return SelfAttention(widths[halvings_before_attention(resolution)])
 
 
 def smallest_maps(widths: list[int], resolution: Resolution) -> tuple[int, int]:
@@ -111,6 +127,18 @@ def _to_smallest(options: ResnetOptions, widths: list[int], channels: int) -> nn
     first = _convolution(channels, widths[0]).apply(initialisation.glorot_uniform)
     blocks = [down_block(narrow, wide, options.critic_norm) for narrow, wide in pairwise(widths)]
     return nn.Sequential(first, *blocks)
+
+
+def _attending(
+    layers: nn.Sequential, options: ResnetOptions, widths: list[int], resolution: Resolution
+) -> nn.Sequential:
+    """The critic's layers, with self-attention if the options ask for it."""
+    if not options.attention:
+        return layers
+    # At 32 pixels the first layer is a block that halves the sides; otherwise it is a convolution that does not.
+    first = 0 if min(sides_of(resolution)) == 32 else 1
+    place = first + halvings_before_attention(resolution)
+    return nn.Sequential(*layers[:place], attended(widths, resolution), *layers[place:])
 
 
 class Residual(nn.Module):

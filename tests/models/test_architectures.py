@@ -34,6 +34,7 @@ PAIRS: list[tuple[ModelOptions, Resolution]] = [
     (GanBceOptions(name="gan_bce", latent=5), 8),
     (DcganOptions(latent=5, width=4), (17, 45)),
     (MlpOptions(name="mlp", latent=5, width=32), (3, 9)),
+    (ResnetOptions(name="resnet", latent=5, width=8, attention=True), (32, 48)),
     (ResnetOptions(name="resnet", latent=5, width=4), (40, 32)),
     (ResnetOptions(name="resnet", latent=5, width=4, critic_norm="layer"), (64, 96)),
     (R3ganOptions(name="r3gan", latent=5, width=16, blocks=1), (28, 56)),
@@ -119,6 +120,9 @@ def test_a_backward_pass_reaches_every_parameter(options: ModelOptions, resoluti
     for kernel in (*kernels(generator), *kernels(critic)):
         if not kernel.weight.any():  # the last of a residual path, behind which nothing would get a gradient
             nn.init.normal_(kernel.weight, 0, 0.1)
+    for weight in (*generator.parameters(), *critic.parameters()):
+        if weight.ndim == 0:  # of attention, which starts at 0 too
+            nn.init.ones_(weight)
     critic(generator(torch.randn(4, 5))).square().sum().backward()
     for network in (generator, critic):
         gradients = {name: weight.grad for name, weight in network.named_parameters()}
