@@ -22,6 +22,10 @@ PENALTY_IN_TF32 = ["objective.name=gradient_penalty", "objective.precision=tf32"
         (["ema_half_life=1000", "ema_decay=0.9"], "ema_half_life: takes the place of ema_decay"),
         (["seed=1", "generator_optimizer.lr_end=1e-5"], "generator_optimizer.decay: is constant, so lr_end"),
         (["data.cache=host", "data.workers=2"], "so 2 workers would have no work"),
+        (
+            ["data.fit=random_crop", "data.cache=host"],
+            "data.fit: random_crop draws another part of each image",
+        ),
         (["precision=fp16", "runtime.device=cpu"], "precision: fp16 needs a GPU"),
         (["precision=tf32", "runtime.device=cpu"], "precision: tf32 needs a GPU"),
         (

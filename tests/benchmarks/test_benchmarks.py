@@ -85,6 +85,13 @@ def test_conversion_is_measured_beside_a_loop(folder: Path, ranks: Ranks) -> Non
 
 
 @pytest.mark.slow
+def test_reading_at_another_size_is_measured_beside_webdataset(ranks: Ranks, tmp_path: Path) -> None:
+    words = ["--work", tmp_path, "--images", 300, "--side", 8, "--rounds", 1, "--seconds", 0.01]
+    printed = run(ranks, "benchmarks/speed/shapes.py", *words)
+    assert len(re.findall(r"^\| .*(threads|workers) \| [\d,]+ \| [\d.,]+ \|$", printed, re.MULTILINE)) == 6
+
+
+@pytest.mark.slow
 def test_the_memory_of_a_shared_cache_does_not_grow_with_the_ranks(ranks: Ranks, tmp_path: Path) -> None:
     write(digits(), tmp_path / "set", 64, 3, 500)
     printed = run(ranks, "benchmarks/speed/shared_cache.py", "--shards", tmp_path / "set", "--ranks", 1, 2)

@@ -96,3 +96,11 @@ def test_the_recall_of_each_class_is_printed_and_kept_and_an_unseen_class_is_a_w
     assert [line for line in printed.err.splitlines() if line.startswith(warning)]
     found = ClassifierFeatures.load(tmp_path / "pets.classifier.safetensors", torch.device("cpu")).about
     assert found.recall_by_class == {"cat": 1.0, "dog\x1b[31m": 0.0}
+
+
+def test_a_classifier_is_trained_at_the_shape_of_a_run(sorted_set: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.safetensors"
+    words = ["features", "train", str(sorted_set), "--out", str(out), "--epochs", "1"]
+    assert main([*words, "--resolution", "8x12", "--channels", "4"]) == 0
+    about = ClassifierFeatures.load(out, torch.device("cpu")).about
+    assert (about.channels, about.height, about.width) == (3, 8, 12)

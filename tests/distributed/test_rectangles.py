@@ -18,8 +18,14 @@ SIZES = {
     "wgan_mnist": [8, 16],
     "wgan_dcgan": [12, 8],
     "gan_bce": [8, 12],
+    "r3gan": [8, 12],
 }
-SMALL = {"dcgan": ["model.width=4"], "mlp": ["model.width=16"], "resnet": ["model.width=4"]}
+SMALL = {
+    "dcgan": ["model.width=4"],
+    "mlp": ["model.width=16"],
+    "resnet": ["model.width=4"],
+    "r3gan": ["model.width=16"],
+}
 
 
 @pytest.fixture(scope="module")
