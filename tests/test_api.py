@@ -251,6 +251,8 @@ def test_a_run_sets_torchs_threads_and_restores_the_callers(
         assert threads_of_run(run) == threads
         assert f", {threads} threads each," in capsys.readouterr().out
         assert torch.get_num_threads() == 1
+    assert pipeline.train(config, schedule={"steps": 8}, runtime={"threads": "adapt"}).steps == 8
+    assert ", up to 1 thread each (fewer beside busy processes," in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -32,13 +32,13 @@ def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint
         backend += " and Unix sockets"
     if precision != "float32" and setup["precision_chosen_by"] == "launcher":
         precision += " (the launcher's choice, because the config has no precision)"
-    threads = counted(setup["threads"], "thread")
+    threads = f"{counted(setup['threads'], 'thread')} each"
     if config.runtime.threads == "adapt":
-        threads = f"up to {threads}, fewer beside busy processes (which changes how sums are rounded),"
+        threads = f"up to {threads} (fewer beside busy processes, which changes how sums are rounded)"
     return [
         f"{path}: {start}, up to step {config.schedule.steps}",
         f"{setup['world_size']} x {setup['device_name']} ({backend}), {precision}, "
-        f"{threads} each, batch {config.schedule.global_batch} = {setup['world_size']} x "
+        f"{threads}, batch {config.schedule.global_batch} = {setup['world_size']} x "
         f"{run.rows.count}",
         f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "
         f"{config.objective.name}, {counted(config.schedule.critic_updates, 'critic update')} per step",
