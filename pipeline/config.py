@@ -218,6 +218,9 @@ def _repaired(content: Mapping[str, Any], error: ValidationError, kind: type[Con
         if isinstance(section, dict):
             section.pop(option, None)
     required = {"name": "x", "data": {"shards": "x"}, "schedule": {"steps": 1}}
+    data = content.get("data")
+    if isinstance(data, dict) and data.keys().isdisjoint({"shards", "mix"}):
+        required["data"] = {}  # that these are missing is found by a rule
     for key, value in required.items():
         given = repaired.get(key)
         repaired[key] = (

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
-
-from pydantic import Field
+from typing import Literal, Self
 
 from pipeline.option_types import ClassName, Count, LaterPath, Options, Places, Seconds, Sides, Text, option
 
@@ -38,12 +37,34 @@ class RemoteOptions(Options):
     redirect_hosts: list[Text] = option([], "other hosts, with subdomains, that a server may redirect to")
 
 
+class MixOptions(Options):
+    """One set of a mixture."""
+
+    shards: Places
+    weight: int = option(
+        1, "its share of the images, relative to the weights of the other sets", ge=1, le=1000
+    )
+
+
 class DataOptions(Options):
     """Where the images are and how they are read."""
 
-    shards: Places = Field(
-        description="made by `wgan shards make` or `index`: a directory or URL (https, s3, gs, hf); a pattern of tar "
-        "files, such as s3://bucket/train-{0000..1281}.tar, or a list of them, which are indexed first"
+    shards: Places | None = option(
+        None,
+        "required, or mix: made by `wgan shards make` or `index`: a directory or URL (https, s3, gs, hf); a pattern of "
+        "tar files, such as s3://bucket/train-{0000..1281}.tar, or a list of them, which are indexed first",
+    )
+    mix: list[MixOptions] | None = option(
+        None,
+        "several sets instead of shards, as [{shards: A, weight: 3}, {shards: B, weight: 1}]: three of four "
+        "images are of A; each set has epochs of its own",
+        min_length=1,
+        max_length=64,
+    )
+    balance: Literal["classes"] | None = option(
+        None,
+        "classes: each class has the same share of the images, and epochs of its own; images without a label are "
+        "not used",
     )
     resolution: Sides | None = option(
         None, "side, or [height, width], to which images are resized; null: as the shards hold them"
@@ -78,5 +99,33 @@ class DataOptions(Options):
     classes: list[ClassName] | None = option(None, "classes to train on; null: all images", min_length=1)
     validation: float = option(0.0, "share of samples held out for validation", ge=0.0, le=0.5)
     flip: bool = option(False, "mirror images left to right with probability 1/2, drawn again in each epoch")
-    verify: Literal["hashes", "sizes"] = option("hashes", "how local shards are checked before training")
+    verify: Literal["sizes", "hashes"] = option(
+        "sizes",
+        "how local shards are checked before training: by their sizes, or also by the SHA-256 of every file; in "
+        "any case, an index is compared with its hash when it is first used, and an image with its checksum",
+    )
     remote: RemoteOptions = RemoteOptions()
+
+    @property
+    def sources(self) -> list[MixOptions]:
+        """The sets that a run draws images from, and their weights."""
+        if self.mix is not None:
+            return self.mix
+        return [] if self.shards is None else [MixOptions(shards=self.shards)]
+
+    @property
+    def place(self) -> str:
+        """Where the images are, in messages."""
+        return " and ".join(shown_places(source.shards) for source in self.sources)
+
+    @property
+    def has_pattern(self) -> bool:
+        """Whether tar files are named that have to be indexed."""
+        return any(is_pattern(source.shards) for source in self.sources)
+
+    def at(self, places: Sequence[str]) -> Self:
+        """The same options for sets that are at these places."""
+        if self.mix is None:
+            return self.model_copy(update={"shards": places[0]})
+        moved = [source.model_copy(update={"shards": p}) for source, p in zip(self.mix, places, strict=True)]
+        return self.model_copy(update={"mix": moved})

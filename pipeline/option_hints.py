@@ -16,7 +16,8 @@ _PROCESSES = (
     "runtime.processes, or `wgan train CONFIG --processes N`. Without it, `wgan train` uses every GPU that "
     "CUDA_VISIBLE_DEVICES names"
 )
-_FLIP = "data.flip, which mirrors images; there is no other augmentation"
+_FLIP = "data.flip, which mirrors images"
+_AUGMENT = "augment.kinds, as in augment.kinds=[colour,shift,cutout]; ADA has augment.target too"
 _RECORDS = (
     "not needed: TensorBoard files and metrics.jsonl are always written, and a sink of your own (monitor.sinks) can "
     "send the figures elsewhere"
@@ -32,7 +33,10 @@ _SPELLINGS = {
     _RESUME: "resume resume_from resume_from_checkpoint ckpt ckpt_path load_checkpoint auto_resume restart",
     _WEIGHTS: "pretrained weights load_weights finetune netg netd init_weights",
     _PROCESSES: "gpus gpu n_gpus num_gpus ngpu gpu_ids devices num_processes nproc nproc_per_node world_size",
-    _FLIP: "augment augmentation augmentations aug ada mirror hflip horizontal_flip xflip transforms",
+    _FLIP: "mirror hflip horizontal_flip xflip",
+    _AUGMENT: "augmentation augmentations aug ada diffaugment diffaug transforms",
+    "objective.r1": "r1_gamma gamma lambda_r1 r1_weight",
+    "objective.r_every": "d_reg_every r1_interval",
     _RECORDS: "wandb wandb_project use_wandb tensorboard logger report_to mlflow",
     _PLACE: "out outdir out_dir output output_dir save_dir logdir log_dir exp_name experiment run_name project",
     _SIZE: "res image_size img_size imsize imagesize size crop_size",
@@ -49,7 +53,7 @@ _SPELLINGS = {
     "checkpoint.every": "save_every save_interval save_freq snap snapshot checkpoint_every",
     "monitor.sample_every": "sample_interval sample_freq vis_every",
     "monitor.log_every": "log_interval log_freq print_every",
-    "ema_decay": "ema use_ema ema_kimg",
+    "ema_decay, or ema_half_life in images": "ema use_ema ema_kimg",
     "data.classes": "class_names only_classes",
 }  # fmt: skip
 

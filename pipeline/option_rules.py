@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.metric_table import Metric, find_metric, find_metrics
-from pipeline.option_data import is_pattern
 from pipeline.options import AugmentOptions, Config
 from pipeline.wording import counted
 
@@ -156,12 +155,21 @@ def _augment(config: Config) -> Iterator[str]:
 
 def _data(config: Config) -> Iterator[str]:
     data, schedule = config.data, config.schedule
+    if data.shards is None and data.mix is None:
+        yield "data.shards: is required, or data.mix"
+    if data.shards is not None and data.mix is not None:
+        yield "data.mix: names the sets instead of data.shards. Set data.shards: null, or remove data.mix"
+    if data.balance is not None and len(data.mix or []) > 1:
+        yield (
+            "data.balance: classes have equal shares, so the weights of data.mix would mean nothing. Remove one of the "
+            "two"
+        )
     if data.workers and data.cache in ("device", "host"):
         yield (
             f"data.workers: with data.cache: {data.cache} nothing is decoded during training, so "
             f"{counted(data.workers, 'worker')} would have no work. Set data.workers: 0, or data.cache: none"
         )
-    if is_pattern(data.shards) and data.resolution is None:
+    if data.has_pattern and data.resolution is None:
         yield (
             "data.resolution: is required for tar files of other programs, whose images have any size. Give a side, or "
             "[height, width]"

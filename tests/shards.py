@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.data.format.codecs import Bytes
-from pipeline.data.format.manifest import Manifest, load_manifest
+from pipeline.data.format.file_checks import file_sha256
+from pipeline.data.format.manifest import FILE_NAME, Manifest, load_manifest
 from pipeline.data.format.shard_files import LocalFiles
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.making.convert import Conversion
@@ -79,6 +81,13 @@ def write(
     manifest = make_shards(plan, out)
     assert manifest is not None
     return manifest
+
+
+def rehash(out: Path) -> None:
+    """Let the manifest have the hashes of the indexes as they are now."""
+    manifest = load_manifest(out)
+    hashed = [replace(shard, index_sha256=file_sha256(out / shard.index)) for shard in manifest.shards]
+    (out / FILE_NAME).write_text(replace(manifest, shards=tuple(hashed)).to_json())
 
 
 def reader(directory: Path, manifest: Manifest | None = None) -> ShardReader:

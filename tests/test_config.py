@@ -130,7 +130,9 @@ def test_naming_the_default_kind_keeps_options_of_a_file_without_one(tmp_path: P
 
 def test_an_empty_section_is_a_section_without_options(tmp_path: Path) -> None:
     assert load(tmp_path, SMALL + "monitor:\nobjective:\n") == load(tmp_path, SMALL)
-    assert "data.shards: is required" in mistakes(tmp_path, SMALL.replace("  shards: somewhere\n", ""))
+    assert "data.shards: is required, or data.mix" in mistakes(
+        tmp_path, SMALL.replace("  shards: somewhere\n", "")
+    )
 
 
 def test_naming_the_same_kind_again_drops_no_options(tmp_path: Path) -> None:

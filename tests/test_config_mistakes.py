@@ -37,7 +37,7 @@ objective:
     assert sorted(rest) == sorted(
         [
             "name: is required",
-            "data.shards: is required",
+            "data.shards: is required, or data.mix",
             "line 1: sede: unknown option; did you mean seed?",
             "line 2: global_batch: unknown option; did you mean schedule.global_batch?",
             "line 4: data.cache: invalid value 'disk': expected one of 'auto', 'device', 'host', 'none'",
@@ -45,7 +45,7 @@ objective:
             "line 7: schedule.steps: invalid value 'many': expected a whole number",
             "line 8: critic_grad_clip: invalid value -1: expected a value of at least 1e-30",
             "line 13: objective.name: invalid value 'wassertein': expected one of 'wasserstein', 'gradient_penalty', "
-            "'least_squares', 'cross_entropy', 'hinge'",
+            "'least_squares', 'cross_entropy', 'hinge', 'relativistic'",
             "command line: model.latent: invalid value 0: expected a value of at least 1",
             "model.max_width: 32 is less than model.width 64. Raise it",
         ]

@@ -18,7 +18,7 @@ OPTIONS = {".".join(path) for path, _ in fields(Config)}
 
 def test_every_hint_names_an_option_that_exists_or_says_why_not() -> None:
     for hint in set(HINTS.values()):
-        named = re.findall(r"\b[a-z_]+\.[a-z_]+", hint.replace("metrics.jsonl", ""))
+        named = re.findall(r"\b[a-z_]+\.[a-z_0-9]+", hint.replace("metrics.jsonl", ""))
         first = hint.split(",")[0].split(":")[0].split(" ")[0]
         assert set(named) <= OPTIONS, hint
         assert named or first in OPTIONS or hint.startswith("not needed: "), hint
@@ -40,7 +40,8 @@ def test_a_name_is_known_in_every_way_of_writing(name: str) -> None:
         ("schedule.epochs", "here it is schedule.steps: a step is one generator update"),
         ("batch_size", "here it is schedule.global_batch, the samples of an update over all processes"),
         ("batch", "here it is schedule.global_batch"),
-        ("augment", "here it is data.flip, which mirrors images; there is no other augmentation"),
+        ("aug", "here it is augment.kinds, as in augment.kinds=[colour,shift,cutout]"),
+        ("r1_gamma", "here it is objective.r1"),
         ("wandb", "here it is not needed: TensorBoard files and metrics.jsonl are always written"),
         ("gpus", "here it is runtime.processes, or `wgan train CONFIG --processes N`"),
         ("lr", "did you mean critic_optimizer.lr or generator_optimizer.lr?"),

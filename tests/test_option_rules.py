@@ -100,6 +100,27 @@ def test_options_that_cannot_work_together_are_refused(
     load(tmp_path, SMALL, overrides[0])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["data.mix=[{shards: b}]"],
+            "data.mix: names the sets instead of data.shards. Set data.shards: null",
+        ),
+        (["data.shards=null"], "data.shards: is required, or data.mix"),
+        (
+            ["data.shards=null", "data.mix=[{shards: a}, {shards: b}]", "data.balance=classes"],
+            "data.balance: classes have equal shares, so the weights of data.mix would mean nothing",
+        ),
+    ],
+)
+def test_a_run_has_one_set_or_a_mixture(tmp_path: Path, overrides: list[str], message: str) -> None:
+    (mistake,) = mistakes(tmp_path, SMALL, *overrides)[1:]
+    assert message in mistake
+    mixture = load(tmp_path, SMALL, "data.shards=null", "data.mix=[{shards: a}, {shards: b, weight: 3}]")
+    assert [source.weight for source in mixture.data.sources] == [1, 3]
+
+
 @pytest.mark.parametrize("codes", [(-1, 1, 0), (0, 1, 1)])
 def test_both_published_codings_of_least_squares_are_allowed(tmp_path: Path, codes: tuple[int, ...]) -> None:
     overrides = [f"objective.{name}={code}" for name, code in zip("abc", codes, strict=True)]

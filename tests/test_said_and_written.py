@@ -86,7 +86,7 @@ def test_an_unexpected_error_leaves_no_secret(
     def fail(options: DataOptions) -> None:
         raise RuntimeError(f"GET {ADDRESSES[0]} {ADDRESSES[1]}\nAuthorization: Bearer {SECRET}")
 
-    monkeypatch.setattr("pipeline.data.originals.opening.open_shards", fail)
+    monkeypatch.setattr("pipeline.training.shards_of_run.open_shards", fail)
     with pytest.raises(RuntimeError) as caught:
         train.main([config])
     say_defect(caught.type, caught.value, caught.tb)

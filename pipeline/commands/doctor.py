@@ -113,10 +113,9 @@ def _launcher() -> str:
 def _plan(config: Config) -> dict[str, str]:
 
     from pipeline.commands.train import default_processes
-    from pipeline.data.format.file_checks import check_hashes
     from pipeline.data.originals.opening import open_data
     from pipeline.data.reading.cache import choose_cache
-    from pipeline.data.reading.run_order import build_order, describe_validation
+    from pipeline.data.reading.run_order import build_order, describe_sources, describe_validation
     from pipeline.models import build_critic, build_generator
     from pipeline.ranks.devices import chosen_device, fastest_precision
     from pipeline.ranks.thread_count import rank_threads
@@ -124,8 +123,9 @@ def _plan(config: Config) -> dict[str, str]:
 
     shards, device = open_data(config.data), chosen_device(config)
     manifest = shards.manifest
-    if config.data.verify == "hashes" and shards.directory is not None:
-        check_hashes(shards.directory, manifest.shards, show_progress=True)
+    shards.check_sizes()
+    if config.data.verify == "hashes":
+        shards.check_hashes(show_progress=True)
     order = build_order(config, shards)
     channels, (height, width) = shards.image_shape[0], shards.size
     cache, reason = choose_cache(config.data.cache, shards.decoded_bytes, 1, device)
@@ -147,6 +147,7 @@ def _plan(config: Config) -> dict[str, str]:
         "torch threads": f"{rank_threads(config.runtime.threads, ranks, ranks)} in each rank",
         "shards": f"{images} in {counted(len(manifest.shards), 'shard')}, each checked {checked}",
         "epoch": f"{counted(order.epoch_size, 'training image')}, {order.held_out_count:,} held out",
+        **({"sources": "; ".join(lines)} if (lines := describe_sources(order, config, shards)) else {}),
         **({"": remark} if (remark := describe_validation(config, order)) else {}),
         "cache": f"{cache} ({reason})",
         **{name: counted(count, "parameter") for name, count in parameters.items()},

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train on nine tenths of the images, print the accuracy on the rest, and write the classifier."""
     import torch
 
-    from pipeline.data.format.shard_set import open_shards
+    from pipeline.data.format.open_shards import open_shards
     from pipeline.data.reading.reader import ShardReader
     from pipeline.option_data import DataOptions
     from pipeline.quality.class_balance import recall_by_class
@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     size = None if arguments.resolution is None else list(arguments.resolution)
     form = {"resolution": size, "fit": arguments.fit, "channels": arguments.channels}
     shards = open_shards(DataOptions(shards=str(arguments.shards), **form))
+    shards.check_sizes()
     out: Path = arguments.out or Path(f"{arguments.shards}".rstrip("/") + ".classifier.safetensors")
     if out.is_dir():
         raise ConfigError(f"--out {out} is a directory, and a classifier is a file. Name a file in it.")

@@ -16,14 +16,13 @@ from pydantic import ValidationError
 from pipeline import stdout
 from pipeline.commands.arguments import parse_step
 from pipeline.config import load_config
-from pipeline.data.format.shard_set import ShardSet
+from pipeline.data.format.shard_set import EVERYTHING, ShardSet
 from pipeline.data.originals.opening import open_data
 from pipeline.durable import make_directory, open_for_append, storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.metric_table import METRICS, find_metric
 from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import RankRows
-from pipeline.option_data import shown_places
 from pipeline.option_mistakes import invalid_value
 from pipeline.options import Config, QualityOptions
 from pipeline.plugins import METRIC, is_import_path, load_plugin
@@ -60,7 +59,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     with join(config) as runtime, rank_failures():
         checkpoints = choose_together(run, arguments.checkpoint, runtime)
         with runtime.agreement():
-            shards = open_images(config, checkpoints)
+            share = slice(runtime.local_rank, None, runtime.local_world_size)
+            shards = open_images(config, checkpoints, share)
         judge(config, checkpoints, shards, runtime, arguments)
         shards.files.close()
         runtime.close()
@@ -138,7 +138,7 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
         )
     overrides += [f"quality.{name}={json.dumps(value)}" for name, value in given.items()]
     if arguments.shards is not None:
-        overrides.append(f"data.shards={json.dumps(arguments.shards)}")
+        overrides += [f"data.shards={json.dumps(arguments.shards)}", "data.mix=null"]
     return load_config(directory.config, overrides, is_trusted=False)
 
 
@@ -185,14 +185,18 @@ def choose_together(run: Path, wanted: Sequence[str] | None, runtime: Runtime) -
     return [Checkpoint(directory / f"step_{step:08d}", step) for step in runtime.gather_json(steps)[0]]
 
 
-def open_images(config: Config, checkpoints: Sequence[Checkpoint]) -> ShardSet:
-    """The shards that samples are compared with. Raises ConfigError, DataError or CheckpointError."""
+def open_images(config: Config, checkpoints: Sequence[Checkpoint], share: slice = EVERYTHING) -> ShardSet:
+    """The shards that samples are compared with, after a check of the sizes of a share of them.
+
+    Raises ConfigError, DataError or CheckpointError.
+    """
     try:
         shards = open_data(config.data)
+        shards.check_sizes(share)
     except DataError as error:
         raise DataError(f"{error} If the run's shards have moved, name their place with --shards.") from None
     for checkpoint in checkpoints:
-        check_shape(checkpoint, shards, shown_places(config.data.shards))
+        check_shape(checkpoint, shards, config.data.place)
     return shards
 
 
@@ -224,7 +228,7 @@ def describe(evaluation: Evaluation, config: Config, arguments: argparse.Namespa
     kind = "the moving average" if arguments.ema else "the generator"
     return (
         f"{counts['samples']:,} samples of {kind} (seed {arguments.seed}) against {counts['real']:,} training images "
-        f"of {shown_places(config.data.shards)}, by {evaluation.features.name}"
+        f"of {config.data.place}, by {evaluation.features.name}"
     )
 
 

@@ -36,7 +36,7 @@ from pipeline.monitor.records import (
     read_alarms,
     read_lines,
 )
-from pipeline.option_data import is_pattern, shown_places
+from pipeline.option_data import is_pattern
 from pipeline.options import Config
 from pipeline.run.checkpoint import Checkpoint, list_checkpoints
 from pipeline.run.directory import Environment as RunEnvironment
@@ -166,7 +166,7 @@ def training_seconds(records: Sequence[Record]) -> float:
 
 def describe_data(config: Config | None, checkpoints: Sequence[Checkpoint]) -> list[Fact]:
     """Where the shards were, and the SHA-256 of their manifest, from the newest checkpoint."""
-    facts = [Fact("Shards", shown_places(config.data.shards))] if config else []
+    facts = [Fact("Shards", config.data.place)] if config else []
     if not checkpoints:
         return [*facts, Fact("Manifest", "not known: there is no checkpoint yet")]
     try:
@@ -191,9 +191,11 @@ def commands_again(run: Path, config: Config | None, environment: RunEnvironment
     if ranks != 1:
         words += ["--processes", str(ranks)]
     commands = [] if revision is None else [shlex.join(["git", "checkout", revision])]
-    shards = config.data.shards
-    if isinstance(shards, str) and not is_pattern(shards) and "://" not in shards:
-        commands.append(shlex.join(["sha256sum", str(Path(shards) / "manifest.json")]))
+    places = [source.shards for source in config.data.sources]
+    if local := [
+        place for place in places if isinstance(place, str) and not is_pattern(place) and "://" not in place
+    ]:
+        commands.append(shlex.join(["sha256sum", *(str(Path(place) / "manifest.json") for place in local)]))
     return [*commands, shlex.join(words)]
 
 

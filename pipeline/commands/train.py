@@ -84,6 +84,7 @@ def check_before_ranks(config: Config, processes: int) -> None:
     check_batches(config.schedule, processes)
     shards = open_data(config.data)
     shards.files.close()
+    shards.check_sizes()
     if config.runtime.device != "cpu":
         from pipeline.ranks.devices import check_gpu_count, chosen_device
 

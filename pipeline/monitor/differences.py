@@ -14,7 +14,7 @@ from pipeline.options import Config
 from pipeline.run.directory import RunDirectory
 from pipeline.wording import listed
 
-IMAGES = ("data.shards", "data.classes", "data.flip")
+IMAGES = ("data.shards", "data.mix", "data.balance", "data.classes", "data.flip")
 SCALED = frozenset({"wasserstein/estimate_smooth", "wasserstein/validation", "critic/loss", "generator/loss"})
 """Curves that are compared between runs and have the scale of the critic's scores."""
 ABSENT = "none"

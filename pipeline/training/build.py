@@ -14,7 +14,7 @@ from pipeline.data.reading.cache import CACHES, Choice, Node, ResidentImages, ch
 from pipeline.data.reading.loader import Loader, mirror
 from pipeline.data.reading.order import Order
 from pipeline.data.reading.reader import ShardReader
-from pipeline.data.reading.run_order import build_order, class_names, describe_validation
+from pipeline.data.reading.run_order import build_order, class_names, describe_sources, describe_validation
 from pipeline.data.reading.stream import Ids
 from pipeline.durable import write_text
 from pipeline.models import build_critic, build_generator
@@ -229,6 +229,8 @@ def build_loader(run: RunContext, rows: RankRows) -> tuple[Loader, Order]:
     config, runtime = run.config, run.runtime
     order = build_order(config, run.shards)
     run.say(describe_images(config, order.epoch_size, run.shards.manifest.count, order.held_out_count))
+    for line in describe_sources(order, config, run.shards):
+        run.say(line)
     if remark := describe_validation(config, order):
         run.say(remark)
     reader = ShardReader(run.shards, config.seed)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config import flatten
-from pipeline.data.format.file_checks import check_hashes
 from pipeline.errors import ConfigError
 from pipeline.options import Config
 from pipeline.quality.best import Best
@@ -104,16 +103,16 @@ def check_same_on_all_ranks(config: Config, identity: Mapping[str, Any], runtime
 
 
 def check_data(run: RunContext) -> None:
-    """Raise DataError unless every shard has its hash. The ranks of a machine share the work.
+    """Raise DataError unless every local shard has its size, and if data.verify says so its hash.
 
-    Shards at a URL are checked when they are fetched.
+    The ranks of a machine share the work. Shards at a URL are checked when they are fetched.
     """
-    shards, runtime = run.shards, run.runtime
-    if run.config.data.verify != "hashes" or shards.directory is None:
-        return
-    share = shards.manifest.shards[runtime.local_rank :: runtime.local_world_size]
+    runtime = run.runtime
+    share = slice(runtime.local_rank, None, runtime.local_world_size)
     with runtime.agreement():
-        check_hashes(shards.directory, share, show_progress=runtime.is_main)
+        run.shards.check_sizes(share)
+        if run.config.data.verify == "hashes":
+            run.shards.check_hashes(share, show_progress=runtime.is_main)
 
 
 def _find_ending(checkpoint: Checkpoint, run: RunContext, is_unwatched: bool) -> str | None:

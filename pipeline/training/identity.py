@@ -20,6 +20,7 @@ FREE = (
     "run_root",
     "precision",
     "data.shards",
+    "data.mix",
     "data.resolution",
     "data.channels",
     "data.cache",
@@ -36,7 +37,8 @@ FREE = (
     "init_from.critic",
     "init_from.strict",
 )
-"""Options that a resumed run may change. `precision` is compared as the device resolved it.
+"""Options that a resumed run may change. `precision` is compared as the device resolved it, and `data.mix` by what its
+sets hold.
 
 The shape that `data.resolution` and `data.channels` give the images is compared, however it comes about.
 `schedule.micro_batch` may change too, unless batch norm takes statistics of each micro-batch, or spectral norm
@@ -59,8 +61,17 @@ def identity_of(config: Config, shards: ShardSet, precision: str) -> dict[str, A
         "precision": precision,
         "images": list(shards.image_shape),
         "data.manifest": shards.manifest.sha256,
+        "data.mix": _mix(config, shards),
         **versions(config),
     }
+
+
+def _mix(config: Config, shards: ShardSet) -> list[dict[str, Any]] | None:
+    """What the sets of a mixture hold, wherever they are, and their weights; None for one set."""
+    if len(shards.sources) == 1:
+        return None
+    pairs = zip(shards.sources, config.data.sources, strict=True)
+    return [{"manifest": part.manifest.sha256[:16], "weight": source.weight} for part, source in pairs]
 
 
 def check_steps(checkpoint: Checkpoint, steps: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pipeline.data.format.shard_set import ShardSet, open_shards
-from pipeline.data.originals.opening import open_data
+from pipeline.data.format.open_shards import open_shards
+from pipeline.data.format.shard_set import ShardSet
+from pipeline.data.originals.opening import settled
 from pipeline.errors import DataError
 from pipeline.option_data import DataOptions, is_pattern
 
@@ -23,15 +24,15 @@ class ShardsOfRun:
     """
 
     def __init__(self, options: DataOptions, is_main: bool) -> None:
-        self._options = options
-        self._is_shared = is_pattern(options.shards)
+        self._options, self._is_shared = options, options.has_pattern
         self._opens_first = is_main or not self._is_shared
         self._opened: ShardSet | None = None
 
     def __enter__(self) -> Self:
         """Raises DataError or ConfigError."""
         if self._opens_first:
-            self._opened = open_data(self._options)
+            self._options = settled(self._options)
+            self._opened = open_shards(self._options)
         return self
 
     def __exit__(
@@ -43,24 +44,28 @@ class ShardsOfRun:
     def on_all_ranks(self, runtime: Runtime) -> ShardSet:
         """The set. All ranks call it together. Raises DataError on all of them if one cannot open it."""
         if self._is_shared:
-            first = self._opened
-            place, sha256 = runtime.gather_json(
-                None if first is None else [str(first.directory), first.manifest.sha256]
+            first, sources = self._opened, self._options.sources
+            places, sha256 = runtime.gather_json(
+                None if first is None else [[source.shards for source in sources], first.manifest.sha256]
             )[0]
             with runtime.agreement():
                 if self._opened is None:
-                    self._opened = self._open_index(Path(place), sha256)
+                    self._opened = self._open_index(places, sha256)
         assert self._opened is not None
         return self._opened
 
-    def _open_index(self, directory: Path, sha256: str) -> ShardSet:
+    def _open_index(self, places: Sequence[str], sha256: str) -> ShardSet:
         """The index that the main rank has made. Raises DataError if this machine does not see the same one."""
         remedy = (
             "Make an index on a disk that all machines see (`wgan shards index PATTERN OUT`), and name it in "
             "data.shards."
         )
+        pairs = zip(self._options.sources, places, strict=True)
+        # A set that is no pattern may be elsewhere on this machine.
+        ours = [place if is_pattern(source.shards) else str(source.shards) for source, place in pairs]
+        directory = " and ".join(ours)
         try:
-            opened = open_shards(self._options.model_copy(update={"shards": str(directory)}))
+            opened = open_shards(self._options.at(ours))
         except DataError as error:
             raise DataError(
                 f"The main rank has indexed the tar files in {directory}, which this rank cannot read: {error} {remedy}"

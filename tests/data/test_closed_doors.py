@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from pipeline.data.format.manifest import load_manifest
-from pipeline.data.format.shard_set import open_shards
+from pipeline.data.format.open_shards import open_shards
 from pipeline.data.inspecting.check import check_shards
 from pipeline.errors import ConfigError, DataError
 from pipeline.option_data import DataOptions
 from pipeline.train import main
 from tests.ranks import Ranks
-from tests.shards import noise, reader, write
+from tests.shards import noise, reader, rehash, write
 
 
 class Payload:
@@ -68,7 +68,7 @@ def test_pickles_in_a_shard_are_reported_and_never_opened(
     manifest = load_manifest(out)
     assert reader(out, manifest)  # its index points only to the images
     with pytest.raises(DataError, match=r"000000\.tar has [\d,]+ bytes, but manifest\.json says"):
-        open_shards(DataOptions(shards=str(out)))
+        open_shards(DataOptions(shards=str(out))).check_sizes()
     report = check_shards(out)
     assert any(
         f"holds '00000004.{extension}', but a shard holds only images" in finding
@@ -86,6 +86,9 @@ def test_a_pickle_instead_of_an_index_or_a_manifest_is_refused(
     file = out / ("000000.npy" if suffix == "npy" else "manifest.json")
     if suffix == "npy":
         np.save(file, np.array([Payload(canary)], dtype=object), allow_pickle=True)
+        with pytest.raises(DataError, match="its content has changed"):
+            reader(out).read(np.array([0]))
+        rehash(out)
         with pytest.raises(DataError, match="is not a shard index"):
             reader(out).read(np.array([0]))
     else:

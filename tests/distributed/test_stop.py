@@ -178,7 +178,9 @@ def train_and_hash_slowly(arguments: list[str], sign: str) -> int:
 
 @pytest.mark.slow
 def test_a_rank_that_is_stopped_alone_stops_the_others(ranks: Ranks, config: str, tmp_path: Path) -> None:
-    run = ranks.start(2, [config], target=train_and_hash_slowly, extra=[str(tmp_path / "hashes")])
+    run = ranks.start(
+        2, [config, "data.verify=hashes"], target=train_and_hash_slowly, extra=[str(tmp_path / "hashes")]
+    )
     wait_until((tmp_path / "hashes").exists, run)
     assert send(run, [0]) == [75, 75], run.output
     assert read_note(tmp_path / "run", "PREEMPTED")["exit_code"] == 75

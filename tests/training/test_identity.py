@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.format.shard_set import open_shards
+from pipeline.data.format.open_shards import open_shards
 from pipeline.options import Config
 from pipeline.training.identity import identity_of
 from tests import shards

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
@@ -65,11 +66,23 @@ def check_hashes(directory: Path, shards: Sequence[Shard], show_progress: bool =
             for name, expected in hashes.items():
                 found = file_sha256(directory / name, bar.update, directory)
                 if found != expected:
-                    remedy = INDEX_AGAIN if shard.is_original else MAKE_AGAIN
-                    raise DataError(
-                        f"{directory / name} has SHA-256 {found[:16]}…, but {FILE_NAME} says {expected[:16]}…: its "
-                        f"content has changed. Copy it again, or {remedy}."
-                    )
+                    raise _changed(str(directory / name), found, expected, shard)
+
+
+def check_hash(file: IO[bytes], shard: Shard, where: str) -> None:
+    """Raise DataError unless the open index of a shard has its SHA-256. It is left at its start."""
+    found = _sha256(file)
+    file.seek(0)
+    if found != shard.index_sha256:
+        raise _changed(where, found, shard.index_sha256, shard)
+
+
+def _changed(where: str, found: str, expected: str, shard: Shard) -> DataError:
+    remedy = INDEX_AGAIN if shard.is_original else MAKE_AGAIN
+    return DataError(
+        f"{where} has SHA-256 {found[:16]}…, but {FILE_NAME} says {expected[:16]}…: its content has changed. Copy it "
+        f"again, or {remedy}."
+    )
 
 
 def file_sha256(
@@ -79,13 +92,17 @@ def file_sha256(
 
     `within` is the directory of its set, out of which no link may lead. Raises DataError if it cannot be read.
     """
-    digest = hashlib.sha256()
     try:
         with open_regular(path, within) as file:
-            while block := file.read(1 << 22):
-                stopping.check()
-                digest.update(block)
-                advance(len(block))
+            return _sha256(file, advance)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. {COPY}") from None
+
+
+def _sha256(file: IO[bytes], advance: Callable[[int], object] = lambda _: None) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 22):
+        stopping.check()
+        digest.update(block)
+        advance(len(block))
     return digest.hexdigest()

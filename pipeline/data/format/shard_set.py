@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.data.format.conversion import PixelConversion
-from pipeline.data.format.file_checks import check_sizes
+from pipeline.data.format.file_checks import check_hash, check_hashes, check_sizes
 from pipeline.data.format.files_of_originals import FilesOfOriginals
 from pipeline.data.format.indexes import Index, read_compact_index, read_index, with_classes
-from pipeline.data.format.manifest import Manifest, Shard, load_manifest, parse_manifest
+from pipeline.data.format.manifest import Manifest, Shard, Stored, load_manifest, parse_manifest
 from pipeline.data.format.remote import RemoteFile, check_capacity, fetch_manifest, is_url, remote_set
 from pipeline.data.format.shard_files import LocalFiles, ShardFiles
 from pipeline.errors import DataError
 from pipeline.option_data import DataOptions
+
+EVERYTHING = slice(None)
+
+
+class Form(NamedTuple):
+    """How images are stored, None if they may be of any kind and size; and how they are read, None as they are."""
+
+    stored: Stored | None
+    conversion: PixelConversion | None
 
 
 @dataclass(frozen=True)
@@ -49,31 +59,52 @@ class ShardSet:
         return self.manifest.count * math.prod(self.image_shape)
 
     @property
+    def sources(self) -> tuple[ShardSet, ...]:
+        """The sets that it is a mixture of, whose shards follow each other; itself if it is none."""
+        return (self,)
+
+    def form_of(self, number: int) -> Form:
+        """How the images of a shard are stored and read."""
+        return Form(None if self.manifest.is_of_originals else self.manifest.stored, self.conversion)
+
+    @property
     def is_local(self) -> bool:
         """Whether all files are on disks of this machine, so that none has to be downloaded."""
         return self.directory is not None and not any(shard.is_remote for shard in self.manifest.shards)
 
+    def check_sizes(self, share: slice = EVERYTHING) -> None:
+        """Raise DataError unless the local files of these shards are there, with their sizes."""
+        if self.directory is not None:
+            check_sizes(self.directory, replace(self.manifest, shards=self.manifest.shards[share]))
+
+    def check_hashes(self, share: slice = EVERYTHING, show_progress: bool = False) -> None:
+        """Raise DataError unless the local files of these shards have their SHA-256."""
+        if self.directory is not None:
+            check_hashes(self.directory, self.manifest.shards[share], show_progress)
+
     def load_index(self, shard: Shard) -> Index:
-        """Read the shard's index. Raises DataError if it is damaged or cannot be opened."""
+        """Read the shard's index. Raises DataError if it is damaged or cannot be opened.
+
+        One on a local disk is compared with its hash, as downloaded ones are when they are fetched: the index has the
+        checksum of each image.
+        """
         where = self.files.where(shard.index)
         with self.files.open(shard.index) as file:
+            if self.directory is not None:
+                check_hash(file, shard, where)
             if not self.manifest.is_of_originals:
                 return read_index(file, shard, where)
             return with_classes(read_compact_index(file, shard, where), self.manifest, where)
 
 
-def open_shards(options: DataOptions) -> ShardSet:
-    """Open the set that the options name, which is no pattern of tar files, to be read in their shape.
+def open_set(place: str, options: DataOptions) -> ShardSet:
+    """Open the set at a path or URL, to be read in the shape that the options say. Only its manifest is read.
 
-    Only its manifest is read.
-
-    Raises DataError if the set is missing, damaged or truncated, ConfigError if this kind of URL is not supported or
+    Raises DataError if the set is missing or its manifest damaged, ConfigError if this kind of URL is not supported or
     if the directory for downloaded shards is too small.
     """
-    place = str(options.shards)
-    return in_shape(
-        _open_url(place, options) if is_url(place) else open_directory(Path(place), options), options
-    )
+    shards = _open_url(place, options) if is_url(place) else _open_local(Path(place), options)
+    return in_shape(shards, options)
 
 
 def in_shape(shards: ShardSet, options: DataOptions) -> ShardSet:
@@ -104,16 +135,17 @@ def sides_of(resolution: int | list[int]) -> tuple[int, int]:
     return height, width
 
 
-def open_directory(directory: Path, options: DataOptions | None = None) -> ShardSet:
-    """Open a set on a local disk; the options say how originals at a URL are fetched.
+def open_directory(directory: Path) -> ShardSet:
+    """Open a set on a local disk. Raises DataError unless every file is there and has the size in the manifest."""
+    shards = _open_local(directory, DataOptions(shards=str(directory)))
+    shards.check_sizes()
+    return shards
 
-    Raises DataError unless every file is there and has the size in the manifest, ConfigError as `open_shards` does.
-    """
+
+def _open_local(directory: Path, options: DataOptions) -> ShardSet:
     manifest = load_manifest(directory)
-    check_sizes(directory, manifest)
     if not manifest.is_of_originals:
         return ShardSet(manifest, LocalFiles(directory), directory)
-    options = options or DataOptions(shards=str(directory))
     places = {
         shard.name: RemoteFile(shard.name, shard.bytes, shard.sha256)
         for shard in manifest.shards

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import stopping
+from pipeline.data.format.open_shards import open_shards
 from pipeline.data.format.remote import is_url
-from pipeline.data.format.shard_set import ShardSet, open_shards
+from pipeline.data.format.shard_set import ShardSet
 from pipeline.durable import storage_errors
 from pipeline.errors import RunLockedError
 from pipeline.foreign_text import printable
-from pipeline.option_data import DataOptions, is_pattern
+from pipeline.option_data import DataOptions, RemoteOptions, is_pattern
 from pipeline.stdout import say_if_read
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -31,23 +33,24 @@ def settled(options: DataOptions) -> DataOptions:
 
     With these, another process opens the same set, and lists nothing. Raises errors as `open_data` does.
     """
-    if not is_pattern(options.shards):
+    if not options.has_pattern:
         return options
-    return options.model_copy(update={"shards": str(_index_of(options))})
+    places = [source.shards for source in options.sources]
+    return options.at([str(_index_of(p, options.remote) if is_pattern(p) else p) for p in places])
 
 
-def _index_of(options: DataOptions) -> Path:
+def _index_of(shards: str | list[str], remote: RemoteOptions) -> Path:
     # Not above: it imports webdataset, and with it torch.
     from pipeline.data.originals.index_set import Wanted, index_originals
 
-    patterns = [options.shards] if isinstance(options.shards, str) else options.shards
-    directory = place_of(options)
+    patterns = [shards] if isinstance(shards, str) else shards
+    directory = place_of(patterns, remote)
     with storage_errors(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     say_if_read(f"the index of {printable(' '.join(patterns))} is kept in {directory}")
     while True:
         try:
-            indexed = index_originals(patterns, directory, Wanted(remote=options.remote))
+            indexed = index_originals(patterns, directory, Wanted(remote=remote))
             break
         except RunLockedError:
             # Another job, or another rank of a loop of the user's own, needs the same index.
@@ -57,9 +60,8 @@ def _index_of(options: DataOptions) -> Path:
     return directory
 
 
-def place_of(options: DataOptions) -> Path:
+def place_of(patterns: Sequence[str], remote: RemoteOptions) -> Path:
     """Where the index of a pattern is kept: below the directory for downloaded files, by a hash of the pattern."""
-    patterns = [options.shards] if isinstance(options.shards, str) else options.shards
     whole = [pattern if is_url(pattern) else str(Path(pattern).absolute()) for pattern in patterns]
     digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
-    return Path(options.remote.directory).expanduser() / "indexes" / digest
+    return Path(remote.directory).expanduser() / "indexes" / digest

@@ -73,6 +73,7 @@ class FieldReader:
 def as_webdataset(options: DataOptions, seed: int | None = None) -> Any:
     """A `webdataset.WebDataset` over the set that `options.shards` names. Raises DataError or ConfigError."""
     reader = FieldReader(options)
+    reader.shards.check_sizes()
     names = [shard.name for shard in reader.shards.manifest.shards]
     dataset = webdataset.WebDataset(
         names,

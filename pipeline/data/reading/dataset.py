@@ -31,13 +31,14 @@ class ShardDataset(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, options: DataOptions) -> None:
-        """Open the set that `options.shards` names. Only its manifest is read.
+        """Open the set that `options.shards` names. Only its manifest and the sizes of its files are read.
 
         Raises DataError if the set is missing, damaged or incomplete, ConfigError if it is at a URL of a kind that
         cannot be read.
         """
         self._options = settled(options)
         self._opened: tuple[int, ShardReader] | None = None
+        self._reader.shards.check_sizes()
         self._manifest = self._reader.manifest
 
     @classmethod

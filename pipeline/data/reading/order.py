@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache, partial
-from itertools import chain, cycle, islice
+from itertools import chain, count, cycle, islice, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -42,17 +42,24 @@ IdsOf = Callable[[UsedSamples, int, int], Ids]
 """Of some samples, from the numbers of a shard and of a group: those for training, or those that are held out."""
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """Samples that take turns with those of other sources: a group of those of a set."""
 
+    number: int
     used: UsedSamples
     group: int
+    weight: int
 
     @property
     def counts(self) -> npt.NDArray[np.int64]:
         """How many training samples each shard has: int64 (shards,)."""
         counts: npt.NDArray[np.int64] = self.used.training_counts[self.group]
         return counts
+
+    @property
+    def size(self) -> int:
+        """The number of training samples."""
+        return int(self.counts.sum())
 
     def ids(self, ids_of: IdsOf) -> Iterator[Ids]:
         """Its training or held-out samples, shard by shard."""
@@ -72,23 +79,26 @@ class Order:
     ) -> None:
         """The groups of `used` are sources, which take turns by their `weights`, by default equally often.
 
-        `shuffle_shards` are divided among the streams and the sources. Each source must have a sample for each stream.
+        A source of weight 0 has no turns. `shuffle_shards` are divided among the streams and the others. Each of them
+        must have a sample for each stream.
         """
         self.used, self._seed, self.stream_count = used, seed, streams
-        self.sources = [_Source(part, group) for part in used for group in range(part.group_count)]
-        self._turns = share_turns(weights or [1] * len(self.sources))
+        groups = [(part, group) for part in used for group in range(part.group_count)]
+        sources = map(Source, count(), *zip(*groups, strict=True), weights or repeat(1))
+        self.sources = [source for source in sources if source.weight > 0]
+        self._turns = share_turns([source.weight for source in self.sources])
         self._window_shards = max(1, shuffle_shards // (streams * len(self.sources)))
         self._stream = lru_cache(maxsize=None)(self._build_stream)
 
     @cached_property
     def epoch_size(self) -> int:
         """The number of training samples."""
-        return sum(int(part.training_counts.sum()) for part in self.used)
+        return sum(source.size for source in self.sources)
 
     @cached_property
     def held_out_count(self) -> int:
         """The number of validation samples."""
-        return sum(int(part.held_out_counts.sum()) for part in self.used)
+        return sum(int(source.used.held_out_counts[source.group].sum()) for source in self.sources)
 
     @property
     def held_out_share(self) -> float:

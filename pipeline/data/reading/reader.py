@@ -18,7 +18,7 @@ from pipeline.data.format.conversion import convert_encoded
 from pipeline.data.format.indexes import LABEL, Index
 from pipeline.data.format.mapped_file import MappedFile
 from pipeline.data.format.native_output import hidden_native_output
-from pipeline.data.format.shard_set import ShardSet
+from pipeline.data.format.shard_set import Form, ShardSet
 from pipeline.data.reading.order import Batch, crops
 from pipeline.data.reading.stream import Ids
 from pipeline.errors import DataError
@@ -47,8 +47,6 @@ class ShardReader:
         self.shards, self.manifest, self._crop_seed = shards, shards.manifest, crop_seed
         self.image_shape = shards.image_shape
         """(channels, height, width)"""
-        self._conversion = shards.conversion
-        self._stored = None if shards.manifest.is_of_originals else shards.manifest.stored
         self._ends = np.cumsum([shard.count for shard in self.manifest.shards])
         self._opened: OrderedDict[int, OpenShard] = OrderedDict()
         self._expected: set[int] | None = None
@@ -57,7 +55,8 @@ class ShardReader:
     @property
     def changes_by_epoch(self) -> bool:
         """Whether an image is another one in each epoch, so that a copy cannot be kept."""
-        return self._conversion is not None and self._conversion.fit == "random_crop"
+        conversion = self.shards.conversion
+        return conversion is not None and conversion.fit == "random_crop"
 
     @property
     def image_bytes(self) -> int:
@@ -119,12 +118,13 @@ class ShardReader:
         """Decode samples of one shard into rows of `images`. A method, so that the shard is released at its end."""
         shard = self._open(number)
         content, entries = shard.file.content, shard.index[places].tolist()
+        form = self.shards.form_of(number)
         for row, place, (offset, size, _, checksum) in zip(rows, places, entries, strict=True):
             encoded = content[offset : offset + size]
             try:
                 if zlib.crc32(encoded.data) != checksum:
                     raise DataError("its CRC-32 differs from the one in the index")
-                self._decode_into(images[row], encoded, drawn[row])
+                _decode_into(images[row], encoded, drawn[row], form)
             except DataError as error:
                 if shard.file.is_cut:
                     break
@@ -132,13 +132,6 @@ class ShardReader:
         # Also if nothing failed: pixels without a code of their own may have been read as zeros after their checksum.
         if shard.file.is_cut:
             raise DataError(self._cut(number))
-
-    def _decode_into(self, pixels: Bytes, encoded: Bytes, place: float | None) -> None:
-        if self._conversion is None:
-            assert self._stored is not None, "originals have no shape of their own"
-            decode_into(pixels, encoded, self._stored.encoding)
-        else:
-            pixels[:] = convert_encoded(encoded, self._stored, self._conversion, place)
 
     def _renew(self, number: int) -> bool:
         """Whether the shard was damaged on this machine, and is to be opened again."""
@@ -206,3 +199,12 @@ class ShardReader:
     def _file_names(self, numbers: list[int]) -> list[str]:
         shards = (self.manifest.shards[number] for number in numbers)
         return [name for shard in shards for name in (shard.name, shard.index)]
+
+
+def _decode_into(pixels: Bytes, encoded: Bytes, place: float | None, form: Form) -> None:
+    stored, conversion = form
+    if conversion is None:
+        assert stored is not None, "originals have no shape of their own"
+        decode_into(pixels, encoded, stored.encoding)
+    else:
+        pixels[:] = convert_encoded(encoded, stored, conversion, place)

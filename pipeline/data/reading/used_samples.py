@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.format.indexes import LABEL
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.reading.shuffles import mix64
 from pipeline.data.reading.stream import Ids
@@ -46,7 +47,7 @@ class LabelGroups:
         self.of = lru_cache(maxsize=SHARDS_IN_MEMORY)(self._read)
 
     def _read(self, shard: int) -> npt.NDArray[np.int32]:
-        labels = self._shards.load_index(self._shards.manifest.shards[shard])[:, 2]
+        labels = self._shards.load_index(self._shards.manifest.shards[shard])[:, LABEL]
         return self._of_label[np.where(labels < len(self._of_label) - 1, labels, -1)]
 
 

@@ -16,8 +16,9 @@ import torch
 from pipeline import stopping
 from pipeline.data.format import disk_cache
 from pipeline.data.format.downloads import Patience
+from pipeline.data.format.open_shards import open_shards
 from pipeline.data.format.remote import remote_set
-from pipeline.data.format.shard_set import ShardSet, open_shards
+from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.format.transport import Transport
 from pipeline.data.reading.cache import Node, decode_all
 from pipeline.data.reading.reader import ShardReader

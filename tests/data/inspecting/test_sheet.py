@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 from pipeline.data.format.manifest import load_manifest
 from pipeline.data.inspecting.sheet import BAR_COLOUR, LEAST_CHART_WIDTH, contact_sheet
 from pipeline.errors import ConfigError, DataError
-from tests.shards import Given, noise, write
+from tests.shards import Given, noise, rehash, write
 
 CELL = 60  # images of 8 x 8 enlarged seven times, and the gap
 
@@ -149,5 +149,6 @@ def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
     index = np.load(named / "000000.npy")
     index[1, 2] = -1
     np.save(named / "000000.npy", index)
+    rehash(named)
     with pytest.raises(DataError, match=r"Sample 1 has label -1, but manifest\.json has 1 class,"):
         contact_sheet(named, 1, 1)

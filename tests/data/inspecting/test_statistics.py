@@ -10,7 +10,7 @@ import pytest
 from pipeline.data.inspecting import statistics
 from pipeline.data.inspecting.statistics import choose_classes, measure
 from pipeline.errors import DataError
-from tests.shards import Given, noise, write
+from tests.shards import Given, noise, rehash, write
 
 
 def skewed(count: int = 30, channels: int = 3) -> Given:
@@ -125,6 +125,7 @@ def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
     index = np.load(tmp_path / "000001.npy")
     index[0, 2] = 7
     np.save(tmp_path / "000001.npy", index)
+    rehash(tmp_path)
     with pytest.raises(
         DataError, match=r"Sample 4 has label 7, but manifest\.json has 2 classes, numbered from 0"
     ):

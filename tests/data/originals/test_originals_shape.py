@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import pipeline
-from pipeline.data.format.shard_set import open_shards
+from pipeline.data.format.open_shards import open_shards
 from pipeline.data.making.convert import Conversion, convert_image
 from pipeline.data.originals.index_set import Wanted, index_originals
 from pipeline.data.reading.reader import ShardReader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -88,8 +89,23 @@ def place_in_shard(out: Path, manifest: Manifest, content: bytes) -> Manifest:
     """Make `content` the only sample of the first shard."""
     (out / "000000.tar").write_bytes(content)
     np.save(out / "000000.npy", np.array([[0, len(content), -1, zlib.crc32(content)]]))
-    shard = Shard("000000.tar", 1, len(content), "", "000000.npy", "")
+    digest = hashlib.sha256((out / "000000.npy").read_bytes()).hexdigest()
+    shard = Shard("000000.tar", 1, len(content), "", "000000.npy", digest)
     return replace(manifest, shards=(shard,))
+
+
+def test_an_index_that_has_changed_is_refused_when_its_shard_is_first_used(tmp_path: Path) -> None:
+    make(tmp_path, random_images(8, 1), per_shard=4)
+    reader = shards.reader(tmp_path)
+    index = tmp_path / "000001.npy"
+    content = bytearray(index.read_bytes())
+    content[-8] ^= 1  # of a checksum
+    index.write_bytes(content)
+    assert len(reader.read(np.arange(4))) == 4
+    with pytest.raises(
+        DataError, match=r"000001\.npy has SHA-256 .* its content has changed\. Copy it again"
+    ):
+        reader.read(np.array([4]))
 
 
 @pytest.mark.parametrize(

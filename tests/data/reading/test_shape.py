@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pipeline
 from pipeline.data.format.codecs import Encoding
-from pipeline.data.format.shard_set import open_shards
+from pipeline.data.format.open_shards import open_shards
 from pipeline.data.making.convert import Conversion, convert_image
 from pipeline.data.reading.cache import Node, decode_all
 from pipeline.data.reading.loader import Loader
