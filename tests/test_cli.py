@@ -208,7 +208,7 @@ def test_doctor_shows_versions_devices_ranks_and_what_a_config_would_use(
         assert text in shown
     assert "torch threads  3 in each rank" in shown
     assert "600 training images, 0 held out" in shown
-    assert "each checked by its hash" in shown
+    assert "each checked by its size" in shown
 
 
 @pytest.mark.parametrize(

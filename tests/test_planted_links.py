@@ -160,6 +160,8 @@ WITHOUT_DURABLE = {
     "data/format/web.py": "into a directory that nobody else can write to",
     "data/making/shard_directory.py": "the directory that the user named",
     "data/making/writer.py": "a second name, which fails if there is anything in its place",
+    "data/originals/opening.py": "the directory that the user named",
+    "data/originals/records.py": "the directory that the user named",
     "data/reading/cache.py": "memory of this process, by its descriptor",
     "quality/features/inception.py": "torch's own directory for downloads",
     "run/checkpoint.py": "a directory that must be new",

@@ -29,7 +29,7 @@ from torchvision.transforms.v2 import Compose, PILToTensor, Resize
 from tqdm import tqdm
 
 from pipeline.cores import available_cores
-from pipeline.data.format.shard_set import open_shards
+from pipeline.data.format.open_shards import open_shards
 from pipeline.data.making.convert import Conversion
 from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.writer import make_shards

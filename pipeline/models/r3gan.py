@@ -61,9 +61,18 @@ class Critic(BaseCritic):
         layers += _blocks(widths[0], options.blocks, depth)
         for narrow, wide in pairwise(widths):
             layers += [nn.AvgPool2d(2), *_widened(narrow, wide), *_blocks(wide, options.blocks, depth)]
-        # One weight for each value of a channel's maps.
-        last = nn.Conv2d(widths[-1], widths[-1], base, groups=widths[-1], bias=False)
-        super().__init__(nn.Sequential(*layers, drawn(last, 1.0)), drawn(Score(widths[-1]), 1.0))
+        super().__init__(nn.Sequential(*layers, Basis(widths[-1], base)), drawn(Score(widths[-1]), 1.0))
+
+
+class Basis(nn.Module):
+    """One number for each channel of maps of this size: the sum of its values, each with a weight of its own."""
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels, *size) / math.sqrt(math.prod(size)))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return (maps * self.weight).sum((2, 3))
 
 
 def plan(options: R3ganOptions, resolution: Resolution) -> tuple[list[int], tuple[int, int]]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
-from pipeline.objectives import Penalty
 from pipeline.options import OptimizerOptions, ScheduleOptions
 from pipeline.wording import counted
+
+if TYPE_CHECKING:
+    # It imports torch, and the launcher checks batches without it.
+    from pipeline.objectives import Penalty
 
 
 def check_batches(options: ScheduleOptions, ranks: int) -> None:

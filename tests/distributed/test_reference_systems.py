@@ -14,7 +14,7 @@ from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_stat
 from tests.shards import digits, write
 
 PRESETS = sorted((Path(__file__).parents[2] / "configs" / "reference").glob("*.yaml"))
-SIDES = {"wgan-gp-cifar10": 32, "wgan-cifar10": 32, "wgan-dcgan64": 64}
+SIDES = {"r3gan-cifar10": 32, "wgan-gp-cifar10": 32, "wgan-cifar10": 32, "wgan-dcgan64": 64}
 COLOUR = SIDES.keys()
 CPU = [
     "runtime.device=cpu",
@@ -53,6 +53,7 @@ def test_a_preset_trains_on_two_ranks(
     ]
     steps = ["schedule.steps=2", "monitor.log_every=1", f"data.shards={shards(path.stem)}"]
     width = ["model.width=16"] if path.stem in COLOUR else []
+    width += ["model.max_width=16"] if path.stem.startswith("r3gan") else []
     ranks.run(2, [str(path), f"run_root={tmp_path}", *steps, *batches, *width, *CPU])
     run = tmp_path / path.stem
     images = 4 if "critic_batch" in schedule else 8

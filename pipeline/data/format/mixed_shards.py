@@ -70,7 +70,7 @@ class MixedShards(ShardSet):
         classes = np.array([self.manifest.classes.index(name) for name in self.parts[part].manifest.classes])
         if len(classes):
             has_label = (labels >= 0) & (labels < len(classes))
-            index = index.copy()
+            index = np.array(index)
             index[:, LABEL] = np.where(has_label, classes[np.where(has_label, labels, 0)], -1)
         return index
 

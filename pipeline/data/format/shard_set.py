@@ -137,7 +137,7 @@ def sides_of(resolution: int | list[int]) -> tuple[int, int]:
 
 def open_directory(directory: Path) -> ShardSet:
     """Open a set on a local disk. Raises DataError unless every file is there and has the size in the manifest."""
-    shards = _open_local(directory, DataOptions(shards=str(directory)))
+    shards = _open_local(directory, DataOptions())
     shards.check_sizes()
     return shards
 

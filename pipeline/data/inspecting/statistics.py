@@ -174,7 +174,7 @@ def open_to_look(directory: Path, resolution: int | None) -> ShardSet:
     shards = open_directory(directory)
     if resolution is None and shards.manifest.is_of_originals:
         resolution = LOOKED_AT
-    return in_shape(shards, DataOptions(shards=str(directory), resolution=resolution))
+    return in_shape(shards, DataOptions(resolution=resolution))
 
 
 def load_columns(shards: ShardSet) -> tuple[Counts, Counts]:
