@@ -6,13 +6,14 @@ Finished tar files are kept if the command is killed, and only new and changed o
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -48,6 +49,7 @@ from pipeline.regular_files import is_absent, open_regular
 from pipeline.wording import counted
 
 AS_FOUND, NONE_BAD, BY_DEFAULT = Asked(), BadLimit(), RemoteOptions()
+READ_BYTES = 1 << 20
 KINDS = ("auto", "none", "cls", "txt", "json")
 
 
@@ -153,7 +155,7 @@ def _index_one(
         file, digest = arrivals.open(where, facts.bytes)
     else:
         try:
-            file = open_regular(Path(where))
+            file = _in_large_reads(open_regular(Path(where)))
         except OSError as error:
             raise unreadable(where, error) from None
     with file:
@@ -162,6 +164,12 @@ def _index_one(
         return None, found.json_keys
     record = _record_of(found, Shard(where, len(found.places), facts.bytes, digest, "", "", facts.stamp), out)
     return record, found.json_keys
+
+
+def _in_large_reads(file: IO[bytes]) -> IO[bytes]:
+    """The same file, read much at a time: whenever a thread reads from the disk, another takes Python's lock."""
+    assert isinstance(file, io.BufferedReader)
+    return io.BufferedReader(file.detach(), READ_BYTES)
 
 
 def _record_of(found: TarIndex, shard: Shard, out: Path) -> Record:

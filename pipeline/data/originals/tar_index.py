@@ -160,6 +160,11 @@ def _content(file: IO[bytes], member: TarMember, limit: int) -> bytes:
     return file.read(min(member.size, limit + 1))
 
 
+def _has_end(jpeg_file: bytes) -> bool:
+    """Whether a JPEG has its end mark after its pixels; other data may follow it, such as a short film."""
+    return jpeg_file.endswith(JPEG_END) or jpeg_file.find(JPEG_END, jpeg.segments(jpeg_file)[-1][1]) >= 0
+
+
 def _why_unusable(content: bytes, size: int) -> str | None:
     """Why an image cannot be used, as far as that is known without decoding it; None if nothing is wrong."""
     if len(content) != size or size > MAX_FILE_BYTES:
@@ -170,8 +175,7 @@ def _why_unusable(content: bytes, size: int) -> str | None:
         return str(error)
     if kind not in FORMATS:
         return f"it is a {kind}, and images are read from {', '.join(FORMATS)}"
-    # Other data may follow the end, such as a short film.
-    if kind == "JPEG" and content.find(JPEG_END, jpeg.segments(content)[-1][1]) < 0:
+    if kind == "JPEG" and not _has_end(content):
         return "it is damaged: it ends before its end mark"
     if kind == "WEBP" and int.from_bytes(content[4:8], "little") + 8 > len(content):
         return "it is damaged: it is shorter than it says"
