@@ -79,20 +79,34 @@ def decode_into(pixels: Bytes, encoded: Bytes, encoding: Encoding) -> None:
     encoding and shape; the message does not name the file, so callers must add its name.
     """
     if encoding == "png":
-        _check_shape(read_png_header(encoded.data), pixels)
+        _check_header(read_png_header(encoded.data), shape_of(pixels))
     elif encoding == "jpeg":
-        _check_shape(read_jpeg_header(encoded), pixels)
+        _check_jpeg(encoded, shape_of(pixels))
     _decode(pixels, encoded, encoding)
 
 
-def decode_as(header: Header, content: bytes) -> Bytes:
-    """The pixels, uint8 (height, width, channels), of a PNG or JPEG with this header.
+def decode_reduced(encoded: Bytes, shape: Shape, reduction: int) -> Bytes:
+    """A JPEG of this shape, (height, width, channels), as `decode_as` gives it. Raises DataError as `decode_into`."""
+    _check_jpeg(encoded, shape)
+    return decode_as(Header("jpeg", shape), encoded, reduction)
 
-    Raises DataError if it is damaged; the message does not name the file, so callers must add its name.
+
+def decode_as(header: Header, content: bytes | Bytes, reduction: int = 1) -> Bytes:
+    """The pixels, uint8 (height, width, channels), of a PNG or JPEG with this header, which `read_picture_file` passed.
+
+    A JPEG can be decoded to every `reduction`-th of its sides, which must be 1, 2, 4 or 8: from fewer of its
+    frequencies, so that each pixel is about the mean of those that it stands for. Raises DataError if it is damaged, at
+    each reduction alike; the message does not name the file, so callers must add its name.
     """
-    pixels = np.empty(header.shape, dtype=np.uint8)
+    height, width, channels = header.shape
+    pixels = np.empty((*reduced_size(height, width, reduction), channels), dtype=np.uint8)
     _decode(pixels, np.frombuffer(content, dtype=np.uint8), header.encoding)
     return pixels
+
+
+def reduced_size(height: int, width: int, reduction: int) -> tuple[int, int]:
+    """(height, width) of a JPEG that is decoded with a reduction: libjpeg rounds up."""
+    return -(-height // reduction), -(-width // reduction)
 
 
 def _decode(pixels: Bytes, encoded: Bytes, encoding: Encoding) -> None:
@@ -118,12 +132,11 @@ def _decode_png(pixels: Bytes, encoded: Bytes) -> None:
 
 
 def _decode_jpeg(pixels: Bytes, encoded: Bytes) -> None:
-    size = pixels.shape[0] * pixels.shape[1]
-    if not jpeg.is_quick(len(encoded), size):
-        jpeg.check_scans(encoded.tobytes(), size)
-    grey = pixels.shape[2] == 1
-    # The result is written to `buffer`.
-    simplejpeg.decode_jpeg(encoded, colorspace="GRAY" if grey else "RGB", buffer=pixels)
+    height, width, channels = pixels.shape
+    # The result is written to `buffer`, and has the smallest of libjpeg's scales that gives so many pixels.
+    simplejpeg.decode_jpeg(
+        encoded, "GRAY" if channels == 1 else "RGB", min_height=height, min_width=width, buffer=pixels
+    )
 
 
 def _decode_raw(pixels: Bytes, encoded: Bytes) -> None:
@@ -139,11 +152,18 @@ _DECODERS: dict[Encoding, Callable[[Bytes, Bytes], None]] = {
 }
 
 
-def _check_shape(header: Header | None, pixels: Bytes) -> None:
+def _check_jpeg(encoded: Bytes, shape: Shape) -> None:
+    _check_header(read_jpeg_header(encoded), shape)
+    size = shape[0] * shape[1]
+    if not jpeg.is_quick(len(encoded), size):
+        jpeg.check_scans(encoded.tobytes(), size)
+
+
+def _check_header(header: Header | None, shape: Shape) -> None:
     if header is None:
         raise DataError("not an 8-bit grey, RGB or RGBA image of the expected encoding")
-    if header.shape != pixels.shape:
-        raise DataError(f"{header} instead of {Header(header.encoding, shape_of(pixels))}")
+    if header.shape != shape:
+        raise DataError(f"{header} instead of {Header(header.encoding, shape)}")
 
 
 def shape_of(pixels: Bytes) -> Shape:

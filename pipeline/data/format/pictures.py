@@ -17,9 +17,9 @@ If alpha is asked for, an image with transparent parts becomes RGBA instead, wha
 
 The image is turned as its metadata say. Of animated files, the first frame is used.
 
-Which decoder reads a file depends only on its content, so a file has one verdict and the same pixels at every size:
-JPEG of all colours and 8-bit PNG are decoded as in training, PNM by `pnm`, and all others by Pillow, which sees only
-what it needs for the pixels.
+Which decoder reads a file depends only on its content, so a file has one verdict at every size: JPEG of all colours and
+8-bit PNG are decoded as in training, PNM by `pnm`, and all others by Pillow, which sees only what it needs for the
+pixels. A JPEG can be decoded to a half, a quarter or an eighth of its sides; all of its bytes are read all the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pipeline.data.format.boundary import decoding, reason
-from pipeline.data.format.codecs import Bytes, decode_as, read_header
+from pipeline.data.format.codecs import Bytes, decode_as, read_header, reduced_size
 from pipeline.data.format.native_output import caught_native_output
 from pipeline.data.format.picture_files import jpeg, png, pnm, read_picture_file, tiff
 from pipeline.data.format.picture_files.parts import DamageError, PictureFile, check_size
@@ -62,34 +62,35 @@ STRIP_PIXELS = 1 << 22
 
 
 def decode_picture(
-    content: bytes, picture: PictureFile | None = None, background: Colour | None = WHITE
+    content: bytes, picture: PictureFile | None = None, background: Colour | None = WHITE, reduction: int = 1
 ) -> Image.Image:
     """Decode an image file to Pillow mode L or RGB by the table above; `background` is behind its transparent parts.
 
-    Without a `background`, an image with transparent parts keeps them, in mode RGBA.
+    Without a `background`, an image with transparent parts keeps them, in mode RGBA. `reduction` of a JPEG is that of
+    `decode_as`; for other files it must be 1.
     `picture` is what `read_picture_file` says of it. The size and the mode are checked before the pixels are decoded.
     Raises DataError if the file is damaged, has more than 64 million pixels, or is refused by the table; the message
     does not name the file, so callers must add its name.
     """
     picture = picture or read_picture_file(content)
     try:
-        image = _decode(content, picture, background)
+        image = _decode(content, picture, background, reduction)
     except DamageError as error:
         raise DataError(f"it is damaged: {error}") from None
     turn = TURNS.get(picture.orientation)
     return image if turn is None else image.transpose(turn)
 
 
-def decode_stored(content: bytes, picture: PictureFile) -> Bytes | None:
+def decode_stored(content: bytes, picture: PictureFile, reduction: int = 1) -> Bytes | None:
     """The pixels of a PNG or JPEG as they are stored, uint8 (height, width, 1, 3 or 4); None if that is not all.
 
-    Raises DataError if it is damaged.
+    `reduction` of a JPEG is that of `decode_as`. Raises DataError if it is damaged.
     """
     header = read_header(content, picture)
     if header is None:
         return None
     try:
-        return decode_as(header, content)
+        return decode_as(header, content, reduction)
     except DataError as error:
         raise DataError(f"it is {error}") from None
 
@@ -111,8 +112,8 @@ def without_alpha(image: Image.Image, background: Colour) -> Image.Image:
     return plain
 
 
-def _decode(content: bytes, picture: PictureFile, background: Colour | None) -> Image.Image:
-    stored = decode_stored(content, picture)
+def _decode(content: bytes, picture: PictureFile, background: Colour | None, reduction: int) -> Image.Image:
+    stored = decode_stored(content, picture, reduction)
     if stored is not None:
         return _plain(image_of(stored), background)
     match picture.kind:
@@ -123,7 +124,7 @@ def _decode(content: bytes, picture: PictureFile, background: Colour | None) -> 
         case "TIFF":
             return _decode_tiff(content, picture, background)
         case "JPEG":
-            return _decode_rare_jpeg(jpeg.only_pixels(content), picture)
+            return _decode_rare_jpeg(jpeg.only_pixels(content), picture, reduction)
         case _:
             return _decode_with_pillow(content, picture, background)
 
@@ -152,21 +153,24 @@ def _decode_tiff(content: bytes, picture: PictureFile, background: Colour | None
     return image
 
 
-def _decode_rare_jpeg(content: bytes, picture: PictureFile) -> Image.Image:
+def _decode_rare_jpeg(content: bytes, picture: PictureFile, reduction: int) -> Image.Image:
     """A JPEG in the colours of print or in plain RGB, with a rare subsampling, or whose metadata alone are damaged.
 
     Not decoded by Pillow, which fills what is damaged with grey and does not say so.
     """
-    stored = decode_stored(content, picture)
+    stored = decode_stored(content, picture, reduction)
     if stored is not None:
         return image_of(stored)
-    colours = _colours_of(content)
+    is_of_print = _colours_of(content) in ("CMYK", "YCCK")
+    height, width = reduced_size(picture.height, picture.width, reduction)
     with decoding():
-        if colours not in ("CMYK", "YCCK"):
-            return image_of(simplejpeg.decode_jpeg(content, colorspace="RGB"))
-        # Adobe's programs store these values inverted, as all others expect by now.
-        inverted = simplejpeg.decode_jpeg(content, colorspace="CMYK")
-    return Image.fromarray(255 - inverted, "CMYK").convert("RGB")
+        pixels = simplejpeg.decode_jpeg(
+            content, "CMYK" if is_of_print else "RGB", min_height=height, min_width=width
+        )
+    if not is_of_print:
+        return image_of(pixels)
+    # Adobe's programs store these values inverted, as all others expect by now.
+    return Image.fromarray(255 - pixels, "CMYK").convert("RGB")
 
 
 def _colours_of(content: bytes) -> str:

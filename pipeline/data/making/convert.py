@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from pipeline.data.format.codecs import Bytes, Encoding, encode
-from pipeline.data.format.conversion import PixelConversion, decode_file, to_pixels
+from pipeline.data.format.conversion import Decoded, PixelConversion, decode_file, to_pixels
 from pipeline.data.format.picture_files import read_picture_file
 from pipeline.data.format.picture_files.parts import Kind
 from pipeline.data.format.pictures import Colour
@@ -87,27 +87,28 @@ def convert_image(picture: Picture, conversion: Conversion) -> Converted:
     the image is damaged or not supported; the message does not name the file, so callers must add its name.
     """
     if isinstance(picture, np.ndarray):
-        return _encode(picture, conversion)
+        return _encode(Decoded(picture), picture.shape[:2], conversion)
     file = read_picture_file(picture)
     decoded = decode_file(picture, file, conversion)
-    if isinstance(decoded, Image.Image):
-        return _encode(decoded, conversion)._replace(frames_follow=file.frames_follow)
-    has_form = decoded.shape == conversion.shape and file.kind == KINDS.get(conversion.encoding)
+    if isinstance(decoded.image, Image.Image):
+        converted = _encode(decoded, file.upright_size, conversion)
+        return converted._replace(frames_follow=file.frames_follow)
+    has_form = decoded.image.shape == conversion.shape and file.kind == KINDS.get(conversion.encoding)
     # Some have colours where they are fully transparent.
-    if has_form and np.array_equal(to_pixels(decoded, conversion), decoded):
-        return Converted(picture, decoded)
-    return _encode(decoded, conversion)
+    if has_form and np.array_equal(to_pixels(decoded.image, conversion), decoded.image):
+        return Converted(picture, decoded.image)
+    return _encode(decoded, file.upright_size, conversion)
 
 
-def _encode(image: Image.Image | Bytes, conversion: Conversion) -> Converted:
-    height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
-    if not conversion.resizes and (height, width) != conversion.resolution:
+def _encode(decoded: Decoded, size: tuple[int, ...], conversion: Conversion) -> Converted:
+    """Convert the pixels of an image of this size, (height, width)."""
+    if not conversion.resizes and size != conversion.resolution:
         wanted = "{} x {}".format(*conversion.resolution)
         raise DataError(
-            f"it has {height} x {width} pixels, but the first images have {wanted}; give a size to which all are "
+            f"it has {size[0]} x {size[1]} pixels, but the first images have {wanted}; give a size to which all are "
             f"resized, for example --resolution {_as_flag(*conversion.resolution)}"
         )
-    pixels = to_pixels(image, conversion)
+    pixels = to_pixels(decoded.image, conversion, reduced=decoded.reduced)
     return Converted(encode(pixels, conversion.encoding, conversion.quality), pixels)
 
 

@@ -47,6 +47,9 @@ RECORDS = re.compile(r"\d{6}\.json")
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 PASSING_FILES = re.compile(rf"{RECORDS.pattern}|\.plan\.json|{HALF_WRITTEN.pattern}")
 LOCK_FILES = re.compile(rf"{re.escape(LOCK_NAME)}({LEASE_NAME})?")
+GAP = "reducing_gap"
+"""A fact that only plans of unfinished sets have: shards of two ways of decoding must not be mixed. Not of manifests,
+whose sets are complete, whatever the way, and keep their identity"""
 REMEDY = "Replace them with --overwrite, or give another directory."
 
 
@@ -118,7 +121,10 @@ def remove(out: Path, *kinds: re.Pattern[str]) -> None:
 
 
 def agree_on_plan(out: Path, facts: dict[str, Any]) -> None:
-    """Save the plan, or raise ConfigError if the shards that are being made here follow another plan."""
+    """Save the plan, or raise ConfigError if the shards that are being made here follow another plan.
+
+    `facts` are those of the plan, and `GAP`; plans of versions that decoded all JPEGs at their full size lack it.
+    """
     if not is_absent(out / PLAN_NAME):
         refuse_difference(out, read_plan(out), facts)
         return
@@ -166,13 +172,18 @@ def refuse_difference(out: Path, theirs: dict[str, Any], ours: dict[str, Any]) -
     if not differing:
         return
     shown = [name for name in differing if name not in ("listing", "shards")] or ["listing"]
-    what = "; ".join(
-        "other images or labels under the same name"
-        if name == "listing"
-        else f"their {name} is {_short(theirs.get(name))}, not {_short(ours.get(name))}"
-        for name in shown
-    )
+    what = "; ".join(_DIFFERENCES.get(name) or _difference(name, theirs, ours) for name in shown)
     raise ConfigError(f"{out} already holds different shards: {what}. {REMEDY}")
+
+
+_DIFFERENCES = {
+    "listing": "other images or labels under the same name",
+    GAP: "another version began them, which decodes large JPEGs in another way and can finish them",
+}
+
+
+def _difference(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    return f"their {name} is {_short(theirs.get(name))}, not {_short(ours.get(name))}"
 
 
 def _short(value: object) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.data.format.conversion import REDUCING_GAP
 from pipeline.data.format.file_checks import check_sizes
 from pipeline.data.format.manifest import FILE_NAME, Manifest, load_manifest
 from pipeline.data.format.tar_writer import BLOCK
@@ -28,6 +29,7 @@ from pipeline.data.making.shard_directory import (
     DUPLICATES_NAME,
     FINISHED_FILES,
     FRAMES_NAME,
+    GAP,
     HALF_WRITTEN,
     LOCK_FILES,
     PASSING_FILES,
@@ -120,7 +122,7 @@ def make_shards(
                     remove(out, FINISHED_FILES, PASSING_FILES)
                 if part.is_whole:
                     remove(out, HALF_WRITTEN)
-                agree_on_plan(out, plan.facts)
+                agree_on_plan(out, {**plan.facts, GAP: REDUCING_GAP})
                 _write_part(job, part, hands)
                 lock.check()
                 return _finish(out, plan.facts) if part.is_whole else None
@@ -263,7 +265,7 @@ def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
         classes=tuple(facts["classes"]),
         encoding=facts["encoding"],
         shards=shards,
-        plan=dict(facts),
+        plan={name: fact for name, fact in facts.items() if name != GAP},
     )
     _write_list(out / BAD_NAME, bad)
     _write_list(out / DUPLICATES_NAME, named)

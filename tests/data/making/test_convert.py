@@ -197,8 +197,12 @@ FILES = {
 }
 
 
-SIZES = (Conversion((32, 32), 3), Conversion((16, 16), 3), Conversion((32, 32), 1))
-"""The files' own size, another one, and grey"""
+SIZES = (
+    *(Conversion((side, side), 3) for side in (32, 16, 8, 2)),
+    Conversion((32, 32), 1),
+    Conversion((4, 4), 1),
+)
+"""The files' own size, others, at some of which JPEGs are decoded to fewer pixels, and grey"""
 
 
 def verdict(content: bytes) -> str:

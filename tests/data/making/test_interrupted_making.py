@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import random
 import shutil
 import signal
@@ -69,6 +70,22 @@ def test_an_unfinished_set_of_another_plan_is_kept_until_overwrite(tmp_path: Pat
         make(noise(10), tmp_path, channels=1)
     make(noise(10), tmp_path, channels=1, overwrite=True)
     assert load_manifest(tmp_path).channels == 1
+
+
+def test_what_a_version_began_that_decodes_large_jpegs_whole_is_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(Failing(interrupt), tmp_path)
+    plan = tmp_path / ".plan.json"
+    facts = json.loads(plan.read_text())
+    del facts["reducing_gap"]
+    plan.write_text(json.dumps(facts))
+    with pytest.raises(
+        ConfigError, match=r"another version began them, which decodes large JPEGs .*--overwrite"
+    ):
+        make(noise(10), tmp_path)
+    make(noise(10), tmp_path, overwrite=True)
+    # A finished set stays complete whatever version made it.
+    assert load_manifest(tmp_path).plan == facts
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"shard": {}, "bad": []}', '{"shard": null}'])

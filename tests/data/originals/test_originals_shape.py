@@ -22,8 +22,8 @@ from tests.data.originals.corpus import Members, pack
 from tests.image_files import encoded
 
 
-def image(number: int, mode: str, kind: str, **options: Any) -> bytes:
-    height, width = 30 + 17 * (number % 3), 70 - 23 * (number % 2)
+def image(number: int, mode: str, kind: str, size: tuple[int, int] | None = None, **options: Any) -> bytes:
+    height, width = size or (30 + 17 * (number % 3), 70 - 23 * (number % 2))
     coarse = np.random.default_rng(number).integers(0, 256, (6, 7, 4), dtype=np.uint8)
     return encoded(Image.fromarray(coarse, "RGBA").resize((width, height)).convert(mode), kind, **options)
 
@@ -43,6 +43,7 @@ MEMBERS: Members = [
     ("f.webp", image(5, "RGB", "WEBP")),
     ("g.jpg", image(6, "CMYK", "JPEG")),
     ("h.png", image(7, "LA", "PNG")),
+    ("i.jpg", image(8, "RGB", "JPEG", size=(211, 330), exif=turned())),
 ]
 
 

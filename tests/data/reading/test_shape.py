@@ -32,7 +32,7 @@ from tests.orders import order_of
 from tests.shards import Given
 
 HEIGHT, WIDTH, COUNT = 40, 56, 5
-SIZES = (32, 64, [24, 40], [40, 56])
+SIZES = (8, 32, 64, [24, 40], [40, 56])
 STORED: list[tuple[Encoding, int]] = [
     *(("png", channels) for channels in (1, 3, 4)),
     *(("raw", channels) for channels in (1, 3, 4)),

@@ -16,8 +16,8 @@ from pipeline.data.making.convert import Conversion, convert_image
 from pipeline.errors import DataError
 from tests.fuzz.engine import target
 
-SMALL, OWN = Conversion((8, 8), 3), Conversion((24, 20), 3)
-"""Another size than the seeds', and their own."""
+SMALL, OWN = Conversion((4, 5), 3), Conversion((24, 20), 3)
+"""Another size than the seeds', at which JPEGs are decoded to half of their sides, and their own."""
 
 
 def picture(mode: str = "RGB") -> Image.Image:
