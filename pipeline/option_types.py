@@ -6,6 +6,7 @@ hand, and a learning rate of 1e300 is one that float32 cannot hold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
@@ -51,6 +52,12 @@ def check_sides(value: Any) -> Any:
 MAX_SIDE = 4096
 Sides = Annotated[int | list[int], PlainValidator(check_sides)]
 """The side of squares, or [height, width], in pixels."""
+
+
+def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a side of squares, or of height and width, in pixels."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 class Options(BaseModel):

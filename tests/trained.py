@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pipeline.config import dump_config
 from pipeline.models import build_generator
-from pipeline.models.sides import Resolution, sides_of
+from pipeline.models.sides import Resolution
 from pipeline.option_data import DataOptions
+from pipeline.option_types import sides_of
 from pipeline.options import Config, DcganOptions, ModelOptions, ScheduleOptions
 from pipeline.run.checkpoint import save_checkpoint
 from tests.conftest import CONFIG

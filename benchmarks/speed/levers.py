@@ -117,13 +117,14 @@ def fast_step(
         plan=UpdatePlan(SingleProcess(), rounds=config.schedule.critic_rounds),
         to_images=lambda staged: staged.content,
     )
-    *critic_batches, (_, latents, _) = batches
+    *critic_batches, (_, latents, uniform) = batches
+    draws = [Draw(latents, uniform) for _, latents, uniform in critic_batches]
     inputs = StepInputs(
         updates=len(critic_batches),
         penalties=due_penalties(parts.objective.penalties, 1, len(critic_batches)),
         batches=[Staged(real, None) for real, _, _ in critic_batches],
-        draws=[Draw(latents, uniform) for _, latents, uniform in critic_batches],
-        generator_latents=critic_batches[-1][1] if config.schedule.reuse_fakes else latents,
+        draws=draws,
+        generator_draw=draws[-1] if config.schedule.reuse_fakes else Draw(latents, uniform),
         critic_lr=config.critic_optimizer.lr,
         generator_lr=config.generator_optimizer.lr,
         ema_weight=0.0,

@@ -131,10 +131,11 @@ def captured_step(
     staged = Staged(torch.empty(rows, channels, side, side, device=device), None)
     draw = Draw(torch.empty(rows, model.latent, device=device), torch.empty(rows, device=device))
     latents = torch.empty(schedule.global_batch // ranks, model.latent, device=device)
+    of_generator = draw._replace(latents=latents)
     updates = schedule.critic_updates
     penalties = due_penalties(parts.objective.penalties, 1, updates)
     inputs = StepInputs(
-        updates, penalties, [staged] * updates, [draw] * updates, latents, scalar, scalar, scalar
+        updates, penalties, [staged] * updates, [draw] * updates, of_generator, scalar, scalar, scalar
     )
     return lambda: take_step(parts, inputs)
 

@@ -18,8 +18,9 @@ from pipeline.models import initialisation
 from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import norm
 from pipeline.models.scattered import ScatteredConvTranspose2d
-from pipeline.models.sides import Resolution, as_option, described, sides_of
+from pipeline.models.sides import Resolution, as_option, described
 from pipeline.models.spectral_norm import normalise_spectra
+from pipeline.option_types import sides_of
 from pipeline.options import DcganOptions
 
 LARGEST_BASE = 7

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.models import initialisation
 from pipeline.models.critic import BaseCritic, Score
-from pipeline.models.sides import Resolution, sides_of
+from pipeline.models.sides import Resolution
 from pipeline.models.spectral_norm import normalise_spectra
+from pipeline.option_types import sides_of
 from pipeline.options import MlpOptions
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline.errors import ConfigError
-from pipeline.models.sides import Resolution, as_option, described, sides_of
+from pipeline.models.sides import Resolution, as_option, described
+from pipeline.option_types import sides_of
 
 
 def quarter(resolution: Resolution, name: str) -> tuple[int, int]:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.models.critic import BaseCritic, Score
-from pipeline.models.sides import Resolution, as_option, described, sides_of
+from pipeline.models.sides import Resolution, as_option, described
 from pipeline.models.upsampling import BilinearUpsample
+from pipeline.option_types import sides_of
 from pipeline.options import R3ganOptions
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear, Score)

@@ -21,8 +21,9 @@ from pipeline.models.attention import SelfAttention
 from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import norm
 from pipeline.models.scattered import ScatteredConv2d
-from pipeline.models.sides import Resolution, as_option, described, sides_of
+from pipeline.models.sides import Resolution, as_option, described
 from pipeline.models.spectral_norm import normalise_spectra
+from pipeline.option_types import sides_of
 from pipeline.options import Norm, ResnetOptions
 
 MULTIPLES = {32: (1, 1, 1, 1), 64: (1, 2, 4, 8, 8), 128: (1, 2, 4, 8, 8, 8)}

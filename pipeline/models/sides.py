@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from pipeline.option_types import sides_of
+
 Resolution = int | tuple[int, int]
 """The side of square images, or (height, width), in pixels."""
-
-
-def sides_of(resolution: Resolution) -> tuple[int, int]:
-    """(height, width) in pixels."""
-    return (resolution, resolution) if isinstance(resolution, int) else resolution
 
 
 def simplest(resolution: Resolution) -> Resolution:

@@ -20,9 +20,10 @@ from torch.utils.flop_counter import flop_registry
 
 from pipeline.data.reading.loader import Staged
 from pipeline.models import build_critic, build_generator
-from pipeline.models.sides import Resolution, sides_of
+from pipeline.models.sides import Resolution
 from pipeline.noise import Draw
 from pipeline.objectives import build_objective
+from pipeline.option_types import sides_of
 from pipeline.options import Config
 from pipeline.ranks.devices import milliseconds_between, record_moment, synchronize
 from pipeline.training.schedule import due_penalties
@@ -102,9 +103,9 @@ def _ordinary_inputs(config: Config, resolution: Resolution, channels: int) -> S
         penalties=due_penalties(build_objective(config.objective).penalties, 1, updates),
         batches=[staged] * updates,
         draws=[draw] * updates,
-        generator_latents=draw.latents
+        generator_draw=draw
         if schedule.reuse_fakes
-        else torch.empty(schedule.global_batch, latent),
+        else draw._replace(latents=torch.empty(schedule.global_batch, latent)),
         critic_lr=config.critic_optimizer.lr,
         generator_lr=config.generator_optimizer.lr,
         ema_weight=0.0,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,13 @@ from pipeline.training.ema import decay_of, ema_weight, update_ema
 from pipeline.training.schedule import critic_updates_at, due_penalties, learning_rate
 from pipeline.training.state import TrainingState, optimizer_tensors, set_learning_rate
 from pipeline.training.updates import (
+    EVERYTHING,
+    Change,
     CriticBatch,
     GeneratorBatch,
     Player,
     UpdatePlan,
+    as_they_are,
     critic_update,
     draw_fakes,
     generator_update,
@@ -55,14 +58,12 @@ class StepInputs(NamedTuple):
     """The real images of each critic update, taken only when their update begins."""
     draws: Iterable[Draw]
     """The random numbers of each critic update, taken a few updates ahead."""
-    generator_latents: Tensor
-    """float32 (batch, latent)"""
+    generator_draw: Draw
+    """The random numbers of the generator's update."""
     critic_lr: float | Tensor
     generator_lr: float | Tensor
     ema_weight: float | Tensor
     """How far the moving average moves towards the generator, in [0, 1]."""
-    generator_augmentation: Tensor | None = None
-    """float32 (batch, numbers): how the images of the generator's update are changed; None if they are not"""
     augmentation_probability: float | Tensor = 0.0
 
 
@@ -110,14 +111,8 @@ def train_critic(parts: StepParts, inputs: StepInputs) -> Result:
     for update, ((fake, draw), staged, penalties) in enumerate(drawn, start=1):
         with phase("data"):
             plain = CriticBatch(parts.to_images(staged), fake, draw.uniform)
-            seen = plain
-            if parts.augment is not None and draw.augmentation is not None:
-                probability = inputs.augmentation_probability
-                for_real, for_fake = draw.augmentation.chunk(2, dim=1)
-                seen = plain._replace(
-                    real=parts.augment(plain.real, for_real, probability),
-                    fake=parts.augment(plain.fake, for_fake, probability),
-                )
+            of_real, of_fake = changes(parts, inputs, draw)
+            seen = plain._replace(real=of_real(plain.real), fake=of_fake(plain.fake))
         # Only the last update is measured: it has the critic nearest its optimum, and measuring takes time.
         is_last = update == inputs.updates
         metrics = critic_update(parts.critic, parts.objective, seen, parts.plan, is_last, penalties)
@@ -126,15 +121,24 @@ def train_critic(parts: StepParts, inputs: StepInputs) -> Result:
 
 def train_generator(parts: StepParts, inputs: StepInputs, seen: CriticBatch) -> Metrics:
     """The generator's update. `seen` is the batch of the last critic update before it."""
-    batch = GeneratorBatch(inputs.generator_latents, seen.real)
-    numbers, change = inputs.generator_augmentation, parts.augment
-    if change is not None and numbers is not None:
-        probability = inputs.augmentation_probability
-        for_real, for_fake = numbers.chunk(2, dim=1)
-        batch = batch._replace(seen_as=lambda images, part: change(images, for_fake[part], probability))
-        if parts.objective.generator_sees_real:
-            batch = batch._replace(real=change(seen.real, for_real, probability))
+    draw = inputs.generator_draw
+    of_real, of_fake = changes(parts, inputs, draw)
+    real = of_real(seen.real) if parts.objective.generator_sees_real else seen.real
+    batch = GeneratorBatch(draw.latents, real, of_fake)
     return generator_update(parts.generator, parts.critic.module, parts.objective, batch, parts.plan)
+
+
+def changes(parts: StepParts, inputs: StepInputs, draw: Draw) -> tuple[Change, Change]:
+    """How the critic sees real images of an update and generated ones: as they are, or augmented with its numbers."""
+    if parts.augment is None or draw.augmentation is None:
+        return as_they_are, as_they_are
+
+    def change(images: Tensor, part: slice = EVERYTHING, *, numbers: Tensor) -> Tensor:
+        assert parts.augment is not None
+        return parts.augment(images, numbers[part], inputs.augmentation_probability)
+
+    of_real, of_fake = draw.augmentation.chunk(2, dim=1)
+    return partial(change, numbers=of_real), partial(change, numbers=of_fake)
 
 
 def draw_step_fakes(parts: StepParts, inputs: StepInputs) -> Iterator[tuple[Tensor, Draw]]:
@@ -220,26 +224,18 @@ class TrainingStep:
         batch, progress = updates * schedule.real_images, step / schedule.steps
         half_life = self.config.ema_half_life
         decay = self.config.ema_decay if half_life is None else decay_of(half_life, batch)
+        augmentation = self.state.augmentation
         return StepInputs(
             updates=updates,
             penalties=due_penalties(self.objective.penalties, position // schedule.real_images, updates),
             batches=islice(batches, updates),
             draws=self._critic_draws(step, updates),
-            generator_latents=self._generator_latents(step, updates),
+            generator_draw=self._generator_draw(step, updates),
             critic_lr=learning_rate(self.config.critic_optimizer, progress, position, batch),
             generator_lr=learning_rate(self.config.generator_optimizer, progress, position, batch),
             ema_weight=ema_weight(decay, step + 1),
-            **self._generator_augmentation(step),
+            augmentation_probability=0.0 if augmentation is None else augmentation.probability,
         )
-
-    def _generator_augmentation(self, step: int) -> dict[str, Any]:
-        if self.state.augmentation is None:
-            return {}
-        numbers = self.noise.uniform(Purpose.GENERATOR_AUGMENTATION, step, 0, self.rows, 2 * NUMBERS)
-        return {
-            "generator_augmentation": numbers,
-            "augmentation_probability": self.state.augmentation.probability,
-        }
 
     def warm_up(self, image_shape: tuple[int, int, int]) -> None:
         """Both updates on blank images (channels, height, width), undone afterwards, on a state at step 0.
@@ -275,22 +271,26 @@ class TrainingStep:
     def _critic_draws(self, step: int, updates: int) -> Iterator[Draw]:
         for update in range(updates):
             draw = self._draw(Purpose.CRITIC, step, update, self.critic_rows)
-            if self.state.augmentation is not None:
-                numbers = self.noise.uniform(
-                    Purpose.CRITIC_AUGMENTATION, step, update, self.critic_rows, 2 * NUMBERS
-                )
-                draw = draw._replace(augmentation=numbers)
-            yield draw
+            yield self._with_augmentation(draw, Purpose.CRITIC_AUGMENTATION, step, update, self.critic_rows)
 
-    def _generator_latents(self, step: int, updates: int) -> Tensor:
+    def _generator_draw(self, step: int, updates: int) -> Draw:
         if self.config.schedule.reuse_fakes:
             # The same latents, and a generator that has not changed since, give the last critic update's images again.
-            return self._draw(Purpose.CRITIC, step, updates - 1, self.critic_rows).latents
-        return self._draw(Purpose.GENERATOR, step, 0, self.rows).latents
+            draw = self._draw(Purpose.CRITIC, step, updates - 1, self.critic_rows)
+        else:
+            draw = self._draw(Purpose.GENERATOR, step, 0, self.rows)
+        return self._with_augmentation(draw, Purpose.GENERATOR_AUGMENTATION, step, 0, self.rows)
 
     def _draw(self, purpose: Purpose, step: int, update: int, rows: RankRows) -> Draw:
         with phase("latents"):
             return self.noise.draw(purpose, step, update, rows, self.config.model.latent)
+
+    def _with_augmentation(
+        self, draw: Draw, purpose: Purpose, step: int, update: int, rows: RankRows
+    ) -> Draw:
+        if self.state.augmentation is None:
+            return draw
+        return draw._replace(augmentation=self.noise.uniform(purpose, step, update, rows, 2 * NUMBERS))
 
 
 def check_objective(objective: Objective, config: Config) -> None:

@@ -58,6 +58,20 @@ class Player:
     largest_grad_norm: float | None = None
 
 
+EVERYTHING = slice(None)
+
+
+class Change(Protocol):
+    """Images of a part of a batch to what the critic sees in their place, of the same shape."""
+
+    def __call__(self, images: Tensor, part: slice = EVERYTHING) -> Tensor: ...
+
+
+def as_they_are(images: Tensor, part: slice = EVERYTHING) -> Tensor:
+    """A `Change` that changes nothing."""
+    return images
+
+
 class GeneratorBatch(NamedTuple):
     """What one generator update of this rank works on."""
 
@@ -66,8 +80,8 @@ class GeneratorBatch(NamedTuple):
     real: Tensor
     """The real images of the step's last critic update, as the critic sees them, float32 (batch, channels, height,
     width). They are scored only if the objective's `generator_sees_real`."""
-    seen_as: Callable[[Tensor, slice], Tensor] = lambda images, part: images
-    """How the critic sees generated images of a part of the batch: as they are, or augmented"""
+    seen_as: Change = as_they_are
+    """How the critic sees generated images of a part of the batch"""
 
 
 class CriticBatch(NamedTuple):

@@ -15,7 +15,8 @@ from pipeline import load_generator
 from pipeline.cli import main
 from pipeline.commands.export import choose_format
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.models.sides import Resolution, sides_of
+from pipeline.models.sides import Resolution
+from pipeline.option_types import sides_of
 from pipeline.options import (
     DcganOptions,
     GanBceOptions,

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.models import ARCHITECTURES, build_critic, build_generator
 from pipeline.models.norms import BatchNorm2d
-from pipeline.models.sides import Resolution, described, sides_of
+from pipeline.models.sides import Resolution, described
+from pipeline.option_types import sides_of
 from pipeline.options import (
     DcganOptions,
     GanBceOptions,

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from pipeline.errors import ConfigError
 from pipeline.models import build_critic, build_generator
 from pipeline.models.resnet import MULTIPLES, Residual, down_block, first_block, plain_block, up_block
-from pipeline.models.sides import Resolution, described, sides_of
+from pipeline.models.sides import Resolution, described
+from pipeline.option_types import sides_of
 from pipeline.options import ResnetOptions
 from tests.models.networks import count, kernels, kinds
 

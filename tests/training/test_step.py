@@ -121,13 +121,13 @@ def test_inputs_are_those_of_the_states_step() -> None:
             assert torch.equal(draw.latents, expected.latents)
             assert torch.equal(draw.uniform, expected.uniform)
         latents = noise.draw(Purpose.GENERATOR, number, 0, step.rows, LATENT).latents
-        assert torch.equal(inputs.generator_latents, latents)
+        assert torch.equal(inputs.generator_draw.latents, latents)
 
 
 def test_reused_fakes_are_those_of_the_last_critic_update() -> None:
     step = training_step(config(schedule={"critic_updates": 3, "reuse_fakes": True}))
     inputs = step.inputs(batches())
-    assert torch.equal(inputs.generator_latents, list(inputs.draws)[-1].latents)
+    assert torch.equal(inputs.generator_draw.latents, list(inputs.draws)[-1].latents)
 
 
 def test_a_step_is_a_function_of_its_inputs_and_of_nothing_else() -> None:
@@ -171,7 +171,7 @@ def test_fixed_inputs_are_tensors_that_keep_their_address() -> None:
     for place, draw in zip(places.draws, again.draws, strict=True):
         assert torch.equal(place.latents, draw.latents)
         assert torch.equal(place.uniform, draw.uniform)
-    assert torch.equal(places.generator_latents, again.generator_latents)
+    assert torch.equal(places.generator_draw.latents, again.generator_draw.latents)
     assert places.critic_lr == torch.tensor(again.critic_lr)
     assert places.ema_weight == torch.tensor(again.ema_weight)
 

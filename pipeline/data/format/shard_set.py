@@ -16,6 +16,7 @@ from pipeline.data.format.remote import RemoteFile, check_capacity, fetch_manife
 from pipeline.data.format.shard_files import LocalFiles, ShardFiles
 from pipeline.errors import DataError
 from pipeline.option_data import DataOptions
+from pipeline.option_types import sides_of
 
 EVERYTHING = slice(None)
 
@@ -127,12 +128,6 @@ def conversion_of(options: DataOptions, manifest: Manifest) -> PixelConversion |
     if (resolution, channels) == (stored.resolution, stored.channels):
         return None
     return PixelConversion(resolution, channels, options.fit)
-
-
-def sides_of(resolution: int | list[int]) -> tuple[int, int]:
-    """(height, width) of the option data.resolution."""
-    height, width = resolution if isinstance(resolution, list) else (resolution, resolution)
-    return height, width
 
 
 def open_directory(directory: Path) -> ShardSet:
