@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     QUALITY = 5
     CRITIC_AUGMENTATION = 6
     GENERATOR_AUGMENTATION = 7
+    LABELS = 8
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Draw(NamedTuple):
     """float32 (count,) ~ U[0, 1)"""
     augmentation: torch.Tensor | None = None
     """float32 (count, numbers) ~ U[0, 1): how real and generated images are changed; None if they are not"""
+    labels: torch.Tensor | None = None
+    """int64 (count,): the classes of generated images; None if they are those of real images beside them, or none"""
 
 
 def signs(uniform: torch.Tensor, count: int) -> torch.Tensor:
@@ -83,6 +86,16 @@ def _shifted(values: torch.Tensor, bits: int) -> torch.Tensor:
 def _signed(value: int) -> int:
     """The int64 that has the bits of this unsigned number."""
     return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def labels_from(uniform: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Labels of classes that are this frequent: int64 (count,).
+
+    uniform: float32 (count,) in [0, 1), one number for each label; shares: float64 (classes,), together 1, each above
+    0, on the same device.
+    """
+    # The sum of all shares may be rounded to less than 1.
+    return torch.searchsorted(shares.cumsum(0), uniform.double(), right=True).clamp(max=len(shares) - 1)
 
 
 class Noise:

@@ -11,6 +11,7 @@ from pipeline.wording import counted
 MAKE_CLASSIFIER = (
     "Make one with `wgan features train SHARDS --out FILE`, and name the file in quality.classifier"
 )
+REFERENCE_NETWORKS = ("wgan_mnist", "wgan_dcgan", "gan_bce")
 
 
 def contradictions(config: Config) -> list[str]:
@@ -52,6 +53,22 @@ def _model(config: Config) -> Iterator[str]:
         yield (
             f"model.critic_norm: batch norm does not work with {penalty}. The penalty is on the gradient of each "
             "sample alone, and batch norm makes it depend on the other samples. Use none, layer or instance"
+        )
+    if model.conditional and model.name in REFERENCE_NETWORKS:
+        yield (
+            f"model.conditional: the networks of {model.name} take no labels, like those of the reference system. Use "
+            "dcgan, mlp, resnet or r3gan, or set it to false"
+        )
+    if model.labels != "data" and not model.conditional:
+        yield (
+            f"model.labels: {model.labels} is about the classes of generated images, and this run knows of none. Set "
+            "model.conditional: true, or leave it out"
+        )
+    if model.labels != "data" and (objective.name == "relativistic" or config.schedule.reuse_fakes):
+        which = "schedule.reuse_fakes" if config.schedule.reuse_fakes else "objective.name: relativistic"
+        yield (
+            f"model.labels: {model.labels} does not work with {which}, where generated images have the labels of the "
+            "real images beside them. Leave it out; data.balance gives real images equal shares"
         )
     if model.name in ("dcgan", "r3gan") and model.max_width < model.width:
         yield f"model.max_width: {model.max_width} is less than model.width {model.width}. Raise it"

@@ -42,6 +42,13 @@ class NetworkOptions(Options):
     sync_batch_norm: bool = option(
         True, "batch norm statistics over all ranks; false: over the samples of each rank"
     )
+    conditional: bool = option(
+        False, "networks that know the classes of images, from the labels of the shards"
+    )
+    labels: Literal["data", "uniform"] = option(
+        "data",
+        "of images that the generator is trained on: as frequent as in the training images, or all alike",
+    )
 
 
 class OwnNetworkOptions(NetworkOptions):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import load_config
-from pipeline.data.reading.loader import Staged
+from pipeline.data.reading.loader import RealBatch, Staged
 from pipeline.models import build_critic, build_generator, scattered
 from pipeline.noise import Draw
 from pipeline.objectives import Scores, as_separable, build_objective
@@ -115,7 +115,7 @@ def fast_step(
         critic=critic,
         objective=build_objective(config.objective),
         plan=UpdatePlan(SingleProcess(), rounds=config.schedule.critic_rounds),
-        to_images=lambda staged: staged.content,
+        to_batch=lambda staged: RealBatch(staged.content, staged.labels),
     )
     *critic_batches, (_, latents, uniform) = batches
     draws = [Draw(latents, uniform) for _, latents, uniform in critic_batches]

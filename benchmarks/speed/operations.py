@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.config import load_config
-from pipeline.data.reading.loader import Staged
+from pipeline.data.reading.loader import RealBatch, Staged
 from pipeline.models import build_critic, build_generator
 from pipeline.models.gpu_batch_norm import Gather
 from pipeline.models.norms import BatchNorm2d
@@ -124,7 +124,7 @@ def captured_step(
         plan=UpdatePlan(
             Averaging() if ranks > 1 else SingleProcess(), schedule.micro_batch, schedule.critic_rounds
         ),
-        to_images=lambda staged: staged.content,
+        to_batch=lambda staged: RealBatch(staged.content, staged.labels),
         ema=placed(build_generator(model, side, channels)).requires_grad_(False),
     )
     rows, scalar = schedule.real_images // ranks, torch.zeros((), device=device)

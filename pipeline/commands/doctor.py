@@ -115,6 +115,7 @@ def _plan(config: Config) -> dict[str, str]:
     from pipeline.commands.train import default_processes
     from pipeline.data.originals.opening import open_data
     from pipeline.data.reading.cache import choose_cache
+    from pipeline.data.reading.class_labels import class_shares, classes_of_run
     from pipeline.data.reading.run_order import build_order, describe_sources, describe_validation
     from pipeline.models import build_critic, build_generator
     from pipeline.ranks.devices import chosen_device, fastest_precision
@@ -129,8 +130,12 @@ def _plan(config: Config) -> dict[str, str]:
     order = build_order(config, shards)
     channels, (height, width) = shards.image_shape[0], shards.size
     cache, reason = choose_cache(config.data.cache, shards.decoded_bytes, 1, device)
+    if classes := classes_of_run(config, manifest):
+        class_shares(order, classes, config.data.place)
     networks = {"generator": build_generator, "critic": build_critic}
-    built = {name: build(config.model, shards.size, channels) for name, build in networks.items()}
+    built = {
+        name: build(config.model, shards.size, channels, len(classes)) for name, build in networks.items()
+    }
     load_initial_weights(config.init_from, **built, images=shards.image_shape)
     freeze_named_layers(config.init_from, **built)
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}

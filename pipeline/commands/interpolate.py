@@ -69,6 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     seeds = _check_arguments(arguments)
     generator = read_generator(arguments.run, arguments.checkpoint, arguments.ema)
+    if generator.classes:
+        raise ConfigError(
+            f"{arguments.run} makes images of classes, and a way between latents alone says nothing of them. Draw "
+            "images of a class with `wgan sample RUN --class NAME`."
+        )
     card = generator.card
     listed = name_seeds(arguments.seeds, seeds)
     name = f"step_{card.step:08d}-{card.weights}-interpolation-seeds{listed}.png"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import starmap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.commands.arguments import (
     Commands,
@@ -33,10 +35,15 @@ examples:
   wgan sample runs/digits --count 1000 --files         one PNG for each image
   wgan sample runs/digits --no-ema --checkpoint 800 --seed 7 --out grid.png
   wgan sample runs/digits --seeds 0-63,100             the first image of each seed
+  wgan sample runs/mnist-conditional --class 7 --class 3   of these classes in turn, by name or number
   wgan sample digits.safetensors --truncation 0.7 --npz --count 5000
 
-An .npz holds uint8 `images` (count, height, width, channels) and float32 `latents` (count, latent).
+An .npz holds uint8 `images` (count, height, width, channels) and float32 `latents` (count, latent), and of a generator
+with classes int64 `labels` (count,).
 """
+Drawn: TypeAlias = "tuple[Tensor, Tensor | None]"
+"""Latents, float32 (batch, latent), and labels, int64 (batch,), if there are classes."""
+
 COUNT = 64
 LARGEST_GRID, MOST_IMAGES = 10_000, 10_000_000
 
@@ -51,6 +58,14 @@ def add_parser(commands: Commands) -> None:
         "--seeds", metavar="LIST", help="draw one image for each of these seeds, such as 0-63,100"
     )
     add_truncation(sample)
+    sample.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a class to draw images of, by its name or number; can be repeated (default: all in turn)",
+    )
     kinds = sample.add_mutually_exclusive_group()
     kinds.add_argument("--files", action="store_true", help="write one PNG for each image instead of a grid")
     kinds.add_argument(
@@ -69,43 +84,58 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from pipeline.monitor.grids import image_grid, save_png
+    from pipeline.run.class_choice import labels_in_turn, places_of
     from pipeline.run.generator import default_directory, read_generator
     from pipeline.run.latents import latent_batches, latents_of_seeds, name_seeds
 
     seeds = _check_arguments(arguments)
-    count = len(seeds) if seeds is not None else arguments.count or COUNT
     seed = arguments.seed or 0
     truncation: float | None = arguments.truncation
     generator = read_generator(arguments.run, arguments.checkpoint, arguments.ema)
-    card = generator.card
+    card, places = generator.card, places_of(generator.classes, arguments.classes)
+    count = len(seeds) if seeds is not None else arguments.count or COUNT
+    labels = labels_in_turn(places, count)
     name = f"step_{card.step:08d}-{card.weights}-" + (
         f"seed{seed}" if seeds is None else f"seeds{name_seeds(arguments.seeds, seeds)}"
     )
     if truncation is not None:
         name += f"-truncated{truncation:g}"
+    if arguments.classes:
+        name += f"-class{','.join(map(str, places))}"
     suffix = "" if arguments.files else ".npz" if arguments.npz else ".png"
     target: Path = arguments.out or default_directory(arguments.run) / f"{name}{suffix}"
     if seeds is None:
         batches = latent_batches(card.latent, count, seed, truncation)
     else:
         batches = latents_of_seeds(card.latent, seeds, truncation)
+    drawn = labelled(batches, labels)
     make_directory_of(target)
     if arguments.files:
         with storage_errors(target):
             # A link that the user named is followed, but not one in the place of a directory of ours.
             make_directory(target if arguments.out is None else target.resolve())
     if arguments.npz:
-        write_arrays(generator, batches, count, target)
+        write_arrays(generator, drawn, count, target)
     elif arguments.files:
         names = (
             [f"{number:06d}" for number in range(count)] if seeds is None else [f"seed{s:06d}" for s in seeds]
         )
-        write_files(map(generator.draw, batches), names, target)
+        write_files(starmap(generator.draw, drawn), names, target)
     else:
-        grid = image_grid(torch.cat([generator.draw(latents) for latents in batches]), math.ceil(count**0.5))
+        # A column for each class, if that makes a picture that is higher than wide.
+        columns = len(places) if 1 < len(places) ** 2 <= count else math.ceil(count**0.5)
+        grid = image_grid(torch.cat([*starmap(generator.draw, drawn)]), columns)
         save_png(grid, target)
     say(f"{counted(count, 'image')} of step {card.step} ({card.weights}): {target}")
     return 0
+
+
+def labelled(batches: Iterable[Tensor], labels: Tensor | None) -> Iterator[Drawn]:
+    """Each batch of latents with its part of the labels, None if there are none."""
+    first = 0
+    for latents in batches:
+        yield latents, None if labels is None else labels[first : first + len(latents)]
+        first += len(latents)
 
 
 def write_files(batches: Iterable[Tensor], names: Sequence[str], directory: Path) -> None:
@@ -121,25 +151,29 @@ def write_files(batches: Iterable[Tensor], names: Sequence[str], directory: Path
         save_png(image, directory / f"{name}.png")
 
 
-def write_arrays(generator: TrainedGenerator, batches: Iterable[Tensor], count: int, target: Path) -> None:
+def write_arrays(generator: TrainedGenerator, batches: Iterable[Drawn], count: int, target: Path) -> None:
     """Write an .npz of uint8 `images` (count, height, width, channels) and the float32 `latents` (count, latent).
 
-    The images are in 0..255 and rounded as in a PNG. Raises StorageError.
+    If the generator has classes, int64 `labels` (count,) are the places of the images' classes. The images are in
+    0..255 and rounded as in a PNG. Raises StorageError.
     """
     import numpy as np
     from tqdm import tqdm
 
     from pipeline.pixels import to_uint8
 
-    images, latents = [], []
+    arrays: dict[str, list[Any]] = defaultdict(list)
     with tqdm(total=count, unit=" images", leave=False, disable=None) as progress:
-        for batch in batches:
-            drawn = to_uint8(generator.draw(batch)).permute(0, 2, 3, 1)
-            images.append(drawn.cpu().numpy())
-            latents.append(batch.numpy())
-            progress.update(len(batch))
+        for latents, labels in batches:
+            drawn = to_uint8(generator.draw(latents, labels)).permute(0, 2, 3, 1)
+            arrays["images"].append(drawn.cpu().numpy())
+            arrays["latents"].append(latents.numpy())
+            if labels is not None:
+                arrays["labels"].append(labels.numpy())
+            progress.update(len(latents))
     with replacing(target) as file:
-        np.savez(file, images=np.concatenate(images), latents=np.concatenate(latents))
+        joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in arrays.items()}
+        np.savez(file, **joined)
 
 
 def _check_arguments(arguments: argparse.Namespace) -> list[int] | None:

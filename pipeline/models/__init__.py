@@ -27,37 +27,50 @@ ARCHITECTURES: dict[str, Any] = {
     "gan_bce": gan_bce,
 }
 
+CONDITIONAL = "dcgan, mlp, resnet or r3gan"
+"""The built-in architectures that take labels. Those of reference systems stay as they were published."""
 
-def build_generator(options: ModelOptions, resolution: Resolution, channels: int) -> nn.Module:
+
+def build_generator(
+    options: ModelOptions, resolution: Resolution, channels: int, classes: int = 0
+) -> nn.Module:
     """A network from latents (batch, latent) to images (batch, channels, height, width) in [-1, 1].
 
-    Raises ConfigError if the architecture does not support the resolution.
+    With classes it is called with labels too, int64 (batch,). Raises ConfigError if the architecture does not support
+    the resolution, or classes.
     """
-    generator: nn.Module = _built(options, "Generator", resolution, channels)
+    generator: nn.Module = _built(options, "Generator", resolution, channels, classes)
     if is_import_path(options.name):
         refuse_what_differs_between_ranks(options.name, generator, options.generator_norm)
     return generator
 
 
-def build_critic(options: ModelOptions, resolution: Resolution, channels: int) -> nn.Module:
+def build_critic(options: ModelOptions, resolution: Resolution, channels: int, classes: int = 0) -> nn.Module:
     """A network from images (batch, channels, height, width) in [-1, 1] to scores (batch,).
 
-    A call with `float32=True` computes in float32 even inside autocast. Raises ConfigError if the architecture does
-    not support the resolution.
+    With classes it is called with labels too, int64 (batch,). A call with `float32=True` computes in float32 even
+    inside autocast. Raises ConfigError if the architecture does not support the resolution, or classes.
     """
-    critic: nn.Module = _built(options, "Critic", resolution, channels)
+    critic: nn.Module = _built(options, "Critic", resolution, channels, classes)
     if is_import_path(options.name):
         refuse_what_differs_between_ranks(options.name, critic, options.critic_norm)
         refuse_fixed_precision(options.name, critic)
     return critic
 
 
-def _built(options: ModelOptions, kind: str, resolution: Resolution, channels: int) -> nn.Module:
+def _built(
+    options: ModelOptions, kind: str, resolution: Resolution, channels: int, classes: int
+) -> nn.Module:
     """A "Generator" or a "Critic" for images of this size."""
     build: Callable[..., nn.Module] = getattr(_architecture(options.name), kind)
     size = simplest(resolution)
+    if classes and "classes" not in inspect.signature(build).parameters:
+        raise ConfigError(
+            f"model.conditional: the {kind} of model.name: {options.name} takes no labels. Use {CONDITIONAL}, or set "
+            "it to false; networks of your own take `classes` and labels as docs/extending.md shows."
+        )
     try:
-        return build(options, size, channels)
+        return build(options, size, channels, *([classes] if classes else []))
     except TypeError as error:
         if not is_import_path(options.name) or isinstance(size, int):
             raise

@@ -8,15 +8,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.models.class_inputs import given, needed
+
+
+class Projection(nn.Linear):
+    """A score of each image that is linear in its features, with weights of its own for each class.
+
+    It is the projection of the features on a vector of the class (Miyato, Koyama 2018). Without a bias: the score of
+    all classes has one.
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__(features, classes, bias=False)
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Features (batch, features) or maps (batch, channels, height, width) to scores (batch,)."""
+        weights = F.embedding(needed(labels), self.weight).view(features.shape)
+        if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
+            # So that the gradient of the maps has their memory format.
+            weights = weights.contiguous(memory_format=torch.channels_last)
+        return (features * weights).sum(tuple(range(1, features.ndim)))
+
 
 class Score(nn.Linear):
-    """One score per image, linear in all features of the image."""
+    """One score per image, linear in all features of the image; with classes, plus the `Projection` on its class."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, classes: int = 0) -> None:
         super().__init__(features, 1)
+        self.of_class = Projection(features, classes) if classes else None
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Features (batch, features) or maps (batch, channels, height, width) to scores (batch,)."""
+        scores = self._of_all(features)
+        return scores if self.of_class is None else scores + self.of_class(features, labels)
+
+    def _of_all(self, features: Tensor) -> Tensor:
         if features.ndim < 4 or not features.is_contiguous(memory_format=torch.channels_last):
             return super().forward(features.flatten(1)).squeeze(1)
         # Flatten channels-last maps in their memory order. Flattening them by channel would copy them, and their
@@ -37,8 +63,10 @@ class BaseCritic(nn.Module):
         self.layers = layers
         self.score = score
 
-    def forward(self, images: Tensor, float32: bool = False) -> Tensor:
-        """With `float32=True`, autocast is disabled, for gradients that must not be rounded to half precision."""
+    def forward(self, images: Tensor, labels: Tensor | None = None, float32: bool = False) -> Tensor:
+        """`labels`: int64 (batch,), if the critic has classes.
+
+        With `float32=True`, autocast is disabled, for gradients that must not be rounded to half precision.
+        """
         with torch.autocast(images.device.type, enabled=False) if float32 else nullcontext():
-            scores: Tensor = self.score(self.layers(images))
-        return scores
+            return given(self.score, labels)(self.layers(images))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.models import initialisation
+from pipeline.models.class_inputs import ClassLatents, LabelledSequential, class_norm
 from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.norms import norm
 from pipeline.models.scattered import ScatteredConvTranspose2d
@@ -29,32 +30,40 @@ LARGEST_BASE = 7
 class Generator(nn.Module):
     """Latents (batch, latent) to images (batch, channels, height, width) in [-1, 1]."""
 
-    def __init__(self, options: DcganOptions, resolution: Resolution, channels: int) -> None:
+    def __init__(
+        self, options: DcganOptions, resolution: Resolution, channels: int, classes: int = 0
+    ) -> None:
         super().__init__()
         sides, widths = plan(options, resolution)
         self.deepest, *self.base = widths[-1], *sides[-1]
         has_norm = options.generator_norm != "none"
-        self.project = nn.Linear(options.latent, self.deepest * math.prod(self.base), bias=not has_norm)
-        layers: list[nn.Module] = [norm(options.generator_norm, self.deepest), nn.ReLU(inplace=True)]
+        self.inputs = ClassLatents(options.latent, 0 if has_norm else classes)
+        self.project = nn.Linear(self.inputs.width, self.deepest * math.prod(self.base), bias=not has_norm)
+        layers: list[nn.Module] = [
+            class_norm(options.generator_norm, self.deepest, classes),
+            nn.ReLU(inplace=True),
+        ]
         for level in range(len(widths) - 1, 0, -1):
             layers += [
                 _doubling(widths[level], widths[level - 1], sides[level], bias=not has_norm),
-                norm(options.generator_norm, widths[level - 1]),
+                class_norm(options.generator_norm, widths[level - 1], classes),
                 nn.ReLU(inplace=True),
             ]
-        self.layers = nn.Sequential(*layers)
+        self.layers = LabelledSequential(*layers)
         self.to_image = _doubling(widths[0], channels, sides[0], kind=ScatteredConvTranspose2d)
         self.apply(initialisation.dcgan)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        maps = self.project(latents).view(-1, self.deepest, *self.base)
-        return torch.tanh(self.to_image(self.layers(maps)))
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        maps = self.project(self.inputs(latents, labels)).view(-1, self.deepest, *self.base)
+        return torch.tanh(self.to_image(self.layers(maps, labels)))
 
 
 class Critic(BaseCritic):
     """Images (batch, channels, height, width) in [-1, 1] to scores (batch,); higher is more real."""
 
-    def __init__(self, options: DcganOptions, resolution: Resolution, channels: int) -> None:
+    def __init__(
+        self, options: DcganOptions, resolution: Resolution, channels: int, classes: int = 0
+    ) -> None:
         sides, widths = plan(options, resolution)
         has_norm = options.critic_norm != "none"
         layers: list[nn.Module] = [
@@ -67,7 +76,7 @@ class Critic(BaseCritic):
                 norm(options.critic_norm, wide),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-        super().__init__(nn.Sequential(*layers), Score(widths[-1] * math.prod(sides[-1])))
+        super().__init__(nn.Sequential(*layers), Score(widths[-1] * math.prod(sides[-1]), classes))
         self.apply(initialisation.dcgan)
         if options.spectral_norm:
             normalise_spectra(self)

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.models.class_inputs import ClassLatents
 from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.sides import Resolution, as_option, described
 from pipeline.models.upsampling import BilinearUpsample
 from pipeline.option_types import sides_of
 from pipeline.options import R3ganOptions
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear, Score)
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 GROUP, EXPANSION, SLOPE = 16, 2, 0.2
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
@@ -35,11 +36,14 @@ LEAST_BASE, MOST_BASE = 4, 8
 class Generator(nn.Module):
     """Latents (batch, latent) to images (batch, channels, height, width) in [-1, 1]."""
 
-    def __init__(self, options: R3ganOptions, resolution: Resolution, channels: int) -> None:
+    def __init__(
+        self, options: R3ganOptions, resolution: Resolution, channels: int, classes: int = 0
+    ) -> None:
         super().__init__()
         widths, base = plan(options, resolution)
         self.basis = nn.Parameter(torch.randn(widths[-1], *base))
-        self.scales = drawn(nn.Linear(options.latent, widths[-1], bias=False), 1.0)
+        self.inputs = ClassLatents(options.latent, classes)
+        self.scales = drawn(nn.Linear(self.inputs.width, widths[-1], bias=False), 1.0)
         depth = options.blocks * len(widths)
         layers = [*_blocks(widths[-1], options.blocks, depth)]
         for wide, narrow in pairwise(reversed(widths)):
@@ -47,22 +51,27 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.to_image = drawn(nn.Conv2d(widths[0], channels, 1), 1.0)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        maps = self.basis * self.scales(latents)[:, :, None, None]
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        maps = self.basis * self.scales(self.inputs(latents, labels))[:, :, None, None]
         return torch.tanh(self.to_image(self.layers(maps)))
 
 
 class Critic(BaseCritic):
     """Images (batch, channels, height, width) in [-1, 1] to scores (batch,); higher is more real."""
 
-    def __init__(self, options: R3ganOptions, resolution: Resolution, channels: int) -> None:
+    def __init__(
+        self, options: R3ganOptions, resolution: Resolution, channels: int, classes: int = 0
+    ) -> None:
         widths, base = plan(options, resolution)
         depth = options.blocks * len(widths)
         layers: list[nn.Module] = [drawn(nn.Conv2d(channels, widths[0], 1), 1.0)]
         layers += _blocks(widths[0], options.blocks, depth)
         for narrow, wide in pairwise(widths):
             layers += [nn.AvgPool2d(2), *_widened(narrow, wide), *_blocks(wide, options.blocks, depth)]
-        super().__init__(nn.Sequential(*layers, Basis(widths[-1], base)), drawn(Score(widths[-1]), 1.0))
+        super().__init__(nn.Sequential(*layers, Basis(widths[-1], base)), Score(widths[-1], classes))
+        for layer in self.score.modules():
+            if isinstance(layer, nn.Linear):
+                drawn(layer, 1.0)
 
 
 class Basis(nn.Module):

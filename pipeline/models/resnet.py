@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.models import initialisation
 from pipeline.models.attention import SelfAttention
+from pipeline.models.class_inputs import LabelledSequential, TakesLabels, class_norm
 from pipeline.models.critic import BaseCritic, Score
-from pipeline.models.norms import norm
 from pipeline.models.scattered import ScatteredConv2d
 from pipeline.models.sides import Resolution, as_option, described
 from pipeline.models.spectral_norm import normalise_spectra
@@ -33,38 +33,46 @@ MULTIPLES = {32: (1, 1, 1, 1), 64: (1, 2, 4, 8, 8), 128: (1, 2, 4, 8, 8, 8)}
 class Generator(nn.Module):
     """Latents (batch, latent) to images (batch, channels, height, width) in [-1, 1]."""
 
-    def __init__(self, options: ResnetOptions, resolution: Resolution, channels: int) -> None:
+    def __init__(
+        self, options: ResnetOptions, resolution: Resolution, channels: int, classes: int = 0
+    ) -> None:
         super().__init__()
         widths = plan(options, resolution)
         self.deepest, *self.base = widths[-1], *smallest_maps(widths, resolution)
         self.project = nn.Linear(options.latent, self.deepest * math.prod(self.base))
-        blocks: list[nn.Module] = [up_block(wide, narrow) for wide, narrow in pairwise(reversed(widths))]
+        blocks: list[nn.Module] = [
+            up_block(wide, narrow, classes) for wide, narrow in pairwise(reversed(widths))
+        ]
         if options.attention:
             # The last block makes maps of the images' size.
             blocks.insert(len(blocks) - halvings_before_attention(resolution), attended(widths, resolution))
-        self.blocks = nn.Sequential(*blocks)
-        self.to_image = nn.Sequential(
-            *_activation("batch", widths[0]), ScatteredConv2d(widths[0], channels, 3)
+        self.blocks = LabelledSequential(*blocks)
+        self.to_image = LabelledSequential(
+            *_activation("batch", widths[0], classes), ScatteredConv2d(widths[0], channels, 3)
         )
         self.project.apply(initialisation.glorot_uniform)
         self.to_image.apply(initialisation.glorot_uniform)
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         maps = self.project(latents).view(-1, self.deepest, *self.base)
-        return torch.tanh(self.to_image(self.blocks(maps)))
+        return torch.tanh(self.to_image(self.blocks(maps, labels), labels))
 
 
 class Critic(BaseCritic):
     """Images (batch, channels, height, width) in [-1, 1] to scores (batch,); higher is more real."""
 
-    def __init__(self, options: ResnetOptions, resolution: Resolution, channels: int) -> None:
+    def __init__(
+        self, options: ResnetOptions, resolution: Resolution, channels: int, classes: int = 0
+    ) -> None:
         widths = plan(options, resolution)
         if min(sides_of(resolution)) == 32:
             layers = _to_means(options, channels)
-            super().__init__(_attending(layers, options, widths, resolution), Score(options.width))
+            super().__init__(_attending(layers, options, widths, resolution), Score(options.width, classes))
         else:
             layers = _attending(_to_smallest(options, widths, channels), options, widths, resolution)
-            super().__init__(layers, Score(widths[-1] * math.prod(smallest_maps(widths, resolution))))
+            super().__init__(
+                layers, Score(widths[-1] * math.prod(smallest_maps(widths, resolution)), classes)
+            )
         self.score.apply(initialisation.glorot_uniform)
         if options.spectral_norm:
             normalise_spectra(self)
@@ -142,26 +150,26 @@ def _attending(
     return nn.Sequential(*layers[:place], attended(widths, resolution), *layers[place:])
 
 
-class Residual(nn.Module):
+class Residual(TakesLabels, nn.Module):
     """The sum of a path and a shortcut. The weights of the shortcut are drawn after those of the path."""
 
-    def __init__(self, path: nn.Sequential, shortcut: nn.Module) -> None:
+    def __init__(self, path: LabelledSequential, shortcut: nn.Module) -> None:
         super().__init__()
         self.path = path.apply(initialisation.he_uniform)
         self.shortcut = shortcut.apply(initialisation.glorot_uniform)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        total: Tensor = self.path(maps) + self.shortcut(maps)
+    def forward(self, maps: Tensor, labels: Tensor | None = None) -> Tensor:
+        total: Tensor = self.path(maps, labels) + self.shortcut(maps)
         return total
 
 
-def up_block(wide: int, narrow: int) -> Residual:
+def up_block(wide: int, narrow: int, classes: int = 0) -> Residual:
     """The generator's block: doubles the side by repeating each pixel."""
-    path = nn.Sequential(
-        *_activation("batch", wide),
+    path = LabelledSequential(
+        *_activation("batch", wide, classes),
         nn.Upsample(scale_factor=2),
         _convolution(wide, narrow),
-        *_activation("batch", narrow),
+        *_activation("batch", narrow, classes),
         _convolution(narrow, narrow),
     )
     return Residual(path, nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(wide, narrow, 1)))
@@ -169,7 +177,7 @@ def up_block(wide: int, narrow: int) -> Residual:
 
 def down_block(narrow: int, wide: int, kind: Norm) -> Residual:
     """The critic's block: halves the side by the mean of 2 x 2 pixels."""
-    path = nn.Sequential(
+    path = LabelledSequential(
         *_activation(kind, narrow),
         _convolution(narrow, narrow),
         *_activation(kind, narrow),
@@ -182,7 +190,7 @@ def down_block(narrow: int, wide: int, kind: Norm) -> Residual:
 
 def first_block(channels: int, width: int) -> Residual:
     """The block next to the image. It starts with a convolution, because a ReLU would set the dark pixels to 0."""
-    path = nn.Sequential(
+    path = LabelledSequential(
         _convolution(channels, width),
         nn.ReLU(),
         _convolution(width, width),
@@ -193,7 +201,7 @@ def first_block(channels: int, width: int) -> Residual:
 
 def plain_block(width: int, kind: Norm) -> Residual:
     """The critic's block that keeps the side and the channels."""
-    path = nn.Sequential(
+    path = LabelledSequential(
         *_activation(kind, width),
         _convolution(width, width),
         *_activation(kind, width),
@@ -202,9 +210,9 @@ def plain_block(width: int, kind: Norm) -> Residual:
     return Residual(path, nn.Identity())
 
 
-def _activation(kind: Norm, channels: int) -> list[nn.Module]:
+def _activation(kind: Norm, channels: int, classes: int = 0) -> list[nn.Module]:
     # Not in place: the shortcut also needs the input of the block.
-    return [norm(kind, channels), nn.ReLU()]
+    return [class_norm(kind, channels, classes), nn.ReLU()]
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from pipeline.data.reading.loader import Staged
+from pipeline.data.reading.loader import RealBatch, Staged
 from pipeline.models import build_critic, build_generator
+from pipeline.models.class_inputs import given
 from pipeline.models.sides import Resolution
 from pipeline.noise import Draw
 from pipeline.objectives import build_objective
@@ -27,8 +28,8 @@ from pipeline.option_types import sides_of
 from pipeline.options import Config
 from pipeline.ranks.devices import milliseconds_between, record_moment, synchronize
 from pipeline.training.schedule import due_penalties
-from pipeline.training.step import StepInputs, StepParts, draw_step_fakes, train_critic, train_generator
-from pipeline.training.updates import Player, UpdatePlan
+from pipeline.training.step import StepInputs, StepParts, train_critic, train_generator
+from pipeline.training.updates import Player, UpdatePlan, draw_fakes
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATRIX_SIZES = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (1024, 2048, 4096, 8192, 16_384)}
@@ -56,7 +57,7 @@ class SingleProcess:
         pass
 
 
-def step_flops(config: Config, resolution: Resolution, channels: int) -> dict[str, int]:
+def step_flops(config: Config, resolution: Resolution, channels: int, classes: int = 0) -> dict[str, int]:
     """FLOPs of a step without a burst, over all ranks: of its "fakes", "critic updates" and "generator update".
 
     The real step is run on fake tensors, which have no storage. Raises ConfigError if the architecture has no network
@@ -68,8 +69,8 @@ def step_flops(config: Config, resolution: Resolution, channels: int) -> dict[st
             # The run's optimizer does not support fake tensors, and elementwise operations are not counted anyway.
             Player(network, network, torch.optim.SGD(network.parameters()))
             for network in (
-                build_generator(config.model, resolution, channels),
-                build_critic(config.model, resolution, channels),
+                build_generator(config.model, resolution, channels, classes),
+                build_critic(config.model, resolution, channels, classes),
             )
         )
         parts = StepParts(
@@ -77,10 +78,14 @@ def step_flops(config: Config, resolution: Resolution, channels: int) -> dict[st
             critic=critic,
             objective=build_objective(config.objective),
             plan=UpdatePlan(SingleProcess(), rounds=schedule.critic_rounds),
-            to_images=lambda staged: staged.content,
+            to_batch=lambda staged: RealBatch(staged.content, staged.labels),
         )
-        inputs = _ordinary_inputs(config, resolution, channels)
-        fakes = count_flops(lambda: list(draw_step_fakes(parts, inputs)))
+        inputs = _ordinary_inputs(config, resolution, channels, classes)
+        latents, labels = (
+            torch.empty(schedule.real_images, config.model.latent),
+            _labels(schedule.real_images, classes),
+        )
+        fakes = schedule.critic_updates * count_flops(lambda: draw_fakes(generator.module, latents, labels))
         with FlopCount() as critic_count:
             _, seen = train_critic(parts, inputs)
         generator_flops = count_flops(lambda: train_generator(parts, inputs, seen))
@@ -91,39 +96,43 @@ def step_flops(config: Config, resolution: Resolution, channels: int) -> dict[st
     }
 
 
-def _ordinary_inputs(config: Config, resolution: Resolution, channels: int) -> StepInputs:
+def _labels(count: int, classes: int) -> Tensor | None:
+    return torch.zeros(count, dtype=torch.int64) if classes else None
+
+
+def _ordinary_inputs(config: Config, resolution: Resolution, channels: int, classes: int) -> StepInputs:
     """Inputs with the shapes of a step without a burst. Real images are already floats."""
     schedule, latent = config.schedule, config.model.latent
     rows, updates = schedule.real_images, schedule.critic_updates
-    staged = Staged(torch.empty(rows, channels, *sides_of(resolution)), None)
+    staged = Staged(torch.empty(rows, channels, *sides_of(resolution)), None, _labels(rows, classes))
     draw = Draw(torch.empty(rows, latent), torch.empty(rows))
+    batch = schedule.global_batch
+    of_generator = Draw(torch.empty(batch, latent), torch.empty(batch), labels=_labels(batch, classes))
     return StepInputs(
         updates=updates,
         # Not from update 0, which has all penalties, also those of which most steps have none.
         penalties=due_penalties(build_objective(config.objective).penalties, 1, updates),
         batches=[staged] * updates,
         draws=[draw] * updates,
-        generator_draw=draw
-        if schedule.reuse_fakes
-        else draw._replace(latents=torch.empty(schedule.global_batch, latent)),
+        generator_draw=draw if schedule.reuse_fakes else of_generator,
         critic_lr=config.critic_optimizer.lr,
         generator_lr=config.generator_optimizer.lr,
         ema_weight=0.0,
     )
 
 
-def forward_flops(config: Config, resolution: Resolution, channels: int) -> dict[str, int]:
+def forward_flops(config: Config, resolution: Resolution, channels: int, classes: int = 0) -> dict[str, int]:
     """FLOPs of each network's forward pass for one image. Raises ConfigError like `step_flops`."""
     with FakeTensorMode(), torch.no_grad():
-        generator = build_generator(config.model, resolution, channels)
-        critic = build_critic(config.model, resolution, channels)
+        generator = build_generator(config.model, resolution, channels, classes)
+        critic = build_critic(config.model, resolution, channels, classes)
         latents, images = (
             torch.empty(1, config.model.latent),
             torch.empty(1, channels, *sides_of(resolution)),
         )
         return {
-            "generator": count_flops(lambda: generator(latents)),
-            "critic": count_flops(lambda: critic(images)),
+            "generator": count_flops(lambda: given(generator, _labels(1, classes))(latents)),
+            "critic": count_flops(lambda: given(critic, _labels(1, classes))(images)),
         }
 
 

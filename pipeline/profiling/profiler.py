@@ -103,7 +103,8 @@ class StepProfiler:
                 self.run.say(*as_table(profile))
 
     def _profile(self, events: list[dict[str, Any]], rates: dict[str, float]) -> Profile:
-        channels, height, width = self.image_shape
+        channels, *size = self.image_shape
+        form = ((size[0], size[1]), channels, len(self.run.classes))
         setup = self.run.runtime.describe()
         return Profile(
             first_step=self.window.stop - RECORDED + 1,
@@ -114,8 +115,8 @@ class StepProfiler:
             threads=setup["threads"],
             step_ms=median(milliseconds_between(*pair) for pair in pairwise(self._moments)),
             recorded=step_times(events),
-            flops=step_flops(self.run.config, (height, width), channels),
-            forward_flops=forward_flops(self.run.config, (height, width), channels),
+            flops=step_flops(self.run.config, *form),
+            forward_flops=forward_flops(self.run.config, *form),
             rates=rates,
         )
 

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from pipeline.data.reading.stream import Ids
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.metric_table import Needs, find_metric, find_metrics, name_of_features, needs_of
-from pipeline.noise import Noise, Purpose
+from pipeline.models.class_inputs import given
+from pipeline.noise import Noise, Purpose, labels_from
 from pipeline.options import QualityOptions
 from pipeline.pixels import on_white, to_uint8
 from pipeline.quality.class_balance import RealClasses, real_classes
@@ -41,8 +42,11 @@ LESS_MEMORY = (
     "needed too: set quality.every: null, and evaluate its checkpoints afterwards."
 )
 
-Draw = Callable[[Tensor], Tensor]
-"""From latents (count, latent) to images, float32 (count, channels, height, width) in [-1, 1]."""
+Draw = Callable[..., Tensor]
+"""From latents (count, latent) to images, float32 (count, channels, height, width) in [-1, 1].
+
+If there are classes, it is also given `labels`, int64 (count,).
+"""
 
 
 def no_classes(ids: Ids) -> list[str | None]:
@@ -67,6 +71,8 @@ class RealImages:
     held_out_count: int
     others: Ids = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """More training images, drawn in the same way: as many as are compared, or fewer if there are no more."""
+    class_shares: Tensor | None = None
+    """How frequent each class is, float64 (classes,) on the host, to draw samples of them; None without labels."""
     classes: Callable[[Ids], Sequence[str | None]] = no_classes
     """From ids to the names of their classes, None where there is no label."""
 
@@ -254,7 +260,10 @@ class Evaluation:
     def _draw(self, draw: Draw, chunk: int) -> Tensor:
         source = Noise(self._seed, torch.device("cpu")).seeded(Purpose.QUALITY, 0, chunk)
         latents = torch.randn(CHUNK, self._latent, generator=source)
-        images = draw(latents.to(self._ranks.device))
+        labels = None
+        if (shares := self._real.class_shares) is not None:
+            labels = labels_from(torch.rand(CHUNK, generator=source), shares).to(self._ranks.device)
+        images = given(draw, labels)(latents.to(self._ranks.device))
         self._are_finite = self._are_finite and bool(images.isfinite().all())
         return on_white(to_uint8(images))
 

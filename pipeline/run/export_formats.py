@@ -114,7 +114,15 @@ REMEDY = "Nothing was written. Try other versions of torch and onnxruntime, or -
 
 
 def _example(generator: TrainedGenerator) -> tuple[Tensor, tuple[dict[int, Dim]]]:
-    """Latents for the trace, and the declaration that any number of them is allowed."""
+    """Latents for the trace, and the declaration that any number of them is allowed.
+
+    Raises ConfigError if the generator has classes.
+    """
+    if generator.classes:
+        raise ConfigError(
+            "The generator takes labels beside latents, and the formats onnx and program hold networks that take "
+            "latents alone. Choose --format safetensors."
+        )
     # Two latents: torch would take a batch of 1 for a constant.
     return torch.zeros(2, generator.latent), ({0: Dim("batch")},)
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import safetensors.torch
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor, nn
 
 from pipeline import stopping
 from pipeline.config import load_config, nested
-from pipeline.documents import Document, describe_mistakes, parse_json
+from pipeline.documents import Document, Many, describe_mistakes, parse_json
 from pipeline.durable import make_directory, replacing, storage_errors, write_text
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.exact_arithmetic import exact_arithmetic
 from pipeline.models import build_generator
+from pipeline.models.class_inputs import given, needed
 from pipeline.option_plugins import SavedModelOptions
 from pipeline.options import Config, ModelOptions
 from pipeline.ranks.devices import best_device
@@ -29,6 +30,7 @@ from pipeline.run.checkpoint import (
     list_checkpoints,
     newest_usable,
 )
+from pipeline.run.class_choice import NO_CLASSES, labels_in_turn, places_of
 from pipeline.run.directory import RunDirectory, open_directory
 from pipeline.run.latents import check_count, check_seed, check_truncation, latent_batches
 from pipeline.run.saved_state import ImageShape, Step
@@ -53,6 +55,8 @@ class Card(Document):
     latent: int
     """Dimensions of a latent, which is drawn from N(0, 1)."""
     image_shape: ImageShape
+    classes: Many[str] = Field(default=[])
+    """The names of the classes that it makes images of, in the order of their labels; none if it takes no labels."""
     value_range: tuple[float, float] = (-1.0, 1.0)
     manifest: str
     """SHA-256 of the manifest of the shards that it was trained on."""
@@ -63,14 +67,16 @@ class Card(Document):
     def _agrees_with_itself(self) -> Self:
         if self.latent != self.model.latent:
             raise ValueError(f"latent {self.latent}, but model.latent {self.model.latent}")
+        if bool(self.classes) != self.model.conditional:
+            raise ValueError(f"{len(self.classes)} classes, but model.conditional {self.model.conditional}")
         return self
 
 
 class TrainedGenerator(nn.Module):
     """A generator with trained weights in evaluation mode, and its card.
 
-    Called on latents, float32 (count, latent), it returns images, float32 (count, channels, height, width) in [-1, 1],
-    that can be differentiated.
+    Called on latents, float32 (count, latent), and if it has classes on labels, int64 (count,), it returns images,
+    float32 (count, channels, height, width) in [-1, 1], that can be differentiated.
     """
 
     def __init__(self, network: nn.Module, card: Card) -> None:
@@ -83,25 +89,48 @@ class TrainedGenerator(nn.Module):
         """Dimensions of a latent."""
         return self.card.latent
 
-    def forward(self, latents: Tensor) -> Tensor:
-        images: Tensor = self.network(latents)
-        return images
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes that it makes images of, in the order of their labels; none without labels."""
+        return self.card.classes
 
-    def draw(self, latents: Tensor) -> Tensor:
-        """Images of latents (count, latent) on any device, without gradients, on the generator's device."""
-        return generate(self.network, latents.to(next(self.parameters()).device))
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        return given(self.network, self._checked(labels))(latents)
 
-    def sample(self, count: int, seed: int = 0, truncation: float | None = None) -> Tensor:
+    def draw(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images of latents (count, latent) on any device, without gradients, on the generator's device.
+
+        labels: int64 (count,), the places of the images' classes in `classes`. Raises ConfigError if there are none,
+        and the generator has classes, or the other way round.
+        """
+        device = next(self.parameters()).device
+        labels = self._checked(labels)
+        return generate(self.network, latents.to(device), None if labels is None else labels.to(device))
+
+    def _checked(self, labels: Tensor | None) -> Tensor | None:
+        if self.classes:
+            return needed(labels)
+        if labels is not None:
+            raise ConfigError(f"A generator was given labels. {NO_CLASSES}")
+        return None
+
+    def sample(
+        self,
+        count: int,
+        seed: int = 0,
+        truncation: float | None = None,
+        classes: Sequence[str | int] = (),
+    ) -> Tensor:
         """Images of random latents: float32 (count, channels, height, width) in [-1, 1], on the generator's device.
 
-        `wgan sample` draws the same images with the same seed and truncation. Raises ConfigError if an argument is out
-        of range or no number.
+        With classes, images are of these in turn, by name or number, or of all. `wgan sample` draws the same images
+        with the same seed, truncation and classes. Raises ConfigError if an argument is out of range or unknown.
         """
         check_count(count)
         check_seed(seed)
         check_truncation(truncation)
-        batches = latent_batches(self.latent, count, seed, truncation)
-        return torch.cat([self.draw(latents) for latents in batches])
+        latents = torch.cat([*latent_batches(self.latent, count, seed, truncation)])
+        return self.draw(latents, labels_in_turn(places_of(self.classes, classes), count))
 
 
 Which = int | Literal["best"] | None
@@ -199,7 +228,8 @@ def read_exported(path: Path) -> TrainedGenerator:
             f"not {FORMAT!r}. Name the run, or a file that `wgan export` made."
         )
     card = read_card(path, metadata)
-    return TrainedGenerator(_filled(card.model, card.image_shape, tensors, path, card.weights), card)
+    form = (card.image_shape, len(card.classes))
+    return TrainedGenerator(_filled(card.model, *form, tensors, path, card.weights), card)
 
 
 def read_card(path: Path, metadata: Mapping[str, str]) -> Card:
@@ -289,7 +319,7 @@ def _card(run: str, model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) 
     training = {
         key: value
         for key, value in identity.values().items()
-        if key not in ("images", "data.manifest") and not key.startswith("model.")
+        if key not in ("images", "data.manifest", "classes") and not key.startswith("model.")
     }
     try:
         return Card(
@@ -300,6 +330,7 @@ def _card(run: str, model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) 
             model=model,
             latent=model.latent,
             image_shape=identity.images,
+            classes=identity.classes,
             manifest=identity.manifest,
             training=training,
         )
@@ -316,17 +347,18 @@ def _unknown_network(checkpoint: Checkpoint, why: str) -> CheckpointError:
 
 def _network(model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) -> nn.Module:
     group = "ema" if use_ema else "generator"
-    shape = checkpoint.facts().identity.images
-    return _filled(model, shape, checkpoint.tensors(group), checkpoint.path, group)
+    identity = checkpoint.facts().identity
+    form = (identity.images, len(identity.classes))
+    return _filled(model, *form, checkpoint.tensors(group), checkpoint.path, group)
 
 
 def _filled(
-    model: ModelOptions, image_shape: tuple[int, int, int], tensors: Tensors, path: Path, group: str
+    model: ModelOptions, image_shape: ImageShape, classes: int, tensors: Tensors, path: Path, group: str
 ) -> nn.Module:
     channels, height, width = image_shape
     # On the meta device: sizes are compared before memory is allocated, and no weights are drawn only to be replaced.
     with torch.device("meta"):
-        network = build_generator(model, (height, width), channels)
+        network = build_generator(model, (height, width), channels, classes)
     check_same_tensors({group: network.state_dict()}, {group: tensors}, path)
     # Copied, because the offset in the file decides the alignment, and that the last bits of sums.
     network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
@@ -334,13 +366,18 @@ def _filled(
 
 
 @torch.no_grad()
-def generate(generator: nn.Module, latents: Tensor, batch: int = 256) -> Tensor:
-    """Images in evaluation mode, with running statistics in batch norm: float32 (count, channels, height, width)."""
+def generate(generator: nn.Module, latents: Tensor, labels: Tensor | None = None, batch: int = 256) -> Tensor:
+    """Images in evaluation mode, with running statistics in batch norm: float32 (count, channels, height, width).
+
+    latents: float32 (count, latent); labels: int64 (count,), if there are classes.
+    """
     was_training, images = generator.training, []
     generator.eval()
     with exact_arithmetic():
-        for part in torch.split(latents, batch):
+        for first in range(0, len(latents), batch):
             stopping.check()
-            images.append(generator(part))
+            part = slice(first, first + batch)
+            network = given(generator, None if labels is None else labels[part])
+            images.append(network(latents[part]))
     generator.train(was_training)
     return torch.cat(images)

@@ -30,10 +30,15 @@ class Identity(Facts):
     images: ImageShape
     manifest: str = Field(alias="data.manifest")
     """SHA-256 of the manifest of the shards"""
+    classes: Many[str] = Field(default=[])
+    """The names of the classes that the networks know"""
 
     def values(self) -> dict[str, Any]:
         """All of it as JSON values, by dotted name."""
-        return self.model_dump(mode="json", by_alias=True)
+        values = self.model_dump(mode="json", by_alias=True)
+        if not self.classes:
+            del values["classes"]
+        return values
 
 
 class BestFacts(Facts):

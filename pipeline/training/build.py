@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.config import dump_config
 from pipeline.cores import share_of_cores
 from pipeline.data.reading.cache import CACHES, Choice, Node, ResidentImages, choose_cache, decode_all
+from pipeline.data.reading.class_labels import class_shares
 from pipeline.data.reading.loader import Loader, mirror
 from pipeline.data.reading.order import Order
 from pipeline.data.reading.reader import ShardReader
@@ -60,12 +61,13 @@ def build_trainer(run: RunContext, first_step: int, first_recorded: int | None =
     noise = Noise(config.seed, runtime.device)
     state = build_state(run, noise, is_new=first_step == 1)
     loader, order = build_loader(run, run.critic_rows)
+    shares = build_class_shares(run, order)
     objective = build_objective(config.objective)
     evaluation = build_evaluation(run, loader, order, config.seed) if config.quality.every else None
     recorder = Recorder(config.monitor.smoothing, runtime.device)
     # Converting a batch to float32 counts as waiting for data: nothing else runs at that time.
-    to_images = recorder.waiting_for_data()(loader.to_images)
-    step = TrainingStep(config, runtime, state, objective, noise, run.rows, run.critic_rows, to_images)
+    to_batch = recorder.waiting_for_data()(loader.to_batch)
+    step = TrainingStep(config, runtime, state, objective, noise, run.rows, run.critic_rows, to_batch, shares)
     if captures_steps(config, runtime):
         run.say("each step is launched as one CUDA graph")
         step.run = GraphedStep(step.parts, config.schedule.critic_updates, runtime.device)
@@ -174,6 +176,7 @@ def real_images(run: RunContext, loader: Loader, order: Order) -> RealImages:
         training=training_ids,
         held_out=order.held_out_ids,
         held_out_count=order.held_out_count,
+        class_shares=build_class_shares(run, order),
         classes=lambda ids: class_names(ids, run.shards),
     )
 
@@ -184,11 +187,11 @@ def build_state(run: RunContext, noise: Noise, is_new: bool) -> TrainingState:
     The weights depend on the seed alone, or are those that init_from names if the run is new.
     """
     config, runtime = run.config, run.runtime
-    resolution, channels = run.shards.size, run.shards.image_shape[0]
+    form = (run.shards.size, run.shards.image_shape[0], len(run.classes))
     seed_weights(noise)
-    generator = runtime.place(build_generator(config.model, resolution, channels))
-    critic = runtime.place(build_critic(config.model, resolution, channels))
-    ema = runtime.place(build_generator(config.model, resolution, channels)).requires_grad_(False)
+    generator = runtime.place(build_generator(config.model, *form))
+    critic = runtime.place(build_critic(config.model, *form))
+    ema = runtime.place(build_generator(config.model, *form)).requires_grad_(False)
     if is_new:
         start_from_saved(run, generator, critic)
     elif config.init_from.generator or config.init_from.critic:
@@ -245,6 +248,13 @@ def build_loader(run: RunContext, rows: RankRows) -> tuple[Loader, Order]:
         )
     flip_seed = config.seed if config.data.flip else None
     return Loader(images, order, rows, runtime.device, workers, flip_seed), order
+
+
+def build_class_shares(run: RunContext, order: Order) -> Tensor | None:
+    """How frequent each class is, float64 (classes,) on the host; None without classes. Raises DataError."""
+    if not run.classes:
+        return None
+    return torch.from_numpy(class_shares(order, run.classes, run.config.data.place))
 
 
 def decoding_threads(wanted: int | None, local_ranks: int) -> int:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.data.format.shard_set import ShardSet
+from pipeline.data.reading.class_labels import classes_of_run
 from pipeline.noise import RankRows
 from pipeline.options import Config
 from pipeline.ranks.runtime import Runtime
@@ -35,6 +36,11 @@ class RunContext:
     def identity(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to be resumed, by dotted name, as JSON values."""
         return identity_of(self.config, self.shards, self.runtime.precision)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes that the networks know, in the order of their labels; none without labels."""
+        return classes_of_run(self.config, self.shards.manifest)
 
     @cached_property
     def rows(self) -> RankRows:

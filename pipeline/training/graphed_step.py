@@ -89,7 +89,7 @@ class GraphedStep:
 
     def _prepare(self, inputs: StepInputs) -> None:
         """Run what the warm-up step leaves out: on first use, operations may set up what cannot be captured."""
-        self.parts.to_images(next(iter(inputs.batches)))
+        self.parts.to_batch(next(iter(inputs.batches)))
         if self.parts.ema is not None:
             update_ema(self.parts.ema, self.parts.generator.module, torch.zeros((), device=self.device))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config import flatten
 from pipeline.data.format.shard_set import ShardSet
+from pipeline.data.reading.class_labels import classes_of_run
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.foreign_text import printable
 from pipeline.option_fields import default_values
@@ -44,6 +45,8 @@ The shape that `data.resolution` and `data.channels` give the images is compared
 `schedule.micro_batch` may change too, unless batch norm takes statistics of each micro-batch, or spectral norm
 takes a power iteration in each forward pass.
 """
+OF_CLASSES = ("model.conditional", "model.labels")
+"""Options that are part of the identity of runs with classes only."""
 
 
 def identity_of(config: Config, shards: ShardSet, precision: str) -> dict[str, Any]:
@@ -56,6 +59,12 @@ def identity_of(config: Config, shards: ShardSet, precision: str) -> dict[str, A
         for path, value in flatten(config.model_dump(mode="json")).items()
         if not any(path == name or path.startswith(name + ".") for name in free)
     }
+    classes = classes_of_run(config, shards.manifest)
+    if classes:
+        options["classes"] = list(classes)
+    else:
+        # Networks of plug-ins that were written before there were labels have the identity that they had.
+        options = {path: value for path, value in options.items() if path not in OF_CLASSES}
     return {
         **options,
         "precision": precision,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +42,17 @@ from pipeline.wording import listed
 VALIDATION_BATCHES = 16
 
 
+MOST_CLASSES_SHOWN = 20
+
+
+class Shown(NamedTuple):
+    """The images of a grid: latents, float32 (count, latent), labels, int64 (count,) or None, and columns."""
+
+    latents: Tensor
+    labels: Tensor | None
+    columns: int
+
+
 @dataclass
 class Observer:
     """Measures one rank's state without changing it. All ranks take part; the main rank writes."""
@@ -70,11 +82,17 @@ class Observer:
         return self.run.runtime
 
     @cached_property
-    def fixed_latents(self) -> Tensor:
-        """The latents of all image grids: float32 (grid * grid, latent), on the device."""
-        generator = self.noise.seeded(Purpose.SAMPLES)
-        size = (self.config.monitor.grid**2, self.config.model.latent)
-        return torch.randn(size, generator=generator, device=generator.device)
+    def shown(self) -> Shown:
+        """What all image grids show. With classes, a row has one latent and a column one class."""
+        generator, grid = self.noise.seeded(Purpose.SAMPLES), self.config.monitor.grid
+        size = (grid**2, self.config.model.latent)
+        latents = torch.randn(size, generator=generator, device=generator.device)
+        if not self.run.classes:
+            return Shown(latents, None, grid)
+        columns = min(len(self.run.classes), MOST_CLASSES_SHOWN)
+        # Evenly chosen, if there are more classes than columns.
+        labels = torch.arange(columns, device=latents.device) * len(self.run.classes) // columns
+        return Shown(latents[:grid].repeat_interleave(columns, 0), labels.repeat(grid), columns)
 
     def watch(self, seen: CriticBatch) -> bool:
         """Log what is due after a step whose last critic update used `seen`. Returns whether it is the best step yet.
@@ -123,7 +141,7 @@ class Observer:
         if self.evaluation is None or every is None or not is_due(step, every, self.config.schedule.steps):
             return {}, False
         with self.recorder.paused():
-            figures = self.evaluation.measure(lambda latents: generate(self.state.ema, latents))
+            figures = self.evaluation.measure(partial(generate, self.state.ema))
             self._warn_of_unseen_classes(self.evaluation, figures)
         features = self.config.quality.features
         values = {find_metric(name).tag(features): value for name, value in figures.items()}
@@ -149,12 +167,12 @@ class Observer:
             self.run.warn(f"step {step}: {alarm.text}")
 
     def _scalars(self, seen: CriticBatch) -> dict[str, float]:
-        real, fake, uniform = seen
+        real, fake = seen.real, seen.fake
         constraint = self.objective.constraint
         measured = constraint.report(self.state.critic.module) if constraint else {}
         # In micro-batches like the updates: the rest of the memory may be small.
         for part, share, _ in parts(len(real), self.config.schedule.micro_batch):
-            add_share(measured, self._measure_critic(real[part], fake[part], uniform[part]), share)
+            add_share(measured, self._measure_critic(seen.part(part)), share)
         centres = self.runtime.mean(torch.stack([fake.mean(0), real.mean(0)]))
         measured |= {"spread of fakes": spread(fake, centres[0]), "spread of reals": spread(real, centres[1])}
         means = self.recorder.window.means(self.runtime.mean)
@@ -179,13 +197,13 @@ class Observer:
             **self.recorder.memory(),
         }
 
-    def _measure_critic(self, real: Tensor, fake: Tensor, uniform: Tensor) -> Metrics:
+    def _measure_critic(self, seen: CriticBatch) -> Metrics:
         """Metrics of the critic as it is now, on one batch."""
-        critic = self.state.critic.module
-        measured = {"critic/input_grad_norm": input_gradient_norm(critic, fake)}
+        critic, (real, fake, uniform, labels) = self.state.critic.module, seen
+        measured = {"critic/input_grad_norm": input_gradient_norm(critic, fake, labels)}
         if self.objective.measures_wasserstein:
-            measured["critic/slope"] = mean_slope(critic, real, fake, uniform)
-            measured["estimate"] = wasserstein_estimate(critic, [(real, fake)])
+            measured["critic/slope"] = mean_slope(critic, real, fake, uniform, labels)
+            measured["estimate"] = wasserstein_estimate(critic, [both(real, fake, labels)])
         return measured
 
     def _refuse_non_finite(self, values: dict[str, float], own: dict[str, float]) -> None:
@@ -221,18 +239,19 @@ class Observer:
         total = self.run.rows.total
         count = min(VALIDATION_BATCHES, len(self.held_out) // total)
 
-        def batch(index: int) -> tuple[Tensor, Tensor]:
-            real = self.loader.read(self.run.rows.of(self.held_out[index * total :]))
+        def batch(index: int) -> tuple[Tensor, ...]:
+            real, labels = self.loader.read(self.run.rows.of(self.held_out[index * total :]))
             draw = self.noise.draw(Purpose.VALIDATION, 0, index, self.run.rows, self.config.model.latent)
-            return real, draw_as_training_does(self.state.generator.module, draw.latents)
+            fake = draw_as_training_does(self.state.generator.module, draw.latents, labels)
+            return both(real, fake, labels)
 
         estimate = wasserstein_estimate(self.state.critic.module, map(batch, range(count)))
         return float(self.runtime.mean(estimate))
 
     def _show_pictures(self, step: int) -> None:
-        columns = self.config.monitor.grid
+        latents, labels, columns = self.shown
         for name, network in (("generated", self.state.generator.module), ("ema", self.state.ema)):
-            images = generate(network, self.fixed_latents)
+            images = generate(network, latents, labels)
             self.sinks.images(step, f"samples/{name}", image_grid(images, columns))
         weights = {
             f"critic/weights/{name}": value.detach().cpu()
@@ -240,3 +259,8 @@ class Observer:
         }
         constraint = self.objective.constraint
         self.sinks.histograms(step, weights, constraint.half_width if constraint else None)
+
+
+def both(real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+    """A batch of an estimate: images of both kinds, and their labels if there are classes."""
+    return (real, fake) if labels is None else (real, fake, labels)

@@ -67,7 +67,7 @@ def save_run(
     StorageError or RunLockedError on the main rank.
     """
     window, window_facts = recorder.window.save(run.runtime.gather)
-    seen = {} if unwatched is None else unwatched._asdict()
+    seen = {} if unwatched is None else _tensors_of(unwatched)
     # Of all ranks, in their order: the global batch.
     batch = {name: run.runtime.gather(value).flatten(0, 1) for name, value in seen.items()}
     if run.runtime.is_main:
@@ -117,9 +117,8 @@ def restore_unwatched(checkpoint: Checkpoint, run: RunContext) -> CriticBatch | 
     if facts is None:
         return None
     batch = checkpoint.tensors("unwatched")
-    if batch.keys() != set(CriticBatch._fields) or {len(v) for v in batch.values()} != {
-        run.critic_rows.total
-    }:
+    expected = set(CriticBatch._fields) - (set() if run.classes else {"labels"})
+    if batch.keys() != expected or {len(v) for v in batch.values()} != {run.critic_rows.total}:
         raise CheckpointError(
             f"{checkpoint.path / 'unwatched.safetensors'} does not hold a batch of {run.critic_rows.total} images. Use "
             "another checkpoint."
@@ -128,6 +127,10 @@ def restore_unwatched(checkpoint: Checkpoint, run: RunContext) -> CriticBatch | 
     for name in facts.channels_last:
         parts[name] = parts[name].to(memory_format=torch.channels_last)
     return CriticBatch(**parts)
+
+
+def _tensors_of(batch: CriticBatch) -> Tensors:
+    return {name: value for name, value in batch._asdict().items() if value is not None}
 
 
 def _is_channels_last(value: Tensor) -> bool:

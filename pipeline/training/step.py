@@ -9,19 +9,20 @@ timed alone.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.reading.loader import Staged
+from pipeline.data.reading.loader import RealBatch, Staged
 from pipeline.errors import ConfigError
 from pipeline.models.norms import can_be_grouped
-from pipeline.noise import Draw, Noise, Purpose, RankRows
+from pipeline.noise import Draw, Noise, Purpose, RankRows, labels_from
 from pipeline.objectives import Metrics, Objective, Penalty, as_separable
 from pipeline.options import Config
 from pipeline.phases import phase
@@ -75,8 +76,8 @@ class StepParts:
     critic: Player
     objective: Objective
     plan: UpdatePlan
-    to_images: Callable[[Staged], Tensor]
-    """A batch as float32 (batch, channels, height, width) in [-1, 1], on the device."""
+    to_batch: Callable[[Staged], RealBatch]
+    """The images of a batch and their labels, on the device."""
     ema: nn.Module | None = None
     """The generator's moving average, or None to keep none."""
     augment: Callable[[Tensor, Tensor, float | Tensor], Tensor] | None = None
@@ -85,6 +86,8 @@ class StepParts:
     """Gives all ranks the mean of their buffers after each step, or None if all ranks have the same."""
 
 
+Fakes = tuple[Tensor, Draw]
+"""Generated images of a critic update, float32 (batch, channels, height, width), and its random numbers."""
 Result = tuple[Metrics, CriticBatch]
 """Metrics as 0-d tensors, and the images of the last critic update, when the critic is nearest its optimum."""
 
@@ -106,11 +109,16 @@ def take_step(parts: StepParts, inputs: StepInputs) -> Result:
 
 def train_critic(parts: StepParts, inputs: StepInputs) -> Result:
     """All critic updates of a step. The metrics are those of the last."""
-    fakes = draw_step_fakes(parts, inputs)
-    drawn = zip(fakes, inputs.batches, inputs.penalties, strict=True)
-    for update, ((fake, draw), staged, penalties) in enumerate(drawn, start=1):
+    draws, fakes = iter(inputs.draws), deque[Fakes]()
+    updates = zip(inputs.batches, inputs.penalties, strict=True)
+    for update, (staged, penalties) in enumerate(updates, start=1):
         with phase("data"):
-            plain = CriticBatch(parts.to_images(staged), fake, draw.uniform)
+            real = parts.to_batch(staged)
+        if not fakes:
+            fakes.extend(draw_next_fakes(parts, draws, real.labels))
+        fake, draw = fakes.popleft()
+        with phase("data"):
+            plain = CriticBatch(real.images, fake, draw.uniform, real.labels)
             of_real, of_fake = changes(parts, inputs, draw)
             seen = plain._replace(real=of_real(plain.real), fake=of_fake(plain.fake))
         # Only the last update is measured: it has the critic nearest its optimum, and measuring takes time.
@@ -124,7 +132,8 @@ def train_generator(parts: StepParts, inputs: StepInputs, seen: CriticBatch) -> 
     draw = inputs.generator_draw
     of_real, of_fake = changes(parts, inputs, draw)
     real = of_real(seen.real) if parts.objective.generator_sees_real else seen.real
-    batch = GeneratorBatch(draw.latents, real, of_fake)
+    labels = seen.labels if draw.labels is None else draw.labels
+    batch = GeneratorBatch(draw.latents, real, of_fake, labels)
     return generator_update(parts.generator, parts.critic.module, parts.objective, batch, parts.plan)
 
 
@@ -141,16 +150,19 @@ def changes(parts: StepParts, inputs: StepInputs, draw: Draw) -> tuple[Change, C
     return partial(change, numbers=of_real), partial(change, numbers=of_fake)
 
 
-def draw_step_fakes(parts: StepParts, inputs: StepInputs) -> Iterator[tuple[Tensor, Draw]]:
-    """Generated images and random numbers of each critic update, several updates drawn in one pass if possible."""
+def draw_next_fakes(parts: StepParts, draws: Iterator[Draw], labels: Tensor | None) -> Iterator[Fakes]:
+    """Generated images and random numbers of the next critic update, and of more if one pass can draw them together.
+
+    `labels` are those of the next update's real images, which its generated images have too: so the points between
+    them, and pairs, are within a class. Those of later updates are not known yet.
+    """
     generator, micro_batch = parts.generator.module, parts.plan.micro_batch
-    at_once = UPDATES_AT_ONCE if micro_batch is None and can_be_grouped(generator) else 1
-    draws = iter(inputs.draws)
-    while drawn := list(islice(draws, at_once)):
-        latents = torch.cat([draw.latents for draw in drawn])
-        with phase("fakes"):
-            fakes = draw_fakes(generator, latents, micro_batch, batches=len(drawn))
-        yield from zip(torch.split(fakes, len(drawn[0].latents)), drawn, strict=True)
+    can_be_together = labels is None and micro_batch is None and can_be_grouped(generator)
+    drawn = list(islice(draws, UPDATES_AT_ONCE if can_be_together else 1))
+    latents = torch.cat([draw.latents for draw in drawn])
+    with phase("fakes"):
+        fakes = draw_fakes(generator, latents, labels, micro_batch, batches=len(drawn))
+    return zip(torch.split(fakes, len(drawn[0].latents)), drawn, strict=True)
 
 
 @dataclass
@@ -167,7 +179,9 @@ class TrainingStep:
     noise: Noise
     rows: RankRows
     critic_rows: RankRows
-    to_images: Callable[[Staged], Tensor]
+    to_batch: Callable[[Staged], RealBatch]
+    class_shares: Tensor | None = None
+    """How frequent each class is in the training images, float64 (classes,); None without classes."""
     parts: StepParts = field(init=False)
     run: Callable[[StepInputs], Result] = field(init=False)
     """`take_step` on this run's parts, or a `GraphedStep`, which captures it."""
@@ -182,7 +196,7 @@ class TrainingStep:
             plan=UpdatePlan(
                 self.runtime, schedule.micro_batch, schedule.critic_rounds, self._adapts is not None
             ),
-            to_images=self.to_images,
+            to_batch=self.to_batch,
             augment=partial(augment, kinds=self.config.augment.kinds) if self.state.augmentation else None,
             ema=state.ema,
             average_buffers=None if self.config.model.sync_batch_norm else self.runtime.average_buffers,
@@ -254,10 +268,12 @@ class TrainingStep:
         blank = torch.zeros(self.critic_rows.count, *image_shape, device=self.runtime.device)
         bursts, updates = self.config.schedule.bursts, self.config.schedule.critic_updates
         most = min(max(updates, bursts.critic_updates if bursts else 0), UPDATES_AT_ONCE)
-        inputs = self.inputs(iter([]))._replace(draws=self._critic_draws(0, most))
+        inputs, labels = self.inputs(iter([])), None
+        if self.class_shares is not None:
+            labels = torch.zeros(self.critic_rows.count, dtype=torch.int64, device=self.runtime.device)
         with self.runtime.step_arithmetic():
-            fake, draw = next(draw_step_fakes(self.parts, inputs))
-            seen = CriticBatch(blank, fake, draw.uniform)
+            fake, draw = next(draw_next_fakes(self.parts, self._critic_draws(0, most), labels))
+            seen = CriticBatch(blank, fake, draw.uniform, labels)
             critic_update(critic, self.objective, seen, self.parts.plan)
             train_generator(self.parts, inputs, seen)
         for player, weights in zip((generator, critic), before, strict=True):
@@ -278,8 +294,23 @@ class TrainingStep:
             # The same latents, and a generator that has not changed since, give the last critic update's images again.
             draw = self._draw(Purpose.CRITIC, step, updates - 1, self.critic_rows)
         else:
-            draw = self._draw(Purpose.GENERATOR, step, 0, self.rows)
+            draw = self._draw(Purpose.GENERATOR, step, 0, self.rows)._replace(labels=self._labels(step))
         return self._with_augmentation(draw, Purpose.GENERATOR_AUGMENTATION, step, 0, self.rows)
+
+    def _labels(self, step: int) -> Tensor | None:
+        """Labels of the generator's images; None without classes, or if they are those of real images beside them."""
+        if self._label_shares is None or self.objective.generator_sees_real:
+            return None
+        uniform = self.noise.uniform(Purpose.LABELS, step, 0, self.rows, 1)[:, 0]
+        return labels_from(uniform, self._label_shares)
+
+    @cached_property
+    def _label_shares(self) -> Tensor | None:
+        """How frequent each class is to be among generated images."""
+        if self.class_shares is None:
+            return None
+        shares = self.class_shares.to(self.runtime.device)
+        return torch.full_like(shares, 1 / len(shares)) if self.config.model.labels == "uniform" else shares
 
     def _draw(self, purpose: Purpose, step: int, update: int, rows: RankRows) -> Draw:
         with phase("latents"):
@@ -310,6 +341,11 @@ def check_objective(objective: Objective, config: Config) -> None:
             f"model.spectral_norm: does not work with the objective {type(objective).__name__}, whose constraint holds "
             f"the critic's weights in [-{constraint.half_width:g}, {constraint.half_width:g}]: spectral norm scales "
             "them up again. Set it to false, or use an objective without such a constraint."
+        )
+    if objective.generator_sees_real and config.model.labels == "uniform":
+        raise ConfigError(
+            f"model.labels: uniform cannot be used with the objective {type(objective).__name__}, whose generator's "
+            "loss compares images with the real images beside them, and so has their labels. Leave it out."
         )
     if objective.generator_sees_real and schedule.real_images != schedule.global_batch:
         raise ConfigError(

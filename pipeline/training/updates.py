@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.class_inputs import given
 from pipeline.models.norms import RunningStatistics, grouped
 from pipeline.objectives import Metrics, Objective, Penalty, Scores, Separable, as_separable
 from pipeline.options import Rounds
@@ -79,9 +80,11 @@ class GeneratorBatch(NamedTuple):
     """float32 (batch, latent)"""
     real: Tensor
     """The real images of the step's last critic update, as the critic sees them, float32 (batch, channels, height,
-    width). They are scored only if the objective's `generator_sees_real`."""
+    width). They are scored only if the objective's `generator_sees_real`; then they have the same labels."""
     seen_as: Change = as_they_are
     """How the critic sees generated images of a part of the batch"""
+    labels: Tensor | None = None
+    """int64 (batch,): the classes of the images to generate; None if the networks know of no labels"""
 
 
 class CriticBatch(NamedTuple):
@@ -93,10 +96,13 @@ class CriticBatch(NamedTuple):
     """the same, without a graph"""
     uniform: Tensor
     """float32 (batch,) in [0, 1)"""
+    labels: Tensor | None = None
+    """int64 (batch,), of the real image and of the generated one beside it; None if the networks know of no labels"""
 
     def part(self, part: slice) -> CriticBatch:
         """These images of the batch."""
-        return CriticBatch(self.real[part], self.fake[part], self.uniform[part])
+        labels = of_part(self.labels, part)
+        return CriticBatch(self.real[part], self.fake[part], self.uniform[part], labels)
 
 
 @dataclass(frozen=True)
@@ -114,15 +120,24 @@ class UpdatePlan:
 
 @torch.no_grad()
 def draw_fakes(
-    generator: nn.Module, latents: Tensor, micro_batch: int | None = None, batches: int = 1
+    generator: nn.Module,
+    latents: Tensor,
+    labels: Tensor | None = None,
+    micro_batch: int | None = None,
+    batches: int = 1,
 ) -> Tensor:
     """Generated images for critic updates, without a graph: float32 (batch, channels, height, width).
 
     latents: float32 (batch, latent), of one batch or of several that are independent of each other. In training, batch
-    norm uses the statistics of each batch, or of each of its parts.
+    norm uses the statistics of each batch, or of each of its parts. labels: int64 (batch,), if there are classes.
     """
     with grouped(generator, batches):
-        return torch.cat([generator(latents[part]) for part, _, _ in parts(len(latents), micro_batch)])
+        return torch.cat(
+            [
+                given(generator, of_part(labels, part))(latents[part])
+                for part, _, _ in parts(len(latents), micro_batch)
+            ]
+        )
 
 
 Loss = Callable[[slice], tuple[Tensor, Metrics]]
@@ -172,7 +187,7 @@ def critic_update(
 
 def on_real(critic: Player, objective: Separable, batch: CriticBatch, part: slice) -> tuple[Tensor, Metrics]:
     """The first alternating round: the loss of real images, and their mean score."""
-    scores = critic.wrapped(batch.real[part])
+    scores = given(critic.wrapped, of_part(batch.labels, part))(batch.real[part])
     return objective.real_loss(scores), {"critic/real": scores.mean()}
 
 
@@ -180,12 +195,12 @@ def on_fake(
     critic: Player, objective: Separable, batch: CriticBatch, has_estimate: bool, part: slice
 ) -> tuple[Tensor, Metrics]:
     """The second alternating round: the loss of generated images, their mean score, and the estimate."""
-    metrics = {}
+    metrics, labels = {}, of_part(batch.labels, part)
     if has_estimate:
         # Both means must come from one critic, and the first round has changed it: score the real images again.
         with frozen(critic.module), torch.no_grad():
-            real_score = critic.module(batch.real[part]).mean()
-    scores = critic.wrapped(batch.fake[part])
+            real_score = given(critic.module, labels)(batch.real[part]).mean()
+    scores = given(critic.wrapped, labels)(batch.fake[part])
     metrics["critic/fake"] = scores.mean()
     if has_estimate:
         metrics["wasserstein/estimate"] = real_score - metrics["critic/fake"]
@@ -209,9 +224,10 @@ def on_both(
 ) -> tuple[Tensor, Metrics]:
     """A joint update: the loss of real and generated images, with these penalties, mean scores and what is asked."""
     images = batch.part(part)
+    score = given(critic.wrapped, images.labels)
     # Two passes, not one over both: batch norm needs separate statistics of each kind, and the gradient of the score's
     # bias is exactly 0 only if two equal sums cancel; RMSprop would make full steps from a rounding error.
-    scores = Scores(critic.wrapped(images.real), critic.wrapped(images.fake))
+    scores = Scores(score(images.real), score(images.fake))
     loss = objective.critic_loss(scores)
     metrics = {"critic/real": scores.real.mean(), "critic/fake": scores.fake.mean()}
     if asked.estimate:
@@ -219,7 +235,9 @@ def on_both(
     if asked.pairs:
         metrics["critic/real_higher"] = (scores.real > scores.fake).float().mean()
     if penalties:
-        penalty = reduce(torch.add, (term(critic.wrapped, *images) for term in penalties))
+        penalty = reduce(
+            torch.add, (term(score, images.real, images.fake, images.uniform) for term in penalties)
+        )
         loss, metrics["critic/penalty"] = loss + penalty, penalty
     elif objective.penalties:
         # Lazy ones are not due: what is logged is the mean over all updates.
@@ -237,9 +255,11 @@ def generator_update(
     """Move the generator, with the critic unchanged. Returns 0-d tensors."""
 
     def loss(part: slice) -> tuple[Tensor, Metrics]:
-        fake = critic(batch.seen_as(generator.wrapped(batch.latents[part]), part))
+        labels = of_part(batch.labels, part)
+        score = given(critic, labels)
+        fake = score(batch.seen_as(given(generator.wrapped, labels)(batch.latents[part]), part))
         # Empty rather than absent: an objective that reads it without saying so fails at once.
-        seen = critic(batch.real[part]) if objective.generator_sees_real else fake.new_empty(0)
+        seen = score(batch.real[part]) if objective.generator_sees_real else fake.new_empty(0)
         return objective.generator_loss(Scores(seen, fake)), {}
 
     with frozen(critic):
@@ -300,6 +320,11 @@ def parts(batch: int, micro_batch: int | None) -> Iterator[tuple[slice, float, b
     bounds = [batch * index // count for index in range(count + 1)]
     for first, end in pairwise(bounds):
         yield slice(first, end), (end - first) / batch, end == batch
+
+
+def of_part(labels: Tensor | None, part: slice) -> Tensor | None:
+    """The labels of a part of the batch, if there are any."""
+    return None if labels is None else labels[part]
 
 
 def add_share(totals: Metrics, metrics: Metrics, share: float = 1.0) -> None:

@@ -31,6 +31,9 @@ WHOLE = {
     "clipping without norms": ["model.generator_norm=none"],
     "batch norm over all ranks": ["model.generator_norm=batch"],
     "batch norm in both networks": ["model.generator_norm=batch", "model.critic_norm=batch"],
+    "batch norm and clipping of classes, uniform in the generator's updates": [
+        "model={conditional: true, labels: uniform, generator_norm: batch}",
+    ],
     "clipping in micro-batches": ["model.generator_norm=layer", "schedule.micro_batch=10"],
     "gradient penalty with layer norm": [
         "objective.name=gradient_penalty",
@@ -42,7 +45,8 @@ WHOLE = {
         "model.spectral_norm=true",
         "model.generator_norm=none",
     ],
-    "relativistic pairs with lazy R1 and R2": [
+    "relativistic pairs of classes with lazy R1 and R2": [
+        "model.conditional=true",
         "objective.name=relativistic",
         "objective.r_every=3",
         "objective.r_method=finite_difference",

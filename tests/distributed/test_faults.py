@@ -15,6 +15,7 @@ import torch
 from pipeline.data.reading.loader import Staged
 from pipeline.errors import DataError
 from pipeline.training.step import StepInputs, TrainingStep
+from pipeline.training.updates import CriticBatch
 from tests.ranks import (
     Ranks,
     Run,
@@ -58,8 +59,8 @@ def report_nan_on_a_rank(arguments: list[str]) -> int:
 
     measure = Observer._measure_critic
 
-    def spoil(self: Observer, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        measured = measure(self, *batch)
+    def spoil(self: Observer, batch: CriticBatch) -> dict[str, torch.Tensor]:
+        measured = measure(self, batch)
         if self.state.counters.step == 4 and self.runtime.rank == 1:
             measured["critic/slope"] = torch.tensor(torch.nan)
         return measured

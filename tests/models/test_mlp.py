@@ -24,7 +24,7 @@ def test_parameters_counted_by_hand() -> None:
 def test_every_hidden_layer_has_a_relu_and_the_last_layer_none() -> None:
     options = MlpOptions(name="mlp", width=8, layers=3)
     hidden = ["Linear", "ReLU"] * 3
-    assert kinds(build_generator(options, 5, 1)) == [*hidden, "Linear", "Tanh", "Unflatten"]
+    assert kinds(build_generator(options, 5, 1)) == ["ClassLatents", *hidden, "Linear", "Tanh", "Unflatten"]
     assert kinds(build_critic(options, 5, 1)) == ["Flatten", *hidden, "Score"]
 
 

@@ -115,7 +115,7 @@ class Pair:
     ) -> dict[str, Tensor]:
         plan = UpdatePlan(**{"parallel": Plain(), **options})
         real, latents, uniform = critic_batch(batch)
-        fake = draw_fakes(self.generator.module, latents, plan.micro_batch)
+        fake = draw_fakes(self.generator.module, latents, micro_batch=plan.micro_batch)
         return critic_update(
             self.critic, objective, CriticBatch(real, fake, uniform), plan, is_measured=is_measured
         )

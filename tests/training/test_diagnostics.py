@@ -142,7 +142,7 @@ def test_generating_keeps_the_mode_and_uses_running_statistics(
 
 @pytest.mark.parametrize("batch", [1, 3, 10, 11])
 def test_images_are_the_same_in_parts(generator: nn.Module, batch: int) -> None:
-    torch.testing.assert_close(generate(generator, LATENTS, batch), generate(generator, LATENTS))
+    torch.testing.assert_close(generate(generator, LATENTS, batch=batch), generate(generator, LATENTS))
 
 
 MEASURES: dict[str, Callable[[nn.Module, nn.Module], object]] = {

@@ -111,9 +111,10 @@ def train_as_if_captured(arguments: list[str]) -> int:
         ["data.cache=none", "ema_decay=0.999", "ema_half_life=200", "generator_optimizer.warm_up_images=300"],
         ["model.generator_norm=batch", "schedule.reuse_fakes=true"],
         ["schedule.bursts={first_steps: 2, every: 6, critic_updates: 5}", "critic_optimizer.decay=linear"],
-        ["objective.name=gradient_penalty", "schedule.micro_batch=5"],
+        ["objective.name=gradient_penalty", "schedule.micro_batch=5", "model.conditional=true"],
         [
             "objective.name=relativistic",
+            "model.conditional=true",
             LAZY,
             "schedule.critic_updates=2",
             "augment={kinds: [shift], target: 0.8}",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.reading.loader import Staged
+from pipeline.data.reading.loader import RealBatch, Staged
 from pipeline.errors import ConfigError
 from pipeline.models import build_critic, build_generator
 from pipeline.noise import Noise, Purpose, RankRows
@@ -39,7 +39,11 @@ def player(network: nn.Module, options: Any) -> Player:
     return Player(network, network, build_optimizer(network, options))
 
 
-def training_step(found: Config, to_images: Any = lambda staged: staged.content) -> TrainingStep:
+def plain(staged: Staged) -> RealBatch:
+    return RealBatch(staged.content, staged.labels)
+
+
+def training_step(found: Config, to_batch: Any = plain) -> TrainingStep:
     """A step in one process, on real images that are floats already."""
     torch.manual_seed(0)
     generator, critic = build_generator(found.model, SIDE, 1), build_critic(found.model, SIDE, 1)
@@ -53,7 +57,7 @@ def training_step(found: Config, to_images: Any = lambda staged: staged.content)
     rows = RankRows.of_rank(0, 1, BATCH)
     noise = Noise(5, torch.device("cpu"))
     objective = build_objective(found.objective)
-    return TrainingStep(found, runtime, state, objective, noise, rows, rows, to_images)
+    return TrainingStep(found, runtime, state, objective, noise, rows, rows, to_batch)
 
 
 def batches() -> Iterator[Staged]:
@@ -66,13 +70,13 @@ def test_a_burst_holds_one_batch_of_floats_at_a_time() -> None:
     alive: list[int] = []
     made: weakref.WeakSet[Tensor] = weakref.WeakSet()
 
-    def to_images(staged: Staged) -> Tensor:
+    def to_batch(staged: Staged) -> RealBatch:
         images = staged.content * 2 - 1
         made.add(images)
         alive.append(len(made))
-        return images
+        return RealBatch(images, None)
 
-    step = training_step(config(schedule={"bursts": {"first_steps": 1, "critic_updates": BURST}}), to_images)
+    step = training_step(config(schedule={"bursts": {"first_steps": 1, "critic_updates": BURST}}), to_batch)
     gc.disable()
     try:
         step.take(batches())
@@ -197,7 +201,7 @@ def test_a_pairwise_generators_loss_gets_the_last_updates_real_images() -> None:
             return super().generator_loss(scores)
 
     parts = StepParts(
-        step.parts.generator, step.parts.critic, Looking(), UpdatePlan(SingleProcess()), step.to_images
+        step.parts.generator, step.parts.critic, Looking(), UpdatePlan(SingleProcess()), step.to_batch
     )
     _, last = take_step(parts, step.inputs(batches()))
     (scores,) = seen

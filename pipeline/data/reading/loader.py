@@ -2,7 +2,7 @@
 
 A batch is made in two steps. First its images are read and decoded, ahead of the training loop if there are decoding
 threads; the result is a `Staged`. Then `Loader.to_images` turns that into float32 images on the device of the
-networks, with operations that a CUDA graph can capture.
+networks, with operations that a CUDA graph can capture. `to_batch` is the same with the labels, if the run has any.
 """
 
 from __future__ import annotations
@@ -54,6 +54,17 @@ class Staged(NamedTuple):
     """uint8 images (count, channels, height, width); or their rows in the cache on the device, int64 (count,)"""
     flipped: Tensor | None
     """Which images to mirror left to right, bool (count,); None if no image is ever mirrored"""
+    labels: Tensor | None = None
+    """int64 (count,); None if the networks know of no labels"""
+
+
+class RealBatch(NamedTuple):
+    """This rank's part of a batch of training images, on the device."""
+
+    images: Tensor
+    """float32 (count, channels, height, width) in [-1, 1]"""
+    labels: Tensor | None
+    """int64 (count,); None if the networks know of no labels"""
 
 
 class Loader:
@@ -93,7 +104,7 @@ class Loader:
         """Yield batches for `to_images`, starting at `position`. Raises DataError if a sample is damaged."""
         planned = self._order.batches(position, self._rows)
         if self._resident:
-            yield from (Staged(torch.from_numpy(batch.ids), self._flips_of(batch)) for batch in planned)
+            yield from (self._staged(torch.from_numpy(batch.ids), batch) for batch in planned)
             return
         self._expected = None
         reach = self._announced(position)
@@ -125,6 +136,10 @@ class Loader:
         last = position + (count - 1) * rows.total
         return [self._order.windows(at, rows)[0] for at in (position, last)]
 
+    def to_batch(self, staged: Staged) -> RealBatch:
+        """The batch on the device."""
+        return RealBatch(self.to_images(staged), self._on_device(staged.labels))
+
     def to_images(self, staged: Staged) -> Tensor:
         """The batch as float32 (count, channels, height, width) in [-1, 1], on the device."""
         return to_float(self.to_pixels(staged))
@@ -138,9 +153,12 @@ class Loader:
             images = mirror(images, staged.flipped.to(self._device, non_blocking=True))
         return images
 
-    def read(self, ids: Ids) -> Tensor:
-        """These samples as float32 (count, channels, height, width) in [-1, 1], on the device, mirrored likewise."""
-        return to_float(self.read_pixels(ids))
+    def read(self, ids: Ids) -> RealBatch:
+        """These samples as a batch, mirrored likewise."""
+        return RealBatch(to_float(self.read_pixels(ids)), self._on_device(self._labels_of(ids)))
+
+    def _on_device(self, labels: Tensor | None) -> Tensor | None:
+        return None if labels is None else labels.to(self._device, non_blocking=True)
 
     def read_pixels(self, ids: Ids) -> Tensor:
         """These samples as uint8 (count, channels, height, width), on the device.
@@ -172,7 +190,14 @@ class Loader:
         if self._device.type == "cuda":
             # Only copies from pinned memory can overlap with the device's work.
             images = images.pin_memory()
-        return Staged(images, self._flips_of(batch))
+        return self._staged(images, batch)
+
+    def _staged(self, content: Tensor, batch: Batch) -> Staged:
+        return Staged(content, self._flips_of(batch), self._labels_of(batch.ids))
+
+    def _labels_of(self, ids: Ids) -> Tensor | None:
+        labels = self._order.labels
+        return None if labels is None else torch.from_numpy(labels(ids))
 
     def _flips_of(self, batch: Batch) -> Tensor | None:
         return None if self._flip_seed is None else torch.from_numpy(flips(self._flip_seed, batch))

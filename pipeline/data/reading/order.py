@@ -76,12 +76,14 @@ class Order:
         shuffle_shards: int,
         streams: int = 1,
         weights: Sequence[int] | None = None,
+        labels: Callable[[Ids], npt.NDArray[np.int64]] | None = None,
     ) -> None:
         """The groups of `used` are sources, which take turns by their `weights`, by default equally often.
 
         A source of weight 0 has no turns. `shuffle_shards` are divided among the streams and the others. Each of them
-        must have a sample for each stream.
+        must have a sample for each stream. `labels` are those of samples by their ids, None if nobody asks for them.
         """
+        self.labels = labels
         self.used, self._seed, self.stream_count = used, seed, streams
         groups = [(part, group) for part in used for group in range(part.group_count)]
         sources = map(Source, count(), *zip(*groups, strict=True), weights or repeat(1))

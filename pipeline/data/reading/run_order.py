@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.data.format.indexes import LABEL
 from pipeline.data.format.manifest import Manifest
 from pipeline.data.format.shard_set import ShardSet
+from pipeline.data.reading.class_labels import labels_of_run
 from pipeline.data.reading.order import Order
 from pipeline.data.reading.stream import Ids
 from pipeline.data.reading.used_samples import Groups, LabelGroups, UsedSamples, share_for
@@ -27,7 +28,7 @@ def build_order(config: Config, shards: ShardSet) -> Order:
     left to train on. `describe_validation` says so.
     """
     batch, data = config.schedule.real_images, config.data
-    groups = _groups(config, shards)
+    groups, labels = _groups(config, shards), labels_of_run(config, shards)
 
     def ordered(held_out: float) -> Order:
         used = _used_samples(shards, held_out, groups)
@@ -35,7 +36,7 @@ def build_order(config: Config, shards: ShardSet) -> Order:
         if data.balance is not None:
             # A class without images has no turns.
             weights = [int(count > 0) for count in used[0].training_counts.sum(axis=1).tolist()]
-        return Order(used, config.seed, data.shuffle_shards, data.streams, weights)
+        return Order(used, config.seed, data.shuffle_shards, data.streams, weights, labels)
 
     order = ordered(data.validation)
     wanted = config.schedule.global_batch

@@ -116,7 +116,7 @@ def test_batches_from_a_later_position_are_the_same(reader: ShardReader, skipped
 def test_single_samples_are_read_like_a_batch(reader: ShardReader) -> None:
     loader = Loader(reader, order_of(reader), RankRows(0, 1, 1), CPU)
     ids = np.array([1796, 3])
-    assert torch.equal(loader.read(ids), to_float(reader.read(ids)))
+    assert torch.equal(loader.read(ids).images, to_float(reader.read(ids)))
 
 
 def test_only_chosen_images_are_mirrored_left_to_right(reader: ShardReader) -> None:
