@@ -84,7 +84,7 @@ class DataOptions(Options):
     workers: int | None = option(
         None,
         "decoding threads of each rank, for cache: none; 0: decode in the training loop; null: the rank's "
-        "share of the cores, less one",
+        "share of the cores, less one, and fewer for small images",
         ge=0,
         le=64,
     )

@@ -240,7 +240,8 @@ def build_loader(run: RunContext, rows: RankRows) -> tuple[Loader, Order]:
     images = build_images(run, reader)
     workers = 0
     if images is reader:
-        workers = decoding_threads(config.data.workers, runtime.local_world_size)
+        wanted = config.data.workers
+        workers = decoding_threads(reader, runtime.local_world_size) if wanted is None else wanted
         run.say(
             f"each rank decodes images in {counted(workers, 'thread')}"
             if workers
@@ -257,11 +258,10 @@ def build_class_shares(run: RunContext, order: Order) -> Tensor | None:
     return torch.from_numpy(class_shares(order, run.classes, run.config.data.place))
 
 
-def decoding_threads(wanted: int | None, local_ranks: int) -> int:
-    """How many threads decode images: `wanted`, or this rank's share of the cores without one for the training loop."""
-    if wanted is not None:
-        return wanted
-    return min(MOST_THREADS, max(1, share_of_cores(local_ranks) - 1))
+def decoding_threads(reader: ShardReader, local_ranks: int) -> int:
+    """How many threads decode images: the rank's share of the cores, less one for the training loop; fewer if small."""
+    threads = min(MOST_THREADS, share_of_cores(local_ranks) - 1, reader.useful_threads or MOST_THREADS)
+    return max(1, threads)
 
 
 def build_images(run: RunContext, reader: ShardReader) -> ShardReader | ResidentImages:

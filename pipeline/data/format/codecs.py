@@ -56,6 +56,8 @@ PNG_READING = {
 _PNG_HEADER = struct.Struct(">16sIIBB3xI")
 _PNG_START = png.SIGNATURE + b"\0\0\0\x0dIHDR"
 JPEG_CHANNELS = {"Gray": 1, "YCbCr": 3}
+JPEG_COLOURS = {1: "GRAY", 3: "RGB"}
+"""What simplejpeg calls the colours of pixels with so many channels"""
 
 # OpenCV reports damaged files on the console too.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -75,19 +77,22 @@ class Header(NamedTuple):
 def decode_into(pixels: Bytes, encoded: Bytes, encoding: Encoding) -> None:
     """Decode `encoded`, uint8 (bytes,), into `pixels`, uint8 (height, width, channels), which it overwrites.
 
-    The header is checked before anything is decoded. Raises DataError unless this is an undamaged image of that
-    encoding and shape; the message does not name the file, so callers must add its name.
+    Nothing is decoded that does not fit into `pixels`. Raises DataError unless this is an undamaged image of that
+    encoding and shape, except that a grey JPEG can become colour; the message does not name the file, so callers must
+    add its name.
     """
-    if encoding == "png":
-        _check_header(read_png_header(encoded.data), shape_of(pixels))
-    elif encoding == "jpeg":
-        _check_jpeg(encoded, shape_of(pixels))
-    _decode(pixels, encoded, encoding)
+    try:
+        DECODERS[encoding](pixels, encoded)
+    except PipelineError:
+        raise
+    except Exception as error:  # of a decoder: it may be any
+        raise DataError(f"a damaged {encoding.upper()}: {reason(error)}") from error
 
 
 def decode_reduced(encoded: Bytes, shape: Shape, reduction: int) -> Bytes:
     """A JPEG of this shape, (height, width, channels), as `decode_as` gives it. Raises DataError as `decode_into`."""
-    _check_jpeg(encoded, shape)
+    check_header(read_jpeg_header(encoded), shape)
+    _check_scans(encoded, shape)
     return decode_as(Header("jpeg", shape), encoded, reduction)
 
 
@@ -100,7 +105,17 @@ def decode_as(header: Header, content: bytes | Bytes, reduction: int = 1) -> Byt
     """
     height, width, channels = header.shape
     pixels = np.empty((*reduced_size(height, width, reduction), channels), dtype=np.uint8)
-    _decode(pixels, np.frombuffer(content, dtype=np.uint8), header.encoding)
+    if header.encoding == "png":
+        decode_into(pixels, np.frombuffer(content, dtype=np.uint8), "png")
+        return pixels
+    height, width, _ = pixels.shape
+    try:
+        # The smallest of libjpeg's scales that gives so many pixels; they are written to `buffer`.
+        simplejpeg.decode_jpeg(
+            content, JPEG_COLOURS[channels], min_height=height, min_width=width, buffer=pixels
+        )
+    except Exception as error:  # of the decoder: it may be any
+        raise DataError(f"a damaged JPEG: {reason(error)}") from error
     return pixels
 
 
@@ -109,18 +124,10 @@ def reduced_size(height: int, width: int, reduction: int) -> tuple[int, int]:
     return -(-height // reduction), -(-width // reduction)
 
 
-def _decode(pixels: Bytes, encoded: Bytes, encoding: Encoding) -> None:
-    try:
-        _DECODERS[encoding](pixels, encoded)
-    except PipelineError:
-        raise
-    except Exception as error:  # of a decoder: it may be any
-        raise DataError(f"a damaged {encoding.upper()}: {reason(error)}") from error
-
-
 def _decode_png(pixels: Bytes, encoded: Bytes) -> None:
-    # Without metadata, which cost time at each reading, and which libpng complains about on the console.
     view = encoded.data
+    check_header(read_png_header(view), pixels.shape)
+    # Without metadata, which cost time at each reading, and which libpng complains about on the console.
     bare = png.only_pixels(view, png.CRITICAL)
     stored = encoded if bare is view else np.frombuffer(bare, dtype=np.uint8)
     found = cv2.imdecode(stored, PNG_READING[pixels.shape[2]])
@@ -132,11 +139,16 @@ def _decode_png(pixels: Bytes, encoded: Bytes) -> None:
 
 
 def _decode_jpeg(pixels: Bytes, encoded: Bytes) -> None:
-    height, width, channels = pixels.shape
-    # The result is written to `buffer`, and has the smallest of libjpeg's scales that gives so many pixels.
-    simplejpeg.decode_jpeg(
-        encoded, "GRAY" if channels == 1 else "RGB", min_height=height, min_width=width, buffer=pixels
-    )
+    shape = pixels.shape
+    _check_scans(encoded, shape)
+    try:
+        # Written to `pixels`. Its header is not read before, which would take a tenth of the time of small images.
+        found = simplejpeg.decode_jpeg(encoded, JPEG_COLOURS[shape[2]], buffer=pixels)
+    except Exception:
+        check_header(read_jpeg_header(encoded), shape)
+        raise
+    if found.shape != shape:
+        check_header(read_jpeg_header(encoded), shape)
 
 
 def _decode_raw(pixels: Bytes, encoded: Bytes) -> None:
@@ -145,25 +157,25 @@ def _decode_raw(pixels: Bytes, encoded: Bytes) -> None:
     pixels[:] = encoded.reshape(pixels.shape)
 
 
-_DECODERS: dict[Encoding, Callable[[Bytes, Bytes], None]] = {
+DECODERS: dict[Encoding, Callable[[Bytes, Bytes], None]] = {
     "png": _decode_png,
     "jpeg": _decode_jpeg,
     "raw": _decode_raw,
 }
 
 
-def _check_jpeg(encoded: Bytes, shape: Shape) -> None:
-    _check_header(read_jpeg_header(encoded), shape)
+def _check_scans(encoded: Bytes, shape: tuple[int, ...]) -> None:
     size = shape[0] * shape[1]
     if not jpeg.is_quick(len(encoded), size):
         jpeg.check_scans(encoded.tobytes(), size)
 
 
-def _check_header(header: Header | None, shape: Shape) -> None:
+def check_header(header: Header | None, shape: tuple[int, ...]) -> None:
+    """Raise DataError unless a header is that of an image of this shape, (height, width, channels)."""
     if header is None:
         raise DataError("not an 8-bit grey, RGB or RGBA image of the expected encoding")
     if header.shape != shape:
-        raise DataError(f"{header} instead of {Header(header.encoding, shape)}")
+        raise DataError(f"{header} instead of {Header(header.encoding, (shape[0], shape[1], shape[2]))}")
 
 
 def shape_of(pixels: Bytes) -> Shape:

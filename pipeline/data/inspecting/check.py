@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.data.format.codecs import Bytes, Encoding, Shape, decode_into
+from pipeline.data.format.codecs import Bytes, Encoding, Shape, check_header, decode_into, read_header
 from pipeline.data.format.file_checks import file_sha256
 from pipeline.data.format.indexes import CHECKSUM, LABEL, Index, load_index
 from pipeline.data.format.manifest import COPY, FILE_NAME, Manifest, Shard, load_manifest
@@ -165,6 +165,8 @@ def _decode(encoded: bytes, pixels: Bytes, encoding: Encoding) -> Decoded:
         if encoding == "raw":
             return Decoded(encoded)
         picture = read_picture_file(encoded)
+        if encoding == "jpeg":
+            check_header(read_header(encoded, picture), pixels.shape)
         return Decoded(encoded, _why_not_as_stored(picture), picture.frames_follow)
     except DataError as error:
         return Decoded(encoded, str(error))

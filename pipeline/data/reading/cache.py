@@ -154,7 +154,8 @@ def decode_all(reader: ShardReader, node: Node, show_progress: bool) -> Resident
     first, end = (count * part // node.size for part in (node.rank, node.rank + 1))
     error = None
     try:
-        _fill(images, reader, first, end, share_of_cores(node.size), show_progress)
+        cores = share_of_cores(node.size)
+        _fill(images, reader, first, end, min(cores, reader.useful_threads or cores), show_progress)
     except Exception as failure:
         error = failure
     # This is also a barrier: before it, no rank may read what another one writes.
@@ -192,7 +193,8 @@ def _fill(
 
         def decode(start: int, stop: int) -> None:
             stopping.check()
-            images[start:stop].copy_(reader.read(np.arange(start, stop, dtype=np.int64)).flatten(1))
+            read = reader.read(np.arange(start, stop, dtype=np.int64))
+            images[start:stop].view(read.shape).numpy()[:] = read.numpy()
             bar.update(stop - start)
 
         ends = np.cumsum([shard.count for shard in reader.manifest.shards]).tolist()

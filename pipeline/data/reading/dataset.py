@@ -17,6 +17,7 @@ from pipeline.data.reading.reader import ShardReader
 from pipeline.errors import ConfigError
 from pipeline.option_data import DataOptions, RemoteOptions
 from pipeline.option_mistakes import invalid_value
+from pipeline.pixels import channels_first
 
 FORM = ("resolution", "fit", "channels")
 
@@ -85,7 +86,7 @@ class ShardDataset(Dataset[tuple[Tensor, int]]):
             raise IndexError(f"index {wrong[0]} is outside of a set of {count} images")
         ids = np.array([index % count for index in indices], dtype=np.int64)
         # Decoded with the channels last; a copy makes each image contiguous, and independent of the others.
-        images = self._reader.read(ids).contiguous()
+        images = channels_first(self._reader.read(ids))
         return list(zip(torch.unbind(images), self._reader.labels(ids).tolist(), strict=True))
 
     @property

@@ -21,7 +21,7 @@ from pipeline.data.reading.cache import ResidentImages
 from pipeline.data.reading.order import Batch, Order, flips
 from pipeline.data.reading.stream import Ids
 from pipeline.noise import RankRows
-from pipeline.pixels import to_float
+from pipeline.pixels import channels_first, to_float
 
 BATCHES_AHEAD = 4
 """Batches decoded in advance by each thread, so that the training loop does not have to wait for one."""
@@ -187,9 +187,8 @@ class Loader:
 
     def _load(self, batch: Batch) -> Staged:
         images = self._images.read(batch.ids, batch.epochs)
-        if self._device.type == "cuda":
-            # Only copies from pinned memory can overlap with the device's work.
-            images = images.pin_memory()
+        # Only copies from pinned memory can overlap with the device's work.
+        images = images.pin_memory() if self._device.type == "cuda" else channels_first(images)
         return self._staged(images, batch)
 
     def _staged(self, content: Tensor, batch: Batch) -> Staged:

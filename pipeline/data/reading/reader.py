@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from pipeline.data.format.conversion import convert_encoded
 from pipeline.data.format.indexes import LABEL, Index
 from pipeline.data.format.mapped_file import MappedFile
 from pipeline.data.format.native_output import hidden_native_output
-from pipeline.data.format.shard_set import Form, ShardSet
+from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.reading.order import Batch, crops
 from pipeline.data.reading.stream import Ids
 from pipeline.errors import DataError
@@ -26,6 +26,9 @@ from pipeline.wording import counted
 
 # Each open shard needs a file descriptor, and processes are often limited to 1,024.
 OPEN_SHARDS = 256
+PIXELS_PER_THREAD = 1024
+"""Of an image. A thread needs Python's lock three times for each image, and waits longer for it than the 10 us that so
+many pixels take, while another thread has it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,13 @@ class ShardReader:
         """Whether an image is another one in each epoch, so that a copy cannot be kept."""
         conversion = self.shards.conversion
         return conversion is not None and conversion.fit == "random_crop"
+
+    @property
+    def useful_threads(self) -> int | None:
+        """How many threads decode faster than fewer, however many cores there are; None for originals: any number."""
+        stored = [part.form_of(0).stored for part in self.shards.sources]
+        pixels = [math.prod(form.resolution) for form in stored if form is not None]
+        return max(1, min(pixels) // PIXELS_PER_THREAD) if len(pixels) == len(stored) else None
 
     @property
     def image_bytes(self) -> int:
@@ -118,13 +128,17 @@ class ShardReader:
         """Decode samples of one shard into rows of `images`. A method, so that the shard is released at its end."""
         shard = self._open(number)
         content, entries = shard.file.content, shard.index[places].tolist()
-        form = self.shards.form_of(number)
+        stored, conversion = self.shards.form_of(number)
         for row, place, (offset, size, _, checksum) in zip(rows, places, entries, strict=True):
             encoded = content[offset : offset + size]
             try:
-                if zlib.crc32(encoded.data) != checksum:
+                if crc32(encoded.data) != checksum:
                     raise DataError("its CRC-32 differs from the one in the index")
-                _decode_into(images[row], encoded, drawn[row], form)
+                if conversion is None:
+                    assert stored is not None, "originals have no shape of their own"
+                    decode_into(images[row], encoded, stored.encoding)
+                else:
+                    images[row] = convert_encoded(encoded, stored, conversion, drawn[row])
             except DataError as error:
                 if shard.file.is_cut:
                     break
@@ -199,12 +213,3 @@ class ShardReader:
     def _file_names(self, numbers: list[int]) -> list[str]:
         shards = (self.manifest.shards[number] for number in numbers)
         return [name for shard in shards for name in (shard.name, shard.index)]
-
-
-def _decode_into(pixels: Bytes, encoded: Bytes, place: float | None, form: Form) -> None:
-    stored, conversion = form
-    if conversion is None:
-        assert stored is not None, "originals have no shape of their own"
-        decode_into(pixels, encoded, stored.encoding)
-    else:
-        pixels[:] = convert_encoded(encoded, stored, conversion, place)

@@ -196,6 +196,19 @@ def test_consecutive_images_with_the_same_defect_share_a_line(shards: Path) -> N
     ]
 
 
+def test_a_grey_jpeg_among_coloured_ones_is_found(tmp_path: Path) -> None:
+    write(noise(4), tmp_path, encoding="jpeg")
+    members = [
+        *(("0.cls", b"0"), ("0.jpg", image(8, 8, 1, "jpeg"))),
+        *(("1.cls", b"1"), ("1.jpg", image(8, 8, 3, "jpeg"))),
+    ]
+    replace_tar(tmp_path, members)
+    agree_with_tar(tmp_path)
+    assert findings_of(tmp_path) == [
+        "000000.tar: image 0: jpeg of 8 x 8 in grey instead of jpeg of 8 x 8 in colour"
+    ]
+
+
 def test_images_of_another_encoding_are_found(shards: Path) -> None:
     replace_tar(shards, [("0.cls", b"0"), ("0.jpg", image(8, 8, 3, "jpeg"))])
     agree_with_tar(shards)

@@ -22,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.data.format.codecs import encode
 from pipeline.data.format.indexes import load_index
 from pipeline.data.format.manifest import Manifest, Shard
 from pipeline.errors import DataError
@@ -131,6 +132,36 @@ def test_an_image_that_differs_from_the_manifest_is_refused(
     with pytest.raises(DataError, match=r"Sample 0 of .*000000\.tar") as caught:
         reader.read(np.array([0]))
     assert found in str(caught.value)
+
+
+def jpeg(height: int, width: int) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return encode(pixels, "jpeg", 90)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (jpeg(16, 16), "is damaged: jpeg of 16 x 16 in colour instead of jpeg of 8 x 8 in colour"),
+        (jpeg(4, 16), "is damaged: jpeg of 4 x 16 in colour instead of jpeg of 8 x 8 in colour"),
+        (jpeg(4, 4), "is damaged: jpeg of 4 x 4 in colour instead of jpeg of 8 x 8 in colour"),
+        (jpeg(8, 8)[:-30], "is damaged: a damaged JPEG: "),
+        (b"GIF89a" + bytes(100), "is damaged: not an 8-bit grey, RGB or RGBA image"),
+    ],
+)
+def test_a_jpeg_that_differs_from_the_manifest_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
+    manifest = shards.write(Given(random_images(4, 3)), tmp_path, encoding="jpeg")
+    reader = shards.reader(tmp_path, place_in_shard(tmp_path, manifest, content))
+    with pytest.raises(DataError, match=r"Sample 0 of .*000000\.tar") as caught:
+        reader.read(np.array([0]))
+    assert found in str(caught.value)
+
+
+def test_small_images_are_decoded_by_few_threads(tmp_path: Path) -> None:
+    for side, threads in ((8, 1), (64, 4), (256, 64)):
+        source = Given(np.zeros((2, side, side), np.uint8))
+        shards.write(source, tmp_path / str(side), side, 1)
+        assert shards.reader(tmp_path / str(side)).useful_threads == threads
 
 
 ROWS_OF_8 = bytes(9) * 8
