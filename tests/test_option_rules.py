@@ -19,6 +19,22 @@ PENALTY_IN_TF32 = ["objective.name=gradient_penalty", "objective.precision=tf32"
             ["objective.name=gradient_penalty", "model.critic_norm=batch"],
             "model.critic_norm: batch norm does not work with objective.name: gradient_penalty",
         ),
+        (
+            ["model.name=wgan_mnist", "model.conditional=true"],
+            "model.conditional: the networks of wgan_mnist take no labels",
+        ),
+        (
+            ["seed=1", "model.labels=uniform"],
+            "model.labels: uniform is about the classes of generated images",
+        ),
+        (
+            ["model.conditional=true", "model.labels=uniform", "objective.name=relativistic"],
+            "model.labels: uniform does not work with objective.name: relativistic",
+        ),
+        (
+            ["model.conditional=true", "model.labels=uniform", "schedule.reuse_fakes=true"],
+            "model.labels: uniform does not work with schedule.reuse_fakes",
+        ),
         (["ema_half_life=1000", "ema_decay=0.9"], "ema_half_life: takes the place of ema_decay"),
         (["seed=1", "generator_optimizer.lr_end=1e-5"], "generator_optimizer.decay: is constant, so lr_end"),
         (["data.cache=host", "data.workers=2"], "so 2 workers would have no work"),

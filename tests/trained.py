@@ -35,9 +35,17 @@ def lively(network: nn.Module) -> nn.Module:
 
 
 def write_run(
-    root: Path, model: ModelOptions = SMALL, resolution: Resolution = 8, channels: int = 1, name: str = "run"
+    root: Path,
+    model: ModelOptions = SMALL,
+    resolution: Resolution = 8,
+    channels: int = 1,
+    name: str = "run",
+    classes: Sequence[str] = (),
 ) -> Path:
-    """A run of 4 steps with checkpoints at steps 2 and 4, in which the moving average differs from the generator."""
+    """A run of 4 steps with checkpoints at steps 2 and 4, in which the moving average differs from the generator.
+
+    `classes` are those of a model that is conditional.
+    """
     config = Config(
         name=name,
         run_root=str(root),
@@ -50,10 +58,11 @@ def write_run(
     (run / "config.yaml").write_text(dump_config(config))
     identity = {f"model.{key}": value for key, value in model.model_dump(mode="json").items()}
     identity |= {"seed": 0, "images": [channels, *sides_of(resolution)], "data.manifest": MANIFEST}
+    identity |= {"classes": list(classes)} if classes else {}
     torch.manual_seed(0)
     for step in (2, 4):
         groups: dict[str, dict[str, Tensor]] = {
-            group: lively(build_generator(model, resolution, channels)).state_dict()
+            group: lively(build_generator(model, resolution, channels, len(classes))).state_dict()
             for group in ("generator", "ema")
         }
         save_checkpoint(run / "checkpoints", step, groups, {"identity": identity})

@@ -36,6 +36,8 @@ from pipeline.training.state import build_optimizer
 from pipeline.training.step import Result, StepInputs, StepParts, take_step
 from pipeline.training.updates import Player, UpdatePlan
 
+CLASSES = 10
+"""Of the images of all presets that are trained on labels."""
 IMAGES = {
     "data/digits": (1, 8),
     "data/mnist": (1, 28),
@@ -105,6 +107,10 @@ def captured_step(
     """A step of one of several ranks without a burst, as a graph would capture it: with all inputs on the device."""
     channels, side = IMAGES[config.data.shards]
     schedule, model = config.schedule, config.model
+    classes = CLASSES if model.conditional else 0
+
+    def labels(count: int) -> Tensor | None:
+        return torch.zeros(count, dtype=torch.int64, device=device) if classes else None
 
     def placed(network: nn.Module) -> nn.Module:
         return network.to(device).to(memory_format=layout)
@@ -118,20 +124,20 @@ def captured_step(
         return Player(network, network, captured_optimizer(network, options))
 
     parts = StepParts(
-        generator=player(build_generator(model, side, channels), config.generator_optimizer),
-        critic=player(build_critic(model, side, channels), config.critic_optimizer),
+        generator=player(build_generator(model, side, channels, classes), config.generator_optimizer),
+        critic=player(build_critic(model, side, channels, classes), config.critic_optimizer),
         objective=build_objective(config.objective),
         plan=UpdatePlan(
             Averaging() if ranks > 1 else SingleProcess(), schedule.micro_batch, schedule.critic_rounds
         ),
         to_batch=lambda staged: RealBatch(staged.content, staged.labels),
-        ema=placed(build_generator(model, side, channels)).requires_grad_(False),
+        ema=placed(build_generator(model, side, channels, classes)).requires_grad_(False),
     )
     rows, scalar = schedule.real_images // ranks, torch.zeros((), device=device)
-    staged = Staged(torch.empty(rows, channels, side, side, device=device), None)
+    staged = Staged(torch.empty(rows, channels, side, side, device=device), None, labels(rows))
     draw = Draw(torch.empty(rows, model.latent, device=device), torch.empty(rows, device=device))
     latents = torch.empty(schedule.global_batch // ranks, model.latent, device=device)
-    of_generator = draw._replace(latents=latents)
+    of_generator = draw._replace(latents=latents, labels=labels(len(latents)))
     updates = schedule.critic_updates
     penalties = due_penalties(parts.objective.penalties, 1, updates)
     inputs = StepInputs(

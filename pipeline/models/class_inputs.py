@@ -1,7 +1,7 @@
 """How labels enter networks. All are int64 (batch,), from 0 to the number of classes - 1.
 
-    generators   `class_norm`: a gain and a shift of each channel for each class, after a norm (conditional batch norm)
-                 `ClassLatents`: a learned vector of the class beside the latent, for networks without norms
+    generators   `ClassLatents`: a learned vector of the class beside the latent
+                 `class_norm`: a gain and a shift of each channel for each class, after a norm (conditional batch norm)
     critics      `models.critic.Projection`: a linear score of each class, added to the one of all
     in between   `LabelledSequential` hands labels to those of its layers that take them, and `given` binds them to a
                  network for callers that know nothing of labels

@@ -37,7 +37,7 @@ class Generator(nn.Module):
         sides, widths = plan(options, resolution)
         self.deepest, *self.base = widths[-1], *sides[-1]
         has_norm = options.generator_norm != "none"
-        self.inputs = ClassLatents(options.latent, 0 if has_norm else classes)
+        self.inputs = ClassLatents(options.latent, classes)
         self.project = nn.Linear(self.inputs.width, self.deepest * math.prod(self.base), bias=not has_norm)
         layers: list[nn.Module] = [
             class_norm(options.generator_norm, self.deepest, classes),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.models import initialisation
 from pipeline.models.attention import SelfAttention
-from pipeline.models.class_inputs import LabelledSequential, TakesLabels, class_norm
+from pipeline.models.class_inputs import ClassLatents, LabelledSequential, TakesLabels, class_norm
 from pipeline.models.critic import BaseCritic, Score
 from pipeline.models.scattered import ScatteredConv2d
 from pipeline.models.sides import Resolution, as_option, described
@@ -39,7 +39,8 @@ class Generator(nn.Module):
         super().__init__()
         widths = plan(options, resolution)
         self.deepest, *self.base = widths[-1], *smallest_maps(widths, resolution)
-        self.project = nn.Linear(options.latent, self.deepest * math.prod(self.base))
+        self.inputs = ClassLatents(options.latent, classes)
+        self.project = nn.Linear(self.inputs.width, self.deepest * math.prod(self.base))
         blocks: list[nn.Module] = [
             up_block(wide, narrow, classes) for wide, narrow in pairwise(reversed(widths))
         ]
@@ -54,7 +55,7 @@ class Generator(nn.Module):
         self.to_image.apply(initialisation.glorot_uniform)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        maps = self.project(latents).view(-1, self.deepest, *self.base)
+        maps = self.project(self.inputs(latents, labels)).view(-1, self.deepest, *self.base)
         return torch.tanh(self.to_image(self.blocks(maps, labels), labels))
 
 

@@ -14,7 +14,13 @@ from tests.ranks import Ranks, assert_same_bits, newest, read_metrics, read_stat
 from tests.shards import digits, write
 
 PRESETS = sorted((Path(__file__).parents[2] / "configs" / "reference").glob("*.yaml"))
-SIDES = {"r3gan-cifar10": 32, "wgan-gp-cifar10": 32, "wgan-cifar10": 32, "wgan-dcgan64": 64}
+SIDES = {
+    "r3gan-cifar10": 32,
+    "wgan-gp-cifar10": 32,
+    "projection-cifar10": 32,
+    "wgan-cifar10": 32,
+    "wgan-dcgan64": 64,
+}
 COLOUR = SIDES.keys()
 CPU = [
     "runtime.device=cpu",
