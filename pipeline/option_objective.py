@@ -12,7 +12,7 @@ ClipScope = Literal["all", "weights", "convolutions", "all_but_gains"]
 
 
 class CriticLossOptions(Options):
-    """What every objective has: penalties on the critic's slope (objectives/penalties.py)."""
+    """What every objective has: penalties on the critic's slope (objectives/penalties.py), and a loss of classes."""
 
     r1: Magnitude | None = option(None, "weight of R1, half the squared slope at real images; null: none")
     r2: Magnitude | None = option(
@@ -21,6 +21,9 @@ class CriticLossOptions(Options):
     r_every: int = option(1, "critic updates from one with R1 and R2 to the next (lazy)", ge=1, le=1000)
     r_method: Literal["exact", "finite_difference"] = option(
         "exact", "exact: differentiate twice; finite_difference: along a random direction, without that"
+    )
+    class_loss: Magnitude | None = option(
+        None, "weight of the cross entropy of classes, as the critic scores them; null: none"
     )
 
 

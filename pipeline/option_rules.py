@@ -93,11 +93,26 @@ def _objective(config: Config) -> Iterator[str]:
                     f"objective.{name}: is about R1 and R2, and this run has neither. Set objective.r1 or "
                     "objective.r2, or leave it out"
                 )
+    if getattr(objective, "class_loss", None) is not None:
+        yield from _class_loss(config)
     if objective.name == "least_squares" and not objective.a < objective.c <= objective.b:
         yield (
             "objective.a, b, c: a < c <= b is required. Otherwise the critic does not score real images above "
             "generated ones, or the generator does not try to raise its score. Published values are pearson "
             "(-1, 1, 0) and binary (0, 1, 1)"
+        )
+
+
+def _class_loss(config: Config) -> Iterator[str]:
+    if not config.model.conditional:
+        yield (
+            "objective.class_loss: is about classes, and the networks of this run know of none. Set model.conditional: "
+            "true, or leave it out"
+        )
+    if config.objective.name == "cross_entropy" and config.objective.labels == "real_is_zero":
+        yield (
+            "objective.class_loss: does not work with objective.labels: real_is_zero, where images of a class have low "
+            "scores of it. Use real_is_one"
         )
 
 

@@ -23,6 +23,14 @@ PENALTY_IN_TF32 = ["objective.name=gradient_penalty", "objective.precision=tf32"
             ["model.name=wgan_mnist", "model.conditional=true"],
             "model.conditional: the networks of wgan_mnist take no labels",
         ),
+        (["objective.name=hinge", "objective.class_loss=1"], "objective.class_loss: is about classes"),
+        (
+            [
+                "model.conditional=true",
+                "objective={name: cross_entropy, class_loss: 1, labels: real_is_zero}",
+            ],
+            "objective.class_loss: does not work with objective.labels: real_is_zero",
+        ),
         (
             ["seed=1", "model.labels=uniform"],
             "model.labels: uniform is about the classes of generated images",

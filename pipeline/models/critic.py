@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.errors import ConfigError
 from pipeline.models.class_inputs import given, needed
 
 
@@ -29,6 +30,11 @@ class Projection(nn.Linear):
             weights = weights.contiguous(memory_format=torch.channels_last)
         return (features * weights).sum(tuple(range(1, features.ndim)))
 
+    def log_likelihood(self, features: Tensor, labels: Tensor) -> Tensor:
+        """log p(label | image), where exp of the score of each class is proportional to its probability: (batch,)."""
+        logarithms = super().forward(features.flatten(1)).log_softmax(1)
+        return logarithms.gather(1, labels[:, None]).squeeze(1)
+
 
 class Score(nn.Linear):
     """One score per image, linear in all features of the image; with classes, plus the `Projection` on its class."""
@@ -41,6 +47,15 @@ class Score(nn.Linear):
         """Features (batch, features) or maps (batch, channels, height, width) to scores (batch,)."""
         scores = self._of_all(features)
         return scores if self.of_class is None else scores + self.of_class(features, labels)
+
+    def log_likelihood(self, features: Tensor, labels: Tensor | None) -> Tensor:
+        """log p(label | image), as the scores of all classes say it: (batch,). Raises ConfigError without classes."""
+        if self.of_class is None:
+            raise ConfigError(
+                "objective.class_loss: needs a critic with classes. Set model.conditional: true, or leave it out."
+            )
+        # What all classes have in common cancels.
+        return self.of_class.log_likelihood(features, needed(labels))
 
     def _of_all(self, features: Tensor) -> Tensor:
         if features.ndim < 4 or not features.is_contiguous(memory_format=torch.channels_last):
@@ -63,10 +78,19 @@ class BaseCritic(nn.Module):
         self.layers = layers
         self.score = score
 
-    def forward(self, images: Tensor, labels: Tensor | None = None, float32: bool = False) -> Tensor:
-        """`labels`: int64 (batch,), if the critic has classes.
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        float32: bool = False,
+        classify: bool = False,
+    ) -> Tensor:
+        """`labels`: int64 (batch,), if the critic has classes. With `classify=True`, log p(label | image) of each.
 
         With `float32=True`, autocast is disabled, for gradients that must not be rounded to half precision.
         """
         with torch.autocast(images.device.type, enabled=False) if float32 else nullcontext():
-            return given(self.score, labels)(self.layers(images))
+            features = self.layers(images)
+            if classify:
+                return self.score.log_likelihood(features, labels)
+            return given(self.score, labels)(features)

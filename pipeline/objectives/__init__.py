@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from pipeline.objectives.class_loss import ClassLoss
 from pipeline.objectives.clipping import WeightClipping
 from pipeline.objectives.contract import (
     Constraint,
+    GeneratorTerm,
     Metrics,
     Objective,
     Penalty,
@@ -30,6 +32,7 @@ from pipeline.plugins import OBJECTIVE, is_import_path, load_plugin
 
 __all__ = [
     "Constraint",
+    "GeneratorTerm",
     "Metrics",
     "Objective",
     "Penalty",
@@ -47,6 +50,9 @@ def build_objective(options: ObjectiveOptions) -> Objective:
         return own
     objective = _build(options)
     objective.penalties = (*objective.penalties, *_slope_penalties(options))
+    if options.class_loss is not None:
+        term = ClassLoss(options.class_loss)
+        objective.penalties, objective.generator_terms = (*objective.penalties, term), (term,)
     return objective
 
 

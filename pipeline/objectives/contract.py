@@ -46,6 +46,14 @@ class Penalty(ABC):
         """
 
 
+class GeneratorTerm(ABC):
+    """A term of the generator's loss that needs the images themselves."""
+
+    @abstractmethod
+    def of_generated(self, critic: Critic, fake: Tensor) -> Tensor:
+        """The weighted term (0-d), a mean over generated images, float32 (batch, channels, height, width)."""
+
+
 class Constraint(ABC):
     """What keeps the critic's weights in a set, by changing them after each optimizer step on the critic."""
 
@@ -72,6 +80,8 @@ class Objective(ABC):
     """Whether `generator_loss` needs the scores of real images too: those of the step's last critic update."""
     penalties: tuple[Penalty, ...] = ()
     """Further terms of the critic's loss, added to it in this order."""
+    generator_terms: tuple[GeneratorTerm, ...] = ()
+    """Further terms of the generator's loss."""
     constraint: Constraint | None = None
     """What is done to the critic's weights after each optimizer step on it."""
 

@@ -257,10 +257,12 @@ def generator_update(
     def loss(part: slice) -> tuple[Tensor, Metrics]:
         labels = of_part(batch.labels, part)
         score = given(critic, labels)
-        fake = score(batch.seen_as(given(generator.wrapped, labels)(batch.latents[part]), part))
+        images = batch.seen_as(given(generator.wrapped, labels)(batch.latents[part]), part)
+        fake = score(images)
         # Empty rather than absent: an objective that reads it without saying so fails at once.
         seen = score(batch.real[part]) if objective.generator_sees_real else fake.new_empty(0)
-        return objective.generator_loss(Scores(seen, fake)), {}
+        terms = [term.of_generated(score, images) for term in objective.generator_terms]
+        return reduce(torch.add, terms, objective.generator_loss(Scores(seen, fake))), {}
 
     with frozen(critic):
         return _descend(generator, "generator", loss, len(batch.latents), plan)

@@ -47,6 +47,7 @@ WHOLE = {
     ],
     "relativistic pairs of classes with lazy R1 and R2": [
         "model.conditional=true",
+        "objective.class_loss=0.5",
         "objective.name=relativistic",
         "objective.r_every=3",
         "objective.r_method=finite_difference",
