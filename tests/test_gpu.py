@@ -102,6 +102,7 @@ def test_a_run_stopped_between_saves_is_restored_bit_for_bit(
         [],
         ["objective.name=gradient_penalty", "critic_optimizer.name=adam", "data.flip=true"],
         ["data.cache=none", "ema_decay=0.9"],
+        ["model.conditional=true", "objective={name: relativistic, class_loss: 0.5}"],
         ["schedule.bursts={first_steps: 2, every: 6, critic_updates: 5}", "critic_optimizer.decay=linear"],
     ],
 )

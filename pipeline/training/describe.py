@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 
+from pipeline.foreign_text import printable
 from pipeline.options import Config
 from pipeline.quality.best import Best
 from pipeline.ranks.runtime import Runtime
@@ -18,10 +20,12 @@ from pipeline.wording import counted
 
 FEW_IMAGES = 32
 """Of a batch for one GPU."""
+MOST_CLASSES = 12
+"""Whose names are listed."""
 
 
 def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint | None) -> list[str]:
-    """What a run is about to do, in four lines, and one more if it gives GPUs little to do."""
+    """What a run is about to do, in four lines, and more if it has classes or gives GPUs little to do."""
     setup, config, path = run.runtime.describe(), run.config, run.directory.path
     start = f"resumes from {checkpoint.path}" if checkpoint else "a new run"
     generator, critic = (
@@ -42,9 +46,19 @@ def describe_setup(run: RunContext, state: TrainingState, checkpoint: Checkpoint
         f"{run.rows.count}",
         f"{config.model.name}: generator {generator:,} and critic {critic:,} parameters; "
         f"{config.objective.name}, {counted(config.schedule.critic_updates, 'critic update')} per step",
+        *describe_classes(run.classes),
         *describe_small_share(run.runtime.device.type, run.rows.count, setup["world_size"]),
         f"watch: tensorboard --samples_per_plugin images=200 --logdir {path}",
     ]
+
+
+def describe_classes(names: Sequence[str]) -> list[str]:
+    """A line with the classes that the networks know, if there are any."""
+    if not names:
+        return []
+    more = ", ..." if len(names) > MOST_CLASSES else ""
+    listed = ", ".join(printable(name) for name in names[:MOST_CLASSES])
+    return [f"the networks know {counted(len(names), 'class')}: {listed}{more}"]
 
 
 def describe_small_share(device: str, images: int, ranks: int) -> list[str]:

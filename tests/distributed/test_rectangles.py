@@ -23,17 +23,18 @@ SIZES = {
 SMALL = {
     "dcgan": ["model.width=4"],
     "mlp": ["model.width=16"],
-    "resnet": ["model.width=4"],
-    "r3gan": ["model.width=16"],
+    "resnet": ["model.width=4", "model.conditional=true"],
+    "r3gan": ["model.width=16", "model.conditional=true"],
 }
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of 32 x 44, larger than any that the runs below ask for."""
+    """Images of 32 x 44, larger than any that the runs below ask for, of three classes."""
     out = tmp_path_factory.mktemp("data")
     coarse = np.random.default_rng(0).integers(0, 256, (60, 8, 11, 3), dtype=np.uint8)
-    shards.write(Given(coarse.repeat(4, 1).repeat(4, 2)), out, (32, 44), samples_per_shard=16)
+    pictures, labels = coarse.repeat(4, 1).repeat(4, 2), [number % 3 for number in range(60)]
+    shards.write(Given(pictures, [*labels], ("a", "b", "c")), out, (32, 44), samples_per_shard=16)
     return out
 
 

@@ -9,7 +9,12 @@ import pytest
 from pipeline.option_data import DataOptions
 from pipeline.options import Config, ScheduleOptions
 from pipeline.run.directory import RunDirectory
-from pipeline.training.describe import describe_images, describe_results, describe_small_share
+from pipeline.training.describe import (
+    describe_classes,
+    describe_images,
+    describe_results,
+    describe_small_share,
+)
 from tests.ranks import Ranks
 
 
@@ -95,3 +100,11 @@ def test_a_precision_that_the_launcher_chose_is_called_that(ranks: Ranks, config
 def test_a_gpu_that_gets_few_images_is_named(device: str, images: int, ranks: int, said: str) -> None:
     lines = describe_small_share(device, images, ranks)
     assert [line[: len(said)] for line in lines] == ([said] if said else [])
+
+
+def test_the_first_classes_are_listed() -> None:
+    assert describe_classes([]) == []
+    assert describe_classes(["cat", "a\x1bb"]) == [r"the networks know 2 classes: cat, a\x1bb"]
+    (line,) = describe_classes([str(number) for number in range(100)])
+    assert line.startswith("the networks know 100 classes: 0, 1, ")
+    assert line.endswith(", 11, ...")
