@@ -15,7 +15,6 @@ from pipeline.noise import RankRows
 from tests.orders import order_of, samples
 
 Shards = list[int]
-WORLD_SIZES = (1, 2, 3, 4, 6, 8)
 CASES = pytest.mark.parametrize("case", range(40))
 
 
@@ -87,27 +86,6 @@ def test_each_sample_is_used_once_per_epoch_of_its_source(case: int) -> None:
             assert sorted(ids[epochs == epoch]) == list(range(first, first + sum(counts)))
         had = np.cumsum(sources == number)
         assert np.abs(had - np.arange(1, 401) * weights[number] / sum(weights)).max() < 1
-
-
-@pytest.mark.parametrize("case", range(12))
-def test_five_epochs_are_the_same_for_any_ranks_and_after_kills(case: int) -> None:
-    drawn = Case(case)
-    weights, streams = drawn.weights, drawn.number(1, 4)
-    sets = [[count + 8 for count in counts] for counts in drawn.sets]
-    order, batch = mixture(sets, weights, streams, held_out=0.1), 24
-    count = -(-5 * order.epoch_size // batch)
-    whole = list(islice(order.batches(0, RankRows(0, batch, batch)), count))
-    for size in WORLD_SIZES:
-        # Each rank is killed at its own place, and begins again with an order of its own.
-        stop = drawn.number(0, count - 1)
-        ranks = [RankRows.of_rank(rank, size, batch) for rank in range(size)]
-        again = mixture(sets, weights, streams, held_out=0.1)
-        found = [list(islice(again.batches(stop * batch, rows), count - stop)) for rows in ranks]
-        for place, parts in enumerate(zip(*found, strict=True), stop):
-            assert np.concatenate([part.ids for part in parts]).tolist() == whole[place].ids.tolist()
-            assert np.concatenate([part.epochs for part in parts]).tolist() == whole[place].epochs.tolist()
-    held_out = set(order.held_out_ids().tolist())
-    assert held_out.isdisjoint(np.concatenate([part.ids for part in whole]).tolist())
 
 
 @pytest.mark.parametrize("weight", [2, 3, 5])
