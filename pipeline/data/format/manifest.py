@@ -21,6 +21,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -28,7 +29,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pipeline.data.format.codecs import Encoding
 from pipeline.documents import Document, Many, parse_json
 from pipeline.errors import ConfigError, DataError
-from pipeline.foreign_text import shown
+from pipeline.foreign_text import printable, shown
 from pipeline.presets import shards_command
 from pipeline.regular_files import read_regular
 from pipeline.wording import counted
@@ -200,16 +201,27 @@ def load_manifest(directory: Path) -> Manifest:
     try:
         return parse_manifest(read_regular(path, MOST_BYTES, directory), str(path))
     except (FileNotFoundError, NotADirectoryError):
-        missing = (
-            "has no manifest.json, so it is not a complete set of shards"
-            if directory.is_dir()
-            else "does not exist"
-        )
-        raise DataError(
-            f"The shard directory {directory} {missing}. {_how_to_make(directory)}, or correct data.shards."
-        ) from None
+        raise DataError(_why_no_set(directory)) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. {COPY}") from None
+
+
+def _why_no_set(directory: Path) -> str:
+    """What is in the place of a set of shards, and what to do."""
+    if directory.is_file():
+        command = f"wgan shards make {quote(printable(str(directory)))} OUT"
+        return f"{directory} is a file, and a set of shards is a directory. Make one of it, `{command}`, and name OUT."
+    make = f"{_how_to_make(directory)}, or correct data.shards"
+    if not directory.is_dir():
+        return f"The shard directory {directory} does not exist. {make}."
+    # Before shards are complete, their directory has a plan and a lock.
+    if next(directory.glob("*.tar"), None) is None or any(directory.glob(".plan.json")):
+        return f"The shard directory {directory} has no manifest.json, so it is not a complete set of shards. {make}."
+    pattern = repr(printable(f"{directory}/*.tar"))
+    return (
+        f"{directory} holds tar files and no manifest.json, so it is not a complete set of shards. To train on tar "
+        f"files of another program as they are, name them by a pattern, {pattern}; or make shards of them."
+    )
 
 
 def _how_to_make(directory: Path) -> str:

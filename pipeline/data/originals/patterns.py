@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob, has_magic
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from pipeline.data.format.arrivals import Arrivals
@@ -141,6 +142,11 @@ def _look_at(place: str, arrivals: Arrivals) -> FileFacts:
             status = os.fstat(file.fileno())
     except FileNotFoundError:
         raise DataError(f"{place} does not exist. Correct the pattern, or copy the file there.") from None
+    except IsADirectoryError:
+        raise DataError(
+            f"{place} is a folder, and only tar files are indexed. Name those in it, {_quoted(f'{place}/*.tar')}; or "
+            f"make shards of its images: `wgan shards make {quote(printable(place))} OUT`."
+        ) from None
     except OSError as error:
         raise unreadable(place, error) from None
     return FileFacts(status.st_size, str(status.st_mtime_ns))

@@ -82,6 +82,20 @@ def test_a_missing_directory_or_manifest_says_how_to_make_shards(tmp_path: Path)
         load_manifest(tmp_path)
 
 
+def test_what_is_no_set_of_shards_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"photos\.zip is a file, .* `wgan shards make .*photos\.zip OUT`"):
+        load_manifest(tmp_path / "photos.zip")
+    (tmp_path / "a.tar").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"holds tar files and no manifest\.json.* by a pattern, '.*/\*\.tar'"
+    ):
+        load_manifest(tmp_path)
+    (tmp_path / ".plan.json").write_bytes(b"")
+    with pytest.raises(DataError, match=r"has no manifest\.json, .* Make the shards with `wgan shards make`"):
+        load_manifest(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "{", "\udcff", "[]", pytest.param("[" * 100_000, id="deep")])
 def test_an_unreadable_manifest_is_refused(shards: Path, text: str) -> None:
     (shards / "manifest.json").write_text(text, errors="surrogateescape")

@@ -8,6 +8,7 @@ import json
 import tarfile
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,6 +31,16 @@ def picture(number: int, kind: str = "JPEG", mode: str = "RGB") -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (height, width, 4), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels, "RGBA").convert(mode).save(stream, kind)
+    return stream.getvalue()
+
+
+@cache
+def photo(number: int, **options: Any) -> bytes:
+    """A smooth JPEG that is many times as large as the others."""
+    coarse = np.random.default_rng(number).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    size = (97 + 41 * (number % 3), 150 - 37 * (number % 2))
+    stream = io.BytesIO()
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG", **options)
     return stream.getvalue()
 
 
@@ -156,6 +167,10 @@ TARS: dict[str, Tar] = {
     "modes": Tar(pack([(f"{mode}.png", picture(n, "PNG", mode)) for n, mode in enumerate(MODES)])),
     "CMYK and grey": Tar(pack([("c.jpg", picture(1, "JPEG", "CMYK")), ("g.jpg", picture(2, "JPEG", "L"))])),
     "other kinds than named": Tar(pack([("a.jpg", picture(1, "PNG")), ("b.png", picture(2, "WEBP"))])),
+    "photos": Tar(pack([(f"{n}.jpg", photo(n)) for n in range(6)])),
+    "photos, progressive and with all colours": Tar(
+        pack([("a.jpg", photo(0, progressive=True)), ("b.jpg", photo(1, subsampling=0))])
+    ),
     "more after the image": Tar(pack([("a.jpg", picture(1) + b"\xff\xdamotion photo" * 50)])),
     "kinds that are not read": Tar(pack(made("a.jpg a.cls=0 b.gif c.bmp"))),
     # What macOS adds, and what is no file

@@ -105,7 +105,11 @@ def test_local_files_come_in_the_order_of_the_pattern(place: Path) -> None:
         ("none-*.tar", DataError, "There are no files like"),
         ("**/b-1.tar", ConfigError, r"`\*\*` is not supported"),
         ("{a,a}.tar", ConfigError, r"stands for .*a\.tar a second time"),
-        ("x", DataError, "it is a directory"),
+        (
+            "x",
+            DataError,
+            r"x is a folder, .* Name those in it, .*x/\*\.tar'; or make shards of its images: `wgan",
+        ),
     ],
 )
 def test_mistakes_are_named(place: Path, pattern: str, kind: type[Exception], message: str) -> None:
