@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from pipeline import foreign_text
+from pipeline.errors import ConfigError
 from pipeline.foreign_text import printable
 from pipeline.option_fields import KeyPath, default_kind, fields
 from pipeline.option_hints import hint_for
+from pipeline.option_types import Options
 from pipeline.options import Config
 from pipeline.yaml_text import how_to_write
 
 MOST_SHOWN = 80
+Section = TypeVar("Section", bound=Options)
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -33,6 +38,18 @@ EXPECTED = {
     "less_than_equal": "a value of at most {le}",
 }
 """What an option wants, by the type of pydantic's error, with the values of its context."""
+
+
+def validated(section: type[Section], values: Mapping[str, Any], prefix: str = "") -> Section:
+    """The options of a section whose values come from elsewhere than a config, such as the arguments of a command.
+
+    Raises ConfigError that names the first wrong one, with `prefix` before its name.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        raise ConfigError(f"{prefix}{mistake['loc'][0]}: {invalid_value(mistake)}.") from None
 
 
 def describe_mistakes(

@@ -23,15 +23,15 @@ from pipeline.data.format.manifest import load_manifest
 from pipeline.data.inspecting.check import check_shards
 from pipeline.data.inspecting.index_in_place import index_in_place
 from pipeline.data.making.shard_directory import (
-    BAD_NAME,
     DUPLICATES_NAME,
     agree_on_plan,
     find_record,
     read_plan,
 )
-from pipeline.data.making.shard_writer import BadImage, Record, write_record
+from pipeline.data.making.shard_writer import Record, write_record
 from pipeline.data.making.writer import _write_list
 from pipeline.data.sources import Spec, open_source
+from pipeline.data.sources.bad_images import BAD_NAME, BadImage
 from pipeline.data.sources.class_names import read_class_names
 from pipeline.durable import check_writable, remove_tree, write_text
 from pipeline.errors import DataError, PipelineError

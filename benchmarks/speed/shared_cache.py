@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
-    decoded = open_directory(arguments.shards).manifest.decoded_bytes
+    decoded = open_directory(arguments.shards).decoded_bytes
     print(
         f"decoded images: {decoded / 2**20:.1f} MiB\n\n| ranks | memory of the cache in all ranks, MiB | relative to "
         "the images |\n|-|-:|-:|"

@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.data.format.open_shards import open_shards
     from pipeline.data.reading.reader import ShardReader
     from pipeline.option_data import DataOptions
+    from pipeline.option_mistakes import validated
     from pipeline.quality.class_balance import recall_by_class
     from pipeline.quality.features.classifier import About, TrainingPlan, classify, save, train_classifier
     from pipeline.quality.features.labelled import read_images, read_labels, split
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     size = None if arguments.resolution is None else list(arguments.resolution)
     form = {"resolution": size, "fit": arguments.fit, "channels": arguments.channels}
-    shards = open_shards(DataOptions(shards=str(arguments.shards), **form))
+    shards = open_shards(validated(DataOptions, {"shards": str(arguments.shards), **form}, "--"))
     shards.check_sizes()
     out: Path = arguments.out or Path(f"{arguments.shards}".rstrip("/") + ".classifier.safetensors")
     if out.is_dir():

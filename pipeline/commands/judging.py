@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from pipeline import stdout
 from pipeline.commands.arguments import parse_step
 from pipeline.config import load_config
@@ -23,7 +21,7 @@ from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.metric_table import METRICS, find_metric
 from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import RankRows
-from pipeline.option_mistakes import invalid_value
+from pipeline.option_mistakes import validated
 from pipeline.options import Config, QualityOptions
 from pipeline.plugins import METRIC, is_import_path, load_plugin
 from pipeline.quality.class_balance import RealClasses
@@ -121,7 +119,7 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     directory = open_directory(run)
     names = ("metrics", "features", "classifier", "inception", "samples")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    check_quality(given)
+    validated(QualityOptions, given, "--")
     for name in filter(is_import_path, arguments.metrics or []):
         load_plugin(METRIC, name, is_trusted=True)
     # An evaluation reads each image once, with the processes and devices of this command, not of the run.
@@ -140,15 +138,6 @@ def load_options(run: Path, arguments: argparse.Namespace) -> Config:
     if arguments.shards is not None:
         overrides += [f"data.shards={json.dumps(arguments.shards)}", "data.mix=null"]
     return load_config(directory.config, overrides, is_trusted=False)
-
-
-def check_quality(given: Mapping[str, Any]) -> None:
-    """Raise ConfigError that names the argument if one of these options of quality is not allowed."""
-    try:
-        QualityOptions.model_validate(given)
-    except ValidationError as error:
-        mistake = error.errors()[0]
-        raise ConfigError(f"--{mistake['loc'][0]}: {invalid_value(mistake)}.") from None
 
 
 def choose_checkpoints(run: Path, wanted: Sequence[str] | None, say: Say = say_warning) -> list[Checkpoint]:

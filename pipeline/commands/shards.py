@@ -15,7 +15,7 @@ from pipeline.stderr import say_line
 from pipeline.stdout import say
 from pipeline.wording import counted
 
-MOST_CELLS, MAX_SIDE = 10_000, 16_384
+MOST_CELLS, MAX_SIDE = 10_000, 4096
 MERGE_EXAMPLES = """\
 examples:
   wgan shards merge data/big                          if all parts were made in data/big

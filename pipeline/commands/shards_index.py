@@ -128,10 +128,8 @@ def _say_remarks(remarks: Remarks) -> None:
 
 def _remote_options(words: list[str]) -> RemoteOptions:
     """The options of data.remote. Raises ConfigError that names the argument."""
-    from pydantic import ValidationError
-
     from pipeline.option_data import RemoteOptions
-    from pipeline.option_mistakes import invalid_value
+    from pipeline.option_mistakes import validated
     from pipeline.yaml_text import parse_yaml
 
     given = {}
@@ -146,8 +144,4 @@ def _remote_options(words: list[str]) -> RemoteOptions:
             given[name] = parse_yaml(value).content
         except ValueError as error:
             raise ConfigError(f"--remote {printable(word)}: {error}.") from None
-    try:
-        return RemoteOptions.model_validate(given)
-    except ValidationError as error:
-        mistake = error.errors()[0]
-        raise ConfigError(f"--remote {mistake['loc'][0]}: {invalid_value(mistake)}.") from None
+    return validated(RemoteOptions, given, "--remote ")

@@ -265,7 +265,8 @@ def _conversion(arguments: argparse.Namespace, source: Source) -> Conversion:
 
 def print_remarks(out: Path, manifest: Manifest | None, remarks: Remarks) -> None:
     """Where the labels come from and, as the last line, all that was left out."""
-    from pipeline.data.making.shard_directory import BAD_NAME, DUPLICATES_NAME, FRAMES_NAME, count_lines
+    from pipeline.data.making.shard_directory import DUPLICATES_NAME, FRAMES_NAME, count_lines
+    from pipeline.data.sources.bad_images import BAD_NAME
     from pipeline.data.sources.leftovers import describe_frames
 
     left_out = list(remarks.left_out)

@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.commands.shards import add_parser
 from pipeline.data.format.manifest import load_manifest
 from pipeline.errors import ConfigError, DataError, StorageError
+from pipeline.option_types import MAX_SIDE
 
 
 def run(*words: object) -> int:
@@ -274,3 +275,9 @@ def test_the_parser_is_built_without_importing_any_heavy_library() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "set()"
+
+
+def test_images_are_looked_at_in_sizes_that_a_run_can_have() -> None:
+    for command in ("show", "stats"):
+        with pytest.raises(ConfigError, match=f"--resolution 4097: .* from 1 to {MAX_SIDE:,}"):
+            run(command, "data", "--resolution", MAX_SIDE + 1)

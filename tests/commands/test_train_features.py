@@ -104,3 +104,9 @@ def test_a_classifier_is_trained_at_the_shape_of_a_run(sorted_set: Path, tmp_pat
     assert main([*words, "--resolution", "8x12", "--channels", "4"]) == 0
     about = ClassifierFeatures.load(out, torch.device("cpu")).about
     assert (about.channels, about.height, about.width) == (3, 8, 12)
+
+
+def test_a_size_that_no_run_can_have_is_named(sorted_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["features", "train", str(sorted_set), "--resolution", "5000"]) == 2
+    message = capsys.readouterr().err
+    assert "--resolution: invalid value [5000, 5000]: expected a side in pixels" in message

@@ -141,12 +141,6 @@ class Manifest:
         """The number of samples without a label in a set that has classes."""
         return sum(shard.unlabelled for shard in self.shards) if self.classes else 0
 
-    @property
-    def decoded_bytes(self) -> int:
-        """The size of all decoded images as uint8, in bytes."""
-        (height, width), channels, _ = self.stored
-        return self.count * channels * height * width
-
     @cached_property
     def class_places(self) -> dict[str, int]:
         """The position of each class."""

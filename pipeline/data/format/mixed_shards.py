@@ -15,13 +15,12 @@ from typing import IO
 
 import numpy as np
 
+from pipeline.data.format.codecs import COLOURS
 from pipeline.data.format.indexes import LABEL, Index
 from pipeline.data.format.manifest import Manifest, Shard
 from pipeline.data.format.shard_files import ShardFiles
 from pipeline.data.format.shard_set import EVERYTHING, Form, ShardSet
 from pipeline.errors import ConfigError
-
-COLOURS = {1: "grey", 3: "colour", 4: "colour with alpha"}
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,20 @@ class MixedShards(ShardSet):
     def load_index(self, shard: Shard) -> Index:
         part, original = self._places[self._numbers[shard.name]]
         index = self.parts[part].load_index(original)
-        labels = index[:, LABEL]
-        classes = np.array([self.manifest.classes.index(name) for name in self.parts[part].manifest.classes])
+        labels, classes = index[:, LABEL], self._classes[part]
         if len(classes):
             has_label = (labels >= 0) & (labels < len(classes))
             index = np.array(index)
             index[:, LABEL] = np.where(has_label, classes[np.where(has_label, labels, 0)], -1)
         return index
+
+    @cached_property
+    def _classes(self) -> list[np.ndarray]:
+        """Of each set, the places of its classes among those of all sets."""
+        places = self.manifest.class_places
+        return [
+            np.array([places[name] for name in part.manifest.classes], dtype=np.int64) for part in self.parts
+        ]
 
     @cached_property
     def _places(self) -> list[tuple[int, Shard]]:

@@ -25,6 +25,7 @@ from pipeline.data.format.codecs import Encoding
 from pipeline.data.format.manifest import FILE_NAME, load_manifest
 from pipeline.data.making.plan import MAX_SHARDS
 from pipeline.data.making.shard_writer import Record, shard_path
+from pipeline.data.sources.bad_images import BAD_NAME
 from pipeline.data.sources.members import unreadable
 from pipeline.documents import Document, parse_json
 from pipeline.durable import replacing, storage_errors, sync_directory
@@ -36,7 +37,6 @@ from pipeline.wording import counted
 
 LOCK_NAME = ".making"
 PLAN_NAME = ".plan.json"
-BAD_NAME = "bad-images.txt"
 DUPLICATES_NAME = "duplicates.txt"
 FRAMES_NAME = "first-frames.txt"
 MOST_PLAN_BYTES, MOST_LIST_BYTES = 1 << 28, 1 << 32

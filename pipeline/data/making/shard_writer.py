@@ -20,6 +20,7 @@ from pipeline.data.format.native_output import hidden_native_output
 from pipeline.data.format.tar_writer import TarWriter
 from pipeline.data.making.convert import Converted, convert_image
 from pipeline.data.making.plan import Plan
+from pipeline.data.sources.bad_images import BadImage
 from pipeline.documents import Document, Many, parse_json
 from pipeline.durable import replacing
 from pipeline.errors import DataError
@@ -28,13 +29,6 @@ from pipeline.foreign_text import storable
 MOST_PARTS = 16_000_000
 """Parts of a record's JSON text. An image has 2."""
 EXTENSION_OF = {encoding: extension for extension, encoding in reversed(EXTENSIONS.items())}
-
-
-class BadImage(NamedTuple):
-    """An image that was left out, and the reason."""
-
-    key: str
-    reason: str
 
 
 class Copy(NamedTuple):
@@ -236,12 +230,12 @@ def too_many(source: str, bad: list[BadImage], skip_bad: int) -> TooManyError:
     last = bad[-1]
     if skip_bad == 0:
         return TooManyError(
-            f"{source}: {last.key} cannot be used: {last.reason}. Replace or remove such images, or leave out up to N "
+            f"{source}: {last.name} cannot be used: {last.reason}. Replace or remove such images, or leave out up to N "
             "of them with --skip-bad N, a share with --skip-bad 5%, or however many there are with --skip-bad all, "
             "which lists them in bad-images.txt."
         )
     return TooManyError(
-        f"{source}: more images cannot be used than --skip-bad {skip_bad} allows, for example {last.key}: "
+        f"{source}: more images cannot be used than --skip-bad {skip_bad} allows, for example {last.name}: "
         f"{last.reason}. Replace or remove such images, or raise --skip-bad: --skip-bad all leaves out however many "
         "there are, and lists them in bad-images.txt."
     )

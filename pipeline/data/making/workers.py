@@ -20,7 +20,7 @@ from typing import Any, Final
 import psutil
 
 from pipeline import stopping
-from pipeline.data.making.shard_writer import BadImage, Job, bad_image, too_many
+from pipeline.data.making.shard_writer import Job, bad_image, too_many
 from pipeline.data.making.worker import (
     BEGUN,
     DONE,
@@ -190,9 +190,7 @@ class Workers:
             )
         self._spoilt[place] = why
         if len(self._spoilt) > self._job.skip_bad:
-            bad: list[BadImage] = [
-                bad_image(self._job.plan, at, reason) for at, reason in self._spoilt.items()
-            ]
+            bad = [bad_image(self._job.plan, at, reason) for at, reason in self._spoilt.items()]
             raise too_many(self._job.plan.source.name, bad, self._job.skip_bad)
 
     def _start(self, count: int) -> None:

@@ -25,7 +25,6 @@ from pipeline.data.format.tar_writer import BLOCK
 from pipeline.data.making.duplicates import drop_copies, find_copies, name_copies
 from pipeline.data.making.plan import WHOLE, Part, Plan
 from pipeline.data.making.shard_directory import (
-    BAD_NAME,
     DUPLICATES_NAME,
     FINISHED_FILES,
     FRAMES_NAME,
@@ -43,9 +42,10 @@ from pipeline.data.making.shard_directory import (
     refuse_other_files,
     remove,
 )
-from pipeline.data.making.shard_writer import BadImage, Job, TooManyError, shard_path, too_many
+from pipeline.data.making.shard_writer import Job, TooManyError, shard_path, too_many
 from pipeline.data.making.worker import Task
 from pipeline.data.making.workers import Workers, workers_for
+from pipeline.data.sources.bad_images import BAD_NAME, BadImage, list_of_images
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.foreign_text import printable
@@ -56,7 +56,6 @@ TRIED_IMAGES = 16
 TRIED_TOGETHER = 32
 MOST_TRIED, SECONDS_TO_COUNT = 100_000, 10.0
 """How many images are tried, and how long, to say how many cannot be used after the first that cannot."""
-LONGEST_TEXT = 10_000
 WITHOUT_HARD_LINKS = {
     errno.EXDEV,
     errno.EPERM,
@@ -161,7 +160,7 @@ def _count_bad(job: Job, part: Part, workers: int | None) -> str:
             bad += found.bad
             if time.monotonic() > end:
                 break
-    some = ", ".join(image.key for image in sorted(bad)[:3])
+    some = ", ".join(image.name for image in sorted(bad)[:3])
     which = f", for example {some}" if some else ""
     total = _count(plan, part.shards(plan))
     if tried < total:
@@ -256,7 +255,7 @@ def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
     bad = [image for record in records for image in record.bad]
     if not shards:
         raise DataError(
-            f"{facts['source']}: no image can be used, for example {bad[0].key}: {bad[0].reason}. Give another source."
+            f"{facts['source']}: no image can be used, for example {bad[0].name}: {bad[0].reason}. Give another source."
         )
     manifest = Manifest(
         source=facts["source"],
@@ -278,9 +277,9 @@ def _finish(out: Path, facts: Mapping[str, Any]) -> Manifest:
 
 def _write_list(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
     """Write one line per image, with tabs between its columns; no file if there are none."""
-    if lines := ["\t".join(printable(text, LONGEST_TEXT) for text in row) + "\n" for row in rows]:
+    if content := list_of_images(rows):
         with replacing(path, is_shared=True) as file:
-            file.write("".join(lines).encode())
+            file.write(content)
 
 
 def _check_space(job: Job, part: Part, workers: Workers) -> None:

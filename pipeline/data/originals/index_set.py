@@ -24,7 +24,6 @@ from pipeline.data.format.indexes import LABEL, compact_index, read_compact_inde
 from pipeline.data.format.manifest import FILE_NAME, Manifest, Shard
 from pipeline.data.originals.patterns import Found, find_tars
 from pipeline.data.originals.records import (
-    BAD_NAME,
     Record,
     agree,
     clean,
@@ -36,7 +35,7 @@ from pipeline.data.originals.records import (
 )
 from pipeline.data.originals.tar_index import Asked, TarIndex, index_tar
 from pipeline.data.sources import Remarks
-from pipeline.data.sources.bad_images import BadLimit
+from pipeline.data.sources.bad_images import BAD_NAME, BadLimit
 from pipeline.data.sources.class_names import name_classes, read_class_names
 from pipeline.data.sources.labels import MOST_CLASSES, number_names
 from pipeline.data.sources.members import unreadable

@@ -27,7 +27,7 @@ from pipeline.data.format.manifest import (
     load_manifest,
     original_facts,
 )
-from pipeline.data.originals.tar_index import BadImage
+from pipeline.data.sources.bad_images import BAD_NAME, BadImage, list_of_images
 from pipeline.documents import Document, Many, parse_json
 from pipeline.durable import replacing, storage_errors, sync_directory
 from pipeline.errors import ConfigError, DataError, RunLockedError
@@ -35,8 +35,8 @@ from pipeline.file_lock import LEASE_NAME, FileLock, HeldError
 from pipeline.foreign_text import printable
 from pipeline.regular_files import is_absent, read_regular
 
-LOCK_NAME, ASKED_NAME, BAD_NAME = ".indexing", ".asked.json", "bad-images.txt"
-LONGEST_TEXT, MOST_BYTES = 10_000, 1 << 28
+LOCK_NAME, ASKED_NAME = ".indexing", ".asked.json"
+MOST_BYTES = 1 << 28
 INDEXES = re.compile(r"[\w-]{1,80}\.index")
 RECORDS = re.compile(r"[\w-]{1,80}\.json")
 PASSING = re.compile(rf"{RECORDS.pattern}|\.asked\.json|\..+\.[0-9a-f]{{8}}\.tmp")
@@ -163,14 +163,10 @@ def keep(out: Path, record: Record, index: bytes) -> None:
 
 def write_bad(out: Path, records: Mapping[str, Record]) -> None:
     """Write a line for each image that was left out: where its tar file is, its name and the reason."""
-    lines = [
-        "\t".join(printable(text, LONGEST_TEXT) for text in (place, *image)) + "\n"
-        for place, record in records.items()
-        for image in record.bad
-    ]
-    if lines or not is_absent(out / BAD_NAME):
+    content = list_of_images((place, *image) for place, record in records.items() for image in record.bad)
+    if content or not is_absent(out / BAD_NAME):
         with replacing(out / BAD_NAME) as file:
-            file.write("".join(lines).encode("utf-8", "replace"))
+            file.write(content)
 
 
 def _read_bad(out: Path) -> dict[str, list[BadImage]]:

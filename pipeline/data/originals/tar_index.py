@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 
@@ -19,24 +19,18 @@ from pipeline.data.format.picture_files import jpeg, read_picture_file
 from pipeline.data.format.tar_reader import TarError, TarMember
 from pipeline.data.format.tar_writer import BLOCK
 from pipeline.data.originals.grouping import Fields, read_samples
+from pipeline.data.sources.bad_images import BadImage
 from pipeline.data.sources.compressed import tool_for
 from pipeline.data.sources.labels import AUTO, Label, LabelChoice, whole_numbers
 from pipeline.data.sources.samples import LARGEST_JSON, keys_in_json, label_in, largest_label
 from pipeline.data.threads import Advance
 from pipeline.errors import DataError
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
+PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
 """How the names of images end"""
 FORMATS = ("JPEG", "PNG", "WEBP")
 JPEG_END = b"\xff\xd9"
 WITHOUT_IMAGE = "sample without an image"
-
-
-class BadImage(NamedTuple):
-    """An image that is left out, by the name of its member, and the reason."""
-
-    name: str
-    reason: str
 
 
 @dataclass

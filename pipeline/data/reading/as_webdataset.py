@@ -18,17 +18,18 @@ from webdataset.tariterators import tar_file_expander
 
 from pipeline.data.format.codecs import MAX_FILE_BYTES
 from pipeline.data.format.manifest import COPY
+from pipeline.data.format.open_shards import open_shards
 from pipeline.data.format.picture_files import read_picture_file
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.data.format.tar_reader import TarError, TarMember, read_members
 from pipeline.data.format.tar_writer import BLOCK
-from pipeline.data.originals.opening import open_data, settled
+from pipeline.data.originals.opening import settled
+from pipeline.data.originals.tar_index import PICTURES
 from pipeline.data.sources.compressed import tool_for
 from pipeline.data.sources.members import is_hidden_member, too_large
 from pipeline.errors import DataError
 from pipeline.option_data import DataOptions
 
-PICTURES = frozenset({"png", "jpg", "jpeg", "webp"})
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What the content of such a field may be, whatever its name says"""
 FIELDS = PICTURES | {"npy", "cls", "json", "txt"}
@@ -50,7 +51,7 @@ class FieldReader:
     def shards(self) -> ShardSet:
         """This process's own set: a forked worker must not use the threads and files of its parent."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), open_data(self._options)
+            self._opened = os.getpid(), open_shards(self._options)
         return self._opened[1]
 
     def __call__(self, places: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -8,15 +8,15 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.data.originals.opening import open_data, settled
+from pipeline.data.format.open_shards import open_shards
+from pipeline.data.originals.opening import settled
 from pipeline.data.reading.reader import ShardReader
 from pipeline.errors import ConfigError
 from pipeline.option_data import DataOptions, RemoteOptions
-from pipeline.option_mistakes import invalid_value
+from pipeline.option_mistakes import validated
 from pipeline.pixels import channels_first
 
 FORM = ("resolution", "fit", "channels")
@@ -55,12 +55,7 @@ class ShardDataset(Dataset[tuple[Tensor, int]]):
                 "fit: random_crop draws a part of each image in each epoch, and a data set has no epochs. Use crop."
             )
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in form.items()}
-        try:
-            options = DataOptions.model_validate({"shards": shards, "remote": remote, **plain})
-        except ValidationError as error:
-            mistake = error.errors()[0]
-            raise ConfigError(f"{mistake['loc'][0]}: {invalid_value(mistake)}.") from None
-        return cls(options)
+        return cls(validated(DataOptions, {"shards": shards, "remote": remote, **plain}))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -93,7 +88,7 @@ class ShardDataset(Dataset[tuple[Tensor, int]]):
     def _reader(self) -> ShardReader:
         """This process's own reader: a forked worker must not use the threads and files of its parent."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), ShardReader(open_data(self._options))
+            self._opened = os.getpid(), ShardReader(open_shards(self._options))
         return self._opened[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,11 +1,30 @@
-"""How many images that cannot be used may be left out: the value of --skip-bad."""
+"""Images that cannot be used: how many may be left out (--skip-bad), and the list of those that were."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.errors import ConfigError
+from pipeline.foreign_text import printable
+
+BAD_NAME = "bad-images.txt"
+LONGEST_TEXT = 10_000
+
+
+class BadImage(NamedTuple):
+    """An image that is left out, by its name in the source, and the reason."""
+
+    name: str
+    reason: str
+
+
+def list_of_images(rows: Iterable[tuple[str, ...]]) -> bytes:
+    """The content of a list of images: a line for each, with tabs between its columns."""
+    lines = ("\t".join(printable(text, LONGEST_TEXT) for text in row) + "\n" for row in rows)
+    return "".join(lines).encode("utf-8", "replace")
 
 
 @dataclass(frozen=True)

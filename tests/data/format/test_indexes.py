@@ -108,7 +108,7 @@ def test_a_manifest_of_originals_reads_back_and_has_no_size(tmp_path: Path) -> N
     with pytest.raises(
         ConfigError, match=r"any size.*data.resolution.* make shards of them: `wgan shards make"
     ):
-        found.decoded_bytes  # noqa: B018
+        found.stored  # noqa: B018
 
 
 def test_what_identifies_originals_does_not_depend_on_where_they_lie() -> None:

@@ -121,7 +121,7 @@ def test_mistakes_are_named(place: Path, pattern: str, kind: type[Exception], me
     "pattern",
     [
         "pipe:cat {}/a.tar",
-        "pipe:touch /tmp/x{{0..3}}.tar",
+        "pipe:touch {}/x{{0..3}}.tar",
         "file://{}/a.tar",
         "http://user:secret@host/*.tar",
         "s3://key:secret@bucket/{{0..3}}.tar",

@@ -17,9 +17,10 @@ from pipeline.data.format.shard_set import open_directory
 from pipeline.data.inspecting.check import check_shards
 from pipeline.data.making.plan import plan_shards
 from pipeline.data.making.shard_directory import agree_on_plan, find_record, read_plan, refuse_other_files
-from pipeline.data.making.shard_writer import BadImage, Record
+from pipeline.data.making.shard_writer import Record
 from pipeline.data.reading.reader import ShardReader
 from pipeline.data.sources import Spec, open_source
+from pipeline.data.sources.bad_images import BadImage
 from pipeline.data.sources.class_names import read_class_names
 from pipeline.data.sources.label_tables import read_labels
 from pipeline.errors import ConfigError
