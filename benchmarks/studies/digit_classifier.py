@@ -66,10 +66,11 @@ def obtain_judges(train: Path, cache: Path | None) -> Judges:
     Newly trained classifiers are written to `cache`, if it is given. Raises DataError if the shards cannot be used, and
     CheckpointError if a cached classifier cannot be read or was trained on other shards.
     """
-    return Judges(**{kind: _obtain(kind, train, cache) for kind in OUTLIER_WEIGHTS})
+    return Judges(**{kind: obtain_judge(kind, train, cache) for kind in OUTLIER_WEIGHTS})
 
 
-def _obtain(kind: str, train: Path, cache: Path | None) -> DigitClassifier:
+def obtain_judge(kind: str, train: Path, cache: Path | None) -> DigitClassifier:
+    """One of them, "plain" or "strict", in the same way."""
     path = None if cache is None else cache / f"{kind}.safetensors"
     if path is not None and path.exists():
         return load_classifier(path, train)

@@ -35,7 +35,7 @@ examples:
   wgan sample runs/digits --count 1000 --files         one PNG for each image
   wgan sample runs/digits --no-ema --checkpoint 800 --seed 7 --out grid.png
   wgan sample runs/digits --seeds 0-63,100             the first image of each seed
-  wgan sample runs/mnist-conditional --class 7 --class 3   of these classes in turn, by name or number
+  wgan sample runs/mnist-classes --class 7 --class 3   of these classes in turn, by name or number
   wgan sample digits.safetensors --truncation 0.7 --npz --count 5000
 
 An .npz holds uint8 `images` (count, height, width, channels) and float32 `latents` (count, latent), and of a generator
