@@ -43,6 +43,7 @@ MEMBERS: Members = [
     ("f.webp", image(5, "RGB", "WEBP")),
     ("g.jpg", image(6, "CMYK", "JPEG")),
     ("h.png", image(7, "LA", "PNG")),
+    ("k.png", encoded(Image.fromarray(np.arange(60 * 50, dtype=np.uint16).reshape(60, 50) * 21), "PNG")),
     ("i.jpg", image(8, "RGB", "JPEG", size=(211, 330), exif=turned())),
 ]
 
