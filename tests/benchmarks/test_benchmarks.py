@@ -54,11 +54,12 @@ def use_one_core() -> None:
 
 
 def call_loader(words: list[str]) -> int:
-    """The benchmark of readers, with a smaller batch and fewer large images."""
+    """The benchmark of readers, with a smaller batch."""
     sys.path.insert(0, BENCHMARKS)
     loader: Any = import_module("loader")
+    peers: Any = import_module("peers")
     use_one_core()
-    loader.BATCH, loader.ROWS, loader.LARGE_COUNT = 32, RankRows(0, 32, 32), 64
+    peers.BATCH, loader.BATCH, loader.ROWS = 16, 16, RankRows(0, 16, 16)
     sys.argv = ["loader.py", *words]
     loader.main()
     return 0
@@ -70,13 +71,30 @@ def run(ranks: Ranks, *words: object) -> str:
 
 
 @pytest.mark.slow
-def test_readers_are_measured_on_three_sets(folder: Path, ranks: Ranks, tmp_path: Path) -> None:
-    write(digits(), tmp_path / "mnist", 28, 1, 500)
-    sets = ["--cifar", str(folder), "--mnist", str(tmp_path / "mnist"), "--work", str(tmp_path)]
-    printed = ranks.run(1, [*sets, "--rounds", "1", "--seconds", "0.01"], target=call_loader).log(0)
-    assert re.findall(r"^### (.*): ", printed, re.MULTILINE) == ["MNIST", "CIFAR-10", "256 pixels"]
-    assert len(re.findall(r"^\| plain webdataset.* \| [\d,]+ \| 1\.0 \|$", printed, re.MULTILINE)) == 3
-    assert printed.count("first batch at 90% of an epoch") == 6
+def test_readers_are_measured_beside_other_loaders(folder: Path, ranks: Ranks, tmp_path: Path) -> None:
+    words = [
+        "--images",
+        str(folder),
+        "--count",
+        "80",
+        "--work",
+        str(tmp_path),
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.01",
+    ]
+    printed = ranks.run(1, words, target=call_loader).log(0)
+    found = re.findall(r"^### (.*), (\d+) JPEGs, read at (\d+) pixels$", printed, re.MULTILINE)
+    assert [(count, side) for _, count, side in found] == [("80", "32"), ("20", "64")]
+    assert len(re.findall(r"^\| this project \|( [\d,]+ \| [\d.]+ \|){2}$", printed, re.MULTILINE)) == 2
+    # Others are there, or said to be missing.
+    for name in ("webdataset", "ImageFolder", "litdata", "mosaicml-streaming", "SPDL"):
+        rows = re.findall(
+            rf"^\| {name}.*\| (?:[\d,]+|not installed: pip install .*) \|.*$", printed, re.MULTILINE
+        )
+        assert len(rows) == 2, name
+    assert printed.count("first batch at 90% of an epoch") == 4
 
 
 def test_conversion_is_measured_beside_a_loop(folder: Path, ranks: Ranks) -> None:
