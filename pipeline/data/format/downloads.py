@@ -204,7 +204,7 @@ def _refuse_hopeless(error: Exception, what: str, reason: str) -> None:
     # fsspec raises the same error for a server that it cannot reach, but then with an OSError as its cause.
     is_absent = isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, OSError)
     if is_absent or getattr(error, "status", None) == 404:
-        raise DataError(f"{what} does not exist. Correct data.shards, or copy the file there.") from None
+        raise DataError(f"{what} does not exist. Correct the address, or copy the file there.") from None
     is_denied = isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
     if is_denied or type(error).__name__ == "NoCredentialsError":
         raise DataError(

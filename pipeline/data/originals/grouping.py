@@ -65,7 +65,7 @@ def _visible(members: Iterable[TarMember], where: str, passed_over: Counter[str]
                 "Pack the tar file again without --sparse."
             )
         elif member.kind == "link":
-            passed_over["link, device or pipe"] += 1
+            passed_over["linked or special file"] += 1
         elif base_plus_ext(member.name)[0] is None:
             passed_over["file without an ending"] += 1
         else:

@@ -36,10 +36,13 @@ from pipeline.foreign_text import printable
 from pipeline.regular_files import is_absent, read_regular
 
 LOCK_NAME, ASKED_NAME = ".indexing", ".asked.json"
+OPTIONS = {"labels": "--labels", "image": "--images"}
+"""The option of the command that each fact is asked with"""
 MOST_BYTES = 1 << 28
 INDEXES = re.compile(r"[\w-]{1,80}\.index")
 RECORDS = re.compile(r"[\w-]{1,80}\.json")
-PASSING = re.compile(rf"{RECORDS.pattern}|\.asked\.json|\..+\.[0-9a-f]{{8}}\.tmp")
+HALF_WRITTEN = re.compile(rf"\.({INDEXES.pattern}|{RECORDS.pattern}|{BAD_NAME}|\.asked\.json)\.tmp")
+PASSING = re.compile(rf"{RECORDS.pattern}|\.asked\.json|{HALF_WRITTEN.pattern}")
 OURS = re.compile(
     rf"{INDEXES.pattern}|{PASSING.pattern}|{FILE_NAME}|{BAD_NAME}|{re.escape(LOCK_NAME)}({LEASE_NAME})?"
 )
@@ -86,7 +89,10 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def agree(out: Path, asked: Mapping[str, Any]) -> None:
-    """Note how samples are read. Raises ConfigError if what is in `out` was read in another way."""
+    """Note how samples are read. Raises ConfigError if what is in `out` was read in another way.
+
+    Where no tar file is finished, nothing was: so the option that a refusal asks for can be added to the same command.
+    """
     found: dict[str, Any] | None = None
     if not is_absent(out / FILE_NAME):
         manifest = load_manifest(out)
@@ -95,7 +101,7 @@ def agree(out: Path, asked: Mapping[str, Any]) -> None:
                 f"{out} holds shards that were made by another command. Give another directory."
             )
         found = {name: manifest.plan.get(name) for name in asked}
-    elif not is_absent(out / ASKED_NAME):
+    elif _record_paths(out) and not is_absent(out / ASKED_NAME):
         try:
             found = json.loads(read_regular(out / ASKED_NAME, MOST_BYTES, out))
         except (OSError, ValueError):
@@ -103,7 +109,7 @@ def agree(out: Path, asked: Mapping[str, Any]) -> None:
     if found is not None and found != asked:
         raise ConfigError(
             f"{out} was made with other options: {_describe(found)} instead of {_describe(asked)}. Give the same ones, "
-            "or another directory."
+            "or another directory, or remove this one."
         )
     with replacing(out / ASKED_NAME) as file:
         file.write(json.dumps(dict(asked)).encode())
@@ -113,7 +119,9 @@ def _describe(asked: object) -> str:
     if not isinstance(asked, Mapping):
         return "others"
     return (
-        printable(" ".join(f"--{name} {value}" for name, value in asked.items() if value is not None))
+        printable(
+            " ".join(f"{OPTIONS[name]} {asked[name]}" for name in OPTIONS if asked.get(name) is not None)
+        )
         or "none"
     )
 
@@ -125,9 +133,7 @@ def find_records(out: Path) -> dict[str, Record]:
         bad = _read_bad(out)
         for shard in load_manifest(out).shards:
             found[shard.name] = Record(shard, tuple(bad.get(shard.name, ())))
-    with storage_errors(out):
-        paths = [path for path in out.iterdir() if RECORDS.fullmatch(path.name) and path.name != FILE_NAME]
-    for path in paths:
+    for path in _record_paths(out):
         try:
             content = parse_json(read_regular(path, MOST_BYTES, out), _Record)
         except (OSError, ValueError):
@@ -135,6 +141,12 @@ def find_records(out: Path) -> dict[str, Record]:
         shard = content.shard.shard()
         found[shard.name] = Record(shard, tuple(BadImage(*image) for image in content.bad))
     return {place: record for place, record in found.items() if _is_whole(out, record.shard)}
+
+
+def _record_paths(out: Path) -> list[Path]:
+    """The records of an unfinished index."""
+    with storage_errors(out):
+        return [path for path in out.iterdir() if RECORDS.fullmatch(path.name) and path.name != FILE_NAME]
 
 
 def _is_whole(out: Path, shard: Shard) -> bool:

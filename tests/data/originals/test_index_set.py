@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ def test_what_is_finished_is_kept_after_a_kill(
     end_before_the_manifest(place, monkeypatch)
     (half,) = (path for path in (place / "out").glob("b-*.index"))
     half.write_bytes(half.read_bytes()[:-1])
-    (place / "out" / ".x.index.0123abcd.tmp").write_bytes(b"half")
+    (place / "out" / ".x.index.tmp").write_bytes(b"half")
     read.clear()
     resumed = index(place).manifest
     assert read == ["b.tar"]
@@ -134,6 +135,16 @@ def test_what_is_finished_is_kept_after_a_kill(
     assert {path.name for path in (place / "out").iterdir()} == {
         path.name for path in (place / "clean").iterdir()
     }
+
+
+def test_files_that_a_kill_left_half_written_are_ours(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end_before_the_manifest(place, monkeypatch)
+    kept = [path.name for path in (place / "out").iterdir() if path.suffix in (".index", ".json")]
+    assert {Path(name).suffix for name in kept} == {".index", ".json"}
+    for name in (*kept, "manifest.json", "bad-images.txt"):
+        (place / "out" / f".{name}.tmp").write_bytes(b"half")
+    assert index(place).manifest.count == 6
+    assert not list((place / "out").glob(".*.tmp"))
 
 
 def test_repeating_the_command_reads_only_what_is_new_or_has_changed(place: Path, read: list[str]) -> None:
@@ -205,6 +216,27 @@ def test_other_options_need_another_directory(place: Path) -> None:
         index(place, Wanted(Asked(LabelChoice("none"))))
     with pytest.raises(ConfigError, match=r"--labels folders: an index takes labels from `cls`"):
         index(place, Wanted(Asked(LabelChoice("folders"))))
+
+
+def test_the_option_that_a_refusal_asks_for_can_be_added(tmp_path: Path) -> None:
+    put(tmp_path / "in", "a.tar", made("x.jpg x.mask.png y.jpg y.mask.png"))
+    with pytest.raises(DataError, match="Give what follows the key in the name of one: --images jpg"):
+        index(tmp_path)
+    assert index(tmp_path, Wanted(Asked(image="jpg"))).manifest.count == 2
+    with pytest.raises(
+        ConfigError, match="--labels auto --images jpg instead of --labels auto --images mask"
+    ):
+        index(tmp_path, Wanted(Asked(image="mask.png")))
+
+
+def test_links_are_counted_as_not_used(tmp_path: Path) -> None:
+    path = put(tmp_path / "in", "a.tar", made("x.jpg"))
+    with tarfile.open(path, "a") as tar:
+        for name in ("y.jpg", "z.jpg"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, "x.jpg"
+            tar.addfile(link)
+    assert index(tmp_path).remarks.left_out == ("2 linked or special files",)
 
 
 def test_images_that_cannot_be_used_are_left_out_up_to_a_limit(place: Path) -> None:
