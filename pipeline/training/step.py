@@ -117,9 +117,10 @@ def train_critic(parts: StepParts, inputs: StepInputs) -> Result:
         if not fakes:
             fakes.extend(draw_next_fakes(parts, draws, real.labels))
         fake, draw = fakes.popleft()
-        with phase("data"):
-            plain = CriticBatch(real.images, fake, draw.uniform, real.labels)
-            of_real, of_fake = changes(parts, inputs, draw)
+        plain = CriticBatch(real.images, fake, draw.uniform, real.labels)
+        of_real, of_fake = changes(parts, inputs, draw)
+        # As in the generator's update, what the critic sees is made of images in the forward pass.
+        with phase("forward"):
             seen = plain._replace(real=of_real(plain.real), fake=of_fake(plain.fake))
         # Only the last update is measured: it has the critic nearest its optimum, and measuring takes time.
         is_last = update == inputs.updates
