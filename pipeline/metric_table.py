@@ -38,6 +38,8 @@ class Needs:
     """The images themselves, at most 2,048 of each set."""
     classes: bool = False
     """The class probabilities of quality.classifier."""
+    labels: bool = False
+    """The classes that samples were asked for (model.conditional), and those of the real images."""
     held_out: int = 0
     """At least this many held-out images (data.validation), compared by features, as are all training images."""
     side: int = 0
@@ -49,6 +51,7 @@ class Needs:
             features=self.features or other.features,
             images=self.images or other.images,
             classes=self.classes or other.classes,
+            labels=self.labels or other.labels,
             held_out=max(self.held_out, other.held_out),
             side=max(self.side, other.side),
         )
@@ -60,6 +63,7 @@ class Needs:
             (self.images and not self.side, "images"),
             (self.side > 0, f"images of at least {self.side} x {self.side} pixels"),
             (self.classes, "a classifier"),
+            (self.labels, "a run on labels"),
             (self.held_out > 0, f"at least {self.held_out} held-out images"),
         ]
         return ", ".join(text for is_needed, text in parts if is_needed)
@@ -184,6 +188,21 @@ _TABLE = (
         "lower",
         Needs(classes=True),
         "total variation distance between the class shares of samples and real images, from 0 to 1",
+    ),
+    Metric(
+        "class_asked",
+        "share of the class asked for",
+        "higher",
+        Needs(classes=True, labels=True),
+        "share of samples that the classifier takes for the class that the generator was asked for",
+    ),
+    Metric(
+        "intra_fid",
+        "Frechet distance within classes",
+        "lower",
+        Needs(features=True, labels=True),
+        "mean over the classes of the Frechet distance between samples and real images of the class (Miyato and Koyama "
+        "2018); classes of fewer than 20 images are left out",
     ),
 )
 

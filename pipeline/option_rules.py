@@ -264,6 +264,11 @@ def _needs(metric: Metric, config: Config) -> Iterator[str]:
     quality = config.quality
     if metric.needs.classes and quality.classifier is None:
         yield f"quality.metrics: {metric.name} needs a classifier. {MAKE_CLASSIFIER}"
+    if metric.needs.labels and not config.model.conditional:
+        yield (
+            f"quality.metrics: {metric.name} is about the classes that samples were asked for, and the networks of "
+            "this run know of none. Train with model.conditional: true, or remove it"
+        )
     if metric.needs.held_out > 0 and quality.every is not None and config.data.validation == 0:
         yield (
             f"quality.metrics: {metric.name} needs held-out images, and data.validation is 0. Set it, for example to "

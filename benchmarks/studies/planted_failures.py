@@ -40,13 +40,15 @@ from pipeline.errors import ConfigError
 from pipeline.metric_table import METRICS
 from pipeline.options import QualityOptions
 from pipeline.pixels import to_float
-from pipeline.quality.evaluation import Draw, Evaluation, RealImages
+from pipeline.quality.evaluation import Draw, Evaluation
+from pipeline.quality.real_images import RealImages
 from pipeline.run.checkpoint import list_checkpoints
 from pipeline.run.directory import RunDirectory
 from pipeline.run.generator import TrainedGenerator, read_generator
 from pipeline.wording import counted
 
-ALL: tuple[str, ...] = tuple(METRICS)
+ALL: tuple[str, ...] = tuple(name for name, metric in METRICS.items() if not metric.needs.labels)
+"""All but those of generators that are asked for classes: images have no such fault."""
 BY_FEATURES = [metric for metric in ALL if METRICS[metric].needs.features]
 
 

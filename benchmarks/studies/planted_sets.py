@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data.reading.stream import Ids
 from pipeline.errors import ConfigError
-from pipeline.quality.evaluation import RealImages
+from pipeline.quality.real_images import RealImages
 from pipeline.wording import counted
 
 SEED = 0

@@ -18,6 +18,7 @@ from pipeline.data.format.shard_set import EVERYTHING, ShardSet
 from pipeline.data.originals.opening import open_data
 from pipeline.durable import make_directory, open_for_append, storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
+from pipeline.foreign_text import printable
 from pipeline.metric_table import METRICS, find_metric
 from pipeline.monitor.grids import image_grid, save_png
 from pipeline.noise import RankRows
@@ -41,6 +42,7 @@ from pipeline.wording import counted, listed
 NEIGHBOUR_ROWS, NEIGHBOURS = 8, 7
 TITLE = len("step") + 1 + 8
 """Characters before the figures of a line."""
+WORST_CLASSES = 3
 BY_CLASS = {name for name, metric in METRICS.items() if metric.needs.classes}
 
 
@@ -88,8 +90,10 @@ def judge(
     for checkpoint in checkpoints:
         with runtime.agreement():
             generator = read_generator(run, checkpoint.step, arguments.ema).to(runtime.device)
-        figures = evaluation.measure(generator.draw)
+        figures, by_class = evaluation.compare(generator.draw)
         for line in describe_figures(f"step {checkpoint.step:>8,}", figures, evaluation):
+            say(line)
+        for line in describe_by_class(by_class):
             say(line)
         record = {
             "step": checkpoint.step,
@@ -101,6 +105,7 @@ def judge(
             **describe_classes(evaluation, figures),
             "manifest": shards.manifest.sha256,
             "metrics": figures,
+            **({"by_class": by_class} if by_class else {}),
             "real_against_real": {"images": floor.images, "metrics": floor.figures},
             "time": time.strftime("%FT%T%z"),
         }
@@ -244,6 +249,18 @@ def describe_figures(title: str, figures: Mapping[str, float], evaluation: Evalu
         yield (
             f"{'':{TITLE}}  recall 0: no real image is near a sample, so {' and '.join(fidelity)} {verb} nothing here"
         )
+
+
+def describe_by_class(by_class: Mapping[str, Mapping[str, float | None]]) -> Iterator[str]:
+    """The lines that say which classes are worst, and which a metric leaves out."""
+    for name, found in by_class.items():
+        is_lower_better = METRICS[name].better == "lower"
+        known = {label: value for label, value in found.items() if value is not None}
+        worst = sorted(known, key=lambda label: known[label], reverse=is_lower_better)[:WORST_CLASSES]
+        listed_worst = ", ".join(f"{printable(label)} {known[label]:.4g}" for label in worst)
+        left_out = [label for label in found if label not in known]
+        few = f"; without {listed(left_out)}, of which there are too few images" if left_out else ""
+        yield f"{'':{TITLE}}  {name}, worst classes: {listed_worst}{few}"
 
 
 def describe_modes(value: float, classes: RealClasses) -> str:

@@ -7,8 +7,8 @@ them all, and compares them on its device; the other ranks keep nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipeline.data.reading.stream import Ids
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.metric_table import Needs, find_metric, find_metrics, name_of_features, needs_of
+from pipeline.metric_table import Metric, Needs, find_metric, find_metrics, name_of_features, needs_of
 from pipeline.models.class_inputs import given
 from pipeline.noise import Noise, Purpose, labels_from
 from pipeline.options import QualityOptions
@@ -27,10 +27,11 @@ from pipeline.pixels import on_white, to_uint8
 from pipeline.quality.class_balance import RealClasses, real_classes
 from pipeline.quality.features import Features, NoFeatures, load_features
 from pipeline.quality.features.classifier import ClassifierFeatures
-from pipeline.quality.metrics import MOST_IMAGES, NEIGHBOURS, measure_all
+from pipeline.quality.metrics import MOST_IMAGES, NEIGHBOURS, measure_all, measure_by_class
 from pipeline.quality.neighbours import nearest
 from pipeline.quality.ranks import Ranks, on_all_ranks, on_main_rank, stop_together, tensors_of_main_rank
-from pipeline.quality.sets import Collected, RealSets, Rows, Sets
+from pipeline.quality.real_images import RealImages
+from pipeline.quality.sets import NO_LABELS, Collected, RealSets, Rows, Sets
 from pipeline.ranks.failures import memory_shortage
 from pipeline.wording import counted
 
@@ -49,32 +50,13 @@ If there are classes, it is also given `labels`, int64 (count,).
 """
 
 
-def no_classes(ids: Ids) -> list[str | None]:
-    """Of images without labels."""
-    return [None] * len(ids)
+class Comparison(NamedTuple):
+    """What an evaluation finds of a generator."""
 
-
-@dataclass(frozen=True)
-class RealImages:
-    """The images that samples are compared with."""
-
-    read: Callable[[Ids], Tensor]
-    """From ids to uint8 (count, 1 or 3, height, width) on the device; images with alpha are on white."""
-    shape: tuple[int, int, int]
-    """(1 or 3, height, width)"""
-    compared: Ids
-    """A random part of the training images, or all."""
-    training: Callable[[], Ids]
-    """All training images, which may be many: only some metrics need them."""
-    held_out: Callable[[], Ids]
-    """All images that are held out."""
-    held_out_count: int
-    others: Ids = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """More training images, drawn in the same way: as many as are compared, or fewer if there are no more."""
-    class_shares: Tensor | None = None
-    """How frequent each class is, float64 (classes,) on the host, to draw samples of them; None without labels."""
-    classes: Callable[[Ids], Sequence[str | None]] = no_classes
-    """From ids to the names of their classes, None where there is no label."""
+    figures: dict[str, float]
+    """By the names of the metrics."""
+    by_class: dict[str, dict[str, float | None]]
+    """Those of each class asked for by its name, of metrics that have such; None for a class that is left out."""
 
 
 class Floor(NamedTuple):
@@ -105,6 +87,10 @@ class Evaluation:
         self._real_sets: RealSets | None = None
         self._are_finite = True
         self._classes: RealClasses | None = None
+        self._columns: tuple[int, ...] = ()
+        self._asked_names = real.asked.names if real.asked is not None else ()
+        self.left_out: set[str] = set()
+        """Classes of too few images for metrics that compare the features of each class."""
         self.classifier = on_all_ranks(ranks, self._check_and_load_classifier)
         self.features = self._choose_features()
         # Pictures of neighbours need features even if no metric does; they are built on request.
@@ -116,12 +102,16 @@ class Evaluation:
         """How many generated and real images are compared."""
         return {"samples": self._options.samples, "real": len(self._real.compared)}
 
-    @memory_shortage(LESS_MEMORY)
     def measure(self, draw: Draw) -> dict[str, float]:
         """The figures of a generator's samples by the names of the metrics, the same on all ranks.
 
         All ranks call it together. Raises NonFiniteError or OutOfMemoryError.
         """
+        return self.compare(draw).figures
+
+    @memory_shortage(LESS_MEMORY)
+    def compare(self, draw: Draw) -> Comparison:
+        """The figures of a generator's samples, also those of each class, as `measure` finds them."""
         self._are_finite = True
         fake, real = self.samples(draw), self._collect_real_sets()
         if not all(self._ranks.gather_json(self._are_finite)):
@@ -129,7 +119,12 @@ class Evaluation:
                 "The generator draws images with values that are not finite (NaN or infinity), so no metric can "
                 "measure them. Evaluate an earlier checkpoint."
             )
-        return on_main_rank(self._ranks, lambda: measure_all(self._options.metrics, Sets(real, fake)))
+        names, sets = self._options.metrics, Sets(real, fake)
+        figures, by_class = on_main_rank(
+            self._ranks, lambda: (measure_all(names, sets), measure_by_class(names, sets))
+        )
+        named = {name: dict(zip(self._asked_names, found, strict=True)) for name, found in by_class.items()}
+        return Comparison(figures, named)
 
     @memory_shortage(LESS_MEMORY)
     def floor(self) -> Floor:
@@ -139,11 +134,11 @@ class Evaluation:
         together.
         """
         drawn = np.concatenate([self._real.compared, self._real.others])
-        names = [name for name in self._options.metrics if not find_metric(name).needs.held_out]
         count = min(len(self._real.compared), len(drawn) // 2)
+        first, second = drawn[:count], drawn[count : 2 * count]
+        names = [name for name in self._options.metrics if self._has_floor(find_metric(name), first, second)]
         if count <= NEIGHBOURS or not names:
             return Floor(count, {})
-        first, second = drawn[:count], drawn[count : 2 * count]
         is_whole = count == len(self._real.compared)
         one = (
             self.reference
@@ -152,8 +147,9 @@ class Evaluation:
         )
         other = self._collect_real(second, "other real images", self.features, self._needs)
         nothing = one.features[:0]
-        unseen = self._collect_real_sets().unseen
-        real = RealSets(one, nothing, nothing, count, self._seed, unseen, self._ranks.device)
+        real = replace(
+            self._collect_real_sets(), compared=one, training=nothing, held_out=nothing, samples=count
+        )
         return Floor(count, on_main_rank(self._ranks, lambda: measure_all(names, Sets(real, other))))
 
     @property
@@ -167,13 +163,16 @@ class Evaluation:
 
     def samples(self, draw: Draw) -> Collected:
         """The generated images that are compared, on the main rank. All ranks collect them together."""
-        return self._collect(
+        found = self._collect(
             self._options.samples,
             lambda chunk: self._draw(draw, chunk),
             "samples",
             self.features,
             self._needs,
         )
+        # They are a function of the seed: no rank needs to send them.
+        is_needed = self._needs.labels and self._ranks.is_main
+        return found._replace(labels=self._labels_of_samples()) if is_needed else found
 
     @property
     def reference(self) -> Collected:
@@ -202,6 +201,7 @@ class Evaluation:
         """The classifier, if the options name one, after a check that everything is there that the metrics need."""
         options, compared = self._options, self._real.compared
         self._check_needs()
+        self.left_out = self._check_classes()
         if len(compared) <= NEIGHBOURS:
             raise ConfigError(
                 f"{counted(len(compared), 'training image')} cannot be compared with samples: at least "
@@ -211,7 +211,28 @@ class Evaluation:
             return None
         classifier = ClassifierFeatures.load(Path(options.classifier), self._ranks.device)
         classifier.check_images(self._real.shape)
+        if self._real.asked is not None and any(
+            metric.needs.classes and metric.needs.labels for metric in find_metrics(options.metrics)
+        ):
+            self._columns = self._real.asked.columns(classifier.about.classes)
         return classifier
+
+    def _check_classes(self) -> set[str]:
+        """The classes that metrics of features by class leave out. Raises ConfigError if they leave out all."""
+        asked, chosen = self._real.asked, [*filter(_compares_classes, find_metrics(self._options.metrics))]
+        if asked is None or not chosen:
+            return set()
+        return asked.left_out(chosen[0].name, self._labels_of(self._real.compared), self._labels_of_samples())
+
+    def _labels_of(self, ids: Ids) -> Tensor:
+        """int64 (ids,); none if the generator takes no labels."""
+        return NO_LABELS if self._real.asked is None else torch.from_numpy(self._real.asked.labels(ids))
+
+    def _has_floor(self, metric: Metric, first: Ids, second: Ids) -> bool:
+        """Whether these two sets of real images have what a metric compares of samples."""
+        if _compares_classes(metric) and self._real.asked is not None:
+            return self._real.asked.too_few(self._labels_of(first), self._labels_of(second)) <= self.left_out
+        return not metric.needs.held_out
 
     def _check_needs(self) -> None:
         """Raise ConfigError if a metric cannot measure these images."""
@@ -227,6 +248,10 @@ class Evaluation:
                 raise ConfigError(
                     f"{metric.name} needs a classifier. Make one with `wgan features train SHARDS --out FILE` and "
                     "name it in quality.classifier."
+                )
+            if metric.needs.labels and self._real.asked is None:
+                raise ConfigError(
+                    f"{metric.name} is about classes that samples are asked for, and this run has none. Leave it out."
                 )
             if held_out < metric.needs.held_out:
                 raise ConfigError(
@@ -257,13 +282,27 @@ class Evaluation:
                     "combined. Give all ranks files with the same content."
                 )
 
-    def _draw(self, draw: Draw, chunk: int) -> Tensor:
+    def _labels_of_samples(self) -> Tensor:
+        """int64 (samples,); none if the generator takes no labels."""
+        count = self._options.samples
+        found = [
+            labels for chunk in range(-(-count // CHUNK)) if (labels := self._inputs(chunk)[1]) is not None
+        ]
+        return torch.cat(found)[:count] if found else NO_LABELS
+
+    def _inputs(self, chunk: int) -> tuple[Tensor, Tensor | None]:
+        """The latents of a chunk and, if the generator takes any, the labels; on the host."""
         source = Noise(self._seed, torch.device("cpu")).seeded(Purpose.QUALITY, 0, chunk)
         latents = torch.randn(CHUNK, self._latent, generator=source)
         labels = None
-        if (shares := self._real.class_shares) is not None:
-            labels = labels_from(torch.rand(CHUNK, generator=source), shares).to(self._ranks.device)
-        images = given(draw, labels)(latents.to(self._ranks.device))
+        if self._real.asked is not None:
+            labels = labels_from(torch.rand(CHUNK, generator=source), self._real.asked.shares)
+        return latents, labels
+
+    def _draw(self, draw: Draw, chunk: int) -> Tensor:
+        latents, labels = self._inputs(chunk)
+        device = self._ranks.device
+        images = given(draw, None if labels is None else labels.to(device))(latents.to(device))
         self._are_finite = self._are_finite and bool(images.isfinite().all())
         return on_white(to_uint8(images))
 
@@ -281,7 +320,15 @@ class Evaluation:
             known = self.classifier.about.classes
             unseen = tuple(known.index(name) for name in self.classes.unseen if name in known)
         self._real_sets = RealSets(
-            compared, training, held_out, self._options.samples, self._seed, unseen, self._ranks.device
+            compared=compared,
+            training=training,
+            held_out=held_out,
+            samples=self._options.samples,
+            seed=self._seed,
+            unseen=unseen,
+            asked=self._asked_names,
+            columns=self._columns,
+            device=self._ranks.device,
         )
         return self._real_sets
 
@@ -310,7 +357,10 @@ class Evaluation:
             return self._real.read(ids[np.arange(chunk * CHUNK, (chunk + 1) * CHUNK) % len(ids)])
 
         if what not in self._collected:
-            self._collected[what] = self._collect(len(ids), read, what, features, needs or Needs())
+            needs = needs or Needs()
+            found = self._collect(len(ids), read, what, features, needs)
+            is_labelled = needs.labels and self._ranks.is_main
+            self._collected[what] = found._replace(labels=self._labels_of(ids)) if is_labelled else found
         return self._collected[what]
 
     def _collect(
@@ -342,3 +392,7 @@ class Evaluation:
             if classifier is not None:
                 probabilities.put(place, ranks.to_main(classifier.probabilities(images), senders))
         return Collected(found.all, kept.all, probabilities.all)
+
+
+def _compares_classes(metric: Metric) -> bool:
+    return metric.needs.features and metric.needs.labels

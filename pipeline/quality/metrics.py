@@ -11,6 +11,14 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from pipeline.plugins import METRIC, load_plugin
+from pipeline.quality.asked_classes import (
+    ByClass,
+    as_asked,
+    distances_by_class,
+    gaussians_by_class,
+    mean_of_classes,
+    shares_as_asked,
+)
 from pipeline.quality.class_balance import class_distance, class_histogram, covered_modes
 from pipeline.quality.frechet import Gaussian, frechet_distance, gaussian
 from pipeline.quality.kernel_distance import kernel_distance
@@ -72,6 +80,12 @@ def distance_of_shares(sets: Sets) -> float:
     return class_distance(class_histogram(sets.fake.probabilities), sets.real.once(_real_histogram))
 
 
+def class_asked(sets: Sets) -> float:
+    """The share of samples that the classifier takes for the class that they were asked to be of."""
+    fake = sets.fake
+    return as_asked(fake.probabilities, fake.labels, sets.real.columns).double().mean().item()
+
+
 MEASURES: dict[str, Measure] = {
     "fid": fid,
     "kid": kid,
@@ -83,7 +97,14 @@ MEASURES: dict[str, Measure] = {
     "swd": swd,
     "modes": modes,
     "class_distance": distance_of_shares,
+    "class_asked": class_asked,
+    "intra_fid": lambda sets: mean_of_classes(sets.once(_distances_by_class)),
 }
+
+
+def measure_by_class(names: Iterable[str], sets: Sets) -> dict[str, ByClass]:
+    """The figures of each class, of those of these metrics that are means over classes or samples of them."""
+    return {name: sets.once(BY_CLASS[name]) for name in names if name in BY_CLASS}
 
 
 def measure_all(names: Iterable[str], sets: Sets) -> dict[str, float]:
@@ -99,6 +120,27 @@ def _measure_named(name: str) -> Measure:
 
 def _neighbours(sets: Sets) -> Prdc:
     return precision_recall_density_coverage(*sets.features, NEIGHBOURS, sets.real.once(_real_radii))
+
+
+def _shares_as_asked(sets: Sets) -> ByClass:
+    return shares_as_asked(sets.fake.probabilities, sets.fake.labels, sets.real.columns)
+
+
+def _distances_by_class(sets: Sets) -> ByClass:
+    _, features = sets.features
+    fake = gaussians_by_class(features, sets.fake.labels, len(sets.real.asked))
+    return distances_by_class(sets.real.once(_real_gaussians_by_class), fake)
+
+
+BY_CLASS: dict[str, Callable[[Sets], ByClass]] = {
+    "class_asked": _shares_as_asked,
+    "intra_fid": _distances_by_class,
+}
+
+
+def _real_gaussians_by_class(real: RealSets) -> list[Gaussian | None]:
+    compared = real.compared
+    return gaussians_by_class(compared.features.to(real.device), compared.labels, len(real.asked))
 
 
 def _real_gaussian(real: RealSets) -> Gaussian:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
+NO_LABELS = torch.zeros(0, dtype=torch.int64)
 
 Result = TypeVar("Result")
 
@@ -26,6 +27,8 @@ class Collected(NamedTuple):
     """uint8 (count or fewer, channels, height, width); none if no metric needs images"""
     probabilities: Tensor
     """float32 (count, classes); no columns if no metric needs classes"""
+    labels: Tensor = NO_LABELS
+    """int64 (count,), places among the classes of the run; none if no metric needs labels"""
 
 
 class Rows:
@@ -76,6 +79,10 @@ class RealSets(Remembering):
     """The seed of metrics that draw at random."""
     unseen: tuple[int, ...] = ()
     """The classes that the classifier does not see in real images: columns of the probabilities."""
+    asked: tuple[str, ...] = ()
+    """The classes of the run, which labels are places of; none without labels."""
+    columns: tuple[int, ...] = ()
+    """The columns of the probabilities that are those of `asked`; none if no metric needs classes and labels."""
     device: torch.device = CPU
     """Where the metrics compute."""
 

@@ -33,8 +33,10 @@ from pipeline.noise import Noise, RankRows
 from pipeline.objectives import Objective, build_objective
 from pipeline.options import OptimizerOptions
 from pipeline.pixels import on_white
+from pipeline.quality.asked_classes import AskedClasses
 from pipeline.quality.best import Best
-from pipeline.quality.evaluation import Evaluation, RealImages
+from pipeline.quality.evaluation import Evaluation
+from pipeline.quality.real_images import RealImages
 from pipeline.ranks.thread_count import ThreadCount
 from pipeline.run.initial_weights import freeze_named_layers, load_initial_weights
 from pipeline.training.augmentation import build_augmentation
@@ -176,7 +178,7 @@ def real_images(run: RunContext, loader: Loader, order: Order) -> RealImages:
         training=training_ids,
         held_out=order.held_out_ids,
         held_out_count=order.held_out_count,
-        class_shares=build_class_shares(run, order),
+        asked=build_asked_classes(run, order),
         classes=lambda ids: class_names(ids, run.shards),
     )
 
@@ -256,6 +258,14 @@ def build_class_shares(run: RunContext, order: Order) -> Tensor | None:
     if not run.classes:
         return None
     return torch.from_numpy(class_shares(order, run.classes, run.config.data.place))
+
+
+def build_asked_classes(run: RunContext, order: Order) -> AskedClasses | None:
+    """The classes that evaluations draw samples of; None without classes. Raises DataError."""
+    shares = build_class_shares(run, order)
+    if shares is None or order.labels is None:
+        return None
+    return AskedClasses(tuple(run.classes), shares, order.labels)
 
 
 def decoding_threads(reader: ShardReader, local_ranks: int) -> int:

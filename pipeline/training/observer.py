@@ -142,17 +142,24 @@ class Observer:
             return {}, False
         with self.recorder.paused():
             figures = self.evaluation.measure(partial(generate, self.state.ema))
-            self._warn_of_unseen_classes(self.evaluation, figures)
+            self._warn_of_classes(self.evaluation, figures)
         features = self.config.quality.features
         values = {find_metric(name).tag(features): value for name, value in figures.items()}
         return values, self.best.update(step, figures)
 
-    def _warn_of_unseen_classes(self, evaluation: Evaluation, figures: dict[str, float]) -> None:
-        """Once, with the first figures that the classifier's blindness makes worthless."""
+    def _warn_of_classes(self, evaluation: Evaluation, figures: dict[str, float]) -> None:
+        """Once, with the first figures: classes that a figure leaves out, or that the classifier does not see."""
         concerned = [name for name in figures if find_metric(name).needs.classes]
-        if self.has_warned or not concerned:
+        if self.has_warned or not figures:
             return
         self.has_warned = True
+        if left_out := sorted(evaluation.left_out):
+            self.run.warn(
+                f"metrics that compare the images of each class leave out {listed(left_out)}, of which there are too "
+                "few samples or training images"
+            )
+        if not concerned:
+            return
         if unseen := evaluation.classes.unseen:
             self.run.warn(
                 f"the classifier does not see {listed(unseen)} in real images, so {' and '.join(concerned)} cannot "

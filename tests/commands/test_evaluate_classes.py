@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.cli import main
+from pipeline.options import DcganOptions
 from tests.conftest import CONFIG
 from tests.shards import Given, write
 from tests.test_old_formats import OLD
@@ -44,6 +45,46 @@ def test_classes_that_the_classifier_does_not_see_are_named(
     assert real == f"real images  {expected}"
     assert samples == f"step        4{expected}"
     assert (record["classes"], record["unseen_classes"]) == (2, ["dog"])
+
+
+def test_what_samples_of_each_class_show_is_printed_and_recorded(
+    tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The classifier takes everything for a cat, as 270 of 300 images and of as many samples asked for are."""
+    run = write_run(tmp_path, DcganOptions(latent=8, width=4, conditional=True), classes=("cat", "dog"))
+    words = ["--samples", "300", "--metrics", "class_asked", "intra_fid", *ALWAYS_CAT]
+    assert main(["evaluate", str(run), "--shards", str(pets), *words]) == 0
+    record = json.loads((run / "evaluations.jsonl").read_text())
+    assert record["by_class"]["class_asked"] == {"cat": 1, "dog": 0}
+    assert record["metrics"]["class_asked"] == pytest.approx(0.9, abs=0.05)
+    distances = record["by_class"]["intra_fid"]
+    assert record["metrics"]["intra_fid"] == pytest.approx((distances["cat"] + distances["dog"]) / 2)
+    assert record["real_against_real"]["metrics"] == {"class_asked": pytest.approx(0.9, abs=0.05)}
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "class_asked, worst classes: dog 0, cat 1" in lines
+    worst = "intra_fid, worst classes: " + ", ".join(
+        f"{name} {value:.4g}" for name, value in sorted(distances.items(), key=lambda pair: -pair[1])
+    )
+    assert worst in lines
+
+
+@pytest.mark.parametrize("name", ["class_asked", "intra_fid"])
+def test_figures_of_classes_asked_for_need_a_run_that_knows_classes(
+    name: str, tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path)
+    assert main(["evaluate", str(run), "--shards", str(pets), "--metrics", name, *ALWAYS_CAT]) == 2
+    assert f"{name} is about the classes that samples were asked for" in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text(CONFIG.format(root=tmp_path, shards=pets))
+    words = [
+        "quality.every=2",
+        f"quality.metrics=[{name}]",
+        f"quality.classifier={ALWAYS_CAT[1]}",
+        "name=new",
+    ]
+    assert main(["train", str(tmp_path / "config.yaml"), *words]) == 2
+    assert "Train with model.conditional: true" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_training_warns_once_of_classes_that_the_classifier_does_not_see(

@@ -20,15 +20,16 @@ from pipeline.errors import ConfigError, NonFiniteError, OutOfMemoryError
 from pipeline.metric_table import METRICS
 from pipeline.option_data import DataOptions
 from pipeline.options import Config, QualityOptions, ScheduleOptions
-from pipeline.quality.evaluation import Evaluation, Floor, RealImages
+from pipeline.quality.evaluation import Evaluation, Floor
 from pipeline.quality.features.classifier import About, Classifier, ClassifierFeatures, save
 from pipeline.quality.features.pixels import PixelFeatures
 from pipeline.quality.frechet import frechet_distance, gaussian
 from pipeline.quality.metrics import MEASURES
+from pipeline.quality.real_images import RealImages
 from pipeline.quality.sets import Sets
 from pipeline.ranks.runtime import Runtime
 from pipeline.training.checks import check_same_on_all_ranks
-from tests.quality.together import DIGITS, Rank, Together, draw, on_ranks, options, real
+from tests.quality.together import ASKED, DIGITS, Rank, Together, draw, on_ranks, options, real
 
 ALL = tuple(METRICS)
 
@@ -43,11 +44,11 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_any_number_of_ranks_finds_the_same(classifier: str) -> None:
-    chosen = options(ALL, classifier=classifier)
+    chosen, images = options(ALL, classifier=classifier), real(asked=ASKED)
     found = [
         figures
         for world_size in (1, 2, 3)
-        for figures in on_ranks(world_size, lambda rank: Evaluation(chosen, real(), rank, 4, 0).measure(draw))
+        for figures in on_ranks(world_size, lambda rank: Evaluation(chosen, images, rank, 4, 0).measure(draw))
     ]
     assert set(found[0]) == set(ALL)
     assert all(figures == found[0] for figures in found)
@@ -122,7 +123,12 @@ def test_curves_are_named_after_the_features_that_they_depend_on() -> None:
         "quality/swd",
         "quality/modes",
     ]
-    assert {name for name in ALL if not METRICS[name].needs.features} == {"swd", "modes", "class_distance"}
+    assert {name for name in ALL if not METRICS[name].needs.features} == {
+        "swd",
+        "modes",
+        "class_distance",
+        "class_asked",
+    }
 
 
 def test_what_cannot_be_measured_is_refused_on_every_rank(classifier: str, tmp_path: Path) -> None:

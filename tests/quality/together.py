@@ -16,9 +16,16 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from pipeline.options import QualityOptions
-from pipeline.quality.evaluation import RealImages
+from pipeline.quality.asked_classes import AskedClasses
+from pipeline.quality.real_images import RealImages
 
 DIGITS = torch.from_numpy((load_digits().images * 15.9375).astype(np.uint8))[:, None]
+LABELS: np.ndarray[Any, np.dtype[np.int64]] = load_digits().target.astype(np.int64)
+ASKED = AskedClasses(
+    names=tuple("0123456789"),
+    shares=torch.full((10,), 0.1, dtype=torch.float64),
+    labels=lambda ids: LABELS[ids],
+)
 
 
 @dataclass
@@ -92,7 +99,7 @@ def on_ranks(world_size: int, work: Callable[[Rank], Any]) -> list[Any]:
         return list(pool.map(work, [Rank(rank, together) for rank in range(world_size)]))
 
 
-def real(held_out: int = 300) -> RealImages:
+def real(held_out: int = 300, asked: AskedClasses | None = None) -> RealImages:
     ids = np.arange(len(DIGITS))
     return RealImages(
         read=lambda chosen: DIGITS[chosen],
@@ -101,6 +108,7 @@ def real(held_out: int = 300) -> RealImages:
         training=lambda: ids[:1000],
         held_out=lambda: ids[1000 : 1000 + held_out],
         held_out_count=held_out,
+        asked=asked,
     )
 
 
@@ -108,7 +116,7 @@ def options(metrics: Sequence[str], **changes: Any) -> QualityOptions:
     return QualityOptions(**{"metrics": list(metrics), "samples": 300, **changes})
 
 
-def draw(latents: Tensor) -> Tensor:
+def draw(latents: Tensor, labels: Tensor | None = None) -> Tensor:
     """An image for each latent: a mixture of two digits that the latent chooses."""
     first, second = (latents[:, place].abs().mul(1000).long() % 1797 for place in (0, 1))
     return (DIGITS[first].float() + DIGITS[second].float()) / 255 - 1
