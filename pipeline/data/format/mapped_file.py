@@ -31,9 +31,7 @@ class MappedFile:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.content: npt.NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
         self._map = _Map(self.content.ctypes.data, len(memory))
-        _maps[self._map.first] = self._map
-        # The finalizer runs before the memory is given back, and so before another map can have the same place.
-        weakref.finalize(memory, _maps.pop, self._map.first)
+        _note(self._map, memory)
 
     @property
     def is_cut(self) -> bool:
@@ -46,6 +44,16 @@ class _Map:
 
     def __init__(self, first: int, count: int) -> None:
         self.first, self.end, self.is_cut = first, first + count, False
+
+
+def _note(place: _Map, memory: object) -> None:
+    """Know of a map for as long as its memory is there.
+
+    Python gives memory back, without its lock, before it finalizes the object: another thread may have a map at the
+    same place by then. So a map is never forgotten by its address.
+    """
+    _maps[place] = None
+    weakref.finalize(memory, _maps.pop, place)
 
 
 class _SignalInfo(ctypes.Structure):
@@ -70,7 +78,8 @@ class _Action(ctypes.Structure):
 
 
 SA_SIGINFO, SA_NODEFER, MAP_FIXED = 4, 0x40000000, 0x10
-_maps: dict[int, _Map] = {}
+_maps: dict[_Map, None] = {}
+"""The newest one last, which is the one that is there if several have the same place"""
 _installing = threading.Lock()
 _previous: _Action | None = None
 _libc: ctypes.PyDLL | None = None
@@ -112,7 +121,7 @@ def _on_bus_error(number: int, info: ctypes._Pointer[_SignalInfo], context: int)
 
 def _put_zeros(address: int) -> bool:
     """Replace the map that has this address by zeros from its page on. Returns whether that was done."""
-    found = next((each for each in list(_maps.values()) if each.first <= address < each.end), None)
+    found = next((each for each in reversed(list(_maps)) if each.first <= address < each.end), None)
     if found is None or _libc is None:
         return False
     found.is_cut = True
