@@ -102,8 +102,14 @@ def _in_place(arguments: argparse.Namespace) -> int:
     """Index the tar files of a directory in place."""
     from pipeline.data.inspecting.index_in_place import index_in_place
     from pipeline.data.sources.labels import AUTO, LabelChoice
+    from pipeline.option_data import is_pattern
 
     place = arguments.places[0]
+    if is_pattern(place):
+        raise ConfigError(
+            f"{printable(place)} names tar files, so a directory for their index is needed, too: wgan shards index "
+            f"'{printable(place)}' OUT"
+        )
     others = (arguments.class_names, arguments.images, *arguments.remote)
     if arguments.labels not in (None, "none") or any(others) or arguments.skip_bad != "0":
         raise ConfigError(

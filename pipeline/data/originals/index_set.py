@@ -98,15 +98,15 @@ def index_originals(patterns: Sequence[str], out: Path, wanted: Wanted) -> Index
         new = [tar for tar in found if tar.location not in old]
         read = _index_all(new, sum(len(record.bad) for record in old.values()), out, wanted)
         both = old | read.records
-        records = {tar.location: both[tar.location] for tar in found if tar.location in both}
+        records = {tar.location: both[tar.location] for tar in found}
         manifest = _manifest(out, patterns, records, wanted, names)
         _check_bad(records, wanted.skip_bad, manifest.count)
         write_bad(out, records)
         with replacing(out / FILE_NAME) as file:
             file.write(manifest.to_json().encode())
-        clean(out, manifest.shards)
+        clean(out, [record.shard for record in records.values()])
     changes = "" if is_first else _changes(found, new, known)
-    return Indexed(manifest, changes, _remarks(manifest, records, len(found), read.json_keys))
+    return Indexed(manifest, changes, _remarks(manifest, records, read.json_keys))
 
 
 def _is_same(tar: Found, known: Mapping[str, Record]) -> bool:
@@ -133,9 +133,8 @@ def _index_all(new: Sequence[Found], bad: int, out: Path, wanted: Wanted) -> _Re
     ):
         for tar, (record, keys) in zip(new, results, strict=True):
             json_keys = json_keys or keys
-            if record is not None:
-                records[tar.location] = record
-                bad += len(record.bad)
+            records[tar.location] = record
+            bad += len(record.bad)
             if wanted.skip_bad.count is not None and bad > wanted.skip_bad.count:
                 raise _too_bad(records)
     return _Read(records, json_keys)
@@ -147,8 +146,8 @@ def _is_remote(tar: Found) -> bool:
 
 def _index_one(
     out: Path, wanted: Wanted, arrivals: Arrivals, tar: Found, advance: Advance
-) -> tuple[Record | None, str]:
-    """The record of a tar file, None for one without images, and what its .json files have of what may be labels."""
+) -> tuple[Record, str]:
+    """The record of a tar file, and what its .json files have of what may be labels."""
     where, facts, digest = tar.location, tar.facts, ""
     if _is_remote(tar):
         file, digest = arrivals.open(where, facts.bytes)
@@ -159,8 +158,6 @@ def _index_one(
             raise unreadable(where, error) from None
     with file:
         found = index_tar(file, where, wanted.asked, advance)
-    if not found.places and not found.bad:
-        return None, found.json_keys
     record = _record_of(found, Shard(where, len(found.places), facts.bytes, digest, "", "", facts.stamp), out)
     return record, found.json_keys
 
@@ -200,9 +197,7 @@ def _manifest(
     """The manifest of a finished index. Raises DataError if there are no images, or too many or too few classes."""
     shards = tuple(record.shard for record in records.values() if record.shard.count)
     if not shards:
-        raise DataError(
-            f"The tar files {' '.join(patterns)} hold no images that can be used. Correct the pattern."
-        )
+        raise _without_images(patterns, records, wanted.asked)
     classes, are_words = _classes(out, shards)
     if names is not None:
         if are_words or not classes:
@@ -213,6 +208,36 @@ def _manifest(
         classes = name_classes(str(wanted.class_names), names, classes)
     source = shards[0].name.rpartition("/")[0].rpartition("/")[2] or "tar files"
     return Manifest(source, None, None, classes, "mixed", shards, dict(wanted.asked.facts()), are_words)
+
+
+def _without_images(patterns: Sequence[str], records: Mapping[str, Record], asked: Asked) -> DataError:
+    kinds = "jpg, jpeg, png or webp" if asked.image is None else f"{asked.image} (--images)"
+    found = "; ".join(_left_out(records)) or "nothing"
+    return DataError(
+        f"The tar files {printable(' '.join(patterns))} hold no images that can be used. Images are what ends in "
+        f"{kinds}, and there is: {found}. Correct the pattern{'' if asked.image is None else ' or --images'}."
+    )
+
+
+def _left_out(records: Mapping[str, Record]) -> list[str]:
+    """What of the tar files is not used, and how often."""
+    totals = _totals(records)
+    left_out = [
+        f"{counted(number, what)}" if not what.startswith(".") else f"{number:,} {what}"
+        for what, number in totals.most_common()
+    ]
+    if bad := sum(len(record.bad) for record in records.values()):
+        left_out.append(f"{counted(bad, 'image')} that cannot be used ({BAD_NAME})")
+    if empty := sum(not record.shard.count for record in records.values()):
+        left_out.append(f"{counted(empty, 'tar file')} without images")
+    return left_out
+
+
+def _totals(records: Mapping[str, Record]) -> Counter[str]:
+    totals = Counter[str]()
+    for record in records.values():
+        totals.update(dict(record.shard.left_out))
+    return totals
 
 
 def _classes(out: Path, shards: Sequence[Shard]) -> tuple[tuple[str, ...], bool]:
@@ -269,12 +294,9 @@ def _origin(labels: str) -> str:
     return f"KEY.{'cls' if kind == 'auto' else kind}" + (f": {key}" if key else "")
 
 
-def _remarks(manifest: Manifest, records: Mapping[str, Record], found: int, json_keys: str) -> Remarks:
+def _remarks(manifest: Manifest, records: Mapping[str, Record], json_keys: str) -> Remarks:
     """Where labels come from, and what is not used."""
-    totals = Counter[str]()
-    for shard in manifest.shards:
-        totals.update(dict(shard.left_out))
-    labels = str(manifest.plan["labels"])
+    totals = _totals(records)
     unused = [
         f"{totals[ending]:,} KEY{ending} (--labels {option})"
         for ending, option in (
@@ -284,12 +306,5 @@ def _remarks(manifest: Manifest, records: Mapping[str, Record], found: int, json
         )
         if totals[ending] and (ending == ".cls" or not manifest.classes)
     ]
-    left_out = [
-        f"{counted(number, what)}" if not what.startswith(".") else f"{number:,} {what}"
-        for what, number in totals.most_common()
-    ]
-    if bad := sum(len(record.bad) for record in records.values()):
-        left_out.append(f"{counted(bad, 'image')} that cannot be used ({BAD_NAME})")
-    if empty := found - len(manifest.shards):
-        left_out.append(f"{counted(empty, 'tar file')} without images")
-    return Remarks(_origin(labels) if manifest.classes else "", tuple(left_out), tuple(unused))
+    labels = str(manifest.plan["labels"])
+    return Remarks(_origin(labels) if manifest.classes else "", tuple(_left_out(records)), tuple(unused))

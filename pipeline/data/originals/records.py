@@ -3,7 +3,8 @@
 .indexing          a lock, held while the index is made
 .asked.json        how the samples are read; all that is kept here was read in this way
 NAME.index         the index of one tar file, named after its content
-NAME.json          its record, written when the index is on disk, until the manifest is
+NAME.json          its record, written when the index is on disk, until the manifest is; later only of tar files without
+                   images, which the manifest does not have, so that they are not read again
 bad-images.txt     the images that were left out, with the reasons
 manifest.json      written last
 """
@@ -13,15 +14,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from pipeline.data.format.file_checks import file_sha256
 from pipeline.data.format.manifest import (
     FILE_NAME,
+    MOST_PER_SHARD,
     OriginalEntry,
     Shard,
     load_manifest,
@@ -56,10 +60,16 @@ class Record:
     bad: tuple[BadImage, ...] = ()
 
 
+class _RecordEntry(OriginalEntry):
+    """A tar file that may have no images."""
+
+    count: int = Field(ge=0, le=MOST_PER_SHARD)
+
+
 class _Record(Document):
     """The content of a record's file."""
 
-    shard: OriginalEntry
+    shard: _RecordEntry
     bad: Many[tuple[str, str]]
 
 
@@ -91,7 +101,7 @@ def locked(out: Path) -> Iterator[None]:
 def agree(out: Path, asked: Mapping[str, Any]) -> None:
     """Note how samples are read. Raises ConfigError if what is in `out` was read in another way.
 
-    Where no tar file is finished, nothing was: so the option that a refusal asks for can be added to the same command.
+    Where no image was found yet, nothing was: so the option that a refusal asks for can be given to the same command.
     """
     found: dict[str, Any] | None = None
     if not is_absent(out / FILE_NAME):
@@ -107,10 +117,12 @@ def agree(out: Path, asked: Mapping[str, Any]) -> None:
         except (OSError, ValueError):
             raise ConfigError(f"{out / ASKED_NAME} cannot be read. Remove {out}.") from None
     if found is not None and found != asked:
-        raise ConfigError(
-            f"{out} was made with other options: {_describe(found)} instead of {_describe(asked)}. Give the same ones, "
-            "or another directory, or remove this one."
-        )
+        if any(record.shard.count for record in find_records(out).values()):
+            raise ConfigError(
+                f"{out} was made with other options: {_describe(found)} instead of {_describe(asked)}. Give the same "
+                "ones, or another directory, or remove this one."
+            )
+        clean(out, ())
     with replacing(out / ASKED_NAME) as file:
         file.write(json.dumps(dict(asked)).encode())
 
@@ -193,12 +205,14 @@ def _read_bad(out: Path) -> dict[str, list[BadImage]]:
     return found
 
 
-def clean(out: Path, shards: tuple[Shard, ...]) -> None:
-    """Remove what only an unfinished index has, and indexes that are no longer used."""
+def clean(out: Path, shards: Sequence[Shard]) -> None:
+    """Remove what only an unfinished index of these tar files has, and indexes that are no longer used."""
     used = {shard.index for shard in shards}
+    without_images = {str(Path(shard.index).with_suffix(".json")) for shard in shards if not shard.count}
     with storage_errors(out):
         for path in sorted(out.iterdir()):
             is_old = INDEXES.fullmatch(path.name) and path.name not in used
-            if is_old or (PASSING.fullmatch(path.name) and path.name != FILE_NAME):
+            is_passing = PASSING.fullmatch(path.name) and path.name not in {FILE_NAME, *without_images}
+            if is_old or is_passing:
                 path.unlink(missing_ok=True)
         sync_directory(out)

@@ -139,7 +139,7 @@ def _image_in(fields: Mapping[str, TarMember], where: str, asked: Asked) -> str 
     if len(images) > 1:
         raise DataError(
             f"{where} has {len(images)} images ({_listed(images)}), so it is unclear which is meant. Give what follows "
-            f"the key in the name of one: --images {min(images, key=len)}."
+            f"the key in the name of one, such as --images {images[0]}."
         )
     return images[0] if images else None
 

@@ -199,6 +199,36 @@ def test_labels_of_words_and_numbers_are_classes_of_one_set(place: Path) -> None
     assert labels == [[0, 1], [0, 1, 2], [0], [4, 3]]
 
 
+def test_tar_files_without_images_are_read_once(place: Path, read: list[str]) -> None:
+    put(place / "in", "d.tar", made("a.gif=x a.txt=y"))
+    first = index(place)
+    assert set(first.remarks.left_out) == {
+        "1 .gif",
+        "1 .txt",
+        "1 sample without an image",
+        "1 tar file without images",
+    }
+    read.clear()
+    again = index(place)
+    assert (again.changes, again.remarks.left_out, read) == ("", first.remarks.left_out, [])
+    put(place / "in", "d.tar", pairs("g"))
+    assert index(place).changes == "1 tar file changed"
+    assert not list((place / "out").glob("d-*.json"))
+
+
+def test_a_wrong_option_can_be_put_right(place: Path) -> None:
+    """What a refused option leaves behind keeps nobody from giving the right one."""
+    with pytest.raises(
+        DataError, match=r"ends in mask\.png \(--images\), and there is: 6 \.jpg.*or --images\."
+    ):
+        index(place, Wanted(Asked(image="mask.png")))
+    assert index(place, Wanted(Asked(image="jpg"))).manifest.count == 6
+    with pytest.raises(
+        ConfigError, match=r"--images jpg instead of --labels auto\. Give .* or remove this one"
+    ):
+        index(place)
+
+
 def test_classes_get_names_from_a_file(place: Path) -> None:
     (place / "names.txt").write_text("cat\ndog\nbird\nfish\n")
     named = Wanted(class_names=place / "names.txt")
@@ -220,7 +250,7 @@ def test_other_options_need_another_directory(place: Path) -> None:
 
 def test_the_option_that_a_refusal_asks_for_can_be_added(tmp_path: Path) -> None:
     put(tmp_path / "in", "a.tar", made("x.jpg x.mask.png y.jpg y.mask.png"))
-    with pytest.raises(DataError, match="Give what follows the key in the name of one: --images jpg"):
+    with pytest.raises(DataError, match="Give what follows the key in the name of one, such as --images jpg"):
         index(tmp_path)
     assert index(tmp_path, Wanted(Asked(image="jpg"))).manifest.count == 2
     with pytest.raises(
@@ -307,9 +337,11 @@ def test_the_command_says_what_it_has_done(place: Path, capsys: pytest.CaptureFi
     assert "is valid: 5 images of any size" in capsys.readouterr().out
     assert main([*words, "--remote", "speed=9"]) == 2
     assert main(["shards", "index", f"{place}/in", "--images", "jpg"]) == 2
+    assert main(["shards", "index", f"{place}/in/a.tar"]) == 2
     said = capsys.readouterr().err
     assert "--remote speed=9: expected OPTION=VALUE, with one of the options directory, capacity_gb" in said
     assert f"wgan shards index '{place}/in/*.tar' OUT" in said
+    assert f"wgan shards index '{place}/in/a.tar' OUT" in said
 
 
 def test_a_record_that_is_damaged_is_read_again(
