@@ -29,7 +29,6 @@ EVERY_STEP = "runtime.digest_every=1"
 
 WHOLE = {
     "clipping without norms": ["model.generator_norm=none"],
-    "batch norm over all ranks": ["model.generator_norm=batch"],
     "batch norm in both networks": ["model.generator_norm=batch", "model.critic_norm=batch"],
     "batch norm and clipping of classes, uniform in the generator's updates": [
         "model={conditional: true, labels: uniform, generator_norm: batch}",
