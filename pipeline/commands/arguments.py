@@ -27,6 +27,18 @@ def add_command(commands: Commands, name: str, summary: str, examples: str) -> a
     )
 
 
+def add_classes(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --class, which can be repeated, for generators that know classes; `what` begins its help."""
+    parser.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"{what}, by its name or number; can be repeated (default: all in turn)",
+    )
+
+
 def add_config(parser: argparse.ArgumentParser, nargs: Literal["?"] | None = None) -> None:
     """Add CONFIG, optional if `nargs` is "?", and overrides of its options."""
     parser.add_argument(

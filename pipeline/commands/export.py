@@ -20,12 +20,12 @@ examples:
 safetensors  (.safetensors) the weights, and a card that says how to build the network. `wgan sample` and
              pipeline.load_generator(FILE) read it. Reading it never runs code.
 onnx         (.onnx) a network from `latents` (batch, latent) to `images` in [-1, 1], for onnxruntime and
-             other runtimes.
+             other runtimes. A generator with classes also takes int64 `labels` (batch,): places of classes.
 program      (.pt2) the same network for torch.export.load, without this package. torch unpickles parts of
              such a file, which can run code: load only files that you trust. No command here reads one.
 
 The last two are compared with PyTorch before they are written: no pixel may differ by more than 1e-4.
-The card is also written next to each file, as FILE.json.
+The card is also written next to each file, as FILE.json; its `classes` are the names, in the order of labels.
 """
 ENDINGS = {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "program"}
 """The format that the ending of a file's name means."""

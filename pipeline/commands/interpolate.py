@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.arguments import Commands, add_command, add_generator, add_truncation, add_whole
+from pipeline.commands.arguments import (
+    Commands,
+    add_classes,
+    add_command,
+    add_generator,
+    add_truncation,
+    add_whole,
+)
 from pipeline.commands.targets import check_file
 from pipeline.durable import make_directory_of
 from pipeline.errors import ConfigError
@@ -28,8 +35,11 @@ examples:
   wgan interpolate runs/digits --seeds 3,14,15 --positions 12 --out strip.png
   wgan interpolate runs/digits --animation loop.gif    the strip, and the same path as a seamless animation
   wgan interpolate runs/digits --animation loop.mp4 --seconds 20      needs the extra `video`
+  wgan interpolate runs/mnist-classes --class 3                       all images of one class
+  wgan interpolate runs/mnist-classes --class 3 --class 8             from a 3 to an 8 and back
 
-The path follows great circles, and returns from the last latent to the first.
+The path follows great circles, and returns from the last latent to the first. From class to class, the vectors of the
+classes in the network change linearly.
 """
 
 
@@ -44,6 +54,7 @@ def add_parser(commands: Commands) -> None:
         help="seeds of the latents on the path, such as 0-3,10 (default 0-7)",
     )
     add_truncation(interpolate)
+    add_classes(interpolate, "a class of the latents on the path, which take those given in turn")
     positions = "images in a row, including both ends (default 9)"
     add_whole(interpolate, "--positions", 2, MOST_IMAGES, 9, help=positions)
     interpolate.add_argument(
@@ -64,34 +75,61 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pipeline.commands.film import FRAMES_PER_SECOND, write_animation
     from pipeline.monitor.grids import image_grid, save_png
+    from pipeline.run.class_choice import labels_in_turn, places_of
     from pipeline.run.generator import default_directory, read_generator
-    from pipeline.run.latents import latents_of_seeds, loop_latents, name_seeds, strip_latents
+    from pipeline.run.latents import latents_at, latents_of_seeds, loop_places, name_seeds, strip_places
 
     seeds = _check_arguments(arguments)
     generator = read_generator(arguments.run, arguments.checkpoint, arguments.ema)
-    if generator.classes:
-        raise ConfigError(
-            f"{arguments.run} makes images of classes, and a way between latents alone says nothing of them. Draw "
-            "images of a class with `wgan sample RUN --class NAME`."
-        )
-    card = generator.card
+    classes = places_of(generator.classes, arguments.classes)
+    _check_classes(generator, classes)
+    card, labels = generator.card, labels_in_turn(classes, len(seeds))
     listed = name_seeds(arguments.seeds, seeds)
-    name = f"step_{card.step:08d}-{card.weights}-interpolation-seeds{listed}.png"
-    strip: Path = arguments.out or default_directory(arguments.run) / name
+    name = f"step_{card.step:08d}-{card.weights}-interpolation-seeds{listed}"
+    if arguments.classes:
+        name += f"-class{','.join(map(str, classes))}"
+    strip: Path = arguments.out or default_directory(arguments.run) / f"{name}.png"
     stops = torch.cat(list(latents_of_seeds(card.latent, seeds, arguments.truncation)))
     make_directory_of(strip)
-    images = generator.draw(strip_latents(stops, arguments.positions))
+    places = strip_places(len(seeds), arguments.positions)
+    images = generator.draw(latents_at(stops, places), labels_at(generator, labels, places))
     save_png(image_grid(images, arguments.positions), strip)
     say(f"{counted(len(seeds), 'pair')} of step {card.step} ({card.weights}): {strip}")
     if arguments.animation is not None:
         count = round(_seconds(arguments, seeds) * FRAMES_PER_SECOND)
-        frames = _frames(generator, loop_latents(stops, count))
+        places = loop_places(stops, count)
+        frames = _frames(generator, latents_at(stops, places), labels_at(generator, labels, places))
         write_animation(frames, arguments.animation)
         say(f"{counted(len(frames), 'frame')}, {len(frames) / FRAMES_PER_SECOND:g} s: {arguments.animation}")
     return 0
 
 
-def _frames(generator: TrainedGenerator, latents: Tensor) -> Tensor:
+def labels_at(generator: TrainedGenerator, labels: Tensor | None, places: Tensor) -> Tensor | None:
+    """What the generator is told of classes at these places of a path whose stops have the labels; None without any.
+
+    Labels, int64 (places,), if all stops have one class, else shares of classes, float32 (places, classes).
+    """
+    from pipeline.run.latents import class_shares_at
+
+    if labels is None:
+        return None
+    if bool((labels == labels[0]).all()):
+        return labels[:1].expand(len(places))
+    return class_shares_at(labels, len(generator.classes), places)
+
+
+def _check_classes(generator: TrainedGenerator, classes: Sequence[int]) -> None:
+    """Raise ConfigError if a path leads from class to class, and the network has nothing between them."""
+    from pipeline.models.class_inputs import can_mix_classes
+
+    if len(set(classes)) > 1 and not can_mix_classes(generator.network):
+        raise ConfigError(
+            f"The network {generator.card.model.name} has no vectors of classes that could be mixed, so there is "
+            "nothing between two classes. Name one of them with --class."
+        )
+
+
+def _frames(generator: TrainedGenerator, latents: Tensor, labels: Tensor | None) -> Tensor:
     import torch
     from tqdm import tqdm
 
@@ -100,9 +138,11 @@ def _frames(generator: TrainedGenerator, latents: Tensor) -> Tensor:
 
     parts = []
     with tqdm(total=len(latents), unit=" frames", leave=False, disable=None) as progress:
-        for part in torch.split(latents, BATCH):
-            parts.append(to_uint8(generator.draw(part)).cpu())
-            progress.update(len(part))
+        for first in range(0, len(latents), BATCH):
+            part = slice(first, first + BATCH)
+            images = generator.draw(latents[part], None if labels is None else labels[part])
+            parts.append(to_uint8(images).cpu())
+            progress.update(len(images))
     return torch.cat(parts)
 
 

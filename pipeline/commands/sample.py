@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.commands.arguments import (
     Commands,
+    add_classes,
     add_command,
     add_generator,
     add_seed,
@@ -58,14 +59,7 @@ def add_parser(commands: Commands) -> None:
         "--seeds", metavar="LIST", help="draw one image for each of these seeds, such as 0-63,100"
     )
     add_truncation(sample)
-    sample.add_argument(
-        "--class",
-        dest="classes",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a class to draw images of, by its name or number; can be repeated (default: all in turn)",
-    )
+    add_classes(sample, "a class to draw images of")
     kinds = sample.add_mutually_exclusive_group()
     kinds.add_argument("--files", action="store_true", help="write one PNG for each image instead of a grid")
     kinds.add_argument(

@@ -1,5 +1,7 @@
 """How labels enter networks. All are int64 (batch,), from 0 to the number of classes - 1.
 
+Generators also take float32 (batch, classes): the shares of classes in each image, whose vectors are mixed.
+
     generators   `ClassLatents`: a learned vector of the class beside the latent
                  `class_norm`: a gain and a shift of each channel for each class, after a norm (conditional batch norm)
     critics      `models.critic.Projection`: a linear score of each class, added to the one of all
@@ -55,7 +57,7 @@ class ClassNorm(TakesLabels, nn.Module):
         """(batch, channels, height, width) to the same shape."""
         normalised: Tensor = self.norm(maps)
         gains, shifts = (
-            values(needed(labels)).to(normalised.dtype)[:, :, None, None]
+            vectors(values, labels).to(normalised.dtype)[:, :, None, None]
             for values in (self.gains, self.shifts)
         )
         result: Tensor = normalised * gains + shifts
@@ -80,7 +82,7 @@ class ClassLatents(TakesLabels, nn.Module):
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """float32 (batch, latent) to (batch, width)."""
-        return latents if self.vectors is None else torch.cat([latents, self.vectors(needed(labels))], 1)
+        return latents if self.vectors is None else torch.cat([latents, vectors(self.vectors, labels)], 1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,18 @@ class Given:
 def given(network: Network, labels: Tensor | None) -> Network:
     """The network with these labels; as it is if there are none, so that it need not know of any."""
     return network if labels is None else Given(network, labels)
+
+
+def vectors(table: nn.Embedding, labels: Tensor | None) -> Tensor:
+    """The vector of each label, or the mean of those of all classes by their shares: (batch, width)."""
+    labels = needed(labels)
+    found: Tensor = labels @ table.weight if labels.is_floating_point() else table(labels)
+    return found
+
+
+def can_mix_classes(network: nn.Module) -> bool:
+    """Whether a generator takes shares of classes in place of labels."""
+    return any(isinstance(module, ClassLatents | ClassNorm) for module in network.modules())
 
 
 def needed(labels: Tensor | None) -> Tensor:

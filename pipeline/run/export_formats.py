@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,13 +26,14 @@ MOST_BYTES = 2_000_000_000
 """The largest size of weights in an ONNX file: it is a protocol buffer, and these end at 2 GiB."""
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
-Run = Callable[[Tensor], Tensor]
-"""An exported network: latents (batch, latent) to images."""
+Run = Callable[..., Tensor]
+"""An exported network: latents (batch, latent), and labels (batch,) if it has classes, to images."""
 
 
 def write_onnx(generator: TrainedGenerator, target: Path) -> None:
     """Write an ONNX model, `latents` float32 (batch, latent) to `images`, with the card in its metadata.
 
+    If the generator has classes, `labels` int64 (batch,) is its second input: places in the card's `classes`.
     The model is compared with PyTorch on batches of 1 and 7 before it is written. Raises ConfigError if it is too
     large or its images differ by more than 1e-4, StorageError if it cannot be written.
     """
@@ -44,14 +45,14 @@ def write_onnx(generator: TrainedGenerator, target: Path) -> None:
             f"The generator's weights take {size:,} bytes, and an ONNX file holds at most {MOST_BYTES:,}. Choose "
             "--format safetensors or program."
         )
-    latents, dynamic = _example(generator)
+    inputs, dynamic = _example(generator)
     with _quiet():
         exported = torch.onnx.export(
             generator.network,
-            (latents,),
+            inputs,
             dynamo=True,
             dynamic_shapes=dynamic,
-            input_names=["latents"],
+            input_names=list(generator.card.inputs),
             output_names=["images"],
             verbose=False,
         )
@@ -62,20 +63,21 @@ def write_onnx(generator: TrainedGenerator, target: Path) -> None:
     )
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
-    check_same_images(generator, _run_onnx(content), "The ONNX model in onnxruntime")
+    check_same_images(generator, _run_onnx(content, generator.card.inputs), "The ONNX model in onnxruntime")
     _write(content, generator.card, target)
 
 
 def write_program(generator: TrainedGenerator, target: Path) -> None:
     """Write a torch.export program, latents float32 (batch, latent) to images, with the card as card.json.
 
+    If the generator has classes, labels int64 (batch,) follow the latents: places in the card's `classes`.
     The program is read back and compared with the network before it is written. torch.export.load reads it; that
     unpickles, so a file from a stranger can run code. Raises ConfigError if its images differ, StorageError.
     """
-    latents, dynamic = _example(generator)
+    inputs, dynamic = _example(generator)
     content = io.BytesIO()
     with _quiet():
-        program = torch.export.export(generator.network, (latents,), dynamic_shapes=dynamic)
+        program = torch.export.export(generator.network, inputs, dynamic_shapes=dynamic)
         torch.export.save(program, content, extra_files={"card.json": generator.card.model_dump_json()})
         content.seek(0)
         # Safe to unpickle: these bytes were made two lines above.
@@ -95,8 +97,10 @@ WRITERS: dict[str, Callable[[TrainedGenerator, Path], None]] = {
 def check_same_images(generator: TrainedGenerator, run: Run, what: str) -> None:
     """Raise ConfigError if any pixel that `run` makes differs from the generator's by more than 1e-4."""
     for count in COMPARED_BATCHES:
-        (latents,) = latent_batches(generator.latent, count, seed=count)
-        expected, found = generator(latents), run(latents)
+        inputs: list[Tensor] = [*latent_batches(generator.latent, count, seed=count)]
+        if generator.classes:
+            inputs.append(torch.arange(count) % len(generator.classes))
+        expected, found = generator(*inputs), run(*inputs)
         if found.shape != expected.shape:
             raise ConfigError(
                 f"{what} makes images of shape {tuple(found.shape)}, not {tuple(expected.shape)}. {REMEDY}"
@@ -113,27 +117,22 @@ def check_same_images(generator: TrainedGenerator, run: Run, what: str) -> None:
 REMEDY = "Nothing was written. Try other versions of torch and onnxruntime, or --format safetensors, which is exact."
 
 
-def _example(generator: TrainedGenerator) -> tuple[Tensor, tuple[dict[int, Dim]]]:
-    """Latents for the trace, and the declaration that any number of them is allowed.
-
-    Raises ConfigError if the generator has classes.
-    """
-    if generator.classes:
-        raise ConfigError(
-            "The generator takes labels beside latents, and the formats onnx and program hold networks that take "
-            "latents alone. Choose --format safetensors."
-        )
+def _example(generator: TrainedGenerator) -> tuple[tuple[Tensor, ...], tuple[dict[int, Dim], ...]]:
+    """Inputs for the trace, and the declaration that any number of them is allowed."""
     # Two latents: torch would take a batch of 1 for a constant.
-    return torch.zeros(2, generator.latent), ({0: Dim("batch")},)
+    latents, batch = torch.zeros(2, generator.latent), Dim("batch")
+    inputs = (latents, torch.zeros(2, dtype=torch.int64)) if generator.classes else (latents,)
+    return inputs, tuple({0: batch} for _ in inputs)
 
 
-def _run_onnx(content: bytes) -> Run:
+def _run_onnx(content: bytes, names: Sequence[str]) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
-    def run(latents: Tensor) -> Tensor:
-        (images,) = session.run(["images"], {"latents": latents.numpy()})
+    def run(*inputs: Tensor) -> Tensor:
+        given = {name: values.numpy() for name, values in zip(names, inputs, strict=True)}
+        (images,) = session.run(["images"], given)
         return torch.from_numpy(images)
 
     return run

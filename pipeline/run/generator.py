@@ -40,6 +40,11 @@ from pipeline.stderr import say_warning
 FORMAT: Literal["wgan-generator/1"] = "wgan-generator/1"
 
 
+def inputs_of(classes: Sequence[str]) -> list[str]:
+    """The names of what a generator of these classes takes."""
+    return ["latents", "labels"] if classes else ["latents"]
+
+
 class Card(Document):
     """Describes a generator and its origin, with everything needed to build it again."""
 
@@ -57,6 +62,9 @@ class Card(Document):
     image_shape: ImageShape
     classes: Many[str] = Field(default=[])
     """The names of the classes that it makes images of, in the order of their labels; none if it takes no labels."""
+    inputs: Many[str] = Field(default_factory=lambda known: inputs_of(known.get("classes", [])))
+    """The names of what it takes, in their order: latents, float32 (batch, latent), and with classes labels, int64
+    (batch,)."""
     value_range: tuple[float, float] = (-1.0, 1.0)
     manifest: str
     """SHA-256 of the manifest of the shards that it was trained on."""
@@ -67,6 +75,8 @@ class Card(Document):
     def _agrees_with_itself(self) -> Self:
         if self.latent != self.model.latent:
             raise ValueError(f"latent {self.latent}, but model.latent {self.model.latent}")
+        if self.inputs != inputs_of(self.classes):
+            raise ValueError(f"{len(self.classes)} classes, but inputs {', '.join(self.inputs)}")
         if bool(self.classes) != self.model.conditional:
             raise ValueError(f"{len(self.classes)} classes, but model.conditional {self.model.conditional}")
         return self
@@ -100,8 +110,9 @@ class TrainedGenerator(nn.Module):
     def draw(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images of latents (count, latent) on any device, without gradients, on the generator's device.
 
-        labels: int64 (count,), the places of the images' classes in `classes`. Raises ConfigError if there are none,
-        and the generator has classes, or the other way round.
+        labels: int64 (count,), the places of the images' classes in `classes`; or float32 (count, classes), their
+        shares in images between classes. Raises ConfigError if there are none, and the generator has classes, or the
+        other way round.
         """
         device = next(self.parameters()).device
         labels = self._checked(labels)
@@ -331,6 +342,7 @@ def _card(run: str, model: ModelOptions, checkpoint: Checkpoint, use_ema: bool) 
             latent=model.latent,
             image_shape=identity.images,
             classes=identity.classes,
+            inputs=inputs_of(identity.classes),
             manifest=identity.manifest,
             training=training,
         )

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from pipeline.errors import ConfigError
 from pipeline.noise import Noise, Purpose
@@ -68,17 +69,17 @@ def slerp(start: Tensor, end: Tensor, positions: Tensor) -> Tensor:
     return between.to(start.dtype)
 
 
-def strip_latents(stops: Tensor, positions: int) -> Tensor:
-    """Latents from each stop (stops, latent) to the next, both included: (stops x positions, latent).
+def strip_places(stops: int, positions: int) -> Tensor:
+    """Places from each stop of a closed path to the next, both included: float64 (stops x positions,).
 
-    The last row returns to the first stop.
+    A place is the number of the stop before it, plus the part of the way to the next. The last one is the number of
+    stops, which is the first stop.
     """
-    places = torch.linspace(0, 1, positions, dtype=torch.float64)
-    return torch.cat([slerp(start, end, places) for start, end in _legs(stops)])
+    return (torch.arange(stops)[:, None] + torch.linspace(0, 1, positions, dtype=torch.float64)).flatten()
 
 
-def loop_latents(stops: Tensor, count: int) -> Tensor:
-    """`count` latents at equal distances along the closed path through the stops (stops, latent): (count, latent).
+def loop_places(stops: Tensor, count: int) -> Tensor:
+    """`count` places at equal distances along the closed path through the stops (stops, latent): float64 (count,).
 
     The first one is the first stop. The distance from the last back to the first is the same as between all others,
     so an animation of them is seamless and has constant speed.
@@ -87,12 +88,26 @@ def loop_latents(stops: Tensor, count: int) -> Tensor:
     steps = [slerp(start, end, fine).diff(dim=0).norm(dim=1) for start, end in _legs(stops.double())]
     lengths = np.concatenate([[0.0], np.cumsum(torch.cat(steps).numpy())])
     places = np.interp(np.arange(count) * (lengths[-1] / count), lengths, np.arange(len(lengths)) / FINENESS)
-    return torch.cat(
-        [
-            slerp(start, end, torch.from_numpy(places[np.floor(places) == leg] - leg))
-            for leg, (start, end) in enumerate(_legs(stops))
-        ]
-    )
+    return torch.from_numpy(places)
+
+
+def latents_at(stops: Tensor, places: Tensor) -> Tensor:
+    """The latents at these places of the path through the stops (stops, latent): (places, latent)."""
+    found = stops.new_empty(len(places), stops.shape[1])
+    legs = places.long() % len(stops)
+    for leg, (start, end) in enumerate(_legs(stops)):
+        found[legs == leg] = slerp(start, end, places[legs == leg].frac())
+    return found
+
+
+def class_shares_at(labels: Tensor, classes: int, places: Tensor) -> Tensor:
+    """The shares of classes at these places of a path whose stops have the labels, int64 (stops,).
+
+    float32 (places, classes). Between two stops they change linearly.
+    """
+    shares = one_hot(labels, classes).double()
+    before, part = places.long() % len(labels), places.frac()[:, None]
+    return torch.lerp(shares[before], shares[(before + 1) % len(labels)], part).float()
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -16,7 +16,7 @@ from pipeline import load_generator
 from pipeline.cli import main
 from pipeline.commands.film import write_animation
 from pipeline.monitor.grids import image_grid
-from pipeline.run.latents import latents_of_seeds, loop_latents, slerp, strip_latents
+from pipeline.run.latents import latents_at, latents_of_seeds, loop_places, slerp, strip_places
 from tests.trained import write_run
 
 PLACES = torch.linspace(0, 1, 11, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_without_directions_the_path_is_straight(start: list[float], end: list[f
 
 def test_each_row_starts_where_the_last_one_ends_and_the_strip_closes() -> None:
     stops = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    rows = strip_latents(stops, 5).view(3, 5, 8)
+    rows = latents_at(stops, strip_places(3, 5)).view(3, 5, 8)
     torch.testing.assert_close(rows[:, 0], stops)
     torch.testing.assert_close(rows[:, -1], stops.roll(-1, 0))
 
@@ -105,7 +105,7 @@ def test_a_loop_has_a_constant_speed_and_no_seam(stops: int) -> None:
     """Stops of unlike norms, at unlike angles."""
     places = torch.randn(stops, 8, generator=torch.Generator().manual_seed(1))
     places *= torch.linspace(0.5, 2, stops)[:, None]
-    points = loop_latents(places, 3000)
+    points = latents_at(places, loop_places(places, 3000))
     assert points.shape == (3000, 8)
     torch.testing.assert_close(points[0], places[0])
     steps = torch.cat([points, points[:1]]).double().diff(dim=0).norm(dim=1)
@@ -117,7 +117,7 @@ def test_a_loop_has_a_constant_speed_and_no_seam(stops: int) -> None:
 
 def test_a_loop_passes_all_stops() -> None:
     stops = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
-    points = loop_latents(stops, 1000)
+    points = latents_at(stops, loop_places(stops, 1000))
     nearest = torch.cdist(stops, points).min(dim=1)
     assert nearest.values.max() < 0.02
     assert (nearest.indices.diff() > 0).all(), "in their order"
@@ -129,7 +129,7 @@ def test_the_strip_is_a_picture_of_the_path_between_seeds(run: Path, tmp_path: P
     assert main(["interpolate", str(run), *words]) == 0
     generator = load_generator(run)
     stops = torch.cat(list(latents_of_seeds(8, [3, 9, 4], 1.0)))
-    expected = image_grid(generator.draw(strip_latents(stops, 5)), columns=5)
+    expected = image_grid(generator.draw(latents_at(stops, strip_places(3, 5))), columns=5)
     with Image.open(out) as picture:
         assert picture.size == (5 * 34 + 2, 3 * 34 + 2)
         assert np.array_equal(np.asarray(picture), expected.permute(1, 2, 0))
