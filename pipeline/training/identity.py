@@ -48,6 +48,10 @@ takes a power iteration in each forward pass.
 OF_CLASSES = ("model.conditional", "model.labels")
 """Options that are part of the identity of runs with classes only."""
 
+OTHER_IMAGES = (
+    "data.manifest identifies the images: data.shards or data.mix names others, or their set was changed."
+)
+
 
 def identity_of(config: Config, shards: ShardSet, precision: str) -> dict[str, Any]:
     """The identity of a run, by dotted name, as JSON values. `precision` is what the device computes in."""
@@ -108,5 +112,6 @@ def check_identity(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{checkpoint.path} was saved by a run with other options, so it cannot be resumed with these:",
             *(f"  {line}" for line in differences),
+            *([OTHER_IMAGES] if any(line.startswith("data.manifest:") for line in differences) else []),
             "Set these options back, or choose another name for the new run.",
         )

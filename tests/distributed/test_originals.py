@@ -78,6 +78,10 @@ def test_a_run_resumes_from_tar_files_that_moved_and_not_from_others(
     said = capsys.readouterr()
     assert "its tar files have changed: 1 tar file new. Runs on the old ones cannot be resumed" in said.out
     assert "data.manifest: " in said.err
+    assert (
+        "data.manifest identifies the images: data.shards or data.mix names others, or their set was"
+        in said.err
+    )
 
 
 def test_a_size_must_be_chosen(originals: Path) -> None:

@@ -208,6 +208,11 @@ def _why_no_set(directory: Path) -> str:
     make = f"{_how_to_make(directory)}, or correct data.shards"
     if not directory.is_dir():
         return f"The shard directory {directory} does not exist. {make}."
+    if any(directory.glob(".asked.json")):
+        return (
+            f"The directory {directory} holds an index of tar files that is not finished. Run the same `wgan shards "
+            "index` command again, which goes on where it was."
+        )
     # Before shards are complete, their directory has a plan and a lock.
     if next(directory.glob("*.tar"), None) is None or any(directory.glob(".plan.json")):
         return f"The shard directory {directory} has no manifest.json, so it is not a complete set of shards. {make}."

@@ -34,6 +34,7 @@ LONGEST, MOST_BRACES = 4096, 100
 RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?(\d{1,18}))?\}")
 REMOTE_MAGIC = re.compile(r"[*\[]")
 """In an address, a question mark begins a query"""
+CONTROL = re.compile(r"[\x00-\x1f]")
 OTHER_RANGE = re.compile(r"\{[^{},]*\d{19}[^{},]*\}")
 
 
@@ -62,6 +63,11 @@ def find_tars(patterns: Sequence[str], options: RemoteOptions) -> list[Found]:
                 found[place] = facts
         if len(found) > MOST_FILES:
             raise _too_many(pattern)
+    if odd := next((place for place in found if CONTROL.search(place)), None):
+        raise ConfigError(
+            f"{_quoted(odd)} has a line break or another control character in its path, which a manifest cannot hold. "
+            "Rename it."
+        )
     if not found:
         raise DataError(f"There are no files like {' '.join(map(_quoted, patterns))}. Correct the pattern.")
     with ThreadPoolExecutor(options.parallel) as pool:

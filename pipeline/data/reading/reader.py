@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.data.format.codecs import Bytes, decode_into
 from pipeline.data.format.conversion import convert_encoded
+from pipeline.data.format.file_checks import INDEX_AGAIN, MAKE_AGAIN
 from pipeline.data.format.indexes import LABEL, Index
 from pipeline.data.format.mapped_file import MappedFile
 from pipeline.data.format.native_output import hidden_native_output
@@ -165,10 +166,11 @@ class ShardReader:
             yield number, rows.tolist(), (ids[rows] - start).tolist()
 
     def _damaged(self, number: int, place: int, error: DataError) -> str:
-        name = self.shards.files.where(self.manifest.shards[number].name)
+        shard = self.manifest.shards[number]
+        remedy = INDEX_AGAIN if shard.is_original else MAKE_AGAIN
         return (
-            f"Sample {place} of {name} is damaged: {error}. Copy the file again, or make the shards again; `wgan "
-            "shards check` lists all damaged samples."
+            f"Sample {place} of {self.shards.files.where(shard.name)} is damaged: {error}. Copy the file again, or "
+            f"{remedy}; `wgan shards check` lists all damaged samples."
         )
 
     def _cut(self, number: int) -> str:

@@ -7,11 +7,13 @@ import os
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.cli import main
 from pipeline.data.format.manifest import Manifest, load_manifest
+from pipeline.data.format.open_shards import open_shards
 from pipeline.data.format.shard_set import open_directory
 from pipeline.data.inspecting.check import check_shards
 from pipeline.data.inspecting.sheet import contact_sheet
@@ -19,10 +21,12 @@ from pipeline.data.inspecting.statistics import measure
 from pipeline.data.originals import index_set
 from pipeline.data.originals.index_set import Indexed, Wanted, index_originals
 from pipeline.data.originals.tar_index import Asked, index_tar
+from pipeline.data.reading.reader import ShardReader
 from pipeline.data.sources.bad_images import parse_limit
 from pipeline.data.sources.labels import LabelChoice
 from pipeline.errors import ConfigError, DataError, RunLockedError
 from pipeline.file_lock import FileLock
+from pipeline.option_data import DataOptions
 from tests.data.originals.corpus import Members, made, pack, pairs, picture
 
 WORDS = LabelChoice("cls")
@@ -296,6 +300,28 @@ def test_what_is_not_used_is_counted_with_the_option_that_would_use_it(tmp_path:
         "1 KEY.json (--labels json:KEY, where KEY is one of label, x.y)",
         "2 KEY.txt (--labels txt)",
     )
+
+
+def test_an_index_that_is_not_finished_is_named_as_such(place: Path) -> None:
+    (place / "in" / "b.tar").write_bytes(b"no tar file")
+    with pytest.raises(DataError, match="is not a complete tar file"):
+        index(place)
+    with pytest.raises(
+        DataError, match=r"an index of tar files that is not finished\. Run the same `wgan shards index`"
+    ):
+        open_directory(place / "out")
+
+
+def test_an_image_that_has_changed_asks_for_another_index(place: Path) -> None:
+    index(place)
+    put(
+        place / "in",
+        "b.tar",
+        [(name, picture(9) if "cls" not in name else b"1") for name, _ in pairs(*"cde")],
+    )
+    data = DataOptions(shards=str(place / "out"), resolution=8)
+    with pytest.raises(DataError, match=r"CRC-32 differs .* or run `wgan shards index` again"):
+        ShardReader(open_shards(data)).read(np.array([4]))
 
 
 def test_nothing_of_others_is_changed(place: Path) -> None:

@@ -137,6 +137,12 @@ def test_no_other_kinds_of_addresses_are_read(place: Path, pattern: str) -> None
     assert "secret" not in str(refusal.value)
 
 
+def test_a_path_that_a_manifest_cannot_hold_is_refused(place: Path) -> None:
+    (place / "line\nbreak.tar").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="has a line break or another control character in its path"):
+        found(place, "line*.tar")
+
+
 PAGE = b"""<html><body><a href="?C=N;O=D">Name</a> <a href="/">Parent</a> <a href="../up.tar">up</a>
 <a href="b%20c.tar">b c.tar</a><A HREF=a.tar>a.tar</A> <a href="http://127.0.0.1:1/d/z.tar">z</a> <a href="sub/">sub</a>
 <a href="./e.tar?x=1">e</a> <a href="f.txt">f</a> <a href="a.tar">again</a> <a href="javascript:x">j</a> <a>no</a>"""
