@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.options import InitOptions
+from pipeline.run.added_classes import AddedClasses, add_classes
 from pipeline.run.checkpoint import Say, check_same_tensors
 from pipeline.run.generator import FORMAT, checkpoint_of, read_card, read_safetensors
 from pipeline.run.saved_state import ImageShape
@@ -36,7 +37,8 @@ def load_initial_weights(
     """Load the weights that the options name. Returns a line of text for each network that got some.
 
     `images` are those of this run. Says so if the weights are not those of the newest checkpoint, because it is
-    damaged. Every tensor must match in name, shape and type, unless `options.strict` is false. Raises CheckpointError
+    damaged. Every tensor must match in name, shape and type, unless `options.strict` is false; but a network with
+    classes may start from one of the same options without (`add_classes`). Raises CheckpointError
     that lists those that do not, or ConfigError if a path has no weights.
     """
     lines = []
@@ -47,21 +49,48 @@ def load_initial_weights(
         if source is None:
             continue
         saved = read_weights(Path(source), group, say)
+        added = add_classes(network, saved.tensors)
+        if added is not None:
+            _refuse_frozen_classes(group, network, added, frozen)
+            saved = saved._replace(tensors=added.tensors)
         if options.strict:
-            lines.append(f"{group}: {_load_all(group, network, saved, images)}")
+            line = _load_all(group, network, saved, images, added)
         else:
-            lines.append(f"{group}: {_load_fitting(group, network, saved, frozen)}")
+            line = _load_fitting(group, network, saved, frozen)
+        lines.append(f"{group}: {line}")
     return lines
 
 
-def _load_all(group: str, network: nn.Module, saved: SavedWeights, images: ImageShape) -> str:
+def _of_classes(added: AddedClasses) -> str:
+    """What becomes of weights of a network that knew no classes."""
+    known = f"; they know no classes, so these start anew: {_listed([*added.new])}"
+    return (
+        f"{known}; and in {_listed(added.widened)} the vectors of classes count 0" if added.widened else known
+    )
+
+
+def _refuse_frozen_classes(group: str, network: nn.Module, added: AddedClasses, frozen: int) -> None:
+    """Raise ConfigError if what classes need would be frozen before it has learned anything of them."""
+    option = f"init_from.freeze_{group}"
+    layers = first_layers(network, frozen, option)
+    if found := [name for name in layers if name in added.new or name in added.widened]:
+        raise ConfigError(
+            f"{option}: {_listed(found)} of the first {counted(frozen, 'layer')} would be frozen, and the weights that "
+            f"init_from.{group} names know no classes. Set it to 0, or train without it first."
+        )
+
+
+def _load_all(
+    group: str, network: nn.Module, saved: SavedWeights, images: ImageShape, added: AddedClasses | None
+) -> str:
     path, tensors, theirs = saved
+    found = tensors if added is None else {**added.new, **tensors}
     remedy = (
         f"Name weights of the same networks in init_from.{group}, set model to the options of these, or load only the "
         "tensors that fit with init_from.strict=false."
     )
     try:
-        check_same_tensors({group: dict(network.state_dict())}, {group: tensors}, path, remedy)
+        check_same_tensors({group: dict(network.state_dict())}, {group: found}, path, remedy)
     except CheckpointError as error:
         if theirs in (None, images):
             raise
@@ -69,8 +98,9 @@ def _load_all(group: str, network: nn.Module, saved: SavedWeights, images: Image
             f"init_from.{group}: these weights are for images of {_size(theirs)} (channels x height x width), and this "
             f"run has images of {_size(images)}. "
         ) from None
-    network.load_state_dict(tensors)
-    return f"all of its {len(tensors)} tensors ({_numbers(tensors.values()):,} numbers) from {path}"
+    network.load_state_dict(found)
+    loaded = f"{len(tensors)} tensors ({_numbers(tensors.values()):,} numbers) from {path}"
+    return f"all of its {loaded}" if added is None else f"{loaded}{_of_classes(added)}"
 
 
 def _load_fitting(group: str, network: nn.Module, saved: SavedWeights, frozen: int) -> str:
