@@ -26,6 +26,7 @@ from pipeline.commands.report_tables import (
 from pipeline.config import flatten, load_config
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.foreign_text import printable_lines, without_credentials
+from pipeline.monitor.grids import MOST_CLASSES_SHOWN, class_columns
 from pipeline.monitor.own_metrics import read_own_metrics
 from pipeline.monitor.records import (
     AlarmRecord,
@@ -178,7 +179,17 @@ def describe_data(config: Config | None, checkpoints: Sequence[Checkpoint]) -> l
         *facts,
         Fact("Manifest", identity.manifest, "SHA-256"),
         Fact("Images", images, "channels, height, width"),
+        *_classes(identity.classes),
     ]
+
+
+def _classes(names: Sequence[str]) -> list[Fact]:
+    """The classes that the networks know, as they are in the sample grids; nothing without classes."""
+    if not names:
+        return []
+    shown = ", ".join(names[place] for place in class_columns(len(names)))
+    some = "" if len(names) <= MOST_CLASSES_SHOWN else f"some of {len(names):,}: "
+    return [Fact("Classes", shown, f"{some}columns of the samples, from the left")]
 
 
 def commands_again(run: Path, config: Config | None, environment: RunEnvironment | None) -> list[str]:

@@ -16,6 +16,7 @@ from pipeline.pixels import on_checkerboard, to_uint8
 
 SMALLEST_SIDE = 32
 FRAME, GREY = 2, 128
+MOST_CLASSES_SHOWN = 20
 
 
 class Png(NamedTuple):
@@ -24,6 +25,12 @@ class Png(NamedTuple):
     content: bytes
     width: int
     height: int
+
+
+def class_columns(classes: int) -> list[int]:
+    """The class of each column of a grid, from the left: all of them, or 20 that are evenly chosen."""
+    columns = min(classes, MOST_CLASSES_SHOWN)
+    return [column * classes // columns for column in range(columns)]
 
 
 def image_grid(images: Tensor, columns: int) -> Tensor:

@@ -14,7 +14,7 @@ from pipeline.data.reading.stream import Ids
 from pipeline.errors import NonFiniteError
 from pipeline.metric_table import find_metric
 from pipeline.monitor.console import Console
-from pipeline.monitor.grids import image_grid
+from pipeline.monitor.grids import class_columns, image_grid
 from pipeline.monitor.recorder import Recorder, non_finite
 from pipeline.monitor.sinks import ALARM_PREFIX, Sinks
 from pipeline.noise import Noise, Purpose
@@ -40,9 +40,6 @@ from pipeline.training.updates import CriticBatch, add_share, parts
 from pipeline.wording import listed
 
 VALIDATION_BATCHES = 16
-
-
-MOST_CLASSES_SHOWN = 20
 
 
 class Shown(NamedTuple):
@@ -89,9 +86,8 @@ class Observer:
         latents = torch.randn(size, generator=generator, device=generator.device)
         if not self.run.classes:
             return Shown(latents, None, grid)
-        columns = min(len(self.run.classes), MOST_CLASSES_SHOWN)
-        # Evenly chosen, if there are more classes than columns.
-        labels = torch.arange(columns, device=latents.device) * len(self.run.classes) // columns
+        labels = torch.tensor(class_columns(len(self.run.classes)), device=latents.device)
+        columns = len(labels)
         return Shown(latents[:grid].repeat_interleave(columns, 0), labels.repeat(grid), columns)
 
     def watch(self, seen: CriticBatch) -> bool:

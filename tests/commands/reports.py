@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,11 @@ def write_grid(run: Path, step: int, width: int = 70, noise: bool = False) -> No
     Image.fromarray(pixels).save(run / "samples" / f"step_{step:08d}.png")
 
 
-def write_checkpoint(run: Path, step: int, manifest: str = "5ea1") -> None:
+def write_checkpoint(run: Path, step: int, manifest: str = "5ea1", classes: Sequence[str] = ()) -> None:
     path = run / "checkpoints" / f"step_{step:08d}"
     path.mkdir(parents=True)
-    facts = {"identity": {"data.manifest": manifest, "images": [1, 16, 16]}}
+    facts: dict[str, dict[str, Any]] = {"identity": {"data.manifest": manifest, "images": [1, 16, 16]}}
+    facts["identity"] |= {"classes": list(classes)} if classes else {}
     (path / "state.json").write_text(json.dumps(facts))
     (path / "generator.safetensors").write_bytes(bytes(2_000_000))
 

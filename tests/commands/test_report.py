@@ -195,6 +195,16 @@ def test_checkpoints_are_listed_with_their_sizes(run: Path) -> None:
     assert re.search(r"200 2\.0 MB .* 400 2\.0 MB", found)
 
 
+def test_the_classes_are_listed_as_the_columns_of_the_samples(run: Path) -> None:
+    assert "Classes" not in sections(render(run))["reproduce"]
+    write_checkpoint(run, 600, classes=["cat", "<dog>"])
+    assert "Classes (columns of the samples, from the left) cat, <dog>" in sections(render(run))["reproduce"]
+    write_checkpoint(run, 800, classes=[f"c{number}" for number in range(40)])
+    found = sections(render(run))["reproduce"]
+    assert "Classes (some of 40: columns of the samples, from the left) c0, c2, c4," in found
+    assert "c36, c38" in found
+
+
 def test_a_checkpoint_deleted_meanwhile_costs_only_the_manifest(run: Path) -> None:
     (run / "checkpoints" / "step_00000400" / "state.json").unlink()
     found = sections(render(run))
