@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import pipeline
-from pipeline.errors import ConfigError
+from pipeline.data.originals.opening import open_data
+from pipeline.errors import ConfigError, DataError
+from pipeline.option_data import DataOptions, RemoteOptions
 from pipeline.train import main
 from tests.data.originals.corpus import Members, pack, picture
 from tests.distributed.test_order import BATCH, BATCHES, fingerprints, keep_batches
@@ -82,6 +85,26 @@ def test_a_run_resumes_from_tar_files_that_moved_and_not_from_others(
         "data.manifest identifies the images: data.shards or data.mix names others, or their set was"
         in said.err
     )
+
+
+def test_what_only_an_index_can_choose_is_said_with_its_command(
+    originals: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data: dict[str, Any] = {"resolution": SIDE, "remote": RemoteOptions(directory=str(originals / "cache"))}
+    (originals / "json.tar").write_bytes(pack([("a.jpg", picture(1)), ("a.json", b'{"label": 1}')]))
+    open_data(DataOptions(shards=f"{originals}/json.tar", **data))
+    said = capsys.readouterr().out
+    assert (
+        "labels not used: 1 KEY.json (--labels json:KEY, where KEY is one of label). Options that begin"
+        in said
+    )
+    (originals / "two.tar").write_bytes(pack([("a.jpg", picture(1)), ("a.png", picture(1, "PNG"))]))
+    with pytest.raises(
+        DataError, match=r"--images jpg\. Options that begin with -- are those of `wgan shards index"
+    ):
+        open_data(DataOptions(shards=f"{originals}/two.tar", **data))
+    with pytest.raises(DataError, match=r"no files like .*Correct the pattern\.$"):
+        open_data(DataOptions(shards=f"{originals}/none-*.tar", **data))
 
 
 def test_a_size_must_be_chosen(originals: Path) -> None:

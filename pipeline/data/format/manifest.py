@@ -30,6 +30,7 @@ from pipeline.data.format.codecs import Encoding
 from pipeline.documents import Document, Many, parse_json
 from pipeline.errors import ConfigError, DataError
 from pipeline.foreign_text import printable, shown
+from pipeline.option_data import is_pattern
 from pipeline.presets import shards_command
 from pipeline.regular_files import read_regular
 from pipeline.wording import counted
@@ -122,7 +123,8 @@ class Manifest:
             raise ConfigError(
                 f"{self.source} is a set of tar files as somebody else wrote them, whose images have any size, and "
                 "this needs images of one size. To train on them, set data.resolution, and data.fit if they should not "
-                "be cropped; for all else make shards of them: `wgan shards make DIRECTORY_OF_TARS OUT --resolution N`."
+                "be cropped; other commands have --resolution; or make shards of them: `wgan shards make "
+                "DIRECTORY_OF_TARS OUT --resolution N`."
             )
         return Stored(self.resolution, self.channels, self.encoding)
 
@@ -206,6 +208,11 @@ def _why_no_set(directory: Path) -> str:
         command = f"wgan shards make {quote(printable(str(directory)))} OUT"
         return f"{directory} is a file, and a set of shards is a directory. Make one of it, `{command}`, and name OUT."
     make = f"{_how_to_make(directory)}, or correct data.shards"
+    if not directory.is_dir() and is_pattern(str(directory)):
+        place = printable(str(directory))
+        return (
+            f"{place} is a pattern of tar files. Index them, `wgan shards index '{place}' OUT`, and name OUT."
+        )
     if not directory.is_dir():
         return f"The shard directory {directory} does not exist. {make}."
     if any(directory.glob(".asked.json")):

@@ -238,8 +238,9 @@ def _refuse_differences(directory: Path, taken: Sequence[_Taken]) -> None:
 
 def _remedy(directory: Path) -> str:
     return (
-        "Images can be indexed in place only if all are undamaged and of one kind: rewrite them with `wgan shards "
-        f"make {directory} OUT --resolution N`."
+        "Images can be indexed in place only if all are undamaged and of one kind. Use them as they are, with "
+        f"data.resolution: `wgan shards index '{directory}/*.tar' OUT`; or rewrite them with `wgan shards make "
+        f"{directory} OUT --resolution N`."
     )
 
 

@@ -12,12 +12,16 @@ from pipeline.data.format.open_shards import open_shards
 from pipeline.data.format.remote import is_url
 from pipeline.data.format.shard_set import ShardSet
 from pipeline.durable import storage_errors
-from pipeline.errors import RunLockedError
+from pipeline.errors import DataError, RunLockedError
 from pipeline.foreign_text import printable
 from pipeline.option_data import DataOptions, RemoteOptions, is_pattern
 from pipeline.stdout import say_if_read
 
 SECONDS_BETWEEN_LOOKS = 0.5
+OPTIONS = (
+    "Options that begin with -- are those of `wgan shards index PATTERN OUT`: run it with them, and name OUT in "
+    "data.shards."
+)
 
 
 def open_data(options: DataOptions) -> ShardSet:
@@ -52,11 +56,16 @@ def _index_of(shards: str | list[str], remote: RemoteOptions) -> Path:
         try:
             indexed = index_originals(patterns, directory, Wanted(remote=remote))
             break
+        except DataError as error:
+            # A remedy that is an option is one of another command.
+            raise DataError(f"{error} {OPTIONS}" if " --" in str(error) else str(error)) from None
         except RunLockedError:
             # Another job, or another rank of a loop of the user's own, needs the same index.
             stopping.wait(SECONDS_BETWEEN_LOOKS)
     if indexed.changes:
         say_if_read(f"its tar files have changed: {indexed.changes}. Runs on the old ones cannot be resumed")
+    if unused := indexed.remarks.unused_labels:
+        say_if_read(f"labels not used: {'; '.join(unused)}. {OPTIONS}")
     return directory
 
 

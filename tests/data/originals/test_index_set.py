@@ -364,10 +364,12 @@ def test_the_command_says_what_it_has_done(place: Path, capsys: pytest.CaptureFi
     assert main([*words, "--remote", "speed=9"]) == 2
     assert main(["shards", "index", f"{place}/in", "--images", "jpg"]) == 2
     assert main(["shards", "index", f"{place}/in/a.tar"]) == 2
+    assert main(["shards", "check", f"{place}/in/*.tar"]) == 3
     said = capsys.readouterr().err
     assert "--remote speed=9: expected OPTION=VALUE, with one of the options directory, capacity_gb" in said
     assert f"wgan shards index '{place}/in/*.tar' OUT" in said
     assert f"wgan shards index '{place}/in/a.tar' OUT" in said
+    assert f"is a pattern of tar files. Index them, `wgan shards index '{place}/in/*.tar' OUT`" in said
 
 
 def test_a_record_that_is_damaged_is_read_again(
