@@ -101,6 +101,30 @@ def test_training_warns_once_of_classes_that_the_classifier_does_not_see(
     ]
 
 
+def test_training_measures_classes_asked_for_and_says_once_which_are_left_out(
+    tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 128 samples about 13 are dogs, fewer than the 20 of a class that is compared."""
+    (tmp_path / "config.yaml").write_text(CONFIG.format(root=tmp_path, shards=pets))
+    options = ["schedule.steps=4", "quality.every=2", "quality.samples=128", "model.conditional=true"]
+    options += [
+        "quality.metrics=[class_asked,intra_fid]",
+        f"quality.classifier={ALWAYS_CAT[1]}",
+        "model.width=4",
+    ]
+    assert main(["train", str(tmp_path / "config.yaml"), *options]) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "leave out" in line]
+    assert warned == [
+        "warning: metrics that compare the images of each class leave out dog, of which there are too few samples or "
+        "training images"
+    ]
+    records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    measured = [record for record in records if "quality/class_asked" in record]
+    assert [record["step"] for record in measured] == [2, 4]
+    assert all(0.8 < record["quality/class_asked"] < 1 for record in measured)
+    assert all(record["quality/intra_fid_pixels2"] > 0 for record in measured)
+
+
 def test_real_images_are_compared_with_others_beside_the_samples(
     tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
