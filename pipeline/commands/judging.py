@@ -16,6 +16,7 @@ from pipeline.commands.arguments import parse_step
 from pipeline.config import load_config
 from pipeline.data.format.shard_set import EVERYTHING, ShardSet
 from pipeline.data.originals.opening import open_data
+from pipeline.data.reading.class_labels import classes_of_run
 from pipeline.durable import make_directory, open_for_append, storage_errors
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.foreign_text import printable
@@ -191,6 +192,7 @@ def open_images(config: Config, checkpoints: Sequence[Checkpoint], share: slice 
         raise DataError(f"{error} If the run's shards have moved, name their place with --shards.") from None
     for checkpoint in checkpoints:
         check_shape(checkpoint, shards, config.data.place)
+        check_classes(checkpoint, classes_of_run(config, shards.manifest), config.data.place)
     return shards
 
 
@@ -202,6 +204,16 @@ def check_shape(checkpoint: Checkpoint, shards: ShardSet, place: str) -> None:
         raise ConfigError(
             f"{checkpoint.path} draws images of (channels, height, width) {drawn}, and the shards of {place} hold "
             f"{found}. Name the run's own with --shards."
+        )
+
+
+def check_classes(checkpoint: Checkpoint, found: Sequence[str], place: str) -> None:
+    """Raise ConfigError unless the shards at `place` have the classes that the run knows, in their order."""
+    known = checkpoint.facts().identity.classes
+    if list(known) != list(found):
+        raise ConfigError(
+            f"{checkpoint.path} knows the classes {listed(known)}, in this order, and the shards of {place} have "
+            f"{listed(found)}. Name the run's own with --shards."
         )
 
 

@@ -68,6 +68,17 @@ def test_what_samples_of_each_class_show_is_printed_and_recorded(
     assert worst in lines
 
 
+def test_shards_of_other_classes_are_refused(
+    tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of the same classes in another order, which would be asked for by wrong labels."""
+    run = write_run(tmp_path, DcganOptions(latent=8, width=4, conditional=True), classes=("dog", "cat"))
+    assert main(["evaluate", str(run), "--shards", str(pets), "--metrics", "swd"]) == 2
+    message = capsys.readouterr().err
+    assert "knows the classes dog, cat, in this order, and the shards of" in message
+    assert "have cat, dog. Name the run's own with --shards" in message
+
+
 @pytest.mark.parametrize("name", ["class_asked", "intra_fid"])
 def test_figures_of_classes_asked_for_need_a_run_that_knows_classes(
     name: str, tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
