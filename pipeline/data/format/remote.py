@@ -28,6 +28,10 @@ HOSTS = {"https": WEB_HOST, "http": WEB_HOST, "hf": REPOSITORY}
 # No spaces, and nothing that has a special meaning in a shell or in fsspec.
 PLAIN = re.compile(r"[A-Za-z0-9._~/:%+=,@-]+")
 MAX_MANIFEST_BYTES = 1 << 28
+OTHER_CONTENT = (
+    "its SHA-256 is not the one in the manifest, so it was altered on the way, or replaced on the server (then run "
+    "`wgan shards index` or `make` again)"
+)
 
 
 def is_url(location: str) -> bool:
@@ -193,7 +197,7 @@ class RemoteFiles:
             if found != size:
                 raise ValueError(f"only {found:,} of {size:,} bytes arrived")
             if sha256_of(path, patience.check) != digest:
-                raise ValueError("its SHA-256 is not the one in the manifest")
+                raise ValueError(OTHER_CONTENT)
             keep(digest)
 
 

@@ -113,7 +113,7 @@ def test_files_that_another_process_reads_are_kept(three: Three) -> None:
 
 def test_a_permanent_failure_names_the_file_and_the_last_reason(three: Three) -> None:
     files, _, _ = three
-    with pytest.raises(DataError, match=r"http://127.*/a\.tar-index does not exist\. Correct data\.shards"):
+    with pytest.raises(DataError, match=r"http://127.*/a\.tar-index does not exist\. Correct the address"):
         files.open("a.tar-index")
 
 

@@ -71,7 +71,9 @@ def test_no_failure_of_the_network_to_s3_changes_a_sample(
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         assert_equal_to_local(open_remote("s3://bucket/some/set", tmp_path), shards)
         assert len(server.done) >= 4
-        with pytest.raises(DataError, match=r"s3://bucket/none/manifest\.json does not exist\. Correct data"):
+        with pytest.raises(
+            DataError, match=r"s3://bucket/none/manifest\.json does not exist\. Correct the address"
+        ):
             open_remote("s3://bucket/none", tmp_path)
 
 
@@ -177,7 +179,10 @@ def stall(url: str, place: Path, manifest: bytes) -> None:
     [
         ("unavailable", "503"),
         ("cut", r"only [\d,]+ of [\d,]+ bytes arrived"),
-        ("altered", "its SHA-256 is not the one in the manifest"),
+        (
+            "altered",
+            r"its SHA-256 is not the one in the manifest.* replaced on the server \(then run `wgan shards index`",
+        ),
         ("stalled", r"[Tt]ime|bytes had arrived by then"),
     ],
 )
