@@ -52,11 +52,11 @@ def load_initial_weights(
         added = add_classes(network, saved.tensors)
         if added is not None:
             _refuse_frozen_classes(group, network, added, frozen)
-            saved = saved._replace(tensors=added.tensors)
         if options.strict:
             line = _load_all(group, network, saved, images, added)
         else:
-            line = _load_fitting(group, network, saved, frozen)
+            fitting = saved if added is None else saved._replace(tensors=added.tensors)
+            line = _load_fitting(group, network, fitting, frozen)
         lines.append(f"{group}: {line}")
     return lines
 
@@ -84,7 +84,7 @@ def _load_all(
     group: str, network: nn.Module, saved: SavedWeights, images: ImageShape, added: AddedClasses | None
 ) -> str:
     path, tensors, theirs = saved
-    found = tensors if added is None else {**added.new, **tensors}
+    found = tensors if added is None else {**added.new, **added.tensors}
     remedy = (
         f"Name weights of the same networks in init_from.{group}, set model to the options of these, or load only the "
         "tensors that fit with init_from.strict=false."

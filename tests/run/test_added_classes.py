@@ -67,6 +67,8 @@ def test_at_the_start_every_class_gives_the_images_of_the_run_before(
     assert all(torch.equal(kept[name], value) for name, value in saved.items())
     assert kept.keys() - saved.keys()
     assert all("they know no classes, so these start anew: " in line for line in lines)
+    numbers = sum(value.numel() for value in before.state_dict().values())
+    assert f"generator: {len(before.state_dict())} tensors ({numbers:,} numbers) from " in lines[0]
     assert "inputs.vectors.weight" in lines[0]
     assert "the vectors of classes count 0" in lines[0]
     assert "score.of_class" in lines[1]
