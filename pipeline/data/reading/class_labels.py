@@ -7,19 +7,23 @@ a batch are a function of (seed, position), as its images are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.format.manifest import Manifest
 from pipeline.data.format.shard_set import ShardSet
-from pipeline.data.reading.order import Order
 from pipeline.data.reading.stream import Ids
 from pipeline.data.reading.used_samples import LabelGroups, UsedSamples
 from pipeline.errors import ConfigError, DataError
 from pipeline.foreign_text import printable
 from pipeline.options import Config
 from pipeline.wording import counted
+
+if TYPE_CHECKING:
+    # It imports torch, and `wgan train` compares the classes of a run before it starts ranks.
+    from pipeline.data.reading.order import Order
 
 Labels = npt.NDArray[np.int64]
 """int64 (count,), from 0; -1 for a sample without a label."""
